@@ -1,0 +1,35 @@
+# Every target sets up .venv by itself when it is missing; each can be run again at any time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+TYPECHECK := $(VENV)/typecheck
+PACKAGES := commands evaluation generation modeling quickstart
+
+.PHONY: demo test lint install clean
+.DEFAULT_GOAL := install
+
+demo: $(STAMP)
+	$(BIN)/d3llm demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy does not follow setuptools' editable import hook: check a regular install, made from scratch each time
+	@rm -rf $(TYPECHECK) build
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target $(TYPECHECK) .
+	@rm -rf build
+	MYPYPATH=$(TYPECHECK) $(BIN)/mypy $(PACKAGES:%=-p d3llm.%)
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist d3llm.egg-info .mypy_cache .pytest_cache .ruff_cache
