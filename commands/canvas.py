@@ -1,0 +1,116 @@
+"""Draws the generated region of a canvas while it fills."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+MASKED = ("░", "bright_black")
+SPECIAL = ("·", "bright_black")
+COMMITTED = ""
+JUST_COMMITTED = "bold black on green"
+
+
+class CanvasStreamer:
+    """
+    A streamer for `generate` (batch of 1) that keeps every draft and tells a listener of each.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        mask_token_id (`int`): Id that stands for a masked position in a draft.
+        listener (`Callable[[CanvasStreamer], None]`, *optional*): Called after each draft.
+        pause (`float`, *optional*, defaults to 0): Seconds to wait after each draft, for the eye.
+
+    Attributes:
+        drafts (`list[list[int]]`): Tokens of the generated region after each forward.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        mask_token_id: int,
+        listener: Callable[[CanvasStreamer], None] | None = None,
+        pause: float = 0.0,
+    ):
+        self.tokenizer = tokenizer
+        self.mask_token_id = mask_token_id
+        self.listener = listener
+        self.pause = pause
+        self.drafts: list[list[int]] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        """Receives the prompt and the final tokens; the drafts have shown them already."""
+
+    def put_draft(self, value: torch.Tensor, **kwargs) -> None:
+        """Receives the generated region, `(max_new_tokens,)`, after a forward."""
+        self.drafts.append(value.tolist())
+        if self.listener is not None:
+            self.listener(self)
+        if self.pause:
+            time.sleep(self.pause)
+
+    def end(self) -> None:
+        """Receives the end of the run."""
+
+    def committed(self, forward: int) -> int:
+        """Number of committed positions after that forward, counted from 1."""
+        return sum(token != self.mask_token_id for token in self.drafts[forward - 1])
+
+    def render(self, forward: int | None = None) -> Text:
+        """
+        The canvas after a forward: masked positions as `░`, special tokens as `·`, what the forward committed marked.
+
+        Args:
+            forward (`int`, *optional*): The forward, counted from 1; the last one by default.
+
+        Returns:
+            `rich.text.Text`: The canvas as text.
+        """
+        forward = len(self.drafts) if forward is None else forward
+        tokens = self.drafts[forward - 1]
+        before = self.drafts[forward - 2] if forward > 1 else [self.mask_token_id] * len(tokens)
+        special = set(self.tokenizer.all_special_ids)
+
+        def kind(index: int) -> str:
+            if tokens[index] == self.mask_token_id:
+                return "masked"
+            if tokens[index] in special:
+                return "special"
+            return "committed" if before[index] == tokens[index] else "just committed"
+
+        text, start, drawn = Text(), 0, ""
+        for end in range(1, len(tokens) + 1):
+            if end < len(tokens) and kind(end) == kind(start):
+                continue
+            whole = self._decode(tokens[:end])
+            # A token may change the white space before it: cut after as many visible characters as are drawn already.
+            piece = _after(whole, len("".join(drawn.split())))
+            drawn = whole
+            if kind(start) in ("masked", "special"):
+                mark, style = MASKED if kind(start) == "masked" else SPECIAL
+                leading = piece[: len(piece) - len(piece.lstrip())]
+                text.append(leading).append(mark * (end - start), style)
+            else:
+                text.append(piece, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
+            start = end
+        return text
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _after(text: str, visible: int) -> str:
+    """What follows the first `visible` characters that are not white space."""
+    for index, character in enumerate(text):
+        if visible == 0:
+            return text[index:]
+        visible -= not character.isspace()
+    return ""

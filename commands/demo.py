@@ -1,0 +1,226 @@
+"""`d3llm demo`: the shipped teacher solves unseen problems, one token per forward and then many."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from d3llm.evaluation import DecodingResult
+
+    from .canvas import CanvasStreamer
+
+MODEL = "teacher"
+PRESETS = ("llada", "d3llm")
+MAX_NEW_TOKENS = 96
+PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measured then
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("demo", help="watch the shipped model solve unseen problems, and measure it")
+    parser.add_argument("--problems", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows per batch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="write a picture of the canvases and the table to a file"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in ("problems", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+    for path in (args.json, args.svg):
+        if path is not None:
+            _check_writable(path)
+
+    from rich.console import Console
+
+    from d3llm.evaluation import evaluate_decoding
+    from d3llm.quickstart import checkpoint_path
+    from d3llm.quickstart.problems import extract_answer, generate_problems
+
+    from .loading import load_model
+
+    console = Console(highlight=False)
+    problems = generate_problems("test", args.problems, args.seed)
+    model, tokenizer = load_model(checkpoint_path(MODEL), device="cpu")
+
+    console.print(f"[bold]An unseen problem[/bold] (of {len(problems)})\n{problems[0].question}\n")
+    shown = {preset: _show(console, model, tokenizer, problems[0].question, preset) for preset in PRESETS}
+
+    def check(index: int, text: str) -> bool:
+        return extract_answer(text) == problems[index].answer
+
+    results: dict[str, DecodingResult] = {}
+    with _progress(console) as progress:
+        for preset in PRESETS:
+            task = progress.add_task(f"decoding with {preset}", total=len(problems))
+            results[preset] = evaluate_decoding(
+                model,
+                tokenizer,
+                [problem.question for problem in problems],
+                check,
+                preset=preset,
+                batch_size=args.batch_size,
+                progress=lambda rows, task=task: progress.advance(task, rows),
+                max_new_tokens=MAX_NEW_TOKENS,
+                early_stop=True,
+            )
+    table = _table(results)
+    console.print()
+    console.print(table)
+    if args.json is not None:
+        write_atomically(args.json, json.dumps(_report(results, args), indent=2) + "\n")
+    if args.svg is not None:
+        write_atomically(args.svg, _picture(problems[0].question, shown, table))
+
+
+def _show(
+    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, preset: str
+) -> CanvasStreamer:
+    """Decodes one question while its canvas is drawn; returns the streamer, which holds every draft."""
+    import torch
+    from rich.live import Live
+
+    from d3llm.evaluation import encode_prompt
+
+    from .canvas import CanvasStreamer
+
+    input_ids = torch.tensor([encode_prompt(tokenizer, question)])
+    with Live(console=console, auto_refresh=False) as live:
+        streamer = CanvasStreamer(
+            tokenizer,
+            model.config.mask_token_id,
+            lambda streamer: live.update(_panel(streamer, preset, len(streamer.drafts)), refresh=console.is_terminal),
+            pause=PAUSE if console.is_terminal else 0.0,
+        )
+        model.generate(
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            preset=preset,
+            max_new_tokens=MAX_NEW_TOKENS,
+            early_stop=True,
+            streamer=streamer,
+        )
+    return streamer
+
+
+def _panel(streamer: CanvasStreamer, preset: str, forward: int) -> RenderableType:
+    from rich.panel import Panel
+
+    committed = streamer.committed(forward)
+    subtitle = f"forward {forward}: {committed} of {len(streamer.drafts[0])} tokens committed"
+    return Panel(streamer.render(forward), title=f"[bold]{preset}[/bold]", subtitle=subtitle, height=7)
+
+
+def _progress(console: Console):
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _table(results: dict[str, DecodingResult]) -> RenderableType:
+    from rich.table import Table
+
+    n = len(next(iter(results.values())).records)
+    table = Table(title=f"{n} unseen problems, early stop at EOS in both", title_justify="left")
+    table.add_column("model")
+    table.add_column("preset")
+    for name in ("accuracy (95 % interval)", "TPF", "TPS", "forwards"):
+        table.add_column(name, justify="right")
+    for preset, result in results.items():
+        low, high = result.accuracy_interval
+        table.add_row(
+            MODEL,
+            f"[bold]{preset}[/bold]",
+            f"{result.accuracy:.1%} ({low:.1%} to {high:.1%})",
+            f"{result.tokens_per_forward:.2f}",
+            f"{result.tokens_per_second:.0f}",
+            f"{result.forwards}",
+        )
+    return table
+
+
+def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
+    """The measurements as JSON; `accuracy` and its interval are shares of 1, `forwards` the sum over the problems."""
+    import torch
+
+    rows = [
+        {
+            "model": MODEL,
+            "preset": preset,
+            "accuracy": result.accuracy,
+            "accuracy_interval": list(result.accuracy_interval),
+            "tokens_per_forward": result.tokens_per_forward,
+            "tokens_per_second": result.tokens_per_second,
+            "forwards": result.forwards,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+        }
+        for preset, result in results.items()
+    ]
+    return {
+        "rows": rows,
+        "split": "test",
+        "problems": args.problems,
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "interval": "95 % Wilson",
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("d3llm", "torch", "transformers")},
+        },
+    }
+
+
+def _picture(question: str, shown: dict[str, CanvasStreamer], table: RenderableType) -> str:
+    """An SVG of every canvas after the same number of forwards, and the table."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(record=True, width=92, file=StringIO(), force_terminal=True, highlight=False)
+    console.print(f"[dim]$[/dim] d3llm demo\n\n{question}\n")
+    forward = max(1, round(0.7 * min(len(streamer.drafts) for streamer in shown.values())))
+    for preset, streamer in shown.items():
+        console.print(_panel(streamer, preset, forward))
+    console.print()
+    console.print(table)
+    return console.export_svg(title="d3llm demo")
+
+
+def _check_writable(path: Path) -> None:
+    """Raises before the work starts when the file cannot be written."""
+    if path.is_dir():
+        raise OSError(f"Cannot write {path}: it is a folder. Give a file name.")
+    if not path.absolute().parent.is_dir():
+        raise OSError(f"Cannot write {path}: there is no folder {path.absolute().parent}. Make it first.")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OSError(f"Cannot write {path}: no permission to write into its folder.")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

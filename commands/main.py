@@ -1,0 +1,59 @@
+"""The `d3llm` command line: one sub-command per file of this folder."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from . import demo, generate, presets, quickstart
+
+
+class _Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors take one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"d3llm: error: {message} (see `{self.prog} --help`)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser; each sub-command sets `run`, a function of the parsed arguments."""
+    parser = _Parser(prog="d3llm", description="Fast diffusion language models in the Hugging Face stack.")
+    parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, generate, presets, quickstart):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
+
+    Returns:
+        `int`: Exit code. What a user can cause, a `ValueError` or an `OSError`, is one line on stderr and code 2.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone, as in `d3llm presets | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"d3llm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

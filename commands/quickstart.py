@@ -1,0 +1,22 @@
+"""`d3llm quickstart`: makes the embedded models again."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("quickstart", help="train the embedded models")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    teacher = actions.add_parser("train-teacher", help="train the teacher from scratch")
+    teacher.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")
+    teacher.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("runs/teacher"), help="default: %(default)s"
+    )
+    teacher.add_argument("--resume", action="store_true", help="go on from the last state in the output folder")
+    teacher.set_defaults(run=run_train_teacher)
+
+
+def run_train_teacher(args: argparse.Namespace) -> None:
+    from d3llm.quickstart.train_teacher import train_teacher
+
+    train_teacher(args.recipe, args.output, resume=args.resume)
