@@ -21,7 +21,7 @@ def true_or_false(text: str) -> bool:
     return text.lower() == "true"
 
 
-# The fields of `DiffusionGenerationConfig`, which checks their ranges: how the command line reads them, what they mean.
+# The fields of `DiffusionGenerationConfig` (it checks their ranges): how they are read, and what they mean.
 FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_new_tokens": (whole_number, "length of the generated region"),
     "block_size": (whole_number, "positions per block"),

@@ -1,0 +1,190 @@
+"""The `d3llm` command line on a tiny random checkpoint, and what it says to wrong input."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from d3llm.commands.generate import FIELDS
+from d3llm.commands.main import main
+from d3llm.generation import PRESETS, DiffusionGenerationConfig
+
+
+def run_fails(capsys, *arguments) -> str:
+    """Runs a command that must fail as the contract says, and returns its one line."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.startswith("d3llm: error: ")
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def copy_checkpoint(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "checkpoint")
+
+
+def test_presets_lists_every_preset(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    for name in PRESETS:
+        assert name in printed
+
+
+def test_every_field_of_the_config_is_a_flag():
+    from transformers import GenerationConfig
+
+    own = set(vars(DiffusionGenerationConfig())) - set(vars(GenerationConfig()))
+    shared = {"max_new_tokens", "temperature", "top_k", "top_p"}
+    assert set(FIELDS) == {name for name in own if not name.startswith("_")} - {"preset"} | shared
+
+
+def test_generate_prints_the_text_only(capsys, tiny_checkpoint):
+    arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "llada"]
+    assert main([*arguments, "--max-new-tokens", "12", "--block-size", "5"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and "░" not in printed.out and "<mask>" not in printed.out
+    assert printed.err == ""
+
+
+def test_generate_equals_the_library(capsys, tiny_checkpoint):
+    import torch
+    from transformers import AutoTokenizer
+
+    from d3llm.modeling import LLaDAModelLM
+
+    model, tokenizer = LLaDAModelLM.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint)
+    input_ids = torch.tensor([tokenizer("<user> one plus two is")["input_ids"]])
+    expected = model.generate(input_ids, preset="d3llm", max_new_tokens=12, block_size=4, threshold=2.0)[0, 5:]
+    expected = tokenizer.decode(expected, skip_special_tokens=True)
+    main(
+        ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "d3llm"]
+        + ["--max-new-tokens", "12", "--block-size", "4", "--threshold", "2.0"]
+    )
+    assert capsys.readouterr().out.strip() == expected.strip()
+
+
+def test_generate_takes_underscores_nowhere(capsys):
+    assert "--max_new_tokens" in run_fails(capsys, "generate", "--prompt", "one", "--max_new_tokens", "4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "nonsense"),
+        (["generate"], "--prompt"),
+        (["generate", "--prompt", "one", "--thresold", "1"], "--thresold"),
+        (["generate", "--prompt", "one", "--threshold", "low"], "--threshold"),
+        (["generate", "--prompt", "one", "--max-new-tokens", "1.5"], "--max-new-tokens"),
+        (["generate", "--prompt", "one", "--early-stop", "maybe"], "--early-stop"),
+        (["generate", "--prompt", "  "], "--prompt"),
+        (["generate", "--prompt", "one", "--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["demo", "--problems", "0"], "--problems"),
+        (["demo", "--problems", "ten"], "--problems"),
+        (["demo", "--batch-size", "-1"], "--batch-size"),
+        (["demo", "--json", "nowhere/demo.json"], "nowhere"),
+        (["demo", "--json", "."], "folder"),
+        (["quickstart"], "ACTION"),
+        (["quickstart", "train-teacher", "--recipe", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_wrong_arguments_take_one_line(capsys, arguments, named):
+    assert named in run_fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--preset", "warp"], "warp"),
+        (["--max-new-tokens", "0"], "max_new_tokens"),
+        (["--max-new-tokens", "4000"], "max_sequence_length"),
+        (["--block-size", "0"], "block_size"),
+        (["--threshold", "-1"], "threshold"),
+        (["--threshold", "nan"], "threshold"),
+        (["--block-add-threshold", "1.5"], "block_add_threshold"),
+        (["--score", "loudness"], "score"),
+        (["--selection", "all"], "selection"),
+        (["--cache", "disk"], "cache"),
+        (["--temperature", "-1"], "temperature"),
+        (["--window-edge", "round"], "window_edge"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_values_name_the_field(capsys, tiny_checkpoint, flags, named):
+    assert named in run_fails(capsys, "generate", "--model", tiny_checkpoint, "--prompt", "one", *flags)
+
+
+def test_a_folder_without_chat_template(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    arguments = ["generate", "--model", folder, "--prompt", "one", "--max-new-tokens", "4"]
+    assert "--no-chat" in run_fails(capsys, *arguments, "--chat")
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
+def test_a_damaged_checkpoint(capsys, tiny_checkpoint, tmp_path, name, damage):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    path = folder / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b'{"model": 3}'}[damage])
+    arguments = ["generate", "--model", str(folder), "--prompt", "one", "--max-new-tokens", "4"]
+    if name == "tokenizer_config.json" and damage in ("missing", "other"):
+        pytest.skip("the tokenizer loads without its settings")
+    assert str(folder) in run_fails(capsys, *arguments)
+
+
+def test_weights_that_lack_a_tensor_or_do_not_fit(capsys, tiny_checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    lost = "model.transformer.blocks.1.q_proj.weight"
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", {"format": "pt"})
+    assert lost in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+    save_file({**weights, lost: weights[lost][:8].clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert str(folder) in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+def test_a_model_of_another_family(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for model_type, named in (("gpt2", "gpt2"), ("unheard_of", "unheard_of")):
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type}))
+        assert named in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from d3llm.commands.main import main\n"
+        "try: main(['generate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d3llm.commands.main", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
