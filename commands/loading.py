@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,32 +43,46 @@ def load_model(
             "`hf download MODEL --local-dir FOLDER`."
         )
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     import d3llm.modeling  # noqa: F401  registers the model classes
 
     quiet_libraries()
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"Unknown device {device!r}: use for example cpu or cuda.") from None
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with _naming(folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not type(config).__module__.startswith("d3llm."):
         raise ValueError(f"{folder} holds a model of type {config.model_type!r}: expected LLaDA or Dream.")
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype="auto", local_files_only=True, output_loading_info=True
-        )
-    except (SafetensorError, RuntimeError) as error:  # a damaged file, or shapes that do not fit the config
-        raise OSError(f"The weights in {folder} cannot be loaded; get the folder again. {error}") from error
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise OSError(f"The weights in {folder} are incomplete, e.g. {missing[0]} is missing; get the folder again.")
-    try:
+    with _naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise OSError(f"The tokenizer in {folder} cannot be loaded; get the folder again. {error}") from error
-    return model.to(device).eval(), tokenizer
+    with _naming(folder, "model"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if (folder / "generation_config.json").is_file():  # transformers silently ignores a damaged one
+            json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:  # transformers only warns and fills them with random numbers
+        raise OSError(f"The weights in {folder} lack {missing[0]} ({len(missing)} missing): get the folder again.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device).eval(), tokenizer
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise ValueError(f"Cannot use the device {device!r}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _naming(folder: Path, part: str) -> Iterator[None]:
+    """Turns whatever the libraries raise over a damaged file into an `OSError` that names folder and part."""
+    try:
+        yield
+    except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
+        raise OSError(f"Cannot load the {part} of {folder}, is the folder complete? {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

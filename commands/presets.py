@@ -1,6 +1,7 @@
 """`d3llm presets`: the table of presets and their sources."""
 
 import argparse
+from typing import Any
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -11,17 +12,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from d3llm.generation import PRESETS
+    from d3llm.generation.presets import PRESETS
 
-    table = Table("preset", "what it does", "source", "parameters", title="Presets", title_justify="left")
+    table = Table(title="Presets", title_justify="left", show_lines=True)
+    table.add_column("preset", style="bold")
+    table.add_column("what it does, and its source")
+    table.add_column("parameters", overflow="fold")
     for preset in PRESETS.values():
-        parameters = _fields(preset.values)
+        method = Text.assemble(preset.summary, "\n", (preset.source, "dim"))
+        parameters = _lines(preset.values)
         for family, values in preset.family_values.items():
-            parameters += f"\n{family}: {_fields(values)}"
-        table.add_row(f"[bold]{preset.name}[/bold]", preset.summary, preset.source, parameters, end_section=True)
-    Console().print(table)
+            parameters += [f"for {family}:", *_lines(values)]
+        table.add_row(preset.name, method, Text("\n".join(parameters)))
+    Console(highlight=False).print(table)
 
 
-def _fields(values: dict) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+def _lines(values: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items()]

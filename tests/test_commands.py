@@ -9,7 +9,8 @@ import pytest
 
 from d3llm.commands.generate import FIELDS
 from d3llm.commands.main import main
-from d3llm.generation import PRESETS, DiffusionGenerationConfig
+from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+from d3llm.generation.presets import PRESETS
 
 
 def run_fails(capsys, *arguments) -> str:
@@ -39,11 +40,7 @@ def test_presets_lists_every_preset(capsys, monkeypatch):
 
 
 def test_every_field_of_the_config_is_a_flag():
-    from transformers import GenerationConfig
-
-    own = set(vars(DiffusionGenerationConfig())) - set(vars(GenerationConfig()))
-    shared = {"max_new_tokens", "temperature", "top_k", "top_p"}
-    assert set(FIELDS) == {name for name in own if not name.startswith("_")} - {"preset"} | shared
+    assert set(FIELDS) == {*METHOD_DEFAULTS, *RUN_DEFAULTS, "top_k", "top_p"} - {"preset"}
 
 
 def test_generate_prints_the_text_only(capsys, tiny_checkpoint):
