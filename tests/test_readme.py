@@ -1,0 +1,57 @@
+"""README: its Python lines run, and its numbers are those of the committed result file."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_lines_run(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"#### 7\n", result.stdout)
+    assert re.search(r"\d+ forwards, \d+\.\d tokens per forward", result.stdout)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("line", re.findall(r"^d3llm [^#\n]+", README, re.MULTILINE))
+def test_the_command_lines_parse(line):
+    import shlex
+
+    from d3llm.commands.main import build_parser
+
+    build_parser().parse_args(shlex.split(line)[1:])
+
+
+def test_the_numbers_are_those_of_the_result_file():
+    report = json.loads((ROOT / "docs/results/demo.json").read_text())
+    (stated,) = re.findall(
+        r"<!-- results: docs/results/demo.json -->\n(.*?)<!-- end of results -->", README, re.DOTALL
+    )
+    for row in report["rows"]:
+        low, high = row["accuracy_interval"]
+        cells = [
+            row["preset"],
+            f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+            f"{row['tokens_per_forward']:.2f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['forwards']}",
+        ]
+        assert f"| {' | '.join(cells)} |" in stated
+    for fact in (
+        f"{report['problems']} unseen problems",
+        f"seed {report['seed']}",
+        f"batch size {report['batch_size']}",
+    ):
+        assert fact in stated
