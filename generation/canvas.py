@@ -1,0 +1,177 @@
+"""The state of a batch of canvases while it is decoded: tokens, what is committed and when, and the blocks."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Canvas:
+    """Prompt and generated region of a batch, one row per sequence; all rows share the length, each its own pace.
+
+    The canvas is cut into blocks: block 0 is the prompt, blocks 1.. are spans of `block_size` positions of the
+    generated region, of which the last may be short. B rows, L positions, M blocks.
+
+    Attributes:
+        tokens (`torch.LongTensor` of shape `(B, L)`): Token ids, the mask token where nothing is committed.
+        committed (`torch.BoolTensor` of shape `(B, L)`): Given, padding or decoded. A bit of its own, since a model may
+            propose the mask token or have none.
+        commit_steps (`torch.IntTensor` of shape `(B, L)`): Forward, counted from 1, that committed a position; 0 =
+            given or not yet.
+        attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 0 = padding; `None` without any.
+        first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
+        row_ids (`torch.LongTensor` of shape `(B,)`): Row of the caller's batch.
+        sizes, left (`torch.LongTensor` of shape `(B, M)`): Masked positions of a block at the start, and now.
+        opened (`torch.LongTensor` of shape `(B,)`): Blocks opened so far; positions of later blocks are not candidates.
+        activated (`torch.BoolTensor` of shape `(B, M)`): Blocks that are guaranteed progress.
+        current (`torch.LongTensor` of shape `(B,)`): The first unfinished block; -1 before the first forward.
+        forwards_in_block (`torch.LongTensor` of shape `(B,)`): Forwards made since `current` became the current block.
+        ended (`torch.BoolTensor` of shape `(B,)`): An EOS has been committed, and early stop is on.
+        block_of (`torch.LongTensor` of shape `(L,)`): Block of a position.
+        block_starts (`torch.LongTensor` of shape `(M + 1,)`): First position of each block, then L.
+    """
+
+    tokens: torch.LongTensor
+    committed: torch.BoolTensor
+    commit_steps: torch.IntTensor
+    attention_mask: torch.LongTensor | None
+    first_real: torch.LongTensor
+    row_ids: torch.LongTensor
+    sizes: torch.LongTensor
+    left: torch.LongTensor
+    opened: torch.LongTensor
+    activated: torch.BoolTensor
+    current: torch.LongTensor
+    forwards_in_block: torch.LongTensor
+    ended: torch.BoolTensor
+    block_of: torch.LongTensor
+    block_starts: torch.LongTensor
+    prompt_length: int
+
+    @classmethod
+    def from_prompt(
+        cls,
+        prompt: torch.LongTensor,
+        attention_mask: torch.LongTensor | None,
+        *,
+        new_tokens: int,
+        block_size: int,
+        mask_token_id: int,
+    ) -> "Canvas":
+        """A canvas of left-padded prompts (B, P) followed by `new_tokens` masked positions.
+
+        Mask tokens in a prompt are positions to fill in; they are decoded with the prompt as their block.
+        """
+        batch, prompt_length = prompt.shape
+        device = prompt.device
+        positions = torch.arange(prompt_length + new_tokens, device=device)
+        block_of = ((positions - prompt_length).div(block_size, rounding_mode="floor") + 1).clamp(min=0)
+        blocks = 1 + -(-new_tokens // block_size)
+        block_starts = prompt_length + (torch.arange(blocks + 1, device=device) - 1) * block_size
+        block_starts = block_starts.clamp(max=prompt_length + new_tokens)
+        block_starts[0] = 0
+        tokens = torch.cat([prompt, prompt.new_full((batch, new_tokens), mask_token_id)], dim=1)
+        committed = tokens != mask_token_id
+        first_real = torch.zeros(batch, dtype=torch.long, device=device)
+        if attention_mask is not None:
+            first_real = (attention_mask == 0).sum(dim=1)
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(batch, new_tokens)], dim=1)
+            committed = committed | (attention_mask == 0)
+        canvas = cls(
+            tokens=tokens,
+            committed=committed,
+            commit_steps=torch.zeros_like(tokens, dtype=torch.int32),
+            attention_mask=attention_mask,
+            first_real=first_real,
+            row_ids=torch.arange(batch, device=device),
+            sizes=torch.zeros(batch, blocks, dtype=torch.long, device=device),
+            left=torch.zeros(batch, blocks, dtype=torch.long, device=device),
+            opened=torch.ones(batch, dtype=torch.long, device=device),
+            activated=torch.zeros(batch, blocks, dtype=torch.bool, device=device),
+            current=torch.full((batch,), -1, device=device),
+            forwards_in_block=torch.zeros(batch, dtype=torch.long, device=device),
+            ended=torch.zeros(batch, dtype=torch.bool, device=device),
+            block_of=block_of,
+            block_starts=block_starts,
+            prompt_length=prompt_length,
+        )
+        canvas.count_left()
+        canvas.sizes = canvas.left
+        canvas.opened += (canvas.left[:, 0] == 0).long()
+        canvas.activated[:, 0] = True
+        return canvas
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1]
+
+    def count_left(self):
+        masked = (~self.committed).long()
+        self.left = torch.zeros_like(self.sizes).scatter_add(1, self.block_of.expand_as(masked), masked)
+
+    def cut_after_eos(self, eos_token_ids: torch.LongTensor, fill_token_id: int, forwards: int):
+        """End rows at their first EOS of the generated region: all that follows is filled with `fill_token_id`.
+
+        Positions filled while masked get `forwards`, the forwards made so far, as their commit step.
+        """
+        positions = torch.arange(self.length, device=self.tokens.device)
+        is_eos = torch.isin(self.tokens, eos_token_ids) & self.committed & (positions >= self.prompt_length)
+        first = torch.where(is_eos, positions, self.length).amin(dim=1, keepdim=True)
+        tail = positions > first
+        self.ended = first[:, 0] < self.length
+        self.commit_steps = torch.where(tail & ~self.committed, forwards, self.commit_steps)
+        self.tokens = torch.where(tail, fill_token_id, self.tokens)
+        self.committed = self.committed | tail
+
+    def advance_blocks(self, add_threshold: float, activate_threshold: float, held: torch.BoolTensor):
+        """Activate blocks, open at most one more, and move to the first unfinished block.
+
+        d3LLM (arXiv 2601.07568): a block opens when the last opened one has reached `add_threshold`, and is activated
+        when the one before it has reached `activate_threshold`.
+
+        Args:
+            held (`torch.BoolTensor` of shape `(B,)`): Rows that must not leave their current block yet.
+        """
+        self.count_left()
+        finished = self.left == 0
+        progress = 1 - self.left / self.sizes.clamp(min=1)
+        blocks = torch.arange(self.left.shape[1], device=self.left.device)
+
+        last = (self.opened - 1)[:, None]
+        may_open = finished.gather(1, last) | (progress.gather(1, last) >= add_threshold)
+        may_open = may_open[:, 0] & ~self.ended & ~held & (self.opened < len(blocks))
+        self.opened = self.opened + may_open.long()
+        reached = progress[:, :-1] >= activate_threshold
+        self.activated[:, 1:] |= reached & (blocks[1:] < self.opened[:, None])
+
+        first_unfinished = (~finished).long().argmax(dim=1)
+        current = torch.where(held, self.current, first_unfinished)
+        self.forwards_in_block = torch.where(current == self.current, self.forwards_in_block + 1, 0)
+        self.current = current
+
+    def in_opened_blocks(self) -> torch.BoolTensor:
+        return self.block_of < self.opened[:, None]
+
+    def commit(self, positions: torch.LongTensor, tokens: torch.LongTensor, accepted: torch.BoolTensor, step: int):
+        """Write the accepted proposals; a position that is committed already keeps its token.
+
+        Args:
+            positions, tokens (`torch.LongTensor` of shape `(B, K)`): Candidates and their proposals.
+            accepted (`torch.BoolTensor` of shape `(B, K)`): Which to commit.
+            step (`int`): The forward that proposed them, counted from 1.
+        """
+        accepted = accepted & ~self.committed.gather(1, positions)
+        self.tokens = self.tokens.scatter(1, positions, torch.where(accepted, tokens, self.tokens.gather(1, positions)))
+        steps = torch.where(accepted, step, self.commit_steps.gather(1, positions))
+        self.commit_steps = self.commit_steps.scatter(1, positions, steps.to(self.commit_steps.dtype))
+        self.committed = self.committed.scatter(1, positions, accepted | self.committed.gather(1, positions))
+
+    def select_rows(self, rows: torch.LongTensor):
+        """Keep only these rows, so that finished ones cost nothing more."""
+        per_row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for shared in ("block_of", "block_starts", "prompt_length"):
+            per_row.pop(shared)
+        for name, value in per_row.items():
+            if value is not None:
+                setattr(self, name, value[rows])

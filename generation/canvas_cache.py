@@ -1,0 +1,80 @@
+"""Keys and values of a whole canvas, overwritten in place where a forward recomputes them."""
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class CanvasLayer(CacheLayerMixin):
+    """Keys and values of one layer, (batch, kv heads, canvas, head dim) each, preallocated on the first update."""
+
+    is_sliding = False
+
+    def __init__(self, canvas_length: int):
+        super().__init__()
+        self.canvas_length = canvas_length
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
+        batch, heads, _, head_dim = key_states.shape
+        self.keys = key_states.new_zeros(batch, heads, self.canvas_length, head_dim)
+        self.values = value_states.new_zeros(batch, heads, self.canvas_length, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args,
+        positions: torch.LongTensor | slice | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Overwrite the slots at `positions` and return the keys and values of the whole canvas.
+
+        Args:
+            key_states, value_states (`torch.Tensor`): (batch, kv heads, window, head dim).
+            positions (`torch.LongTensor` of shape `(batch, window)` or `slice`, *optional*): Slots of the window; the
+                whole canvas when not given. A slot that occurs twice in a row must come with the same states.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if isinstance(positions, torch.Tensor):
+            slots = positions[:, None, :, None]
+            self.keys.scatter_(2, slots.expand_as(key_states), key_states)
+            self.values.scatter_(2, slots.expand_as(value_states), value_states)
+        else:
+            window = positions or slice(None)
+            self.keys[:, :, window] = key_states
+            self.values[:, :, window] = value_states
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.canvas_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.canvas_length if self.is_initialized else 0
+
+    def get_max_length(self) -> int:
+        return self.canvas_length
+
+    def select_rows(self, rows: torch.LongTensor):
+        if self.is_initialized:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class CanvasCache(Cache):
+    """Key/value cache of a canvas of fixed length.
+
+    One idea serves every cache policy: the buffer covers the canvas, a forward recomputes a window of it and
+    overwrites the window's slots, and attention sees the whole buffer. The first forward must cover the whole canvas.
+
+    Args:
+        num_layers (`int`): Number of transformer layers.
+        canvas_length (`int`): Positions of the canvas, prompt and padding included.
+    """
+
+    def __init__(self, num_layers: int, canvas_length: int):
+        super().__init__(layers=[CanvasLayer(canvas_length) for _ in range(num_layers)])
+
+    def select_rows(self, rows: torch.LongTensor):
+        """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`)."""
+        for layer in self.layers:
+            layer.select_rows(rows)

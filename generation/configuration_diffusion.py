@@ -1,0 +1,233 @@
+"""`DiffusionGenerationConfig`: what `generate()` of a masked-diffusion model can be told."""
+
+import copy
+import difflib
+import math
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+from .presets import PRESETS
+
+
+logger = logging.get_logger(__name__)
+
+# The method: a preset sets these, and a preset named in a call replaces all of them.
+METHOD_DEFAULTS: dict[str, Any] = {
+    "block_size": 32,
+    "steps": None,
+    "eps": 1e-3,
+    "score": "entropy",
+    "selection": "threshold",
+    "threshold": 0.5,
+    "forced_progress": "best",
+    "block_add_threshold": 1.0,
+    "block_activate_threshold": 1.0,
+    "cache": "none",
+    "cache_delay": 1,
+    "cache_refresh_interval": None,
+    "window_edge": "exact",
+}
+# The run: these hold whatever the method.
+RUN_DEFAULTS: dict[str, Any] = {
+    "preset": None,
+    "max_new_tokens": 256,
+    "early_stop": True,
+    "cfg_scale": 0.0,
+    "temperature": 0.0,
+    "mask_token_id": None,
+}
+# Inherited fields of GenerationConfig that mean the same here; any other one has no effect on a diffusion decoder.
+INHERITED_FIELDS = (
+    "max_length",
+    "do_sample",
+    "top_k",
+    "top_p",
+    "use_cache",
+    "return_dict_in_generate",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "preset": tuple(PRESETS),
+    "score": ("probability", "entropy", "margin", "random"),
+    "selection": ("count", "fraction", "threshold"),
+    "forced_progress": ("best", "first_block", "best_and_first_block", "every_block"),
+    "cache": ("none", "prefix", "dual", "block"),
+    "window_edge": ("exact", "published"),
+}
+# (lowest, highest, whether the lowest itself is allowed)
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "eps": (0, 1, False),
+    "block_add_threshold": (0, 1, True),
+    "block_activate_threshold": (0, 1, True),
+    "cfg_scale": (0, math.inf, True),
+    "temperature": (0, math.inf, True),
+    "top_p": (0, 1, False),
+}
+COUNTS: dict[str, int] = {
+    "max_new_tokens": 1,
+    "max_length": 1,
+    "block_size": 1,
+    "steps": 1,
+    "cache_delay": 0,
+    "cache_refresh_interval": 1,
+    "top_k": 1,
+    "mask_token_id": 0,
+}
+
+
+class DiffusionGenerationConfig(GenerationConfig):
+    r"""
+    Decoding parameters of a masked-diffusion model. Every published decoder is a `preset`, explicit fields override it;
+    a field left at `None` takes the preset's value, else the default below. Serialises to generation_config.json.
+
+    Args:
+        > The run
+
+        preset (`str`, *optional*): Name of a preset: `d3llm presets` lists them with their sources.
+        max_new_tokens (`int`, *optional*, defaults to 256): Positions of the generated region, at least 1; the last
+            block may be short.
+        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS; what follows is filled
+            with it, while masked positions before it are still decoded.
+        temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
+        top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
+        cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv 2502.09992,
+            appendix A.2): logits are `unconditional + (1 + w) * (conditional - unconditional)`.
+        mask_token_id (`int`, *optional*): The [MASK] token; the model's own when not given.
+
+        > Selection: which proposals a forward commits
+
+        score (`str`, *optional*, defaults to `"entropy"`): How sure the model is of its proposal: its `"probability"`,
+            the negative `"entropy"` in nats, the `"margin"` between the two largest probabilities, or `"random"`.
+        selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` commits what is at least this sure,
+            `"count"` a fixed number per forward (LLaDA), `"fraction"` the share 1 - s/t of the masked positions along
+            a linear time grid (Dream).
+        threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
+            or margin at least.
+        forced_progress (`str`, *optional*, defaults to `"best"`): What `"threshold"` commits in any case: the row's
+            `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
+            sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
+            `"every_block"` that is activated, as the d3LLM paper has it.
+        steps (`int`, *optional*): Total forwards of `"count"` and `"fraction"`, shared out evenly over the blocks; one
+            forward per token when not given.
+        eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"`.
+
+        > Blocks
+
+        block_size (`int`, *optional*, defaults to 32): Positions per block.
+        block_add_threshold (`float`, *optional*, defaults to 1.0): Share of the last opened block that must be
+            committed before the next block opens; 1 decodes one block after another.
+        block_activate_threshold (`float`, *optional*, defaults to 1.0): Share of the previous block that must be
+            committed before a block is activated, that is, guaranteed progress.
+
+        > Cache: which positions a forward recomputes
+
+        cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block on;
+            `"dual"` the current block; `"block"` everything after the last settled block.
+        cache_delay (`int`, *optional*, defaults to 1): Forwards that a completed block stabilises before it settles.
+        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"block"`; never when not given;
+            1 recomputes everything each time, which is exact.
+        window_edge (`str`, *optional*, defaults to `"exact"`): For models with shifted logits and a cache. `"exact"`
+            recomputes the row before the window, which predicts its first position. `"published"` does without, as the
+            published decoders do: d3LLM repeats the window's first row, Fast-dLLM commits a block's first position
+            from the full forward.
+
+    Raises:
+        `ValueError`: For an unknown field, an unknown choice or a value out of its range.
+    """
+
+    def __init__(self, **kwargs):
+        if not kwargs.get("_from_model_config"):
+            check_fields(kwargs, known=KNOWN_FIELDS)
+        for name in (*METHOD_DEFAULTS, *RUN_DEFAULTS):
+            setattr(self, name, kwargs.pop(name, None))
+        own = {name: getattr(self, name) for name in ("max_new_tokens", "temperature")}
+        super().__init__(**own, **kwargs)
+
+    def validate(self, *args, **kwargs):
+        # GenerationConfig's own checks are about sampling flags and beams: here temperature alone says what is sampled.
+        for name, choices in CHOICES.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in choices:
+                raise ValueError(f"`{name}`={value!r} is unknown{suggestion(value, choices)}: choose one of {choices}")
+        for name, lowest in COUNTS.items():
+            value = getattr(self, name, None)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
+                raise ValueError(f"`{name}`={value!r} must be a whole number of at least {lowest}")
+        for name, (lowest, highest, inclusive) in RANGES.items():
+            value = getattr(self, name, None)
+            if value is not None and not in_range(value, lowest, highest, inclusive):
+                bracket = "[" if inclusive else "("
+                raise ValueError(f"`{name}`={value!r} is out of its range {bracket}{lowest}, {highest}]")
+
+    def resolve(self, model_type: str | None = None) -> "DiffusionGenerationConfig":
+        """A copy with every field filled in: explicit value, else the preset's, else the default.
+
+        Args:
+            model_type (`str`, *optional*): `config.model_type` of the model, for the differences between families.
+
+        Raises:
+            `ValueError`: If the fields do not fit together.
+        """
+        config = copy.deepcopy(self)
+        values = {**METHOD_DEFAULTS, **RUN_DEFAULTS}
+        if self.preset is not None:
+            values.update(PRESETS[self.preset].values_for(model_type))
+        if self.do_sample:
+            values["temperature"] = 1.0
+        for name, value in values.items():
+            if getattr(config, name, None) is None:
+                setattr(config, name, value)
+        if self.do_sample is False:
+            config.temperature = 0.0
+        config.validate()
+        if config.selection == "threshold":
+            if config.score == "random":
+                raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
+            highest = math.inf if config.score == "entropy" else 1.0
+            unit = "nats" if config.score == "entropy" else config.score
+            if not in_range(config.threshold, 0, highest, True):
+                raise ValueError(
+                    f"`threshold`={config.threshold!r} is out of its range [0, {highest}] in {unit}, "
+                    f"the unit of `score`={config.score!r}"
+                )
+        return config
+
+    @classmethod
+    def from_model_config(cls, model_config) -> "DiffusionGenerationConfig":
+        return cls.from_plain(GenerationConfig.from_model_config(model_config))
+
+    @classmethod
+    def from_plain(cls, config: GenerationConfig) -> "DiffusionGenerationConfig":
+        """Convert any generation config. Fields that mean nothing here are left out, with a warning."""
+        if isinstance(config, cls):
+            return copy.deepcopy(config)
+        values = {name: value for name, value in config.to_dict().items() if value is not None}
+        unknown = sorted(set(values) - KNOWN_FIELDS)
+        if unknown:
+            logger.warning_once(f"generation_config.json: {unknown} have no meaning for diffusion decoding, ignored")
+        return cls(**{name: value for name, value in values.items() if name in KNOWN_FIELDS})
+
+
+KNOWN_FIELDS = {*METHOD_DEFAULTS, *RUN_DEFAULTS, *GenerationConfig().__dict__, "transformers_version"}
+
+
+def check_fields(fields, known):
+    """Raise a `ValueError` that names the first of `fields` that is not in `known`, and the nearest known one."""
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"unknown generation field `{name}`{suggestion(name, known)}")
+
+
+def suggestion(value: Any, choices) -> str:
+    close = difflib.get_close_matches(str(value), list(choices), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def in_range(value: Any, lowest: float, highest: float, inclusive: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return (lowest <= value if inclusive else lowest < value) and value <= highest

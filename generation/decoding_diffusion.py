@@ -1,0 +1,366 @@
+"""`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import ModelOutput
+
+from .canvas import Canvas
+from .canvas_cache import CanvasCache
+from .configuration_diffusion import (
+    INHERITED_FIELDS,
+    METHOD_DEFAULTS,
+    RUN_DEFAULTS,
+    DiffusionGenerationConfig,
+    check_fields,
+)
+from .selection import propose, select
+from .windows import Window, make_policy
+
+
+@dataclass
+class DiffusionGenerationOutput(ModelOutput):
+    """
+    Output of `generate(..., return_dict_in_generate=True)`, for a batch of B prompts of P positions and N new ones.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B, P + N)`): Prompt and generated region.
+        commit_steps (`torch.IntTensor` of shape `(B, N)`): The forward, counted from 1, that committed each position;
+            0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions filled after an EOS have the
+            forward that committed the EOS.
+        forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
+        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
+            divided by `forward_passes` (TPF).
+    """
+
+    sequences: torch.LongTensor | None = None
+    commit_steps: torch.IntTensor | None = None
+    forward_passes: torch.LongTensor | None = None
+    tokens_per_forward: torch.FloatTensor | None = None
+
+
+@dataclass
+class SpecialTokens:
+    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s a row after its EOS."""
+
+    mask: int
+    eos: torch.LongTensor
+    fill: int
+
+
+class DiffusionGenerationMixin:
+    """Adds diffusion decoding to a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
+    `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`]). Comes before `GenerationMixin`."""
+
+    generation_config_class = DiffusionGenerationConfig
+
+    def adjust_generation_fn(self, generation_config, *args, **kwargs):
+        super().adjust_generation_fn(generation_config, *args, **kwargs)
+        self.generation_config = DiffusionGenerationConfig.from_plain(self.generation_config)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        streamer: BaseStreamer | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> torch.LongTensor | DiffusionGenerationOutput:
+        r"""
+        Fill a canvas of prompt + masked positions, many positions per forward.
+
+        1. A row ends at its first EOS; blocks are activated and opened.
+        2. The cache policy says which window of the canvas to recompute.
+        3. One forward over the window; the head runs on the candidates, the masked positions of opened blocks.
+        4. A token and a score for every candidate.
+        5. Selection, and forced progress.
+        6. Commit, and again until no position is masked. Finished rows leave the batch.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`. Mask tokens in a
+                prompt are filled in.
+            generation_config ([`DiffusionGenerationConfig`], *optional*): Base of the decoding parameters, the model's
+                own when not given.
+            streamer (`BaseStreamer`, *optional*): Gets `put(prompt)`, `put_draft(tokens)` after each forward with what
+                is not final yet, `put(block)` when a block is final, and `end()`. Batch of one only.
+            attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
+            kwargs: Any field of [`DiffusionGenerationConfig`].
+
+        Returns:
+            `torch.LongTensor` of shape `(B, P + N)`, or [`DiffusionGenerationOutput`] with
+            `return_dict_in_generate=True`.
+
+        Raises:
+            `ValueError`: For an unknown field or preset, a value out of its range, an empty or too long prompt, an
+                attention mask that does not fit or is right-padded, a model without a mask token.
+
+        Example:
+
+        ```python
+        >>> prompt = tokenizer("How many legs do three spiders have?", return_tensors="pt")
+        >>> output = model.generate(**prompt, preset="d3llm", max_new_tokens=128)
+        ```
+        """
+        prompt = self._prepare_prompt(inputs, kwargs.pop("input_ids", None))
+        config = self._prepare_diffusion_config(generation_config, kwargs, prompt.shape[1])
+        attention_mask = self._prepare_padding(prompt, attention_mask)
+        special = self._prepare_special_token_ids(config, prompt.device)
+        if streamer is not None and len(prompt) > 1:
+            raise ValueError(f"`streamer` takes a batch of one prompt, not {len(prompt)}")
+
+        canvas = Canvas.from_prompt(
+            prompt,
+            attention_mask,
+            new_tokens=config.max_new_tokens,
+            block_size=config.block_size or config.max_new_tokens,
+            mask_token_id=special.mask,
+        )
+        output = self._denoise(canvas, config, special, CanvasStream(streamer) if streamer is not None else None)
+        return output if config.return_dict_in_generate else output.sequences
+
+    def _denoise(
+        self, canvas: Canvas, config: DiffusionGenerationConfig, special: SpecialTokens, stream: "CanvasStream | None"
+    ) -> DiffusionGenerationOutput:
+        output = DiffusionGenerationOutput(
+            sequences=canvas.tokens.clone(),
+            commit_steps=canvas.commit_steps.clone(),
+            forward_passes=torch.zeros_like(canvas.row_ids),
+        )
+        policy = make_policy(canvas, config, self.logits_shift)
+        cache = CanvasCache(self.config.num_hidden_layers, canvas.length) if config.cache != "none" else None
+        guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
+        positions = torch.arange(canvas.length, device=canvas.tokens.device)
+        forwards = 0
+
+        while True:
+            # 1. The candidates are fixed before the cut at an EOS, as in the published decoder: in the one forward
+            # after it the tail still takes part in the selection, though it keeps its EOS.
+            candidates = ~canvas.committed
+            if config.early_stop and len(special.eos):
+                canvas.cut_after_eos(special.eos, special.fill, forwards)
+            held = policy.held(canvas)
+            canvas.advance_blocks(config.block_add_threshold, config.block_activate_threshold, held)
+            done = canvas.committed.all(dim=1) & ~held
+            if stream is not None:
+                stream.update(canvas, special.eos)
+
+            # 2.
+            window = policy.window(canvas, forwards + 1)
+            eligible = candidates & canvas.in_opened_blocks()
+            eligible &= (positions >= window.start[:, None]) & (positions < window.end[:, None])
+            if window.single is not None:
+                first = positions == canvas.block_starts[canvas.current][:, None]
+                eligible &= first | ~window.single[:, None]
+            if config.window_edge == "exact":
+                window.start = self.logit_rows(window.start)
+
+            # The one host read of a forward: which rows are done, their number of candidates, the bounds of their windows.
+            per_row = torch.stack([done.long(), eligible.sum(dim=1), window.start, window.end], dim=1).tolist()
+            alive = [row for row, (row_done, *_) in enumerate(per_row) if not row_done]
+            if len(alive) < len(per_row):
+                output.sequences[canvas.row_ids] = canvas.tokens
+                output.commit_steps[canvas.row_ids] = canvas.commit_steps
+                output.forward_passes[canvas.row_ids] = forwards
+                if not alive:
+                    break
+                rows = torch.tensor(alive, device=canvas.tokens.device)
+                eligible = eligible[rows]
+                for state in (canvas, policy, window, guidance):
+                    if state is not None:
+                        state.select_rows(rows)
+                if cache is not None:
+                    cache.select_rows(guidance.double(rows, len(per_row)) if guidance is not None else rows)
+            _, counts, starts, ends = zip(*(per_row[row] for row in alive), strict=True)
+
+            # 3.
+            forwards += 1
+            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, *counts)]
+            eligible = eligible.gather(1, chosen)
+            span = slice(starts[0], ends[0]) if len(set(starts)) == len(set(ends)) == 1 else None
+            width = max(end - start for start, end in zip(starts, ends, strict=True))
+            logits = self._recompute(canvas, window, span, width, chosen, cache, guidance)
+
+            # 4., 5. and 6.
+            tokens, score = propose(logits, config, special.mask)
+            accepted = select(score, chosen, eligible, canvas, config)
+            if window.single is not None:
+                accepted |= eligible & window.single[:, None]
+            canvas.commit(chosen, tokens, accepted, forwards)
+
+        if stream is not None:
+            stream.end()
+        output.commit_steps = output.commit_steps[:, canvas.prompt_length :]
+        generated = output.sequences[:, canvas.prompt_length :]
+        before_eos = torch.isin(generated, special.eos).long().cumsum(dim=1) == 0
+        lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
+        output.tokens_per_forward = lengths / output.forward_passes
+        return output
+
+    def _recompute(
+        self,
+        canvas: Canvas,
+        window: Window,
+        span: slice | None,
+        width: int,
+        chosen: torch.LongTensor,
+        cache: CanvasCache | None,
+        guidance: "Guidance | None",
+    ) -> torch.Tensor:
+        """Forward the windows and return logits (B, K, vocab) aligned to the `chosen` positions (B, K).
+
+        Rows share one `span`, or have windows of their own of at most `width` positions; a shorter one is filled up
+        with its last position, which writes its slot again.
+        """
+        if span is not None:
+            positions = torch.arange(span.start, span.stop, device=chosen.device).expand(len(chosen), -1)
+        else:
+            offsets = torch.arange(width, device=chosen.device)
+            positions = torch.minimum(window.start[:, None] + offsets, window.end[:, None] - 1)
+        rows = torch.maximum(self.logit_rows(chosen), canvas.first_real[:, None]) - window.start[:, None]
+        inputs = {
+            "input_ids": canvas.tokens.gather(1, positions),
+            "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
+            "attention_mask": canvas.attention_mask,
+            "logits_to_keep": rows.clamp(min=0, max=width - 1),
+        }
+        if guidance is not None:
+            inputs = guidance.widen(inputs, positions)
+        if cache is not None:
+            cached_positions = positions if guidance is None else positions.repeat(2, 1)
+            inputs |= {"past_key_values": cache, "cache_positions": span or cached_positions}
+        logits = self(**inputs).logits
+        return logits if guidance is None else guidance.combine(logits)
+
+    def _prepare_prompt(self, inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
+        if (inputs is None) == (input_ids is None):
+            raise ValueError("pass the prompts once, as `inputs` or as `input_ids`")
+        prompt = inputs if inputs is not None else input_ids
+        if not isinstance(prompt, torch.Tensor) or prompt.ndim != 2 or prompt.is_floating_point():
+            raise ValueError("`input_ids` must be a tensor of token ids of shape (batch, positions)")
+        if not prompt.numel():
+            raise ValueError(f"`input_ids` of shape {tuple(prompt.shape)} is an empty prompt: pass at least one token")
+        return prompt.long()
+
+    def _prepare_diffusion_config(
+        self, generation_config: GenerationConfig | None, kwargs: dict[str, Any], prompt_length: int
+    ) -> DiffusionGenerationConfig:
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        check_fields(kwargs, known={*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS})
+        own = DiffusionGenerationConfig.from_plain(self.generation_config)
+        config = own if generation_config is None else DiffusionGenerationConfig.from_plain(generation_config)
+        if generation_config is not None:
+            method = METHOD_DEFAULTS if config.preset is not None else ()
+            inherited = [*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS]
+            config.update(defaults_only=True, **{n: getattr(own, n) for n in inherited if n not in method})
+        if "preset" in kwargs:
+            config.update(**dict.fromkeys(METHOD_DEFAULTS))
+        config.update(**kwargs)
+
+        if config.max_new_tokens is None and config.max_length is not None:
+            config.max_new_tokens = config.max_length - prompt_length
+        config = config.resolve(self.config.model_type)
+        longest = self.config.max_position_embeddings
+        if longest is not None and prompt_length + config.max_new_tokens > longest:
+            raise ValueError(
+                f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
+                f"{longest} positions of the model: shorten the prompt or generate less"
+            )
+        blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
+        if config.steps is not None and config.selection != "threshold" and config.steps < blocks:
+            raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
+        return config
+
+    def _prepare_padding(
+        self, prompt: torch.LongTensor, attention_mask: torch.Tensor | None
+    ) -> torch.LongTensor | None:
+        if attention_mask is None:
+            return None
+        if attention_mask.shape != prompt.shape:
+            raise ValueError(
+                f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
+                f"{tuple(prompt.shape)}"
+            )
+        attention_mask = (attention_mask != 0).long()
+        if not attention_mask[:, -1].all() or (attention_mask.diff(dim=1) < 0).any():
+            raise ValueError(
+                "`attention_mask` must have its zeros on the left and no row of zeros only: set "
+                "`tokenizer.padding_side = 'left'` for generation"
+            )
+        return None if attention_mask.all() else attention_mask
+
+    def _prepare_special_token_ids(self, config: DiffusionGenerationConfig, device: torch.device) -> SpecialTokens:
+        mask = config.mask_token_id
+        if mask is None:
+            mask = getattr(self.config, "mask_token_id", None)
+        if mask is None:
+            raise ValueError(
+                f"{type(self).__name__} has no mask token: set `mask_token_id` in its config.json or pass it to generate()"
+            )
+        eos = [] if config.eos_token_id is None else config.eos_token_id
+        eos = [eos] if isinstance(eos, int) else list(eos)
+        # models with several stop tokens were trained on answers padded with one of them
+        fill = config.pad_token_id if config.pad_token_id in eos or not eos else eos[0]
+        return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
+
+
+class Guidance:
+    """Classifier-free guidance without a second model (LLaDA, arXiv 2502.09992, appendix A.2).
+
+    Every row is forwarded twice, as it is and with the given tokens masked; the logits are
+    `unconditional + (1 + scale) * (conditional - unconditional)`.
+    """
+
+    def __init__(self, canvas: Canvas, scale: float, mask_token_id: int):
+        self.given = canvas.committed
+        self.scale = scale
+        self.mask_token_id = mask_token_id
+
+    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
+        """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
+        conditional = inputs["input_ids"]
+        unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
+        wide = {name: value.repeat(2, 1) if value is not None else None for name, value in inputs.items()}
+        return wide | {"input_ids": torch.cat([conditional, unconditional])}
+
+    def combine(self, logits: torch.Tensor) -> torch.Tensor:
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + (1 + self.scale) * (conditional - unconditional)
+
+    def select_rows(self, rows: torch.LongTensor):
+        self.given = self.given[rows]
+
+    def double(self, rows: torch.LongTensor, batch: int) -> torch.LongTensor:
+        return torch.cat([rows, rows + batch])
+
+
+class CanvasStream:
+    """Feeds a streamer of transformers: final blocks by `put`, what is still open by `put_draft`."""
+
+    def __init__(self, streamer: BaseStreamer):
+        self.streamer = streamer
+        self.sent = 0
+
+    def update(self, canvas: Canvas, eos_token_ids: torch.LongTensor):
+        """Called before every forward, with the state that the forward before left."""
+        tokens, starts = canvas.tokens[0].cpu(), canvas.block_starts.tolist()
+        if self.sent == 0:
+            self.streamer.put(tokens[: canvas.prompt_length])
+            self.sent = canvas.prompt_length
+            return
+        finished = int((canvas.left[0] == 0).long().cumprod(dim=0).sum())
+        final = starts[finished]
+        eos = torch.isin(tokens[canvas.prompt_length :], eos_token_ids.cpu()).nonzero()[:, 0]
+        shown = canvas.prompt_length + int(eos[0]) + 1 if len(eos) and canvas.ended[0] else canvas.length
+        if final > self.sent:
+            if shown > self.sent:
+                self.streamer.put(tokens[self.sent : min(final, shown)])
+            self.sent = final
+        if self.sent < canvas.length and hasattr(self.streamer, "put_draft"):
+            self.streamer.put_draft(tokens[self.sent :])
+
+    def end(self):
+        self.streamer.end()

@@ -1,0 +1,89 @@
+"""The published decoders, each as values of one loop."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of decoding parameters that reproduces one published method.
+
+    Args:
+        name (`str`): Name for `generate(preset=...)`.
+        summary (`str`): The method in one line.
+        source (`str`): Paper, arXiv number and section of the values.
+        values (`dict[str, Any]`): Fields of [`DiffusionGenerationConfig`] that differ from the defaults.
+        family_values (`dict[str, dict[str, Any]]`): What differs for one `model_type`.
+    """
+
+    name: str
+    summary: str
+    source: str
+    values: dict[str, Any]
+    family_values: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def values_for(self, model_type: str | None) -> dict[str, Any]:
+        return {**self.values, **self.family_values.get(model_type or "", {})}
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="llada",
+            summary="the surest token of the current block, one block after another",
+            source="LLaDA, arXiv 2502.09992, section 2.4 and appendix B.4",
+            values={"score": "probability", "selection": "count", "block_size": 32},
+        ),
+        Preset(
+            name="dream",
+            summary="whole canvas, a share of the masks per forward along a linear time grid, by entropy",
+            source="Dream 7B, arXiv 2508.15487, section 3 (alg = entropy)",
+            values={"score": "entropy", "selection": "fraction", "block_size": None, "eps": 1e-3},
+        ),
+        Preset(
+            name="fast_dllm",
+            summary="every token above a probability, block by block, with a cache rebuilt at each block",
+            source="Fast-dLLM, arXiv 2505.22618, sections 3.2 and 3.3",
+            values={
+                "score": "probability",
+                "selection": "threshold",
+                "threshold": 0.9,
+                "block_size": 32,
+                "cache": "dual",
+            },
+        ),
+        Preset(
+            name="dparallel",
+            summary="every token below an entropy, block by block",
+            source="dParallel, arXiv 2509.26488, section 3",
+            values={"score": "entropy", "selection": "threshold", "threshold": 0.5, "block_size": 32},
+            family_values={"Dream": {"threshold": 0.45}},
+        ),
+        Preset(
+            name="d3llm",
+            summary="several blocks at once by entropy, early stop, optional block cache with delay and refresh",
+            source="d3LLM, arXiv 2601.07568, entropy-based multi-block decoding",
+            values={
+                "score": "entropy",
+                "selection": "threshold",
+                "threshold": 0.5,
+                "forced_progress": "best_and_first_block",
+                "block_size": 32,
+                "block_add_threshold": 0.1,
+                "block_activate_threshold": 0.95,
+                "cache_delay": 2,
+                "cache_refresh_interval": 3,
+                "early_stop": True,
+            },
+            family_values={
+                "Dream": {
+                    "threshold": 0.4,
+                    "forced_progress": "first_block",
+                    "cache_delay": 1,
+                    "cache_refresh_interval": None,
+                }
+            },
+        ),
+    )
+}

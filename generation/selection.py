@@ -1,0 +1,130 @@
+"""Proposal and selection: what a forward proposes, and which proposals it commits.
+
+Pure functions on tensors over candidates: B rows, K candidates in a row (rows with fewer are padded, `eligible` says
+which are real). A larger score is always surer.
+"""
+
+import torch
+from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
+
+from .canvas import Canvas
+from .configuration_diffusion import DiffusionGenerationConfig
+
+
+def propose(
+    logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int
+) -> tuple[torch.LongTensor, torch.Tensor]:
+    """A token for every candidate and how sure the model is of it.
+
+    Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
+    The mask token counts in the distribution but is never proposed.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, K, vocab)`): Aligned to the candidates.
+
+    Returns:
+        `tuple[torch.LongTensor, torch.Tensor]`: Tokens and float32 scores, both of shape `(B, K)`.
+    """
+    logits = logits.float()
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    weights = shifted.exp()
+    total = weights.sum(dim=-1)
+    tokens = sample(shifted, config, mask_token_id)
+    if config.score == "entropy":
+        score = torch.linalg.vecdot(weights, shifted) / total - total.log()
+    elif config.score == "margin":
+        top = weights.topk(2, dim=-1).values
+        score = (top[..., 0] - top[..., 1]) / total
+    elif config.score == "probability":
+        score = weights.gather(-1, tokens[..., None])[..., 0] / total
+    else:
+        score = torch.rand(total.shape, device=total.device)
+    return tokens, score
+
+
+def sample(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int) -> torch.LongTensor:
+    """The most probable token, or one drawn at `temperature` by the Gumbel-max trick in float32."""
+    allowed = logits.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
+    if config.temperature > 0:
+        allowed = allowed / config.temperature
+        warpers = LogitsProcessorList()
+        if config.top_k:
+            warpers.append(TopKLogitsWarper(config.top_k))
+        if config.top_p is not None and config.top_p < 1:
+            warpers.append(TopPLogitsWarper(config.top_p))
+        rows = allowed.flatten(0, 1)
+        allowed = warpers(rows[:, :0].long(), rows).view_as(allowed)
+        allowed = allowed - torch.empty_like(allowed).exponential_().log()
+    return allowed.argmax(dim=-1)
+
+
+def quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
+    """How many proposals `"count"` and `"fraction"` commit in this forward, a row (B,).
+
+    `steps` is shared out evenly over the blocks of the generated region, the first blocks take the remainder; inside a
+    block of m masked positions and S forwards, forward s commits
+
+    - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
+    - `"fraction"`: of the positions still masked the share 1 - t[s + 1] / t[s] with t = linspace(1, eps, S + 1), and
+      all in the last one (Dream, arXiv 2508.15487).
+    """
+    current, step = canvas.current[:, None], canvas.forwards_in_block
+    size, left = canvas.sizes.gather(1, current)[:, 0], canvas.left.gather(1, current)[:, 0]
+    if config.steps is None:
+        forwards = size
+    else:
+        blocks = canvas.sizes.shape[1] - 1
+        forwards = config.steps // blocks + (canvas.current <= config.steps % blocks).long()
+        # masks in the prompt are a block that the caller's steps do not count
+        forwards = torch.where(canvas.current == 0, size, forwards)
+    if config.selection == "count":
+        return (size // forwards + (step < size % forwards).long()).clamp(min=1)
+    stride = (1 - config.eps) / forwards
+    time, next_time = 1 - stride * step, 1 - stride * (step + 1)
+    share = (left * (1 - next_time / time)).long()
+    return torch.where(step < forwards - 1, share, left)
+
+
+def select(
+    score: torch.Tensor, positions: torch.LongTensor, eligible: torch.BoolTensor, canvas: Canvas, config
+) -> torch.BoolTensor:
+    """Which candidates to commit.
+
+    Args:
+        score (`torch.Tensor` of shape `(B, K)`): Larger is surer.
+        positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
+        eligible (`torch.BoolTensor` of shape `(B, K)`): Which candidates are real.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, K)`.
+    """
+    score = score.masked_fill(~eligible, -torch.inf)
+    if config.selection != "threshold":
+        order = score.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        return eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota(canvas, config)[:, None])
+    accepted = eligible & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
+    forced = config.forced_progress
+    if forced in ("best", "best_and_first_block"):
+        best = torch.zeros_like(eligible).scatter(1, score.argmax(dim=1, keepdim=True), True)
+        accepted = accepted | (best & eligible)
+    if forced != "best":
+        accepted = accepted | force_blocks(score, accepted, eligible, canvas.block_of[positions], canvas, forced)
+    return accepted
+
+
+def force_blocks(
+    score: torch.Tensor,
+    accepted: torch.BoolTensor,
+    eligible: torch.BoolTensor,
+    blocks: torch.LongTensor,
+    canvas: Canvas,
+    forced: str,
+) -> torch.BoolTensor:
+    """The best candidate (B, K) of each guaranteed block (B, M) in which nothing was accepted."""
+    guaranteed = canvas.activated & (canvas.left > 0)
+    if forced != "every_block":
+        guaranteed = guaranteed & (guaranteed.cumsum(dim=1) == 1)
+    satisfied = torch.zeros_like(canvas.left).scatter_add(1, blocks, accepted.long()) > 0
+    best = torch.full_like(guaranteed, -torch.inf, dtype=score.dtype).scatter_reduce(1, blocks, score, "amax")
+    return eligible & (score == best.gather(1, blocks)) & (guaranteed & ~satisfied).gather(1, blocks)

@@ -1,0 +1,16 @@
+"""Model classes, registered with the Auto classes on import."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from .configuration_dream import DreamConfig
+from .configuration_llada import LLaDAConfig
+from .modeling_dream import DreamModel
+from .modeling_llada import LLaDAModelLM
+
+
+for config_class, model_class in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM):
+        auto_class.register(config_class, model_class, exist_ok=True)
+
+__all__ = ["DreamConfig", "DreamModel", "LLaDAConfig", "LLaDAModelLM"]

@@ -1,0 +1,99 @@
+"""Configuration of Dream (Dream 7B: Diffusion Large Language Models, arXiv 2508.15487)."""
+
+from transformers import PretrainedConfig
+
+
+class DreamConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`DreamModel`]. The field names are those of the config.json of Dream-org/Dream-v0-Instruct-7B,
+    from which the defaults are taken.
+
+    Args:
+        > The shape of the model
+
+        vocab_size (`int`, *optional*, defaults to 152064): Number of token ids.
+        hidden_size (`int`, *optional*, defaults to 3584): Size of the hidden states.
+        intermediate_size (`int`, *optional*, defaults to 18944): Size of the feed-forward layer.
+        num_hidden_layers (`int`, *optional*, defaults to 28): Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 28): Number of attention heads.
+        num_key_value_heads (`int`, *optional*, defaults to 4): Number of key/value heads; `num_attention_heads` when
+            `None`.
+        max_position_embeddings (`int`, *optional*, defaults to 131072): Longest canvas, in tokens.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether the head is the embedding.
+
+        > Numerics
+
+        hidden_act (`str`, *optional*, defaults to `"silu"`): Activation of the feed-forward layer.
+        rms_norm_eps (`float`, *optional*, defaults to 1e-06): Epsilon of the RMS norms.
+        rope_theta (`float`, *optional*, defaults to 1000000.0): Base of the rotary frequencies.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout rate of the attention weights.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of fresh weights.
+
+        > Special tokens
+
+        mask_token_id (`int`, *optional*, defaults to 151666): The [MASK] token.
+        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*, defaults to 151643): End of text, which also pads.
+    """
+
+    model_type = "Dream"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(
+        self,
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        hidden_act="silu",
+        max_position_embeddings=131072,
+        initializer_range=0.02,
+        rms_norm_eps=1e-06,
+        use_cache=True,
+        tie_word_embeddings=False,
+        rope_theta=1000000.0,
+        rope_scaling=None,
+        use_sliding_window=False,
+        sliding_window=None,
+        max_window_layers=28,
+        attention_dropout=0.0,
+        mask_token_id=151666,
+        bos_token_id=151643,
+        eos_token_id=151643,
+        pad_token_id=151643,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.initializer_range = initializer_range
+        self.rms_norm_eps = rms_norm_eps
+        self.use_cache = use_cache
+        self.tie_word_embeddings = tie_word_embeddings
+        # transformers 5 writes the base into `rope_parameters`; servers and transformers 4 read `rope_theta`
+        self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
+        if rope_scaling and rope_scaling.get("rope_type", rope_scaling.get("type", "default")) != "default":
+            raise ValueError(f"DreamConfig.rope_scaling={rope_scaling} is not supported: Dream does not scale, use None")
+        self.use_sliding_window = use_sliding_window
+        self.sliding_window = sliding_window
+        self.max_window_layers = max_window_layers
+        self.attention_dropout = attention_dropout
+        self.mask_token_id = mask_token_id
+        super().__init__(
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            tie_word_embeddings=tie_word_embeddings,
+            **kwargs,
+        )
+
+    def to_dict(self):
+        output = super().to_dict()
+        output["rope_scaling"] = None
+        return output

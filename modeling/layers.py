@@ -1,0 +1,215 @@
+"""The parts that every masked-diffusion transformer here shares: rotary positions and attention over a canvas.
+
+The architectures differ in the names of their modules, since their state-dict keys are those of the published
+checkpoints; what a layer computes is the same and stands here once.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+
+class CanvasRotaryEmbedding(nn.Module):
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), halves rotated as in GPT-NeoX.
+
+    Args:
+        head_dim (`int`): Size of one attention head.
+        theta (`float`): Base of the geometric progression of the frequencies.
+    """
+
+    def __init__(self, head_dim: int, theta: float):
+        super().__init__()
+        self.head_dim = head_dim
+        self.theta = theta
+        self.inv_freq: torch.Tensor
+        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+
+    def inverse_frequencies(self) -> torch.Tensor:
+        return 1.0 / self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
+
+    @torch.no_grad()
+    def forward(self, position_ids: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines, both (batch, 1, positions, head_dim) in float32, for `position_ids` (batch, positions)."""
+        angles = position_ids[:, None, :, None].float() * self.inv_freq.float()
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return (states * cos + torch.cat([-second, first], dim=-1) * sin).to(states.dtype)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    cache_positions: torch.LongTensor | slice | None,
+    **kwargs,
+) -> torch.Tensor:
+    """Bidirectional attention of the recomputed positions to every slot of the canvas.
+
+    Args:
+        module (`nn.Module`): Holds `config`, `layer_idx`, `head_dim`, `num_key_value_groups`, `attention_dropout` and
+            `is_causal = False`; without the last one sdpa and flash attention would turn causal.
+        query, key, value (`torch.Tensor`): Projections (batch, positions, heads * head_dim).
+        rotary (`tuple[torch.Tensor, torch.Tensor]`): What [`CanvasRotaryEmbedding`] returned for these positions.
+        attention_mask (`torch.Tensor`, *optional*): In the form that the attention implementation wants.
+        past_key_values (`Cache`, *optional*): A [`~d3llm.generation.canvas_cache.CanvasCache`] whose slots are
+            overwritten at `cache_positions`.
+
+    Returns:
+        `torch.Tensor`: (batch, positions, heads * head_dim).
+    """
+    batch, length = query.shape[:2]
+    query, key, value = (
+        states.view(batch, length, -1, module.head_dim).transpose(1, 2) for states in (query, key, value)
+    )
+    query, key = rotate(query, *rotary), rotate(key, *rotary)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, module.layer_idx, positions=cache_positions)
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+    output, _ = attention(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=module.attention_dropout if module.training else 0.0,
+        scaling=module.head_dim**-0.5,
+        is_causal=False,
+        **kwargs,
+    )
+    return output.reshape(batch, length, -1)
+
+
+class MaskedDiffusionPreTrainedModel(PreTrainedModel):
+    """What a masked-diffusion model states about itself, for the loader, the decoder and the trainer.
+
+    Class attributes:
+        logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
+            predicts the token at `i + 1` (models adapted from an autoregressive one).
+    """
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]
+    logits_shift = 0
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, CanvasRotaryEmbedding):
+            # Loading builds the model on the meta device and leaves non-persistent buffers empty: only here can they
+            # be filled.
+            init.copy_(module.inv_freq, module.inverse_frequencies())
+
+    def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:
+        """Rows of `forward().logits` over the whole canvas that predict the tokens at `positions`.
+
+        The shift of a model lives here and nowhere else. A forward that recomputes the canvas from position `s` on has
+        row `r` of the canvas at its own row `r - s`; so the window of a shifted model must start at
+        `logit_rows(first)`, one before the first position to predict. Position 0 has no row before it and takes its
+        own.
+
+        Args:
+            positions (`torch.LongTensor`): Canvas positions, any shape.
+
+        Returns:
+            `torch.LongTensor`: Canvas rows, same shape; good for `logits_to_keep`.
+
+        Example:
+
+        ```python
+        >>> rows = model.logit_rows(masked_positions)  # (batch, count)
+        >>> logits = model(input_ids, logits_to_keep=rows).logits  # (batch, count, vocab): row j for masked_positions[:, j]
+        ```
+        """
+        return (positions - self.logits_shift).clamp(min=0) if self.logits_shift else positions
+
+
+def run_layers(
+    backbone: MaskedDiffusionPreTrainedModel,
+    layers: nn.ModuleList,
+    norm: nn.Module,
+    rotary_emb: CanvasRotaryEmbedding,
+    hidden_states: torch.Tensor,
+    *,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.LongTensor | None,
+    past_key_values: Cache | None,
+    cache_positions: torch.LongTensor | slice | None,
+    output_hidden_states: bool,
+    rotary_dtype: torch.dtype | None = None,
+    **kwargs,
+) -> BaseModelOutputWithPast:
+    """Run a stack of layers over embeddings (batch, positions, hidden): mask, rotary angles, layers, final norm.
+
+    Args:
+        attention_mask (`torch.Tensor`, *optional*): (batch, slots), 1 = may be attended to; with a cache `slots` is the
+            length of the canvas, without one the number of positions. A prepared 4-D mask passes through.
+        position_ids (`torch.LongTensor`, *optional*): (batch or 1, positions); counted from 0, or `cache_positions`,
+            when not given.
+    """
+    if position_ids is None:
+        if isinstance(cache_positions, torch.Tensor):
+            position_ids = cache_positions
+        else:
+            start = cache_positions.start or 0 if cache_positions is not None else 0
+            position_ids = torch.arange(start, start + hidden_states.shape[1], device=hidden_states.device)[None]
+    mask = create_bidirectional_mask(
+        config=backbone.config,
+        inputs_embeds=hidden_states,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+    )
+    cos, sin = rotary_emb(position_ids)
+    rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)
+    all_hidden_states: tuple[torch.Tensor, ...] = ()
+    for layer in layers:
+        all_hidden_states += (hidden_states,)
+        hidden_states = layer(
+            hidden_states,
+            rotary=rotary,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            cache_positions=cache_positions,
+            **kwargs,
+        )
+    hidden_states = norm(hidden_states)
+    return BaseModelOutputWithPast(
+        last_hidden_state=hidden_states,
+        past_key_values=past_key_values,
+        hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
+    )

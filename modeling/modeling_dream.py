@@ -1,0 +1,182 @@
+"""Dream (Dream 7B: Diffusion Large Language Models, arXiv 2508.15487): Qwen2.5's transformer made bidirectional.
+
+State-dict keys are those of Dream-org/Dream-v0-Instruct-7B. The logits keep the alignment of the autoregressive model
+that it was adapted from: row `i` predicts the token at position `i + 1`.
+"""
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+
+from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from .configuration_dream import DreamConfig
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
+
+
+class DreamAttention(nn.Module):
+    def __init__(self, config: DreamConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        kv_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=True)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
+        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        return self.o_proj(attend(self, query, key, value, **attention_kwargs))
+
+
+class DreamMLP(nn.Module):
+    def __init__(self, config: DreamConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class DreamDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: DreamConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = DreamAttention(config, layer_idx)
+        self.mlp = DreamMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
+        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
+    config_class = DreamConfig
+    config: DreamConfig
+    _no_split_modules = ["DreamDecoderLayer"]
+    logits_shift = 1
+
+
+class DreamBaseModel(DreamPreTrainedModel):
+    """The transformer of [`DreamModel`], without the head."""
+
+    def __init__(self, config: DreamConfig):
+        super().__init__(config)
+        if config.use_sliding_window:
+            raise ValueError("DreamConfig.use_sliding_window=True is not supported: Dream attends to the whole canvas")
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"DreamConfig.hidden_size={config.hidden_size} must be a multiple of "
+                f"num_attention_heads={config.num_attention_heads}"
+            )
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DreamDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = CanvasRotaryEmbedding(config.hidden_size // config.num_attention_heads, config.rope_theta)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_positions: torch.LongTensor | slice | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either `input_ids` or `inputs_embeds`")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        return run_layers(
+            self,
+            self.layers,
+            self.norm,
+            self.rotary_emb,
+            inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            cache_positions=cache_positions,
+            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            rotary_dtype=inputs_embeds.dtype,
+            **kwargs,
+        )
+
+
+class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, GenerationMixin):
+    """Dream with its language-model head. Row `i` of the logits predicts the token at position `i + 1`;
+    [`~DreamModel.logit_rows`] gives the rows for chosen positions.
+
+    Example:
+
+    ```python
+    >>> model = DreamModel.from_pretrained("Dream-org/Dream-v0-Instruct-7B", dtype="bfloat16")
+    >>> output = model.generate(input_ids, preset="d3llm", max_new_tokens=256)
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: DreamConfig):
+        super().__init__(config)
+        self.model = DreamBaseModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_positions: torch.LongTensor | slice | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        r"""
+        As [`LLaDAModelLM.forward`], with the rows of the logits as the published model gives them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be predicted.
+            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or right.
+            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
+            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the canvas.
+            cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
+                of `input_ids`, with a cache.
+            logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            cache_positions=cache_positions,
+            **kwargs,
+        )
+        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        return CausalLMOutputWithPast(
+            logits=self.lm_head(kept),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )

@@ -1,0 +1,208 @@
+"""LLaDA (Large Language Diffusion Models, arXiv 2502.09992): a bidirectional transformer that predicts masked tokens.
+
+State-dict keys are those of GSAI-ML/LLaDA-8B-Instruct.
+"""
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+
+from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from .configuration_llada import LLaDAConfig
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
+
+
+# What the published checkpoints use; another value would silently be a different model.
+SUPPORTED_VALUES = {
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "bias_for_layer_norm": False,
+    "attention_layer_norm": False,
+    "input_emb_norm": False,
+    "scale_logits": False,
+    "alibi": False,
+    "rope": True,
+}
+
+
+def check_supported(config: LLaDAConfig):
+    for field, supported in SUPPORTED_VALUES.items():
+        value = getattr(config, field)
+        if value != supported:
+            raise ValueError(f"LLaDAConfig.{field}={value!r} is not supported: only {supported!r} is")
+    if config.d_model % config.n_heads:
+        raise ValueError(f"LLaDAConfig.d_model={config.d_model} must be a multiple of n_heads={config.n_heads}")
+
+
+class LLaDABlock(GradientCheckpointingLayer):
+    def __init__(self, config: LLaDAConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.d_model // config.n_heads
+        kv_heads = config.n_kv_heads or (1 if config.multi_query_attention else config.n_heads)
+        self.num_key_value_groups = config.n_heads // kv_heads
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        hidden = config.mlp_hidden_size or config.mlp_ratio * config.d_model
+        bias, qkv_bias = config.include_bias, config.include_bias or config.include_qkv_bias
+        self.attn_norm = nn.RMSNorm(config.d_model, eps=config.rms_norm_eps)
+        self.q_proj = nn.Linear(config.d_model, config.d_model, bias=qkv_bias)
+        self.k_proj = nn.Linear(config.d_model, kv_heads * self.head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(config.d_model, kv_heads * self.head_dim, bias=qkv_bias)
+        self.attn_out = nn.Linear(config.d_model, config.d_model, bias=bias)
+        self.ff_norm = nn.RMSNorm(config.d_model, eps=config.rms_norm_eps)
+        self.ff_proj = nn.Linear(config.d_model, hidden, bias=bias)
+        self.up_proj = nn.Linear(config.d_model, hidden, bias=bias)
+        self.ff_out = nn.Linear(hidden, config.d_model, bias=bias)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
+        normed = self.attn_norm(hidden_states)
+        attended = attend(self, self.q_proj(normed), self.k_proj(normed), self.v_proj(normed), **attention_kwargs)
+        hidden_states = hidden_states + self.dropout(self.attn_out(attended))
+        normed = self.ff_norm(hidden_states)
+        feed_forward = self.ff_out(nn.functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
+        return hidden_states + self.dropout(feed_forward)
+
+
+class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
+    config_class = LLaDAConfig
+    config: LLaDAConfig
+    _no_split_modules = ["LLaDABlock"]
+
+
+class LLaDAModel(LLaDAPreTrainedModel):
+    """The transformer of [`LLaDAModelLM`]; it also holds the head's weights, `transformer.ff_out`, as on the Hub."""
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        check_supported(config)
+        rows = config.embedding_size or config.vocab_size
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(rows, config.d_model),
+                "emb_drop": nn.Dropout(config.embedding_dropout),
+                "blocks": nn.ModuleList(LLaDABlock(config, i) for i in range(config.n_layers)),
+                "ln_f": nn.RMSNorm(config.d_model, eps=config.rms_norm_eps),
+                "ff_out": nn.Linear(config.d_model, rows, bias=config.include_bias),
+            }
+        )
+        self.rotary_emb = CanvasRotaryEmbedding(config.d_model // config.n_heads, config.rope_theta)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.transformer["wte"]
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.transformer["wte"] = value
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_positions: torch.LongTensor | slice | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either `input_ids` or `inputs_embeds`")
+        if inputs_embeds is None:
+            inputs_embeds = self.transformer["wte"](input_ids)
+        return run_layers(
+            self,
+            self.transformer["blocks"],
+            self.transformer["ln_f"],
+            self.rotary_emb,
+            self.transformer["emb_drop"](inputs_embeds),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            cache_positions=cache_positions,
+            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            rotary_dtype=None if self.config.rope_full_precision else inputs_embeds.dtype,
+            **kwargs,
+        )
+
+
+class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, GenerationMixin):
+    """LLaDA with its language-model head. Row `i` of the logits predicts the token at position `i`.
+
+    Example:
+
+    ```python
+    >>> model = LLaDAModelLM.from_pretrained("GSAI-ML/LLaDA-8B-Instruct", dtype="bfloat16")
+    >>> output = model.generate(input_ids, preset="d3llm", max_new_tokens=256)
+    ```
+    """
+
+    _tied_weights_keys = {"model.transformer.ff_out.weight": "model.transformer.wte.weight"}
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        self.model = LLaDAModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.model.transformer["ff_out"]
+
+    def set_output_embeddings(self, value: nn.Linear):
+        self.model.transformer["ff_out"] = value
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_positions: torch.LongTensor | slice | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be predicted.
+            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
+                right. With a cache `slots` is the whole canvas.
+            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
+            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole
+                canvas, overwritten at `cache_positions`.
+            cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
+                of `input_ids`, with a cache; the whole canvas when not given.
+            logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on: 0 = all,
+                n = the last n, a tensor `(rows,)` or `(batch, rows)` = these rows of `input_ids`.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            cache_positions=cache_positions,
+            **kwargs,
+        )
+        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        return CausalLMOutputWithPast(
+            logits=self.get_output_embeddings()(kept),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
