@@ -125,7 +125,7 @@ class Canvas:
         self.committed = self.committed | tail
 
     def advance_blocks(self, add_threshold: float, activate_threshold: float, held: torch.BoolTensor):
-        """Activate blocks, open at most one more, and move to the first unfinished block.
+        """Activate blocks, open at most one more, and move to the first unfinished block, by what is `left`.
 
         d3LLM (arXiv 2601.07568): a block opens when the last opened one has reached `add_threshold`, and is activated
         when the one before it has reached `activate_threshold`.
@@ -133,7 +133,6 @@ class Canvas:
         Args:
             held (`torch.BoolTensor` of shape `(B,)`): Rows that must not leave their current block yet.
         """
-        self.count_left()
         finished = self.left == 0
         progress = 1 - self.left / self.sizes.clamp(min=1)
         blocks = torch.arange(self.left.shape[1], device=self.left.device)

@@ -142,6 +142,7 @@ class DiffusionGenerationMixin:
             candidates = ~canvas.committed
             if config.early_stop and len(special.eos):
                 canvas.cut_after_eos(special.eos, special.fill, forwards)
+            canvas.count_left()
             held = policy.held(canvas)
             canvas.advance_blocks(config.block_add_threshold, config.block_activate_threshold, held)
             done = canvas.committed.all(dim=1) & ~held

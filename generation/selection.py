@@ -127,4 +127,7 @@ def force_blocks(
         guaranteed = guaranteed & (guaranteed.cumsum(dim=1) == 1)
     satisfied = torch.zeros_like(canvas.left).scatter_add(1, blocks, accepted.long()) > 0
     best = torch.full_like(guaranteed, -torch.inf, dtype=score.dtype).scatter_reduce(1, blocks, score, "amax")
-    return eligible & (score == best.gather(1, blocks)) & (guaranteed & ~satisfied).gather(1, blocks)
+    order = torch.arange(score.shape[1], device=score.device).expand_as(blocks)
+    contender = order.where(eligible & (score == best.gather(1, blocks)), score.shape[1])
+    first = torch.full_like(canvas.left, score.shape[1]).scatter_reduce(1, blocks, contender, "amin")
+    return (order == first.gather(1, blocks)) & (guaranteed & ~satisfied).gather(1, blocks)
