@@ -21,16 +21,16 @@ JUST_COMMITTED = "bold black on green"
 
 class CanvasStreamer:
     """
-    A streamer for `generate` (batch of 1) that keeps every draft and tells a listener of each.
+    A streamer for `generate` (batch of 1) that keeps the canvas after each forward and tells a listener of it.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         mask_token_id (`int`): Id that stands for a masked position in a draft.
-        listener (`Callable[[CanvasStreamer], None]`, *optional*): Called after each draft.
-        pause (`float`, *optional*, defaults to 0): Seconds to wait after each draft, for the eye.
+        listener (`Callable[[CanvasStreamer], None]`, *optional*): Called after each forward.
+        pause (`float`, *optional*, defaults to 0): Seconds to wait after each forward, for the eye.
 
     Attributes:
-        drafts (`list[list[int]]`): Tokens of the generated region after each forward.
+        frames (`list[list[int]]`): Tokens of the whole generated region after each forward.
     """
 
     def __init__(
@@ -44,25 +44,36 @@ class CanvasStreamer:
         self.mask_token_id = mask_token_id
         self.listener = listener
         self.pause = pause
-        self.drafts: list[list[int]] = []
+        self.frames: list[list[int]] = []
+        self._final: list[int] | None = None  # tokens of finished blocks, None before the prompt
+        self._drawn = 0  # how many of them the last frame has
 
     def put(self, value: torch.Tensor) -> None:
-        """Receives the prompt and the final tokens; the drafts have shown them already."""
+        """Receives the prompt, then the tokens of every finished block."""
+        self._final = [] if self._final is None else self._final + value.tolist()
 
     def put_draft(self, value: torch.Tensor, **kwargs) -> None:
-        """Receives the generated region, `(max_new_tokens,)`, after a forward."""
-        self.drafts.append(value.tolist())
+        """Receives what follows the finished blocks, after a forward."""
+        self._add_frame((self._final or []) + value.tolist())
+
+    def end(self) -> None:
+        """Receives the end of the run; the forward that finished the last block had no draft."""
+        final = self._final or []
+        if len(final) > self._drawn:
+            length = len(self.frames[0]) if self.frames else len(final)
+            self._add_frame(final + final[-1:] * (length - len(final)))  # what follows an EOS is EOS
+
+    def _add_frame(self, tokens: list[int]) -> None:
+        self.frames.append(tokens)
+        self._drawn = len(self._final or [])
         if self.listener is not None:
             self.listener(self)
         if self.pause:
             time.sleep(self.pause)
 
-    def end(self) -> None:
-        """Receives the end of the run."""
-
     def committed(self, forward: int) -> int:
         """Number of committed positions after that forward, counted from 1."""
-        return sum(token != self.mask_token_id for token in self.drafts[forward - 1])
+        return sum(token != self.mask_token_id for token in self.frames[forward - 1])
 
     def render(self, forward: int | None = None) -> Text:
         """
@@ -74,9 +85,9 @@ class CanvasStreamer:
         Returns:
             `rich.text.Text`: The canvas as text.
         """
-        forward = len(self.drafts) if forward is None else forward
-        tokens = self.drafts[forward - 1]
-        before = self.drafts[forward - 2] if forward > 1 else [self.mask_token_id] * len(tokens)
+        forward = len(self.frames) if forward is None else forward
+        tokens = self.frames[forward - 1]
+        before = self.frames[forward - 2] if forward > 1 else [self.mask_token_id] * len(tokens)
         special = set(self.tokenizer.all_special_ids)
 
         def kind(index: int) -> str:

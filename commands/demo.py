@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
 def _show(
     console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, preset: str
 ) -> CanvasStreamer:
-    """Decodes one question while its canvas is drawn; returns the streamer, which holds every draft."""
+    """Decodes one question while its canvas is drawn; returns the streamer, which holds every frame."""
     import torch
     from rich.live import Live
 
@@ -103,7 +103,7 @@ def _show(
         streamer = CanvasStreamer(
             tokenizer,
             model.config.mask_token_id,
-            lambda streamer: live.update(_panel(streamer, preset, len(streamer.drafts)), refresh=console.is_terminal),
+            lambda streamer: live.update(_panel(streamer, preset, len(streamer.frames)), refresh=console.is_terminal),
             pause=PAUSE if console.is_terminal else 0.0,
         )
         model.generate(
@@ -121,7 +121,7 @@ def _panel(streamer: CanvasStreamer, preset: str, forward: int) -> RenderableTyp
     from rich.panel import Panel
 
     committed = streamer.committed(forward)
-    subtitle = f"forward {forward}: {committed} of {len(streamer.drafts[0])} tokens committed"
+    subtitle = f"forward {forward}: {committed} of {len(streamer.frames[0])} tokens committed"
     return Panel(streamer.render(forward), title=f"[bold]{preset}[/bold]", subtitle=subtitle, height=7)
 
 
@@ -198,7 +198,7 @@ def _picture(question: str, shown: dict[str, CanvasStreamer], table: RenderableT
 
     console = Console(record=True, width=92, file=StringIO(), force_terminal=True, highlight=False)
     console.print(f"[dim]$[/dim] d3llm demo\n\n{question}\n")
-    forward = max(1, round(0.7 * min(len(streamer.drafts) for streamer in shown.values())))
+    forward = max(1, round(0.7 * min(len(streamer.frames) for streamer in shown.values())))
     for preset, streamer in shown.items():
         console.print(_panel(streamer, preset, forward))
     console.print()

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
 
             def show(streamer: CanvasStreamer) -> None:
                 caption = (
-                    f"forward {len(streamer.drafts)}, {streamer.committed(len(streamer.drafts))} tokens committed"
+                    f"forward {len(streamer.frames)}, {streamer.committed(len(streamer.frames))} tokens committed"
                 )
                 live.update(Group(streamer.render(), Text(caption, "dim")), refresh=True)
 

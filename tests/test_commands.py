@@ -102,7 +102,7 @@ def test_wrong_arguments_take_one_line(capsys, arguments, named):
     [
         (["--preset", "warp"], "warp"),
         (["--max-new-tokens", "0"], "max_new_tokens"),
-        (["--max-new-tokens", "4000"], "max_sequence_length"),
+        (["--max-new-tokens", "4000"], "max_new_tokens"),
         (["--block-size", "0"], "block_size"),
         (["--threshold", "-1"], "threshold"),
         (["--threshold", "nan"], "threshold"),
