@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-MASKED = ("░", "bright_black")
+MASKED = ("░░", "bright_black")
 SPECIAL = ("·", "bright_black")
 COMMITTED = ""
 JUST_COMMITTED = "bold black on green"
@@ -77,7 +77,7 @@ class CanvasStreamer:
 
     def render(self, forward: int | None = None) -> Text:
         """
-        The canvas after a forward: masked positions as `░`, special tokens as `·`, what the forward committed marked.
+        The canvas after a forward: masked positions as `░░`, special tokens as `·`, what the forward committed marked.
 
         Args:
             forward (`int`, *optional*): The forward, counted from 1; the last one by default.
@@ -105,12 +105,13 @@ class CanvasStreamer:
             # A token may change the white space before it: cut after as many visible characters as are drawn already.
             piece = _after(whole, len("".join(drawn.split())))
             drawn = whole
+            word = piece.lstrip()
+            text.append(piece[: len(piece) - len(word)])
             if kind(start) in ("masked", "special"):
                 mark, style = MASKED if kind(start) == "masked" else SPECIAL
-                leading = piece[: len(piece) - len(piece.lstrip())]
-                text.append(leading).append(mark * (end - start), style)
+                text.append(" ".join([mark] * (end - start)), style)
             else:
-                text.append(piece, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
+                text.append(word, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
             start = end
         return text
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .canvas import CanvasStreamer
 
 MODEL = "teacher"
-PRESETS = ("llada", "d3llm")
+PRESETS = {"llada": "one token per forward", "d3llm": "several blocks at once"}
 MAX_NEW_TOKENS = 96
 PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measured then
 
@@ -99,13 +99,9 @@ def _show(
     from .canvas import CanvasStreamer
 
     input_ids = torch.tensor([encode_prompt(tokenizer, question)])
-    with Live(console=console, auto_refresh=False) as live:
-        streamer = CanvasStreamer(
-            tokenizer,
-            model.config.mask_token_id,
-            lambda streamer: live.update(_panel(streamer, preset, len(streamer.frames)), refresh=console.is_terminal),
-            pause=PAUSE if console.is_terminal else 0.0,
-        )
+    streamer = CanvasStreamer(tokenizer, model.config.mask_token_id)
+
+    def decode() -> None:
         model.generate(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
@@ -114,15 +110,25 @@ def _show(
             early_stop=True,
             streamer=streamer,
         )
+
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            streamer.listener = lambda streamer: live.update(_panel(streamer, preset), refresh=True)
+            streamer.pause = PAUSE
+            decode()
+    else:
+        decode()
+        console.print(_panel(streamer, preset))
     return streamer
 
 
-def _panel(streamer: CanvasStreamer, preset: str, forward: int) -> RenderableType:
+def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None) -> RenderableType:
     from rich.panel import Panel
 
-    committed = streamer.committed(forward)
-    subtitle = f"forward {forward}: {committed} of {len(streamer.frames[0])} tokens committed"
-    return Panel(streamer.render(forward), title=f"[bold]{preset}[/bold]", subtitle=subtitle, height=7)
+    forward = forward or len(streamer.frames)
+    title = f"[bold]{preset}[/bold], {PRESETS[preset]}"
+    subtitle = f"forward {forward}: {streamer.committed(forward)} of {len(streamer.frames[0])} tokens committed"
+    return Panel(streamer.render(forward), title=title, subtitle=subtitle, height=7)
 
 
 def _progress(console: Console):

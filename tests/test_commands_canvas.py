@@ -30,7 +30,7 @@ def test_masks_special_tokens_and_words(tokenizer):
     streamer = CanvasStreamer(tokenizer, MASK)
     streamer.put(ids(tokenizer, "one is"))
     streamer.put_draft(ids(tokenizer, "_ two _ _ three . ."))
-    assert draw(streamer) == "░ two ░░ three ··"
+    assert draw(streamer) == "░░ two ░░ ░░ three · ·"
     assert streamer.committed(1) == 4
 
 
@@ -42,7 +42,7 @@ def test_a_finished_block_stays_in_front_of_the_draft(tokenizer):
     streamer.put_draft(ids(tokenizer, "_ four"))
     streamer.put(ids(tokenizer, "."))
     streamer.end()
-    assert [draw(streamer, forward) for forward in (1, 2, 3)] == ["two ░░░", "two three ░ four", "two three ··"]
+    assert [draw(streamer, forward) for forward in (1, 2, 3)] == ["two ░░ ░░ ░░", "two three ░░ four", "two three · ·"]
 
 
 def test_what_a_forward_commits_stands_out(tokenizer):
