@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
                 check,
                 preset=preset,
                 batch_size=args.batch_size,
-                progress=lambda rows, task=task: progress.advance(task, rows),
+                progress=partial(progress.advance, task),
                 max_new_tokens=MAX_NEW_TOKENS,
                 early_stop=True,
             )
