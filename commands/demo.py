@@ -129,7 +129,7 @@ def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None) ->
     forward = forward or len(streamer.frames)
     title = f"[bold]{preset}[/bold], {PRESETS[preset]}"
     subtitle = f"forward {forward}: {streamer.committed(forward)} of {len(streamer.frames[0])} tokens committed"
-    return Panel(streamer.render(forward), title=title, subtitle=subtitle, height=7)
+    return Panel(streamer.render(forward), title=title, subtitle=subtitle)
 
 
 def _progress(console: Console):

@@ -1,0 +1,46 @@
+"""What a terminal gets: `d3llm generate` draws there, and prints plain text anywhere else."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+pty = pytest.importorskip("pty")
+
+
+def run_in_terminal(arguments: list[str]) -> str:
+    """Everything a command writes to a terminal of 100 columns."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "d3llm.commands.main", *arguments]
+    with subprocess.Popen(command, stdout=follower, stderr=follower, stdin=follower, env=environment) as process:
+        os.close(follower)
+        written = b""
+        while True:
+            try:
+                chunk = os.read(leader, 65536)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not chunk:
+                break
+            written += chunk
+    os.close(leader)
+    assert process.returncode == 0, written.decode()
+    return written.decode()
+
+
+def test_generate_draws_drafts_in_a_terminal(tiny_checkpoint):
+    arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "llada"]
+    arguments += ["--max-new-tokens", "8", "--block-size", "4", "--early-stop", "false"]
+    written = run_in_terminal(arguments)
+    captions = re.findall(r"forward (\d+), (\d+) tokens committed", written)
+    assert list(dict.fromkeys(captions)) == [(str(n), str(n)) for n in range(1, 9)]
+    assert "░░" in written and "8 forwards" in written
+    plain = subprocess.run(
+        [sys.executable, "-m", "d3llm.commands.main", *arguments], capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in plain.stdout and plain.stderr == ""
+    assert plain.stdout.strip() in written
