@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
             **overrides,
         )
 
-    console = Console()
+    console = Console(highlight=False)
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
 
