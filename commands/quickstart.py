@@ -1,6 +1,7 @@
 """`d3llm quickstart`: makes the embedded models again."""
 
 import argparse
+import logging
 from pathlib import Path
 
 
@@ -17,6 +18,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_train_teacher(args: argparse.Namespace) -> None:
-    from d3llm.quickstart.train_teacher import train_teacher
+    import yaml
 
+    from d3llm.quickstart.train_teacher import STATE_FILE, load_recipe, train_teacher
+
+    try:
+        load_recipe(args.recipe)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{args.recipe} is not YAML: {error}") from error
+    if not args.resume and (args.output / STATE_FILE).exists():
+        raise ValueError(f"{args.output} holds a run: add --resume to go on with it, or choose another --output.")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("d3llm").setLevel(logging.INFO)
     train_teacher(args.recipe, args.output, resume=args.resume)

@@ -97,6 +97,20 @@ def test_wrong_arguments_take_one_line(capsys, arguments, named):
     assert named in run_fails(capsys, *arguments)
 
 
+def test_training_does_not_overwrite_an_unfinished_run(capsys, tmp_path):
+    (tmp_path / "training_state.safetensors").touch()
+    assert "--resume" in run_fails(capsys, "quickstart", "train-teacher", "--output", tmp_path)
+
+
+def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for text in ("steps: 3", "[1, 2]", "seed: [", ""):
+        recipe.write_text(text)
+        assert str(recipe) in run_fails(
+            capsys, "quickstart", "train-teacher", "--recipe", recipe, "--output", tmp_path / "output"
+        )
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
