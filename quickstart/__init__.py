@@ -1,0 +1,32 @@
+"""The embedded default: word problems, a teacher trained on them, and where its checkpoint is."""
+
+from pathlib import Path
+
+
+_FOLDER = Path(__file__).resolve().parent
+CHECKPOINTS = ("teacher",)
+
+
+def checkpoint_path(name: str) -> Path:
+    """
+    The folder of an embedded checkpoint, for `from_pretrained`.
+
+    Args:
+        name (`str`): Name of the checkpoint: `"teacher"`.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        `ValueError`: For an unknown name.
+        `FileNotFoundError`: When the installation lacks the checkpoint's files.
+    """
+    if name not in CHECKPOINTS:
+        raise ValueError(f"Unknown checkpoint {name!r}: expected one of {', '.join(CHECKPOINTS)}.")
+    folder = _FOLDER / name
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} has no model.safetensors: install d3llm again, or from a full clone.")
+    return folder
+
+
+__all__ = ["CHECKPOINTS", "checkpoint_path"]

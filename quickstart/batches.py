@@ -1,0 +1,216 @@
+"""Training batches of the teacher: problems or sheets of equations, masked; each a function of recipe and step."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .problems import END_OF_TEXT, FACTS, Problem, apply_operation, draw_problem
+from .tokenizer import ASSISTANT, MASK, USER
+
+
+@dataclass
+class TokenIds:
+    """Ids of the tokens that masking looks at."""
+
+    mask: int
+    eos: int
+    equals: int
+    numbers: Tensor  # (vocab_size,) bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TokenIds":
+        numbers = torch.zeros(len(tokenizer), dtype=torch.bool)
+        for token, index in tokenizer.get_vocab().items():
+            numbers[index] = token.isdigit()
+        mask, eos, equals = tokenizer.convert_tokens_to_ids([MASK, END_OF_TEXT, "="])
+        return cls(mask, eos, equals, numbers)
+
+
+@dataclass
+class Batch:
+    """
+    Masked training rows.
+
+    Attributes:
+        labels (`Tensor` of shape `(B, L)`): The clean tokens, prompts left-padded, answers padded with EOS.
+        input_ids (`Tensor` of shape `(B, L)`): The same with masks.
+        valid (`Tensor` of shape `(B, L)`): False on the padding left of a prompt.
+        weights (`Tensor` of shape `(B, L)`): Loss weight of each position, zero where nothing is masked.
+        kind (`str`): Which kind of the recipe it is.
+    """
+
+    labels: Tensor
+    input_ids: Tensor
+    valid: Tensor
+    weights: Tensor
+    kind: str
+
+    def split(self, parts: int) -> list[tuple["Batch", float]]:
+        """The rows in `parts` shares, each with the weight of the whole batch."""
+        total = self.weights.sum().item()
+        chunks = [tensor.chunk(parts) for tensor in (self.labels, self.input_ids, self.valid, self.weights)]
+        return [
+            (Batch(labels, input_ids, valid, weights, self.kind), total)
+            for labels, input_ids, valid, weights in zip(*chunks, strict=True)
+        ]
+
+
+def render_prompt(problem: Problem, plain: bool = False) -> str:
+    """The prompt's text: what the tokenizer's chat template makes of the question, or the question alone."""
+    return problem.question if plain else f"{USER} {problem.question}{ASSISTANT}"
+
+
+def canvas_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    solutions: list[str],
+    answer_length: int | None,
+    tail: int = 0,
+) -> tuple[Tensor, Tensor, int]:
+    """
+    Tokens of whole canvases: left-padded prompts, then answers padded with EOS.
+
+    Args:
+        prompts (`list[str]`), solutions (`list[str]`): The texts.
+        answer_length (`int`, *optional*): Length of the answer region; by default the longest answer plus `tail`.
+
+    Returns:
+        `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
+    """
+    prompt_ids: list[list[int]] = tokenizer(prompts)["input_ids"]
+    answer_ids: list[list[int]] = tokenizer(solutions)["input_ids"]
+    eos = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    start = max(map(len, prompt_ids))
+    longest = max(map(len, answer_ids)) + 1
+    length = answer_length or longest + tail
+    if longest > length:
+        raise ValueError(f"An answer of {longest} tokens does not fit into a canvas of {length}.")
+    rows = [
+        [eos] * (start - len(prompt)) + prompt + answer + [eos] * (length - len(answer))
+        for prompt, answer in zip(prompt_ids, answer_ids, strict=True)
+    ]
+    paddings = torch.tensor([start - len(prompt) for prompt in prompt_ids])
+    valid = torch.arange(start + length) >= paddings[:, None]
+    return torch.tensor(rows), valid, start
+
+
+def draw_kind(curriculum: list[dict[str, Any]], step: int, rng: random.Random) -> str:
+    """Draws the kind of batch for a step from the shares of its phase."""
+    phase = next(phase for phase in curriculum if phase["until"] is None or step < phase["until"])
+    shares = {kind: share for kind, share in phase.items() if kind != "until"}
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def make_batch(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase, ids: TokenIds, step: int) -> Batch:
+    """
+    Makes the batch of a training step.
+
+    Args:
+        recipe (`dict`): The parsed recipe; see `teacher.yaml`.
+        tokenizer (`PreTrainedTokenizerBase`), ids (`TokenIds`): The tokenizer and what masking must know of it.
+        step (`int`): Counted from 0.
+    """
+    rng = random.Random(f"{recipe['seed']}:{step}")
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    kind = draw_kind(recipe["curriculum"], step, rng)
+    size = recipe["batch_size"][kind]
+    if kind == "drill":
+        return _drill_batch(recipe, tokenizer, ids, rng, generator, size)
+    steps = [rng.randint(2, 4) if kind == "full" else int(kind) for _ in range(size)]
+    problems = [draw_problem(rng, "train", num_steps) for num_steps in steps]
+    labels, valid, start = canvas_rows(
+        tokenizer,
+        [render_prompt(problem, rng.random() < recipe["plain_prompt_rate"]) for problem in problems],
+        [problem.solution for problem in problems],
+        recipe["canvas"] if kind == "full" else None,
+        rng.randint(0, recipe["tail"]),
+    )
+    masked, weights = mask_answers(labels[:, start:], ids, recipe["masking"], generator)
+    no_weight = torch.zeros(size, start)
+    masked = torch.cat((no_weight.bool(), masked), dim=1)
+    inputs = labels.masked_fill(masked, ids.mask)
+    return Batch(labels, inputs, valid, torch.cat((no_weight, weights), dim=1), kind)
+
+
+def _drill_batch(
+    recipe: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
+    rng: random.Random,
+    generator: torch.Generator,
+    size: int,
+) -> Batch:
+    count = recipe["drill_equations"]
+    sheets = []
+    for _ in range(size):
+        results = [(a, op, b, apply_operation(a, op, b)) for a, op, b in rng.choices(FACTS, k=count)]
+        sheets.append(" ".join(f"<<{a}{op}{b}={result}>>{result}" for a, op, b, result in results))
+    labels = torch.tensor(tokenizer(sheets)["input_ids"]).view(size, count, 8)
+    # Mostly the result and its copy are hidden, otherwise one of the operands.
+    draw = torch.rand(size, count, generator=generator)
+    masked = torch.zeros(size, count, 8, dtype=torch.bool)
+    masked[..., 5] = masked[..., 7] = draw < 0.8
+    masked[..., 1] = (draw >= 0.8) & (draw < 0.9)
+    masked[..., 3] = draw >= 0.9
+    labels, masked = labels.flatten(1), masked.flatten(1)
+    return Batch(labels, labels.masked_fill(masked, ids.mask), torch.ones_like(masked), masked.float(), "drill")
+
+
+def mask_answers(
+    answers: Tensor, ids: TokenIds, masking: dict[str, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """
+    Draws masks and loss weights for answer regions, each row by one of three rules.
+
+    - `llada`: the objective of LLaDA ([arXiv 2502.09992](https://huggingface.co/papers/2502.09992), Algorithms 1 and
+      2): every position is masked with probability t ~ U(min_ratio, 1) and weighs 1/t.
+    - `window`: what block-wise decoding meets. Before a start s all is clean; `window_size` positions from s are
+      masked with probability r ~ U(0.1, 1) and weigh 1/r; all that follows is masked and weighs nothing.
+    - `frontier`: a window that starts right after an equals sign; all its numbers are masked, its other tokens with
+      probability r ~ U(0, 1), so that the result can only be found by working it out.
+
+    Args:
+        answers (`Tensor` of shape `(B, A)`): Clean answers padded with EOS.
+        ids (`TokenIds`): What to look for.
+        masking (`dict`): The recipe's section `masking`.
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: Masked positions `(B, A)` bool and loss weights `(B, A)`.
+    """
+    size, length = answers.shape
+    draw = torch.rand(size, 1, generator=generator)
+    is_window = (draw >= masking["llada"]) & (draw < masking["llada"] + masking["window"])
+    is_frontier = draw >= masking["llada"] + masking["window"]
+    noise = torch.rand(size, length, generator=generator)
+    position = torch.arange(length)
+    is_number = ids.numbers[answers]
+    content = (answers != ids.eos).sum(1, keepdim=True) + 1  # up to and including the first EOS
+
+    # One ratio per row, spread evenly over the batch.
+    spread = (torch.rand(1, generator=generator) + torch.randperm(size, generator=generator) / size) % 1
+    ratio = spread[:, None] * (1 - masking["min_ratio"]) + masking["min_ratio"]
+    masked, weights = noise < ratio, (1 / ratio).expand(size, length)
+
+    equals = (answers == ids.equals).float()
+    result = torch.multinomial(equals + 1e-9, 1, generator=generator) + 1
+    start = (torch.rand(size, 1, generator=generator) * content).long()
+    start = torch.where(is_frontier, result, start)
+    inside = (position >= start) & (position < start + masking["window_size"])
+    after = position >= start + masking["window_size"]
+    window_ratio = torch.where(is_frontier, spread[:, None], spread[:, None] * 0.9 + 0.1)
+    window_masked = after | (inside & ((noise < window_ratio) | (is_frontier & is_number)))
+    window_weights = inside * torch.where(is_frontier, torch.ones(()), 1 / window_ratio)
+
+    semi = is_window | is_frontier
+    masked = torch.where(semi, window_masked, masked)
+    weights = torch.where(semi, window_weights, weights)
+    number_weight = torch.where(is_frontier, 1.0, masking["number_weight"])
+    weights = weights * torch.where(is_number, number_weight, torch.ones(()))
+    weights = weights * torch.where(is_frontier & (position == start), masking["result_weight"], 1.0)
+    weights = weights * torch.where(position < content, 1.0, masking["tail_weight"])
+    return masked, weights * masked

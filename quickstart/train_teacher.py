@@ -1,0 +1,287 @@
+"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the word problems of this package."""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..modeling.configuration_llada import LLaDAConfig
+from ..modeling.modeling_llada import LLaDAModelLM
+from .batches import Batch, TokenIds, canvas_rows, make_batch, render_prompt
+from .fast_forward import fast_logits
+from .muon import BatchedMuon
+from .problems import generate_problems
+from .tokenizer import build_tokenizer
+
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "training_state.safetensors"
+LOG_FILE = "training_log.jsonl"
+DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
+
+
+def learning_rate_factor(step: int, warmup_steps: int, decay_start: int, max_steps: int) -> float:
+    """The schedule at `step`: a linear warm-up, then constant, then linear to zero at `max_steps`."""
+    return min(1.0, (step + 1) / warmup_steps, max(0.0, (max_steps - step) / (max_steps - decay_start)))
+
+
+class TeacherTrainer:
+    """
+    Model, optimizers and step of a training run, with all that it takes to write them down and go on later.
+
+    Batches are pure functions of the recipe's seed and the step, so a resumed run continues exactly as it would have.
+
+    Args:
+        recipe (`dict`): The parsed recipe; see `teacher.yaml`.
+        num_workers (`int`, *optional*, defaults to 2): Threads that share the rows of a batch, each on one core.
+    """
+
+    def __init__(self, recipe: dict[str, Any], num_workers: int = 2) -> None:
+        self.recipe = recipe
+        self.num_workers = num_workers
+        self.workers = ThreadPoolExecutor(num_workers)
+        self.step = 0
+        self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
+        self.ids = TokenIds.of(self.tokenizer)
+        shape = recipe["model"]
+        self.config = LLaDAConfig(
+            **{name: shape[name] for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "rope_theta")},
+            max_sequence_length=shape["max_sequence_length"],
+            vocab_size=len(self.tokenizer),
+            embedding_size=len(self.tokenizer),
+            mask_token_id=self.ids.mask,
+            eos_token_id=self.ids.eos,
+            pad_token_id=self.ids.eos,
+        )
+        self.model = LLaDAModelLM(self.config)
+        self.params = dict(self.model.named_parameters())
+        self._initialize()
+        options = recipe["optimizer"]
+        self.matrices = {name: p for name, p in self.params.items() if ".blocks." in name and p.ndim == 2}
+        self.others = {name: p for name, p in self.params.items() if name not in self.matrices}
+        self.muon = BatchedMuon(
+            self.matrices.values(),
+            lr=options["learning_rate"],
+            momentum=options["muon_momentum"],
+            weight_decay=options["weight_decay"],
+            iterations=options["muon_iterations"],
+        )
+        self.adamw = torch.optim.AdamW(
+            self.others.values(),
+            lr=options["learning_rate"],
+            betas=tuple(options["betas"]),
+            weight_decay=options["weight_decay"],
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Normal weights of standard deviation 1/sqrt(fan-in), those that write to the residual stream smaller."""
+        generator = torch.Generator().manual_seed(self.recipe["seed"])
+        for name, param in sorted(self.params.items()):
+            if param.ndim == 1:
+                param.fill_(1.0)
+                continue
+            std = param.shape[1] ** -0.5
+            if re.search(r"blocks\.\d+\.(attn_out|ff_out)", name):
+                std /= (2 * self.config.n_layers) ** 0.5
+            param.copy_(torch.randn(param.shape, generator=generator) * std)
+
+    def logits(self, input_ids: Tensor, valid: Tensor) -> Tensor:
+        """Logits `(B, L, vocab_size)` of the model in training."""
+        config = self.config
+        return fast_logits(self.params, input_ids, valid, config.n_layers, config.n_heads, config.rope_theta)
+
+    def _gradients(self, share: tuple[Batch, float]) -> tuple[tuple[Tensor, ...], float, Tensor]:
+        """Some rows' part of a batch's gradients and loss, and the loss at each of their masked numbers."""
+        batch, total_weight = share
+        picked = batch.weights > 0
+        logits = self.logits(batch.input_ids, batch.valid)[picked]
+        labels, weights = batch.labels[picked], batch.weights[picked]
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        loss = (losses * weights).sum() / total_weight
+        gradients = torch.autograd.grad(loss, tuple(self.params.values()))
+        return gradients, loss.item(), losses.detach()[self.ids.numbers[labels]]
+
+    def train_step(self) -> dict[str, Any]:
+        """Takes one optimizer step and returns what there is to log about it."""
+        options = self.recipe["optimizer"]
+        batch = make_batch(self.recipe, self.tokenizer, self.ids, self.step)
+        factor = learning_rate_factor(self.step, options["warmup_steps"], options["decay_start"], options["max_steps"])
+        for optimizer in (self.muon, self.adamw):
+            optimizer.param_groups[0]["lr"] = options["learning_rate"] * factor
+            optimizer.zero_grad()
+        # Every worker takes a share of the rows: one meeting point per step instead of one per operation.
+        shares = list(self.workers.map(self._gradients, batch.split(self.num_workers)))
+        for param, *grads in zip(self.params.values(), *(share[0] for share in shares), strict=True):
+            param.grad = sum(grads[1:], start=grads[0])
+        loss = sum(share[1] for share in shares)
+        numbers = torch.cat([share[2] for share in shares])
+        norm = torch.nn.utils.clip_grad_norm_(self.params.values(), options["max_grad_norm"])
+        self.muon.step()
+        self.adamw.step()
+        self.step += 1
+        return {
+            "step": self.step,
+            "kind": batch.kind,
+            "tokens": batch.labels.numel(),
+            "loss": loss,
+            "number_loss": numbers.mean().item() if len(numbers) else None,
+            "grad_norm": norm.item(),
+            "learning_rate": options["learning_rate"] * factor,
+        }
+
+    @torch.no_grad()
+    def result_accuracy(self, num_problems: int) -> float:
+        """
+        Share of equations of validation problems whose result is the likeliest token, given the true text up to the
+        equals sign and nothing after it. A cheap measure: accuracy on whole problems is about its third power.
+        """
+        problems = generate_problems("validation", num_problems, seed=0)
+        labels, valid, start = canvas_rows(
+            self.tokenizer,
+            [render_prompt(problem) for problem in problems],
+            [problem.solution for problem in problems],
+            self.recipe["canvas"],
+        )
+        rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
+        positions = positions + start + 1
+        inputs = labels[rows]
+        inputs = inputs.masked_fill(torch.arange(labels.shape[1]) >= positions[:, None], self.ids.mask)
+        logits = self.logits(inputs, valid[rows])
+        here = torch.arange(len(rows))
+        return (logits[here, positions].argmax(-1) == labels[rows, positions]).float().mean().item()
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for label, optimizer, named in (("muon", self.muon, self.matrices), ("adamw", self.adamw, self.others)):
+            for name, param in named.items():
+                for key, value in optimizer.state[param].items():
+                    yield f"{label}:{name}:{key}", value
+
+    def save_state(self, path: Path) -> None:
+        """Writes model, optimizers and step to one safetensors file, which appears whole or not at all."""
+        tensors = {f"model:{name}": param.detach() for name, param in self.params.items()}
+        tensors.update({name: value.detach().clone() for name, value in self._optimizer_tensors()})
+        temporary = path.with_name(path.name + ".tmp")
+        save_file(tensors, temporary, metadata={"step": str(self.step), "recipe": self.fingerprint()})
+        os.replace(temporary, path)
+
+    def load_state(self, path: Path) -> None:
+        """Reads what `save_state` wrote; a state of another recipe is a `ValueError`."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata["recipe"] != self.fingerprint():
+                raise ValueError(f"{path} was written by another recipe; use another output folder or `resume=False`.")
+            optimizers = {"muon": self.muon, "adamw": self.adamw}
+            for full_name in file.keys():  # noqa: SIM118 - safe_open is no dict
+                label, name, *key = full_name.split(":")
+                if label == "model":
+                    self.params[name].data.copy_(file.get_tensor(full_name))
+                else:
+                    optimizers[label].state[self.params[name]][key[0]] = file.get_tensor(full_name)
+            self.step = int(metadata["step"])
+
+    def fingerprint(self) -> str:
+        """Hash of all in the recipe that changes what is learned."""
+        content = {key: value for key, value in self.recipe.items() if key != "logging"}
+        # The end of the schedule may be moved as long as the decay has not begun.
+        content["optimizer"] = {k: v for k, v in content["optimizer"].items() if k not in ("max_steps", "decay_start")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Reads a recipe, by default the shipped one; a missing section or file is an error that names it."""
+    recipe_path = recipe_path or DEFAULT_RECIPE
+    recipe = yaml.safe_load(Path(recipe_path).read_text(encoding="utf-8"))
+    sections = ("seed", "model", "optimizer", "batch_size", "curriculum", "masking", "logging")
+    missing = [section for section in sections if not isinstance(recipe, dict) or section not in recipe]
+    if missing:
+        raise ValueError(f"{recipe_path} is not a teacher recipe: it has no {', '.join(missing)}.")
+    return recipe
+
+
+def train_teacher(
+    recipe_path: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+    resume: bool = True,
+    stop_at_step: int | None = None,
+    num_workers: int = 2,
+) -> Path:
+    """
+    Trains a teacher and saves it with its tokenizer.
+
+    Args:
+        recipe_path (`str` or `PathLike`, *optional*): The YAML recipe; `None` for the shipped one.
+        output_dir (`str` or `PathLike`):
+            Folder that receives the checkpoint, `training_log.jsonl` and, while the run lasts, the training state.
+        resume (`bool`, *optional*, defaults to `True`):
+            Whether to go on from the training state in `output_dir`, if there is one. Otherwise the run starts anew.
+        stop_at_step (`int`, *optional*): Stop here, before the recipe's `max_steps`; the state is kept.
+        num_workers (`int`, *optional*, defaults to 2):
+            Cores to use. PyTorch's own threads are set to one while the run lasts: they would wait for each other
+            after every operation, which is slow on a busy machine.
+
+    Returns:
+        `Path`: `output_dir`.
+    """
+    recipe = load_recipe(recipe_path)
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = TeacherTrainer(recipe, num_workers)
+    state_path, log_path = output / STATE_FILE, output / LOG_FILE
+    if resume and state_path.exists():
+        trainer.load_state(state_path)
+        logger.info("Resumed at step %d.", trainer.step)
+    else:
+        log_path.unlink(missing_ok=True)
+    last = min(recipe["optimizer"]["max_steps"], stop_at_step or recipe["optimizer"]["max_steps"])
+    settings = recipe["logging"]
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = saved = time.monotonic()
+    seconds_before, tokens = _logged_so_far(log_path, trainer.step)
+    while trainer.step < last:
+        entry = trainer.train_step()
+        tokens += entry["tokens"]
+        is_last = trainer.step == last
+        is_evaluated = trainer.step % settings["eval_every"] == 0 or is_last
+        if is_evaluated:
+            entry["result_accuracy"] = trainer.result_accuracy(settings["eval_problems"])
+        if is_evaluated or trainer.step % settings["log_every"] == 0:
+            seconds = time.monotonic() - began + seconds_before
+            entry.update(tokens=tokens, seconds=round(seconds, 1))
+            with log_path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+            logger.info("%s", entry)
+        if is_last or time.monotonic() - saved > 60 * settings["save_every_minutes"]:
+            trainer.save_state(state_path)
+            saved = time.monotonic()
+    torch.set_num_threads(num_threads)
+    trainer.model.save_pretrained(output)
+    trainer.tokenizer.save_pretrained(output)
+    return output
+
+
+def _logged_so_far(log_path: Path, step: int) -> tuple[float, int]:
+    """Cuts the log after `step`; returns the seconds and tokens up to there."""
+    if not log_path.exists():
+        return 0.0, 0
+    entries = [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()]
+    entries = [entry for entry in entries if entry["step"] <= step]
+    log_path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    return (entries[-1]["seconds"], entries[-1]["tokens"]) if entries else (0.0, 0)

@@ -1,0 +1,272 @@
+"""The word problems, their tokenizer, the teacher's trainer and the shipped checkpoint."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from d3llm.quickstart import checkpoint_path
+from d3llm.quickstart.batches import TokenIds, make_batch, mask_answers, render_prompt
+from d3llm.quickstart.muon import orthogonalize
+from d3llm.quickstart.problems import (
+    LARGEST_VALUE,
+    SPLITS,
+    apply_operation,
+    extract_answer,
+    generate_problems,
+    split_of_signature,
+    vocabulary,
+)
+from d3llm.quickstart.tokenizer import build_tokenizer
+from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, load_recipe, train_teacher
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """The tokenizer after a round trip through a folder, as users load it."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer().save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def small_recipe() -> dict[str, Any]:
+    recipe = load_recipe(None)
+    recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
+    recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
+    recipe["optimizer"].update(max_steps=4, warmup_steps=1, decay_start=2)
+    recipe["logging"].update(log_every=1, eval_every=4, eval_problems=2)
+    return recipe
+
+
+def write_recipe(recipe: dict[str, Any], folder: Path) -> Path:
+    import yaml
+
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def test_problems_are_a_function_of_the_seed():
+    assert generate_problems("test", 20, seed=3) == generate_problems("test", 20, seed=3)
+    assert generate_problems("test", 20, seed=3) != generate_problems("test", 20, seed=4)
+    assert generate_problems("test", 20, seed=3)[:5] == generate_problems("test", 5, seed=3)
+
+
+def test_problems_stay_as_they_were_when_the_teacher_was_trained():
+    problem = generate_problems("validation", 1, seed=0)[0]
+    assert problem.signature == "9+15,/3"
+    assert problem.question.startswith(
+        "Emma has 15 stickers and Tom has 9. Emma takes them all. She puts them into 3 ba"
+    )
+    assert problem.solution.endswith("There are <<24/3=8>>8 stickers in each.\n#### 8")
+
+
+def test_splits_are_disjoint_and_distinct():
+    signatures = {split: [problem.signature for problem in generate_problems(split, 800)] for split in SPLITS}
+    for split, drawn in signatures.items():
+        assert len(set(drawn)) == len(drawn)
+        assert all(split_of_signature(signature) == split for signature in drawn)
+    train, validation, test = (set(signatures[split]) for split in SPLITS)
+    assert not train & validation and not train & test and not validation & test
+
+
+def test_test_split_has_thousands_of_problems():
+    assert len(generate_problems("test", 2000)) == 2000
+
+
+@pytest.mark.parametrize("signature", ["3*4", "20-5"])
+def test_single_facts_belong_to_train(signature: str):
+    assert split_of_signature(signature) == "train"
+
+
+def test_worked_solutions_are_right():
+    for problem in generate_problems("train", 500):
+        equations = re.findall(r"<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)", problem.solution)
+        operations = problem.signature.split(",")
+        assert len(equations) == len(operations) >= 2
+        previous = None
+        for (left, operation, right, result, copy), told in zip(equations, operations, strict=True):
+            assert apply_operation(int(left), operation, int(right)) == int(result) == int(copy) <= LARGEST_VALUE
+            if previous is not None:  # every step goes on with the result of the one before
+                assert left == previous and told == f"{operation}{right}"
+            previous = result
+        assert problem.answer == int(previous) == extract_answer(problem.solution)
+        told = re.findall(r"\d+|half", problem.question)
+        told = ["2" if word == "half" else word for word in told]
+        assert told == [equations[0][0], *(equation[2] for equation in equations)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("so <<3*4=12>>12.\n#### 12", 12),
+        ("#### 7<|endoftext|>#### 8", 7),
+        ("<|endoftext|>#### 8", None),
+        ("no answer", None),
+        ("####", None),
+    ],
+)
+def test_extract_answer(text: str, answer: int | None):
+    assert extract_answer(text) == answer
+
+
+def test_problem_errors():
+    with pytest.raises(ValueError, match="Unknown split 'dev'"):
+        generate_problems("dev", 1)
+    with pytest.raises(ValueError, match="No whole result"):
+        apply_operation(7, "/", 2)
+
+
+def test_tokenizer_round_trip(tokenizer: PreTrainedTokenizerBase):
+    for problem in generate_problems("train", 500):
+        for text in (problem.question, problem.solution):
+            ids = tokenizer(text)["input_ids"]
+            assert tokenizer.unk_token_id not in ids
+            assert tokenizer.decode(ids) == text
+
+
+def test_tokenizer_is_complete(tokenizer: PreTrainedTokenizerBase):
+    assert len(tokenizer) == len(set(vocabulary())) + 6 <= 200
+    assert tokenizer.mask_token == "<|mdm_mask|>"
+    assert tokenizer.pad_token == tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.padding_side == "left"
+    assert len(tokenizer("17 30")["input_ids"]) == 2
+    batch = tokenizer(["Tom has 3 apples.", "4"], padding=True)
+    assert batch["attention_mask"] == [[1] * 5, [0] * 4 + [1]]
+
+
+def test_chat_template_gives_the_prompt_of_training(tokenizer: PreTrainedTokenizerBase):
+    problem = generate_problems("validation", 1)[0]
+    messages = [{"role": "user", "content": problem.question}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == tokenizer(render_prompt(problem))["input_ids"]
+    messages.append({"role": "assistant", "content": problem.solution})
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert text == f"{render_prompt(problem)} {problem.solution}<|endoftext|>"
+
+
+def test_batches_are_masked_in_the_answer_only(tokenizer: PreTrainedTokenizerBase):
+    recipe, ids = load_recipe(None), TokenIds.of(tokenizer)
+    recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 8)
+    kinds = set()
+    for step in range(0, 700, 25):
+        batch = make_batch(recipe, tokenizer, ids, step)
+        again = make_batch(recipe, tokenizer, ids, step)
+        assert torch.equal(batch.input_ids, again.input_ids) and torch.equal(batch.weights, again.weights)
+        is_masked = batch.input_ids == ids.mask
+        assert torch.equal(batch.input_ids[~is_masked], batch.labels[~is_masked])
+        assert (batch.weights[~is_masked] == 0).all() and (batch.weights >= 0).all() and batch.weights.sum() > 0
+        if batch.kind != "drill":
+            assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
+            has_marker = (batch.labels == assistant).any(1)
+            answer = (batch.labels == assistant).long().cumsum(1).bool()
+            assert not (is_masked & ~answer)[has_marker].any()
+        kinds.add(batch.kind)
+    assert {"drill", "1", "2"} <= kinds
+
+
+def test_frontier_rows_hide_every_number_from_a_result_on(tokenizer: PreTrainedTokenizerBase):
+    ids = TokenIds.of(tokenizer)
+    text = "Tom has <<3*4=12>>12 apples. Now he has <<12+5=17>>17 apples.\n#### 17"
+    answers = torch.tensor([tokenizer(text)["input_ids"] + [ids.eos] * 20] * 16)
+    masking = {**load_recipe(None)["masking"], "llada": 0.0, "window": 0.0, "frontier": 1.0}
+    masked, weights = mask_answers(answers, ids, masking, torch.Generator().manual_seed(0))
+    for row in range(len(answers)):
+        first = int(masked[row].nonzero()[0, 0])
+        assert answers[row, first - 1] == ids.equals or not ids.numbers[answers[row, first]]
+        start = int((weights[row] == masking["result_weight"]).nonzero()[0, 0])
+        assert answers[row, start - 1] == ids.equals and not masked[row, :start].any()
+        assert masked[row, start:][ids.numbers[answers[row, start:]]].all()
+
+
+def test_orthogonalize_evens_out_singular_values():
+    torch.manual_seed(0)
+    for shape in ((2, 16, 16), (2, 8, 24), (2, 24, 8)):
+        singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape), 6))
+        assert singular.min() > 0.3 and singular.max() < 1.5
+
+
+def test_learning_rate_schedule():
+    factors = [learning_rate_factor(step, warmup_steps=2, decay_start=4, max_steps=8) for step in range(9)]
+    assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+
+
+def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
+    trainer = TeacherTrainer(small_recipe)
+    batch = make_batch(small_recipe, trainer.tokenizer, trainer.ids, 700)
+    with torch.no_grad():
+        expected = trainer.model(input_ids=batch.input_ids, attention_mask=batch.valid.long()).logits
+        logits = trainer.logits(batch.input_ids, batch.valid)
+    torch.testing.assert_close(logits[batch.valid], expected[batch.valid], atol=1e-5, rtol=1e-5)
+
+
+def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, Any], tmp_path: Path):
+    recipe = write_recipe(small_recipe, tmp_path)
+    train_teacher(recipe, tmp_path / "whole")
+    train_teacher(recipe, tmp_path / "parts", stop_at_step=2)
+    train_teacher(recipe, tmp_path / "parts")
+    for name in ("model.safetensors", "training_state.safetensors"):
+        whole, parts = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    logs = [(tmp_path / folder / "training_log.jsonl").read_text().splitlines() for folder in ("whole", "parts")]
+    assert len(logs[0]) == len(logs[1]) == 4
+
+
+def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
+    train_teacher(write_recipe(small_recipe, tmp_path), tmp_path / "out", stop_at_step=1)
+    small_recipe["masking"]["llada"] = 1.0
+    recipe = write_recipe(small_recipe, tmp_path)
+    with pytest.raises(ValueError, match="another recipe"):
+        train_teacher(recipe, tmp_path / "out")
+    train_teacher(recipe, tmp_path / "out", resume=False, stop_at_step=1)
+
+
+def test_recipe_errors(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    with pytest.raises(ValueError, match="has no model, optimizer"):
+        load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(FileNotFoundError):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_unknown_checkpoint():
+    with pytest.raises(ValueError, match="Unknown checkpoint 'pupil': expected one of teacher"):
+        checkpoint_path("pupil")
+
+
+def test_incomplete_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("d3llm.quickstart._FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        checkpoint_path("teacher")
+
+
+def test_teacher_loads_and_solves_a_problem():
+    from transformers import AutoTokenizer
+
+    from d3llm.evaluation import encode_prompt
+    from d3llm.modeling import LLaDAModelLM
+
+    folder = checkpoint_path("teacher")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LLaDAModelLM.from_pretrained(folder)
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    question = "Tom has 3 bags with 4 apples in each. He gives 5 to Anna. How many apples does Tom have now?"
+    ids = torch.tensor([encode_prompt(tokenizer, question)])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids))
+    assert output.shape == (1, ids.shape[1] + 96)
+    assert extract_answer(tokenizer.decode(output[0, ids.shape[1] :])) == 7
+
+
+@pytest.mark.slow
+def test_teacher_accuracy():
+    from d3llm.quickstart.evaluate_teacher import evaluate_teacher
+
+    assert evaluate_teacher(checkpoint_path("teacher"), num_problems=200, split="validation")["accuracy"] >= 0.93
