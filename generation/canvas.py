@@ -15,15 +15,16 @@ class Canvas:
 
     Attributes:
         tokens (`torch.LongTensor` of shape `(B, L)`): Token ids, the mask token where nothing is committed.
-        committed (`torch.BoolTensor` of shape `(B, L)`): Given, padding or decoded. A bit of its own, since a model may
-            propose the mask token or have none.
+        committed (`torch.BoolTensor` of shape `(B, L)`): Given, padding or decoded. A bit of its own, since a model
+            may propose the mask token or have none.
         commit_steps (`torch.IntTensor` of shape `(B, L)`): Forward, counted from 1, that committed a position; 0 =
             given or not yet.
         attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 0 = padding; `None` without any.
         first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
         row_ids (`torch.LongTensor` of shape `(B,)`): Row of the caller's batch.
         sizes, left (`torch.LongTensor` of shape `(B, M)`): Masked positions of a block at the start, and now.
-        opened (`torch.LongTensor` of shape `(B,)`): Blocks opened so far; positions of later blocks are not candidates.
+        opened (`torch.LongTensor` of shape `(B,)`): Blocks opened so far; positions of later blocks are not
+            candidates.
         activated (`torch.BoolTensor` of shape `(B, M)`): Blocks that are guaranteed progress.
         current (`torch.LongTensor` of shape `(B,)`): The first unfinished block; -1 before the first forward.
         forwards_in_block (`torch.LongTensor` of shape `(B,)`): Forwards made since `current` became the current block.
@@ -161,7 +162,9 @@ class Canvas:
             step (`int`): The forward that proposed them, counted from 1.
         """
         accepted = accepted & ~self.committed.gather(1, positions)
-        self.tokens = self.tokens.scatter(1, positions, torch.where(accepted, tokens, self.tokens.gather(1, positions)))
+        self.tokens = self.tokens.scatter(
+            1, positions, torch.where(accepted, tokens, self.tokens.gather(1, positions))
+        )
         steps = torch.where(accepted, step, self.commit_steps.gather(1, positions))
         self.commit_steps = self.commit_steps.scatter(1, positions, steps.to(self.commit_steps.dtype))
         self.committed = self.committed.scatter(1, positions, accepted | self.committed.gather(1, positions))

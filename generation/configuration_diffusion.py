@@ -81,8 +81,8 @@ COUNTS: dict[str, int] = {
 
 class DiffusionGenerationConfig(GenerationConfig):
     r"""
-    Decoding parameters of a masked-diffusion model. Every published decoder is a `preset`, explicit fields override it;
-    a field left at `None` takes the preset's value, else the default below. Serialises to generation_config.json.
+    Decoding parameters of a masked-diffusion model. Every published decoder is a `preset`, explicit fields override
+    it; a field left at `None` takes the preset's value, else the default below. Serialises to generation_config.json.
 
     Args:
         > The run
@@ -90,12 +90,12 @@ class DiffusionGenerationConfig(GenerationConfig):
         preset (`str`, *optional*): Name of a preset: `d3llm presets` lists them with their sources.
         max_new_tokens (`int`, *optional*, defaults to 256): Positions of the generated region, at least 1; the last
             block may be short.
-        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS; what follows is filled
-            with it, while masked positions before it are still decoded.
+        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS; what follows is
+            filled with it, while masked positions before it are still decoded.
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
-        cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv 2502.09992,
-            appendix A.2): logits are `unconditional + (1 + w) * (conditional - unconditional)`.
+        cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv
+            2502.09992, appendix A.2): logits are `unconditional + (1 + w) * (conditional - unconditional)`.
         mask_token_id (`int`, *optional*): The [MASK] token; the model's own when not given.
 
         > Selection: which proposals a forward commits
@@ -125,8 +125,8 @@ class DiffusionGenerationConfig(GenerationConfig):
 
         > Cache: which positions a forward recomputes
 
-        cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block on;
-            `"dual"` the current block; `"block"` everything after the last settled block.
+        cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
+            on; `"dual"` the current block; `"block"` everything after the last settled block.
         cache_delay (`int`, *optional*, defaults to 1): Forwards that a completed block stabilises before it settles.
         cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"block"`; never when not given;
             1 recomputes everything each time, which is exact.
@@ -148,15 +148,16 @@ class DiffusionGenerationConfig(GenerationConfig):
         super().__init__(**own, **kwargs)
 
     def validate(self, *args, **kwargs):
-        # GenerationConfig's own checks are about sampling flags and beams: here temperature alone says what is sampled.
+        # GenerationConfig's own checks are about sampling flags and beams: here temperature alone says what is
+        # sampled.
         for name, choices in CHOICES.items():
             value = getattr(self, name, None)
             if value is not None and value not in choices:
                 raise ValueError(f"`{name}`={value!r} is unknown{suggestion(value, choices)}: choose one of {choices}")
-        for name, lowest in COUNTS.items():
+        for name, least in COUNTS.items():
             value = getattr(self, name, None)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
-                raise ValueError(f"`{name}`={value!r} must be a whole number of at least {lowest}")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ValueError(f"`{name}`={value!r} must be a whole number of at least {least}")
         for name, (lowest, highest, inclusive) in RANGES.items():
             value = getattr(self, name, None)
             if value is not None and not in_range(value, lowest, highest, inclusive):

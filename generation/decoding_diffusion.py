@@ -1,10 +1,11 @@
 """`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
@@ -51,17 +52,22 @@ class SpecialTokens:
     fill: int
 
 
-class DiffusionGenerationMixin:
-    """Adds diffusion decoding to a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
-    `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`]). Comes before `GenerationMixin`."""
+class DiffusionGenerationMixin(GenerationMixin):
+    """Diffusion decoding for a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
+    `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
 
     generation_config_class = DiffusionGenerationConfig
+    config: Any
+    generation_config: Any
+    logits_shift: int
+    logit_rows: Callable[[torch.Tensor], torch.Tensor]
+    __call__: Callable[..., Any]
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         super().adjust_generation_fn(generation_config, *args, **kwargs)
         self.generation_config = DiffusionGenerationConfig.from_plain(self.generation_config)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self,
         inputs: torch.LongTensor | None = None,
@@ -125,11 +131,8 @@ class DiffusionGenerationMixin:
     def _denoise(
         self, canvas: Canvas, config: DiffusionGenerationConfig, special: SpecialTokens, stream: "CanvasStream | None"
     ) -> DiffusionGenerationOutput:
-        output = DiffusionGenerationOutput(
-            sequences=canvas.tokens.clone(),
-            commit_steps=canvas.commit_steps.clone(),
-            forward_passes=torch.zeros_like(canvas.row_ids),
-        )
+        sequences, commit_steps = canvas.tokens.clone(), canvas.commit_steps.clone()
+        forward_passes = torch.zeros_like(canvas.row_ids)
         policy = make_policy(canvas, config, self.logits_shift)
         cache = CanvasCache(self.config.num_hidden_layers, canvas.length) if config.cache != "none" else None
         guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
@@ -159,13 +162,14 @@ class DiffusionGenerationMixin:
             if config.window_edge == "exact":
                 window.start = self.logit_rows(window.start)
 
-            # The one host read of a forward: which rows are done, their number of candidates, the bounds of their windows.
+            # The one host read of a forward: which rows are done, their number of candidates, the bounds of their
+            # windows.
             per_row = torch.stack([done.long(), eligible.sum(dim=1), window.start, window.end], dim=1).tolist()
             alive = [row for row, (row_done, *_) in enumerate(per_row) if not row_done]
             if len(alive) < len(per_row):
-                output.sequences[canvas.row_ids] = canvas.tokens
-                output.commit_steps[canvas.row_ids] = canvas.commit_steps
-                output.forward_passes[canvas.row_ids] = forwards
+                sequences[canvas.row_ids] = canvas.tokens
+                commit_steps[canvas.row_ids] = canvas.commit_steps
+                forward_passes[canvas.row_ids] = forwards
                 if not alive:
                     break
                 rows = torch.tensor(alive, device=canvas.tokens.device)
@@ -194,12 +198,15 @@ class DiffusionGenerationMixin:
 
         if stream is not None:
             stream.end()
-        output.commit_steps = output.commit_steps[:, canvas.prompt_length :]
-        generated = output.sequences[:, canvas.prompt_length :]
+        generated = sequences[:, canvas.prompt_length :]
         before_eos = torch.isin(generated, special.eos).long().cumsum(dim=1) == 0
         lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
-        output.tokens_per_forward = lengths / output.forward_passes
-        return output
+        return DiffusionGenerationOutput(
+            sequences=sequences,
+            commit_steps=commit_steps[:, canvas.prompt_length :],
+            forward_passes=forward_passes,
+            tokens_per_forward=lengths / forward_passes,
+        )
 
     def _recompute(
         self,
@@ -263,8 +270,10 @@ class DiffusionGenerationMixin:
 
         if config.max_new_tokens is None and config.max_length is not None:
             config.max_new_tokens = config.max_length - prompt_length
-        config = config.resolve(self.config.model_type)
         longest = self.config.max_position_embeddings
+        if config.max_new_tokens is None and longest is not None:
+            config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
+        config = config.resolve(self.config.model_type)
         if longest is not None and prompt_length + config.max_new_tokens > longest:
             raise ValueError(
                 f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
@@ -299,7 +308,7 @@ class DiffusionGenerationMixin:
             mask = getattr(self.config, "mask_token_id", None)
         if mask is None:
             raise ValueError(
-                f"{type(self).__name__} has no mask token: set `mask_token_id` in its config.json or pass it to generate()"
+                f"{type(self).__name__} has no mask token: set `mask_token_id` in config.json or pass it to generate()"
             )
         eos = [] if config.eos_token_id is None else config.eos_token_id
         eos = [eos] if isinstance(eos, int) else list(eos)

@@ -76,7 +76,8 @@ class SettledBlocks(WholeCanvas):
     """`cache="block"` (d3LLM, arXiv 2601.07568): everything after the last settled block is recomputed.
 
     A completed block settles, in order, `delay` forwards after it was first seen complete; the forward in which it
-    settles still recomputes it. While one waits, and every `refresh_interval` forwards, the whole canvas is recomputed.
+    settles still recomputes it. While one waits, and every `refresh_interval` forwards, the whole canvas is
+    recomputed.
     """
 
     def __init__(self, canvas: Canvas, delay: int, refresh_interval: int | None):

@@ -79,7 +79,9 @@ class DreamConfig(PretrainedConfig):
         # transformers 5 writes the base into `rope_parameters`; servers and transformers 4 read `rope_theta`
         self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
         if rope_scaling and rope_scaling.get("rope_type", rope_scaling.get("type", "default")) != "default":
-            raise ValueError(f"DreamConfig.rope_scaling={rope_scaling} is not supported: Dream does not scale, use None")
+            raise ValueError(
+                f"DreamConfig.rope_scaling={rope_scaling} is not supported: Dream does not scale, use None"
+            )
         self.use_sliding_window = use_sliding_window
         self.sliding_window = sliding_window
         self.max_window_layers = max_window_layers

@@ -5,8 +5,8 @@ from transformers import PretrainedConfig
 
 class LLaDAConfig(PretrainedConfig):
     r"""
-    Configuration of a [`LLaDAModelLM`]. The field names are those of the config.json of GSAI-ML/LLaDA-8B-Instruct, from
-    which the defaults are taken; the names that Hugging Face libraries look for (`hidden_size`,
+    Configuration of a [`LLaDAModelLM`]. The field names are those of the config.json of GSAI-ML/LLaDA-8B-Instruct,
+    from which the defaults are taken; the names that Hugging Face libraries look for (`hidden_size`,
     `num_attention_heads`, ...) are mapped to them.
 
     Args:
@@ -14,18 +14,20 @@ class LLaDAConfig(PretrainedConfig):
 
         d_model (`int`, *optional*, defaults to 4096): Size of the hidden states.
         n_heads (`int`, *optional*, defaults to 32): Number of attention heads.
-        n_kv_heads (`int`, *optional*): Number of key/value heads; `n_heads` when `None`, 1 with `multi_query_attention`.
+        n_kv_heads (`int`, *optional*): Number of key/value heads; `n_heads` when `None`, 1 with
+            `multi_query_attention`.
         n_layers (`int`, *optional*, defaults to 32): Number of transformer blocks.
         mlp_ratio (`int`, *optional*, defaults to 4): Size of the feed-forward layer over `d_model`, when
             `mlp_hidden_size` is `None`.
         mlp_hidden_size (`int`, *optional*, defaults to 12288): Size of the feed-forward layer.
         vocab_size (`int`, *optional*, defaults to 126464): Number of token ids.
-        embedding_size (`int`, *optional*, defaults to 126464): Rows of the embedding and of the head; `vocab_size` when
-            `None`.
+        embedding_size (`int`, *optional*, defaults to 126464): Rows of the embedding and of the head; `vocab_size`
+            when `None`.
         max_sequence_length (`int`, *optional*, defaults to 4096): Longest canvas, in tokens.
         weight_tying (`bool`, *optional*, defaults to `False`): Whether the head is the embedding.
         include_bias (`bool`, *optional*, defaults to `False`): Whether linear layers have a bias.
-        include_qkv_bias (`bool`, *optional*, defaults to `False`): Whether the query, key and value projections have one.
+        include_qkv_bias (`bool`, *optional*, defaults to `False`): Whether the query, key and value projections have
+            one.
         multi_query_attention (`bool`, *optional*): Whether all heads share one key/value head.
 
         > Numerics

@@ -33,7 +33,7 @@ class CanvasRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, both (batch, 1, positions, head_dim) in float32, for `position_ids` (batch, positions)."""
+        """Cosines and sines (batch, 1, positions, head_dim) in float32, for `position_ids` (batch, positions)."""
         angles = position_ids[:, None, :, None].float() * self.inv_freq.float()
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos(), angles.sin()
@@ -153,7 +153,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
 
         ```python
         >>> rows = model.logit_rows(masked_positions)  # (batch, count)
-        >>> logits = model(input_ids, logits_to_keep=rows).logits  # (batch, count, vocab): row j for masked_positions[:, j]
+        >>> logits = model(input_ids, logits_to_keep=rows).logits  # (batch, count, vocab), aligned to the positions
         ```
         """
         return (positions - self.logits_shift).clamp(min=0) if self.logits_shift else positions
@@ -177,8 +177,8 @@ def run_layers(
     """Run a stack of layers over embeddings (batch, positions, hidden): mask, rotary angles, layers, final norm.
 
     Args:
-        attention_mask (`torch.Tensor`, *optional*): (batch, slots), 1 = may be attended to; with a cache `slots` is the
-            length of the canvas, without one the number of positions. A prepared 4-D mask passes through.
+        attention_mask (`torch.Tensor`, *optional*): (batch, slots), 1 = may be attended to; with a cache `slots` is
+            the length of the canvas, without one the number of positions. A prepared 4-D mask passes through.
         position_ids (`torch.LongTensor`, *optional*): (batch or 1, positions); counted from 0, or `cache_positions`,
             when not given.
     """

@@ -6,7 +6,6 @@ that it was adapted from: row `i` predicts the token at position `i + 1`.
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -119,7 +118,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         )
 
 
-class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, GenerationMixin):
+class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
     """Dream with its language-model head. Row `i` of the logits predicts the token at position `i + 1`;
     [`~DreamModel.logit_rows`] gives the rows for chosen positions.
 
@@ -154,10 +153,13 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, GenerationMixin
         As [`LLaDAModelLM.forward`], with the rows of the logits as the published model gives them.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be predicted.
-            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or right.
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be
+                predicted.
+            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
+                right.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
-            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the canvas.
+            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the
+                canvas.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.

@@ -5,7 +5,6 @@ State-dict keys are those of GSAI-ML/LLaDA-8B-Instruct.
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -134,7 +133,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
         )
 
 
-class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, GenerationMixin):
+class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
     """LLaDA with its language-model head. Row `i` of the logits predicts the token at position `i`.
 
     Example:
@@ -177,7 +176,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, GenerationMix
     ) -> CausalLMOutputWithPast:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be predicted.
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be
+                predicted.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
                 right. With a cache `slots` is the whole canvas.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
