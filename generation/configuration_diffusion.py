@@ -21,6 +21,8 @@ METHOD_DEFAULTS: dict[str, Any] = {
     "score": "entropy",
     "selection": "threshold",
     "threshold": 0.5,
+    "factor": None,
+    "entropy_bound": None,
     "forced_progress": "best",
     "block_add_threshold": 1.0,
     "block_activate_threshold": 1.0,
@@ -53,14 +55,18 @@ INHERITED_FIELDS = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
     "score": ("probability", "entropy", "margin", "random"),
-    "selection": ("count", "fraction", "threshold"),
+    "selection": ("count", "fraction", "threshold", "scheduled_threshold", "factor", "entropy_bound"),
     "forced_progress": ("best", "first_block", "best_and_first_block", "every_block"),
-    "cache": ("none", "prefix", "dual", "block"),
+    "cache": ("none", "prefix", "dual", "delayed", "block"),
     "window_edge": ("exact", "published"),
 }
+# Selections that follow a number of `steps`.
+SCHEDULED = ("count", "fraction", "scheduled_threshold")
 # (lowest, highest, whether the lowest itself is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
     "eps": (0, 1, False),
+    "factor": (0, math.inf, True),
+    "entropy_bound": (0, math.inf, True),
     "block_add_threshold": (0, 1, True),
     "block_activate_threshold": (0, 1, True),
     "cfg_scale": (0, math.inf, True),
@@ -104,15 +110,19 @@ class DiffusionGenerationConfig(GenerationConfig):
             the negative `"entropy"` in nats, the `"margin"` between the two largest probabilities, or `"random"`.
         selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` commits what is at least this sure,
             `"count"` a fixed number per forward (LLaDA), `"fraction"` the share 1 - s/t of the masked positions along
-            a linear time grid (Dream).
+            a linear time grid (Dream), `"factor"` as many as are sure enough for their rank (Fast-dLLM),
+            `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
+            sure enough, as far as the number that `"count"` would have reached by now.
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
-        forced_progress (`str`, *optional*, defaults to `"best"`): What `"threshold"` commits in any case: the row's
+        factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
+        entropy_bound (`float`, *optional*): Of `"entropy_bound"`, in nats.
+        forced_progress (`str`, *optional*, defaults to `"best"`): What a threshold commits in any case: the row's
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
             `"every_block"` that is activated, as the d3LLM paper has it.
-        steps (`int`, *optional*): Total forwards of `"count"` and `"fraction"`, shared out evenly over the blocks; one
-            forward per token when not given.
+        steps (`int`, *optional*): Total forwards of the selections with a schedule, shared out evenly over the blocks;
+            one forward per token when not given.
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"`.
 
         > Blocks
@@ -126,10 +136,12 @@ class DiffusionGenerationConfig(GenerationConfig):
         > Cache: which positions a forward recomputes
 
         cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
-            on; `"dual"` the current block; `"block"` everything after the last settled block.
-        cache_delay (`int`, *optional*, defaults to 1): Forwards that a completed block stabilises before it settles.
-        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"block"`; never when not given;
-            1 recomputes everything each time, which is exact.
+            on; `"dual"` the current block; `"delayed"` masked and freshly committed positions; `"block"` everything
+            after the last settled block.
+        cache_delay (`int`, *optional*, defaults to 1): Forwards that a committed token (`"delayed"`) or a completed
+            block (`"block"`) is still recomputed.
+        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block)
+            and `"block"`; never when not given; 1 recomputes everything each time, which is exact.
         window_edge (`str`, *optional*, defaults to `"exact"`): For models with shifted logits and a cache. `"exact"`
             recomputes the row before the window, which predicts its first position. `"published"` does without, as the
             published decoders do: d3LLM repeats the window's first row, Fast-dLLM commits a block's first position
@@ -185,17 +197,25 @@ class DiffusionGenerationConfig(GenerationConfig):
         if self.do_sample is False:
             config.temperature = 0.0
         config.validate()
-        if config.selection == "threshold":
-            if config.score == "random":
-                raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
-            highest = math.inf if config.score == "entropy" else 1.0
-            unit = "nats" if config.score == "entropy" else config.score
-            if not in_range(config.threshold, 0, highest, True):
-                raise ValueError(
-                    f"`threshold`={config.threshold!r} is out of its range [0, {highest}] in {unit}, "
-                    f"the unit of `score`={config.score!r}"
-                )
+        config._check_selection()
         return config
+
+    def _check_selection(self):
+        if self.selection in ("threshold", "scheduled_threshold"):
+            if self.score == "random":
+                raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
+            highest = math.inf if self.score == "entropy" else 1.0
+            unit = "nats" if self.score == "entropy" else self.score
+            if not in_range(self.threshold, 0, highest, True):
+                raise ValueError(
+                    f"`threshold`={self.threshold!r} is out of its range [0, {highest}] in {unit}, "
+                    f"the unit of `score`={self.score!r}"
+                )
+        for selection, score in (("factor", "probability"), ("entropy_bound", "entropy")):
+            if self.selection == selection and getattr(self, selection) is None:
+                raise ValueError(f"`selection`={selection!r} needs a value for `{selection}`")
+            if self.selection == selection and self.score != score:
+                raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
 
     @classmethod
     def from_model_config(cls, model_config) -> "DiffusionGenerationConfig":

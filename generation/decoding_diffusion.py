@@ -15,6 +15,7 @@ from .configuration_diffusion import (
     INHERITED_FIELDS,
     METHOD_DEFAULTS,
     RUN_DEFAULTS,
+    SCHEDULED,
     DiffusionGenerationConfig,
     check_fields,
 )
@@ -154,17 +155,19 @@ class DiffusionGenerationMixin(GenerationMixin):
 
             # 2.
             window = policy.window(canvas, forwards + 1)
-            eligible = candidates & canvas.in_opened_blocks()
-            eligible &= (positions >= window.start[:, None]) & (positions < window.end[:, None])
+            eligible = candidates & canvas.in_opened_blocks() & window.positions
             if window.single is not None:
-                first = positions == canvas.block_starts[canvas.current][:, None]
+                first = canvas.block_starts[canvas.current][:, None] == positions
                 eligible &= first | ~window.single[:, None]
-            if config.window_edge == "exact":
-                window.start = self.logit_rows(window.start)
+            if cache is not None and config.window_edge == "exact":
+                window.positions |= self._rows_of(eligible)
 
-            # The one host read of a forward: which rows are done, their number of candidates, the bounds of their
-            # windows.
-            per_row = torch.stack([done.long(), eligible.sum(dim=1), window.start, window.end], dim=1).tolist()
+            # The one host read of a forward: which rows are done, how many candidates they have, and their windows.
+            bounds = torch.where(window.positions, positions, -1)
+            first, last = torch.where(window.positions, positions, canvas.length).amin(dim=1), bounds.amax(dim=1)
+            per_row = torch.stack(
+                [done.long(), eligible.sum(dim=1), window.positions.sum(dim=1), first, last], dim=1
+            ).tolist()
             alive = [row for row, (row_done, *_) in enumerate(per_row) if not row_done]
             if len(alive) < len(per_row):
                 sequences[canvas.row_ids] = canvas.tokens
@@ -179,15 +182,15 @@ class DiffusionGenerationMixin(GenerationMixin):
                         state.select_rows(rows)
                 if cache is not None:
                     cache.select_rows(guidance.double(rows, len(per_row)) if guidance is not None else rows)
-            _, counts, starts, ends = zip(*(per_row[row] for row in alive), strict=True)
+            _, counts, widths, starts, ends = zip(*(per_row[row] for row in alive), strict=True)
 
             # 3.
             forwards += 1
             chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, *counts)]
             eligible = eligible.gather(1, chosen)
-            span = slice(starts[0], ends[0]) if len(set(starts)) == len(set(ends)) == 1 else None
-            width = max(end - start for start, end in zip(starts, ends, strict=True))
-            logits = self._recompute(canvas, window, span, width, chosen, cache, guidance)
+            one_span = len(set(starts)) == len(set(ends)) == 1 and widths[0] == ends[0] + 1 - starts[0] == min(widths)
+            span = slice(starts[0], ends[0] + 1) if one_span else None
+            logits = self._recompute(canvas, window, span, max(widths), chosen, cache, guidance)
 
             # 4., 5. and 6.
             tokens, score = propose(logits, config, special.mask)
@@ -208,6 +211,11 @@ class DiffusionGenerationMixin(GenerationMixin):
             tokens_per_forward=lengths / forward_passes,
         )
 
+    def _rows_of(self, eligible: torch.BoolTensor) -> torch.BoolTensor:
+        """Positions (B, L) whose rows predict the `eligible` ones (B, L)."""
+        rows = self.logit_rows(torch.arange(eligible.shape[1], device=eligible.device)).expand_as(eligible)
+        return torch.zeros_like(eligible, dtype=torch.long).scatter_add(1, rows, eligible.long()) > 0
+
     def _recompute(
         self,
         canvas: Canvas,
@@ -226,14 +234,17 @@ class DiffusionGenerationMixin(GenerationMixin):
         if span is not None:
             positions = torch.arange(span.start, span.stop, device=chosen.device).expand(len(chosen), -1)
         else:
-            offsets = torch.arange(width, device=chosen.device)
-            positions = torch.minimum(window.start[:, None] + offsets, window.end[:, None] - 1)
-        rows = torch.maximum(self.logit_rows(chosen), canvas.first_real[:, None]) - window.start[:, None]
+            order = window.positions.long().argsort(dim=1, descending=True, stable=True)[:, :width]
+            widths = window.positions.sum(dim=1, keepdim=True)
+            last = order.gather(1, widths - 1)
+            positions = order.where(torch.arange(width, device=chosen.device) < widths, last)
+        rows = self.logit_rows(chosen).maximum(canvas.first_real[:, None])
+        rows = (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
         inputs = {
             "input_ids": canvas.tokens.gather(1, positions),
             "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
             "attention_mask": canvas.attention_mask,
-            "logits_to_keep": rows.clamp(min=0, max=width - 1),
+            "logits_to_keep": rows,
         }
         if guidance is not None:
             inputs = guidance.widen(inputs, positions)
@@ -280,7 +291,7 @@ class DiffusionGenerationMixin(GenerationMixin):
                 f"{longest} positions of the model: shorten the prompt or generate less"
             )
         blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
-        if config.steps is not None and config.selection != "threshold" and config.steps < blocks:
+        if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
             raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
         return config
 

@@ -54,6 +54,32 @@ PRESETS: dict[str, Preset] = {
             },
         ),
         Preset(
+            name="fast_dllm_factor",
+            summary="as many tokens as are probable enough for their rank, block by block, with a cache",
+            source="Fast-dLLM, arXiv 2505.22618, section 3.3 (factor)",
+            values={
+                "score": "probability",
+                "selection": "factor",
+                "factor": 1.0,
+                "block_size": 32,
+                "cache": "dual",
+            },
+        ),
+        Preset(
+            name="dkv_cache",
+            summary="LLaDA's order with a cache of tokens, each one forward after it was committed",
+            source="dKV-Cache, arXiv 2505.15781, section 3 (dKV-Cache-Decode)",
+            values={
+                "score": "probability",
+                "selection": "count",
+                "block_size": 32,
+                "cache": "delayed",
+                "cache_delay": 1,
+                "cache_refresh_interval": 8,
+            },
+            family_values={"Dream": {"cache_refresh_interval": 4}},
+        ),
+        Preset(
             name="dparallel",
             summary="every token below an entropy, block by block",
             source="dParallel, arXiv 2509.26488, section 3",

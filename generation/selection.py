@@ -58,13 +58,15 @@ def sample(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_i
     return allowed.argmax(dim=-1)
 
 
-def quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
-    """How many proposals `"count"` and `"fraction"` commit in this forward, a row (B,).
+def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
+    """How many proposals a schedule commits in this forward, a row (B,).
 
     `steps` is shared out evenly over the blocks of the generated region, the first blocks take the remainder; inside a
     block of m masked positions and S forwards, forward s commits
 
     - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
+    - `"scheduled_threshold"`: at most as many as `"count"`, and what earlier forwards left of their number
+      (Fast-dLLM's code for Dream without blocks);
     - `"fraction"`: of the positions still masked the share 1 - t[s + 1] / t[s] with t = linspace(1, eps, S + 1), and
       all in the last one (Dream, arXiv 2508.15487).
     """
@@ -79,14 +81,43 @@ def quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor
         forwards = torch.where(canvas.current == 0, size, forwards)
     if config.selection == "count":
         return (size // forwards + (step < size % forwards).long()).clamp(min=1)
+    if config.selection == "scheduled_threshold":
+        done = step + 1
+        accrued = torch.where(done < forwards, done * (size // forwards) + done.minimum(size % forwards), size)
+        return (accrued - (size - left)).clamp(min=1)
     stride = (1 - config.eps) / forwards
     time, next_time = 1 - stride * step, 1 - stride * (step + 1)
     share = (left * (1 - next_time / time)).long()
     return torch.where(step < forwards - 1, share, left)
 
 
+def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) -> torch.LongTensor:
+    """How many of the surest proposals `"factor"` and `"entropy_bound"` commit, a row (B,); at least one.
+
+    - `"factor"`: as many as there are ranks r = 1, 2, ... with a probability of at least 1 - factor / (r + 1)
+      (Fast-dLLM, arXiv 2505.22618, section 3.3);
+    - `"entropy_bound"`: the longest run of the surest whose entropies, the last one left out, sum to the bound at most
+      (EB-Sampler, arXiv 2505.24857).
+
+    Args:
+        ordered (`torch.Tensor` of shape `(B, K)`): Scores from the surest down, -inf behind the last real candidate.
+    """
+    if config.selection == "factor":
+        ranks = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+        within = ordered >= 1 - config.factor / (ranks + 1)
+    else:
+        entropies = -ordered
+        before = entropies.cumsum(dim=1) - entropies
+        within = before.nan_to_num(nan=torch.inf) <= config.entropy_bound
+    return within.sum(dim=1).clamp(min=1)
+
+
 def select(
-    score: torch.Tensor, positions: torch.LongTensor, eligible: torch.BoolTensor, canvas: Canvas, config
+    score: torch.Tensor,
+    positions: torch.LongTensor,
+    eligible: torch.BoolTensor,
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
 ) -> torch.BoolTensor:
     """Which candidates to commit.
 
@@ -99,11 +130,16 @@ def select(
         `torch.BoolTensor` of shape `(B, K)`.
     """
     score = score.masked_fill(~eligible, -torch.inf)
+    accepted = eligible
     if config.selection != "threshold":
-        order = score.argsort(dim=1, descending=True, stable=True)
+        ordered, order = score.sort(dim=1, descending=True, stable=True)
+        by_score = config.selection in ("factor", "entropy_bound")
+        quota = confident_quota(ordered, config) if by_score else scheduled_quota(canvas, config)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
-        return eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota(canvas, config)[:, None])
-    accepted = eligible & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
+        accepted = eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota[:, None])
+        if config.selection != "scheduled_threshold":
+            return accepted
+    accepted = accepted & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
     forced = config.forced_progress
     if forced in ("best", "best_and_first_block"):
         best = torch.zeros_like(eligible).scatter(1, score.argmax(dim=1, keepdim=True), True)

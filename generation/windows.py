@@ -14,20 +14,19 @@ from .configuration_diffusion import DiffusionGenerationConfig
 
 @dataclass
 class Window:
-    """Positions [start, end) to recompute, a row.
+    """What a forward recomputes.
 
     Attributes:
-        start, end (`torch.LongTensor` of shape `(B,)`): Bounds on the canvas.
+        positions (`torch.BoolTensor` of shape `(B, L)`): The positions to recompute.
         single (`torch.BoolTensor` of shape `(B,)`, *optional*): Rows that commit the first position of their current
             block in this forward, and nothing else.
     """
 
-    start: torch.LongTensor
-    end: torch.LongTensor
+    positions: torch.BoolTensor
     single: torch.BoolTensor | None = None
 
     def select_rows(self, rows: torch.LongTensor):
-        self.start, self.end = self.start[rows], self.end[rows]
+        self.positions = self.positions[rows]
         self.single = None if self.single is None else self.single[rows]
 
 
@@ -40,8 +39,7 @@ class WholeCanvas:
 
     def window(self, canvas: Canvas, forward: int) -> Window:
         """The window of forward number `forward`, counted from 1."""
-        start = torch.zeros_like(canvas.opened)
-        return Window(start, start + canvas.length)
+        return Window(torch.ones_like(canvas.committed))
 
     def select_rows(self, rows: torch.LongTensor):
         """Keep only these rows of the policy's state."""
@@ -65,11 +63,30 @@ class CurrentBlock(WholeCanvas):
         return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
 
     def window(self, canvas: Canvas, forward: int) -> Window:
-        refresh = canvas.forwards_in_block == 0
-        start = canvas.block_starts[canvas.current]
-        end = canvas.block_starts[canvas.current + 1] if self.dual else torch.full_like(start, canvas.length)
-        single = refresh if self.loses_edge else None
-        return Window(start.masked_fill(refresh, 0), end.masked_fill(refresh, canvas.length), single)
+        rebuild = canvas.forwards_in_block == 0
+        current = canvas.current[:, None]
+        recomputed = canvas.block_of == current if self.dual else canvas.block_of >= current
+        return Window(recomputed | rebuild[:, None], rebuild if self.loses_edge else None)
+
+
+class DelayedTokens(WholeCanvas):
+    """`cache="delayed"` (dKV-Cache-Decode, arXiv 2505.15781, section 3): a token is read from the cache from `delay`
+    forwards after the one that committed it.
+
+    Until then it is recomputed, as are all masked positions. The first `delay + 1` forwards of a block, and every
+    `refresh_interval`-th, recompute the whole canvas.
+    """
+
+    def __init__(self, delay: int, refresh_interval: int | None):
+        self.delay = delay
+        self.refresh_interval = refresh_interval
+
+    def window(self, canvas: Canvas, forward: int) -> Window:
+        recent = (canvas.commit_steps > 0) & (canvas.commit_steps >= forward - self.delay)
+        refresh = canvas.forwards_in_block <= self.delay
+        if self.refresh_interval is not None:
+            refresh = refresh | (canvas.forwards_in_block % self.refresh_interval == 0)
+        return Window(~canvas.committed | recent | refresh[:, None])
 
 
 class SettledBlocks(WholeCanvas):
@@ -98,15 +115,11 @@ class SettledBlocks(WholeCanvas):
         stabilising = complete & (blocks == settled[:, None])
         self.completed_at = torch.where(stabilising & (self.completed_at < 0), forward, self.completed_at)
         due = self.refresh_interval is not None and forward % self.refresh_interval == 0
-        reuse = (self.settled > 0) & ~stabilising.any(dim=1)
-        if due:
-            reuse = torch.zeros_like(reuse)
-        recompute_tail = reuse | (settled > self.settled)
-        if self.refresh_interval == 1:
-            recompute_tail = torch.zeros_like(reuse)
-        start = torch.where(recompute_tail, canvas.block_starts[self.settled], 0)
+        reuse = (self.settled > 0) & ~stabilising.any(dim=1) & (not due)
+        reuse = (reuse | (settled > self.settled)) & (self.refresh_interval != 1)
+        recomputed = (canvas.block_of >= self.settled[:, None]) | ~reuse[:, None]
         self.settled = settled
-        return Window(start, torch.full_like(start, canvas.length))
+        return Window(recomputed)
 
     def select_rows(self, rows: torch.LongTensor):
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
@@ -117,5 +130,7 @@ def make_policy(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift:
         return WholeCanvas()
     if config.cache == "block":
         return SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
+    if config.cache == "delayed":
+        return DelayedTokens(config.cache_delay, config.cache_refresh_interval)
     loses_edge = bool(logits_shift) and config.window_edge == "published"
     return CurrentBlock(dual=config.cache == "dual", loses_edge=loses_edge)

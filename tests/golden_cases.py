@@ -15,6 +15,9 @@ TRACES = (
     "dparallel_dream",
     "fastdllm_llada",
     "fastdllm_dream",
+    "fastdllm_factor_llada",
+    "fastdllm_whole_dream",
+    "dkv_llada",
     "d3llm_llada",
     "d3llm_dream",
 )
@@ -80,6 +83,15 @@ def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
             "eps": params["eps"],
             "score": scores[params["alg"]],
         }
+    elif "factor" in params:
+        cache = params["use_cache"] or "none"
+        arguments |= {"preset": "fast_dllm_factor", "factor": params["factor"], "cache": cache}
+    elif trace == "dkv_llada":
+        refresh = params["cache_reloading_step"] if params["enable_cache"] else 1
+        arguments |= {"preset": "dkv_cache", "cache_refresh_interval": refresh, "steps": params["steps"]}
+    elif trace == "fastdllm_whole_dream":
+        arguments |= {"preset": "fast_dllm", "cache": "none", "block_size": params["max_new_tokens"]}
+        arguments |= {"selection": "scheduled_threshold", "threshold": threshold, "steps": params["steps"]}
     elif trace.startswith("fastdllm"):
         dual, prefix = "dual_cache" in function or params.get("dual_cache"), "dual_cache" in params
         prefix = prefix or "prefix" in function

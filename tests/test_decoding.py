@@ -53,6 +53,10 @@ METHODS = {
         "forced_progress": "every_block",
         "block_activate_threshold": 0.5,
     },
+    "dkv_cache": {"preset": "dkv_cache", "steps": 24, "cache_refresh_interval": 4},
+    "factor": {"preset": "fast_dllm_factor", "factor": 0.7},
+    "entropy-bound": {"selection": "entropy_bound", "entropy_bound": 1.0},
+    "scheduled": {"preset": "fast_dllm", "selection": "scheduled_threshold", "threshold": 0.4, "steps": 24},
     "guided": {"preset": "llada", "cfg_scale": 0.5, "steps": 24},
     "guided-cached": {"preset": "fast_dllm", "cfg_scale": 0.5, "threshold": 0.5},
     "published-edge": {"preset": "fast_dllm", "threshold": 0.5, "window_edge": "published"},
@@ -72,17 +76,18 @@ def test_ragged_batch_gives_each_row_what_it_gives_alone(model, method):
         assert torch.equal(batch.commit_steps[index], alone.commit_steps[0])
         assert batch.forward_passes[index] == alone.forward_passes[0]
         assert torch.equal(batch.tokens_per_forward[index], alone.tokens_per_forward[0])
-    assert len(set(batch.forward_passes.tolist())) > 1 or method in ("llada", "dream", "guided")
+    assert len(set(batch.forward_passes.tolist())) > 1 or method in ("llada", "dream", "guided", "dkv_cache")
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
-def test_block_cache_refreshed_every_forward_equals_no_cache(model, delay):
+@pytest.mark.parametrize("cache", ["block", "delayed"])
+def test_cache_refreshed_every_forward_equals_no_cache(model, cache, delay):
     ids, mask = left_pad(prompts([4, 9, 13]))
     arguments = {"preset": "d3llm", "threshold": 1.0, "max_new_tokens": 48, "block_size": 8, "attention_mask": mask}
     arguments["return_dict_in_generate"] = True
     plain = model.generate(ids, **arguments)
-    cached = model.generate(ids, cache="block", cache_delay=delay, cache_refresh_interval=1, **arguments)
-    stale = model.generate(ids, cache="block", cache_delay=delay, **arguments)
+    cached = model.generate(ids, cache=cache, cache_delay=delay, cache_refresh_interval=1, **arguments)
+    stale = model.generate(ids, cache=cache, cache_delay=delay, cache_refresh_interval=1000, **arguments)
     assert torch.equal(plain.sequences, cached.sequences)
     assert torch.equal(plain.commit_steps, cached.commit_steps)
     assert not torch.equal(plain.commit_steps, stale.commit_steps)
@@ -160,6 +165,29 @@ def test_a_threshold_that_nothing_reaches_is_one_token_per_forward(model):
     assert counted.forward_passes.tolist() == [24]
     assert torch.equal(counted.sequences, forced.sequences)
     assert torch.equal(counted.commit_steps, forced.commit_steps)
+
+
+@pytest.mark.parametrize(
+    "cautious", [{"preset": "fast_dllm_factor", "factor": 0.0}, {"selection": "entropy_bound", "entropy_bound": 0.0}]
+)
+def test_the_most_cautious_quota_is_one_token_per_forward(model, cautious):
+    ids = prompts([6])[0][None]
+    arguments = {"max_new_tokens": 24, "block_size": 8, "cache": "none", "early_stop": False}
+    output = model.generate(ids, return_dict_in_generate=True, **arguments, **cautious)
+    assert output.commit_steps.sort().values.tolist() == [list(range(1, 25))]
+
+
+def test_an_unbounded_entropy_commits_a_block_per_forward(model):
+    output = model.generate(
+        prompts([6])[0][None],
+        selection="entropy_bound",
+        entropy_bound=1e9,
+        max_new_tokens=24,
+        block_size=8,
+        early_stop=False,
+        return_dict_in_generate=True,
+    )
+    assert output.commit_steps.tolist() == [[1] * 8 + [2] * 8 + [3] * 8]
 
 
 def test_forcing_every_activated_block_costs_no_more_forwards(model):
@@ -287,6 +315,8 @@ def test_generate_returns_ids_unless_asked(model):
         ({"temperature": -1.0}, "`temperature`=-1.0"),
         ({"top_p": 1.5}, "`top_p`=1.5"),
         ({"score": "random"}, "'random' has no threshold"),
+        ({"selection": "factor", "score": "probability"}, "`selection`='factor' needs a value for `factor`"),
+        ({"preset": "fast_dllm_factor", "score": "margin"}, "rule on `score`='probability'"),
         ({"cache": "paged"}, "`cache`='paged' is unknown"),
         ({"preset": "llada", "steps": 3, "max_new_tokens": 64, "block_size": 8}, "`steps`=3 is less than one forward"),
         ({"max_new_tokens": 300}, "exceed the 256 positions of the model"),
