@@ -24,8 +24,10 @@ METHOD_DEFAULTS: dict[str, Any] = {
     "factor": None,
     "entropy_bound": None,
     "forced_progress": "best",
+    "forced_score": None,
     "block_add_threshold": 1.0,
     "block_activate_threshold": 1.0,
+    "attention": "bidirectional",
     "cache": "none",
     "cache_delay": 1,
     "cache_refresh_interval": None,
@@ -52,10 +54,13 @@ INHERITED_FIELDS = (
     "bos_token_id",
     "eos_token_id",
 )
+SCORES = ("probability", "entropy", "margin", "random")
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
-    "score": ("probability", "entropy", "margin", "random"),
+    "score": SCORES,
     "selection": ("count", "fraction", "threshold", "scheduled_threshold", "factor", "entropy_bound"),
+    "forced_score": SCORES,
+    "attention": ("bidirectional", "block_causal"),
     "forced_progress": ("best", "first_block", "best_and_first_block", "every_block"),
     "cache": ("none", "prefix", "dual", "delayed", "block"),
     "window_edge": ("exact", "published"),
@@ -121,6 +126,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
             `"every_block"` that is activated, as the d3LLM paper has it.
+        forced_score (`str`, *optional*): The score that ranks proposals for forced progress; `score` when not given.
         steps (`int`, *optional*): Total forwards of the selections with a schedule, shared out evenly over the blocks;
             one forward per token when not given.
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"`.
@@ -132,6 +138,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             committed before the next block opens; 1 decodes one block after another.
         block_activate_threshold (`float`, *optional*, defaults to 1.0): Share of the previous block that must be
             committed before a block is activated, that is, guaranteed progress.
+
+        attention (`str`, *optional*, defaults to `"bidirectional"`): `"block_causal"` hides later blocks from earlier
+            ones, with the prompt as one block, for models that were trained so (D2F).
 
         > Cache: which positions a forward recomputes
 

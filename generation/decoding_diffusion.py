@@ -59,6 +59,7 @@ class DiffusionGenerationMixin(GenerationMixin):
 
     generation_config_class = DiffusionGenerationConfig
     config: Any
+    dtype: torch.dtype
     generation_config: Any
     logits_shift: int
     logit_rows: Callable[[torch.Tensor], torch.Tensor]
@@ -155,6 +156,8 @@ class DiffusionGenerationMixin(GenerationMixin):
 
             # 2.
             window = policy.window(canvas, forwards + 1)
+            if config.attention == "block_causal" and cache is not None:
+                window.positions &= canvas.in_opened_blocks()  # what is not opened yet is seen by nothing
             eligible = candidates & canvas.in_opened_blocks() & window.positions
             if window.single is not None:
                 first = canvas.block_starts[canvas.current][:, None] == positions
@@ -190,14 +193,14 @@ class DiffusionGenerationMixin(GenerationMixin):
             eligible = eligible.gather(1, chosen)
             one_span = len(set(starts)) == len(set(ends)) == 1 and widths[0] == ends[0] + 1 - starts[0] == min(widths)
             span = slice(starts[0], ends[0] + 1) if one_span else None
-            logits = self._recompute(canvas, window, span, max(widths), chosen, cache, guidance)
+            logits = self._recompute(canvas, config, window, span, max(widths), chosen, cache, guidance)
 
             # 4., 5. and 6.
-            tokens, score = propose(logits, config, special.mask)
-            accepted = select(score, chosen, eligible, canvas, config)
+            proposal = propose(logits, config, special.mask)
+            accepted = select(proposal, chosen, eligible, canvas, config)
             if window.single is not None:
                 accepted |= eligible & window.single[:, None]
-            canvas.commit(chosen, tokens, accepted, forwards)
+            canvas.commit(chosen, proposal.tokens, accepted, forwards)
 
         if stream is not None:
             stream.end()
@@ -219,6 +222,7 @@ class DiffusionGenerationMixin(GenerationMixin):
     def _recompute(
         self,
         canvas: Canvas,
+        config: DiffusionGenerationConfig,
         window: Window,
         span: slice | None,
         width: int,
@@ -243,7 +247,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         inputs = {
             "input_ids": canvas.tokens.gather(1, positions),
             "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
-            "attention_mask": canvas.attention_mask,
+            "attention_mask": self._attention_mask(canvas, config, positions),
             "logits_to_keep": rows,
         }
         if guidance is not None:
@@ -253,6 +257,19 @@ class DiffusionGenerationMixin(GenerationMixin):
             inputs |= {"past_key_values": cache, "cache_positions": span or cached_positions}
         logits = self(**inputs).logits
         return logits if guidance is None else guidance.combine(logits)
+
+    def _attention_mask(
+        self, canvas: Canvas, config: DiffusionGenerationConfig, positions: torch.LongTensor
+    ) -> torch.Tensor | None:
+        """What the recomputed `positions` (B, W) may see: padding (B, L), or block-causal (B, 1, W, L)."""
+        if config.attention == "bidirectional":
+            return canvas.attention_mask
+        visible = canvas.block_of <= canvas.block_of[positions][:, None, :, None]
+        if canvas.attention_mask is not None:
+            visible = visible & (canvas.attention_mask[:, None, None, :] > 0)
+        if self.config._attn_implementation == "eager":
+            return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, torch.finfo(self.dtype).min)
+        return visible
 
     def _prepare_prompt(self, inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
         if (inputs is None) == (input_ids is None):
@@ -281,6 +298,11 @@ class DiffusionGenerationMixin(GenerationMixin):
 
         if config.max_new_tokens is None and config.max_length is not None:
             config.max_new_tokens = config.max_length - prompt_length
+        if config.attention == "block_causal" and self.config._attn_implementation not in ("sdpa", "eager"):
+            raise ValueError(
+                f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
+                f"not {self.config._attn_implementation!r}"
+            )
         longest = self.config.max_position_embeddings
         if config.max_new_tokens is None and longest is not None:
             config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
@@ -344,7 +366,7 @@ class Guidance:
         """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
         unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
-        wide = {name: value.repeat(2, 1) if value is not None else None for name, value in inputs.items()}
+        wide = {name: None if value is None else torch.cat([value, value]) for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
     def combine(self, logits: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,23 @@ PRESETS: dict[str, Preset] = {
             family_values={"Dream": {"threshold": 0.45}},
         ),
         Preset(
+            name="d2f",
+            summary="block-causal attention, several blocks in a pipeline, exact cache; for models trained so",
+            source="D2F, arXiv 2508.09192, section 3.4 (pipelined parallel decoding)",
+            values={
+                "score": "probability",
+                "selection": "threshold",
+                "threshold": 0.9,
+                "forced_progress": "every_block",
+                "block_size": 32,
+                "block_add_threshold": 0.1,
+                "block_activate_threshold": 0.95,
+                "attention": "block_causal",
+                "cache": "block",
+                "cache_delay": 0,
+            },
+        ),
+        Preset(
             name="d3llm",
             summary="several blocks at once by entropy, early stop, optional block cache with delay and refresh",
             source="d3LLM, arXiv 2601.07568, entropy-based multi-block decoding",

@@ -4,6 +4,8 @@ Pure functions on tensors over candidates: B rows, K candidates in a row (rows w
 which are real). A larger score is always surer.
 """
 
+from dataclasses import dataclass
+
 import torch
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
@@ -11,9 +13,28 @@ from .canvas import Canvas
 from .configuration_diffusion import DiffusionGenerationConfig
 
 
-def propose(
-    logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int
-) -> tuple[torch.LongTensor, torch.Tensor]:
+@dataclass
+class Proposal:
+    """What a forward proposes for B rows of K candidates.
+
+    Attributes:
+        tokens (`torch.LongTensor` of shape `(B, K)`): One token a candidate.
+        score (`torch.Tensor` of shape `(B, K)`): How sure the model is of it; larger is surer.
+        forced_score (`torch.Tensor` of shape `(B, K)`): The score that ranks candidates for forced progress.
+    """
+
+    tokens: torch.LongTensor
+    score: torch.Tensor
+    forced_score: torch.Tensor
+
+    def among(self, eligible: torch.BoolTensor) -> "Proposal":
+        """With scores of -inf where a candidate is not `eligible` (B, K)."""
+        score = self.score.masked_fill(~eligible, -torch.inf)
+        same = self.forced_score is self.score
+        return Proposal(self.tokens, score, score if same else self.forced_score.masked_fill(~eligible, -torch.inf))
+
+
+def propose(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int) -> Proposal:
     """A token for every candidate and how sure the model is of it.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
@@ -21,25 +42,26 @@ def propose(
 
     Args:
         logits (`torch.Tensor` of shape `(B, K, vocab)`): Aligned to the candidates.
-
-    Returns:
-        `tuple[torch.LongTensor, torch.Tensor]`: Tokens and float32 scores, both of shape `(B, K)`.
     """
     logits = logits.float()
     shifted = logits - logits.amax(dim=-1, keepdim=True)
     weights = shifted.exp()
     total = weights.sum(dim=-1)
     tokens = sample(shifted, config, mask_token_id)
-    if config.score == "entropy":
-        score = torch.linalg.vecdot(weights, shifted) / total - total.log()
-    elif config.score == "margin":
-        top = weights.topk(2, dim=-1).values
-        score = (top[..., 0] - top[..., 1]) / total
-    elif config.score == "probability":
-        score = weights.gather(-1, tokens[..., None])[..., 0] / total
-    else:
-        score = torch.rand(total.shape, device=total.device)
-    return tokens, score
+
+    def score_by(kind: str) -> torch.Tensor:
+        if kind == "entropy":
+            return torch.linalg.vecdot(weights, shifted) / total - total.log()
+        if kind == "margin":
+            top = weights.topk(2, dim=-1).values
+            return (top[..., 0] - top[..., 1]) / total
+        if kind == "probability":
+            return weights.gather(-1, tokens[..., None])[..., 0] / total
+        return torch.rand(total.shape, device=total.device)
+
+    score = score_by(config.score)
+    forced_score = score if config.forced_score in (None, config.score) else score_by(config.forced_score)
+    return Proposal(tokens, score, forced_score)
 
 
 def sample(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int) -> torch.LongTensor:
@@ -113,7 +135,7 @@ def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) ->
 
 
 def select(
-    score: torch.Tensor,
+    proposal: Proposal,
     positions: torch.LongTensor,
     eligible: torch.BoolTensor,
     canvas: Canvas,
@@ -122,25 +144,26 @@ def select(
     """Which candidates to commit.
 
     Args:
-        score (`torch.Tensor` of shape `(B, K)`): Larger is surer.
+        proposal ([`Proposal`]): Of the forward.
         positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
         eligible (`torch.BoolTensor` of shape `(B, K)`): Which candidates are real.
 
     Returns:
         `torch.BoolTensor` of shape `(B, K)`.
     """
-    score = score.masked_fill(~eligible, -torch.inf)
+    proposal = proposal.among(eligible)
     accepted = eligible
     if config.selection != "threshold":
-        ordered, order = score.sort(dim=1, descending=True, stable=True)
+        ordered, order = proposal.score.sort(dim=1, descending=True, stable=True)
         by_score = config.selection in ("factor", "entropy_bound")
         quota = confident_quota(ordered, config) if by_score else scheduled_quota(canvas, config)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         accepted = eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota[:, None])
         if config.selection != "scheduled_threshold":
             return accepted
-    accepted = accepted & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
-    forced = config.forced_progress
+    limit = -config.threshold if config.score == "entropy" else config.threshold
+    accepted = accepted & (proposal.score >= limit)
+    score, forced = proposal.forced_score, config.forced_progress
     if forced in ("best", "best_and_first_block"):
         best = torch.zeros_like(eligible).scatter(1, score.argmax(dim=1, keepdim=True), True)
         accepted = accepted | (best & eligible)

@@ -18,6 +18,7 @@ TRACES = (
     "fastdllm_factor_llada",
     "fastdllm_whole_dream",
     "dkv_llada",
+    "d2f_llada",
     "d3llm_llada",
     "d3llm_dream",
 )
@@ -59,7 +60,16 @@ def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     if block_size is not None:
         arguments["block_size"] = block_size
     threshold = params.get("threshold")
-    if "decoded_token_threshold" in params:
+    if trace == "d2f_llada":
+        scores = {"default": None, "neg_entropy": "entropy", "margin_confidence": "margin"}
+        arguments |= {
+            "preset": "d2f",
+            "threshold": params["skip_threshold"],
+            "block_add_threshold": params["block_add_threshold"],
+            "block_activate_threshold": params["decoded_token_threshold"],
+            "forced_score": scores[params["sampling_strategy"]],
+        }
+    elif "decoded_token_threshold" in params:
         arguments |= {
             "preset": "d3llm",
             "threshold": threshold,

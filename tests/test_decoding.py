@@ -54,6 +54,7 @@ METHODS = {
         "block_activate_threshold": 0.5,
     },
     "dkv_cache": {"preset": "dkv_cache", "steps": 24, "cache_refresh_interval": 4},
+    "d2f": {"preset": "d2f", "threshold": 0.6, "block_add_threshold": 0.5},
     "factor": {"preset": "fast_dllm_factor", "factor": 0.7},
     "entropy-bound": {"selection": "entropy_bound", "entropy_bound": 1.0},
     "scheduled": {"preset": "fast_dllm", "selection": "scheduled_threshold", "threshold": 0.4, "steps": 24},
@@ -91,6 +92,18 @@ def test_cache_refreshed_every_forward_equals_no_cache(model, cache, delay):
     assert torch.equal(plain.sequences, cached.sequences)
     assert torch.equal(plain.commit_steps, cached.commit_steps)
     assert not torch.equal(plain.commit_steps, stale.commit_steps)
+
+
+def test_block_causal_cache_equals_no_cache(model):
+    ids, mask = left_pad(prompts([4, 9, 13]))
+    arguments = METHODS["d2f"] | {"max_new_tokens": 44, "block_size": 8, "attention_mask": mask}
+    arguments["return_dict_in_generate"] = True
+    cached = model.generate(ids, **arguments)
+    plain = model.generate(ids, cache="none", **arguments)
+    bidirectional = model.generate(ids, attention="bidirectional", cache="none", **arguments)
+    assert torch.equal(plain.sequences, cached.sequences)
+    assert torch.equal(plain.commit_steps, cached.commit_steps)
+    assert not torch.equal(plain.sequences, bidirectional.sequences)
 
 
 @pytest.mark.parametrize("new_tokens", [1, 7, 8, 9, 31, 40])
