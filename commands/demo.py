@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("demo", help="watch the shipped model solve unseen problems, and measure it")
     parser.add_argument("--problems", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows per batch (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
     parser.add_argument(
@@ -39,13 +40,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    for name in ("problems", "batch_size"):
+    for name in ("problems", "batch_size", "threads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
     for path in (args.json, args.svg):
         if path is not None:
             _check_writable(path)
 
+    import torch
     from rich.console import Console
 
     from d3llm.evaluation import evaluate_decoding
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
     from .loading import load_model
 
+    # Threads wait for each other after every operation: on cores that have other work, two are far slower than one.
+    torch.set_num_threads(args.threads)
     console = Console(highlight=False)
     problems = generate_problems("test", args.problems, args.seed)
     model, tokenizer = load_model(checkpoint_path(MODEL), device="cpu")
@@ -164,8 +168,6 @@ def _table(results: dict[str, DecodingResult]) -> RenderableType:
 
 def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
     """The measurements as JSON; `accuracy` and its interval are shares of 1, `forwards` the sum over the problems."""
-    import torch
-
     rows = [
         {
             "model": MODEL,
@@ -189,7 +191,7 @@ def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dic
         "max_new_tokens": MAX_NEW_TOKENS,
         "interval": "95 % Wilson",
         "device": "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": args.threads,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("d3llm", "torch", "transformers")},
