@@ -40,9 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    for name in ("problems", "batch_size", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+    for name, highest in (("problems", 10_000), ("batch_size", 1024), ("threads", os.cpu_count() or 1)):
+        if not 1 <= getattr(args, name) <= highest:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 to {highest}, got {getattr(args, name)}.")
     for path in (args.json, args.svg):
         if path is not None:
             _check_writable(path)
