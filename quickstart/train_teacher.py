@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
 from .batches import Batch, TokenIds, canvas_rows, make_batch, render_prompt
@@ -32,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "training_state.safetensors"
 LOG_FILE = "training_log.jsonl"
+SHARES = 8  # of a batch; sums are taken in their order, so the number of workers changes nothing
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 
 
@@ -53,7 +55,6 @@ class TeacherTrainer:
 
     def __init__(self, recipe: dict[str, Any], num_workers: int = 2) -> None:
         self.recipe = recipe
-        self.num_workers = num_workers
         self.workers = ThreadPoolExecutor(num_workers)
         self.step = 0
         self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
@@ -126,8 +127,8 @@ class TeacherTrainer:
         for optimizer in (self.muon, self.adamw):
             optimizer.param_groups[0]["lr"] = options["learning_rate"] * factor
             optimizer.zero_grad()
-        # Every worker takes a share of the rows: one meeting point per step instead of one per operation.
-        shares = list(self.workers.map(self._gradients, batch.split(self.num_workers)))
+        # Workers take small shares of the rows as they get free: none waits for another that shares its core.
+        shares = list(self.workers.map(self._gradients, batch.split(SHARES)))
         for param, *grads in zip(self.params.values(), *(share[0] for share in shares), strict=True):
             param.grad = sum(grads[1:], start=grads[0])
         loss = sum(share[1] for share in shares)
@@ -198,7 +199,7 @@ class TeacherTrainer:
 
     def fingerprint(self) -> str:
         """Hash of all in the recipe that changes what is learned."""
-        content = {key: value for key, value in self.recipe.items() if key != "logging"}
+        content = {key: value for key, value in self.recipe.items() if key not in ("logging", "generation")}
         # The end of the schedule may be moved as long as the decay has not begun.
         content["optimizer"] = {k: v for k, v in content["optimizer"].items() if k not in ("max_steps", "decay_start")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -208,7 +209,7 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     """Reads a recipe, by default the shipped one; a missing section or file is an error that names it."""
     recipe_path = recipe_path or DEFAULT_RECIPE
     recipe = yaml.safe_load(Path(recipe_path).read_text(encoding="utf-8"))
-    sections = ("seed", "model", "optimizer", "batch_size", "curriculum", "masking", "logging")
+    sections = ("seed", "model", "generation", "optimizer", "batch_size", "curriculum", "masking", "logging")
     missing = [section for section in sections if not isinstance(recipe, dict) or section not in recipe]
     if missing:
         raise ValueError(f"{recipe_path} is not a teacher recipe: it has no {', '.join(missing)}.")
@@ -272,6 +273,12 @@ def train_teacher(
             trainer.save_state(state_path)
             saved = time.monotonic()
     torch.set_num_threads(num_threads)
+    trainer.model.generation_config = DiffusionGenerationConfig(
+        **recipe["generation"],
+        mask_token_id=trainer.ids.mask,
+        eos_token_id=trainer.ids.eos,
+        pad_token_id=trainer.ids.eos,
+    )
     trainer.model.save_pretrained(output)
     trainer.tokenizer.save_pretrained(output)
     return output

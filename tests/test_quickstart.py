@@ -231,7 +231,7 @@ def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_pa
 
 def test_recipe_errors(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
-    with pytest.raises(ValueError, match="has no model, optimizer"):
+    with pytest.raises(ValueError, match="has no model, generation"):
         load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(FileNotFoundError):
         load_recipe(tmp_path / "nowhere.yaml")
