@@ -2,7 +2,8 @@
 
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
-from .decoding_diffusion import DiffusionGenerationMixin, DiffusionGenerationOutput
+from .decoding_diffusion import DiffusionGenerationMixin
+from .output_diffusion import DiffusionGenerationOutput
 from .presets import PRESETS, Preset
 
 

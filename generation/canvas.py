@@ -7,6 +7,23 @@ import torch
 
 
 @dataclass
+class Proposal:
+    """What a forward proposes for B rows of K candidates.
+
+    Attributes:
+        tokens (`torch.LongTensor` of shape `(B, K)`): One token a candidate.
+        score (`torch.Tensor` of shape `(B, K)`): How sure the model is of it; larger is surer.
+        forced_score (`torch.Tensor` of shape `(B, K)`): The score that ranks candidates for forced progress.
+        logprobs (`torch.Tensor` of shape `(B, K)`, *optional*): Log-probabilities of the tokens.
+    """
+
+    tokens: torch.LongTensor
+    score: torch.Tensor
+    forced_score: torch.Tensor
+    logprobs: torch.Tensor | None = None
+
+
+@dataclass
 class Canvas:
     """Prompt and generated region of a batch, one row per sequence; all rows share the length, each its own pace.
 
@@ -19,6 +36,9 @@ class Canvas:
             may propose the mask token or have none.
         commit_steps (`torch.IntTensor` of shape `(B, L)`): Forward, counted from 1, that committed a position; 0 =
             given or not yet.
+        logprobs (`torch.Tensor` of shape `(B, L)`): Log-probability of a decoded token when it was committed, else
+            NaN.
+        seeds (`torch.LongTensor` of shape `(B,)`): What the sampling of a row depends on.
         attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 0 = padding; `None` without any.
         first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
         row_ids (`torch.LongTensor` of shape `(B,)`): Row of the caller's batch.
@@ -28,7 +48,7 @@ class Canvas:
         activated (`torch.BoolTensor` of shape `(B, M)`): Blocks that are guaranteed progress.
         current (`torch.LongTensor` of shape `(B,)`): The first unfinished block; -1 before the first forward.
         forwards_in_block (`torch.LongTensor` of shape `(B,)`): Forwards made since `current` became the current block.
-        ended (`torch.BoolTensor` of shape `(B,)`): An EOS has been committed, and early stop is on.
+        ended (`torch.BoolTensor` of shape `(B,)`): The row was cut, at an EOS or by a stop.
         block_of (`torch.LongTensor` of shape `(L,)`): Block of a position.
         block_starts (`torch.LongTensor` of shape `(M + 1,)`): First position of each block, then L.
     """
@@ -36,6 +56,8 @@ class Canvas:
     tokens: torch.LongTensor
     committed: torch.BoolTensor
     commit_steps: torch.IntTensor
+    logprobs: torch.Tensor
+    seeds: torch.LongTensor
     attention_mask: torch.LongTensor | None
     first_real: torch.LongTensor
     row_ids: torch.LongTensor
@@ -59,6 +81,7 @@ class Canvas:
         new_tokens: int,
         block_size: int,
         mask_token_id: int,
+        seeds: torch.LongTensor,
     ) -> "Canvas":
         """A canvas of left-padded prompts (B, P) followed by `new_tokens` masked positions.
 
@@ -83,6 +106,8 @@ class Canvas:
             tokens=tokens,
             committed=committed,
             commit_steps=torch.zeros_like(tokens, dtype=torch.int32),
+            logprobs=torch.full_like(tokens, torch.nan, dtype=torch.float32),
+            seeds=seeds,
             attention_mask=attention_mask,
             first_real=first_real,
             row_ids=torch.arange(batch, device=device),
@@ -111,17 +136,21 @@ class Canvas:
         masked = (~self.committed).long()
         self.left = torch.zeros_like(self.sizes).scatter_add(1, self.block_of.expand_as(masked), masked)
 
-    def cut_after_eos(self, eos_token_ids: torch.LongTensor, fill_token_id: int, forwards: int):
-        """End rows at their first EOS of the generated region: all that follows is filled with `fill_token_id`.
+    def first_of(self, token_ids: torch.LongTensor) -> torch.LongTensor:
+        """The first position (B, 1) of the generated region with one of these tokens; L where there is none."""
+        positions = torch.arange(self.length, device=self.tokens.device)
+        found = torch.isin(self.tokens, token_ids) & self.committed & (positions >= self.prompt_length)
+        return torch.where(found, positions, self.length).amin(dim=1, keepdim=True)
+
+    def cut_after(self, last: torch.LongTensor, fill_token_id: int, forwards: int):
+        """End rows after position `last` (B, 1), where that is less than L: all that follows is filled.
 
         Positions filled while masked get `forwards`, the forwards made so far, as their commit step.
         """
-        positions = torch.arange(self.length, device=self.tokens.device)
-        is_eos = torch.isin(self.tokens, eos_token_ids) & self.committed & (positions >= self.prompt_length)
-        first = torch.where(is_eos, positions, self.length).amin(dim=1, keepdim=True)
-        tail = positions > first
-        self.ended = first[:, 0] < self.length
+        tail = torch.arange(self.length, device=self.tokens.device) > last
+        self.ended = self.ended | (last[:, 0] < self.length)
         self.commit_steps = torch.where(tail & ~self.committed, forwards, self.commit_steps)
+        self.logprobs = self.logprobs.masked_fill(tail, torch.nan)
         self.tokens = torch.where(tail, fill_token_id, self.tokens)
         self.committed = self.committed | tail
 
@@ -153,21 +182,25 @@ class Canvas:
     def in_opened_blocks(self) -> torch.BoolTensor:
         return self.block_of < self.opened[:, None]
 
-    def commit(self, positions: torch.LongTensor, tokens: torch.LongTensor, accepted: torch.BoolTensor, step: int):
+    def commit(self, positions: torch.LongTensor, proposal: Proposal, accepted: torch.BoolTensor, step: int):
         """Write the accepted proposals; a position that is committed already keeps its token.
 
         Args:
-            positions, tokens (`torch.LongTensor` of shape `(B, K)`): Candidates and their proposals.
+            positions (`torch.LongTensor` of shape `(B, K)`): The candidates.
+            proposal ([`Proposal`]): What was proposed for them.
             accepted (`torch.BoolTensor` of shape `(B, K)`): Which to commit.
             step (`int`): The forward that proposed them, counted from 1.
         """
         accepted = accepted & ~self.committed.gather(1, positions)
-        self.tokens = self.tokens.scatter(
-            1, positions, torch.where(accepted, tokens, self.tokens.gather(1, positions))
-        )
-        steps = torch.where(accepted, step, self.commit_steps.gather(1, positions))
-        self.commit_steps = self.commit_steps.scatter(1, positions, steps.to(self.commit_steps.dtype))
-        self.committed = self.committed.scatter(1, positions, accepted | self.committed.gather(1, positions))
+
+        def write(target: torch.Tensor, values: torch.Tensor | int) -> torch.Tensor:
+            return target.scatter(1, positions, torch.where(accepted, values, target.gather(1, positions)))
+
+        self.tokens = write(self.tokens, proposal.tokens)
+        self.commit_steps = write(self.commit_steps, step)
+        self.committed = write(self.committed, accepted)
+        if proposal.logprobs is not None:
+            self.logprobs = write(self.logprobs, proposal.logprobs)
 
     def select_rows(self, rows: torch.LongTensor):
         """Keep only these rows, so that finished ones cost nothing more."""

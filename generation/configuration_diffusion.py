@@ -40,11 +40,17 @@ RUN_DEFAULTS: dict[str, Any] = {
     "early_stop": True,
     "cfg_scale": 0.0,
     "temperature": 0.0,
+    "num_return_sequences": 1,
+    "seed": None,
+    "output_logprobs": False,
+    "output_history": False,
     "mask_token_id": None,
 }
 # Inherited fields of GenerationConfig that mean the same here; any other one has no effect on a diffusion decoder.
 INHERITED_FIELDS = (
     "max_length",
+    "max_time",
+    "stop_strings",
     "do_sample",
     "top_k",
     "top_p",
@@ -86,6 +92,8 @@ COUNTS: dict[str, int] = {
     "cache_delay": 0,
     "cache_refresh_interval": 1,
     "top_k": 1,
+    "num_return_sequences": 1,
+    "seed": 0,
     "mask_token_id": 0,
 }
 
@@ -105,6 +113,12 @@ class DiffusionGenerationConfig(GenerationConfig):
             filled with it, while masked positions before it are still decoded.
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
+        seed (`int`, *optional*): Makes sampling repeatable: a row with this seed gives the same text whatever else is
+            in its batch; its return sequences differ. Drawn from PyTorch's global generator when not given.
+        num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
+        stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
+        max_time (`float`, *optional*): Seconds after which all rows end.
+        output_logprobs, output_history (`bool`, *optional*, defaults to `False`): What to add to the output.
         cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv
             2502.09992, appendix A.2): logits are `unconditional + (1 + w) * (conditional - unconditional)`.
         mask_token_id (`int`, *optional*): The [MASK] token; the model's own when not given.
@@ -165,7 +179,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             check_fields(kwargs, known=KNOWN_FIELDS)
         for name in (*METHOD_DEFAULTS, *RUN_DEFAULTS):
             setattr(self, name, kwargs.pop(name, None))
-        own = {name: getattr(self, name) for name in ("max_new_tokens", "temperature")}
+        # the base class has some of these fields too, and would reset them
+        own = {name: getattr(self, name) for name in RUN_DEFAULTS if name in BASE_FIELDS}
         super().__init__(**own, **kwargs)
 
     def validate(self, *args, **kwargs):
@@ -242,7 +257,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         return cls(**{name: value for name, value in values.items() if name in KNOWN_FIELDS})
 
 
-KNOWN_FIELDS = {*METHOD_DEFAULTS, *RUN_DEFAULTS, *GenerationConfig().__dict__, "transformers_version"}
+BASE_FIELDS = {*GenerationConfig().__dict__, "transformers_version"}
+KNOWN_FIELDS = {*METHOD_DEFAULTS, *RUN_DEFAULTS, *BASE_FIELDS}
 
 
 def check_fields(fields, known):

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import ModelOutput
 
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
+from .canvas_stream import CanvasStream
 from .configuration_diffusion import (
     INHERITED_FIELDS,
     METHOD_DEFAULTS,
@@ -19,29 +27,11 @@ from .configuration_diffusion import (
     DiffusionGenerationConfig,
     check_fields,
 )
+from .guidance import Guidance
+from .output_diffusion import CanvasResult, DiffusionGenerationOutput
 from .selection import propose, select
+from .stops import Stops
 from .windows import Window, make_policy
-
-
-@dataclass
-class DiffusionGenerationOutput(ModelOutput):
-    """
-    Output of `generate(..., return_dict_in_generate=True)`, for a batch of B prompts of P positions and N new ones.
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B, P + N)`): Prompt and generated region.
-        commit_steps (`torch.IntTensor` of shape `(B, N)`): The forward, counted from 1, that committed each position;
-            0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions filled after an EOS have the
-            forward that committed the EOS.
-        forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
-        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
-            divided by `forward_passes` (TPF).
-    """
-
-    sequences: torch.LongTensor | None = None
-    commit_steps: torch.IntTensor | None = None
-    forward_passes: torch.LongTensor | None = None
-    tokens_per_forward: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -50,7 +40,7 @@ class SpecialTokens:
 
     mask: int
     eos: torch.LongTensor
-    fill: int
+    fill: int | None
 
 
 class DiffusionGenerationMixin(GenerationMixin):
@@ -76,6 +66,9 @@ class DiffusionGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         streamer: BaseStreamer | None = None,
         attention_mask: torch.LongTensor | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         **kwargs,
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
@@ -96,6 +89,12 @@ class DiffusionGenerationMixin(GenerationMixin):
             streamer (`BaseStreamer`, *optional*): Gets `put(prompt)`, `put_draft(tokens)` after each forward with what
                 is not final yet, `put(block)` when a block is final, and `end()`. Batch of one only.
             attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
+            logits_processor (`LogitsProcessorList`, *optional*): Applied to the logits of the candidates before
+                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. Processors
+                that take the last token of `input_ids` for the one before a candidate have no meaning here.
+            stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
+                `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -117,8 +116,12 @@ class DiffusionGenerationMixin(GenerationMixin):
         config = self._prepare_diffusion_config(generation_config, kwargs, prompt.shape[1])
         attention_mask = self._prepare_padding(prompt, attention_mask)
         special = self._prepare_special_token_ids(config, prompt.device)
+        if config.num_return_sequences > 1:
+            prompt = prompt.repeat_interleave(config.num_return_sequences, dim=0)
+            if attention_mask is not None:
+                attention_mask = attention_mask.repeat_interleave(config.num_return_sequences, dim=0)
         if streamer is not None and len(prompt) > 1:
-            raise ValueError(f"`streamer` takes a batch of one prompt, not {len(prompt)}")
+            raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
 
         canvas = Canvas.from_prompt(
             prompt,
@@ -126,15 +129,23 @@ class DiffusionGenerationMixin(GenerationMixin):
             new_tokens=config.max_new_tokens,
             block_size=config.block_size or config.max_new_tokens,
             mask_token_id=special.mask,
+            seeds=self._prepare_seeds(config, prompt),
         )
-        output = self._denoise(canvas, config, special, CanvasStream(streamer) if streamer is not None else None)
+        stops = self._prepare_stops(config, stopping_criteria, tokenizer, special)
+        stream = CanvasStream(streamer) if streamer is not None else None
+        output = self._denoise(canvas, config, special, logits_processor, stops, stream)
         return output if config.return_dict_in_generate else output.sequences
 
     def _denoise(
-        self, canvas: Canvas, config: DiffusionGenerationConfig, special: SpecialTokens, stream: "CanvasStream | None"
+        self,
+        canvas: Canvas,
+        config: DiffusionGenerationConfig,
+        special: SpecialTokens,
+        logits_processor: LogitsProcessorList | None,
+        stops: Stops | None,
+        stream: CanvasStream | None,
     ) -> DiffusionGenerationOutput:
-        sequences, commit_steps = canvas.tokens.clone(), canvas.commit_steps.clone()
-        forward_passes = torch.zeros_like(canvas.row_ids)
+        result = CanvasResult(canvas, config)
         policy = make_policy(canvas, config, self.logits_shift)
         cache = CanvasCache(self.config.num_hidden_layers, canvas.length) if config.cache != "none" else None
         guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
@@ -146,11 +157,14 @@ class DiffusionGenerationMixin(GenerationMixin):
             # after it the tail still takes part in the selection, though it keeps its EOS.
             candidates = ~canvas.committed
             if config.early_stop and len(special.eos):
-                canvas.cut_after_eos(special.eos, special.fill, forwards)
+                canvas.cut_after(canvas.first_of(special.eos), special.fill, forwards)
+            if stops is not None and forwards:
+                canvas.cut_after(stops.last_kept(canvas), special.fill, forwards)
             canvas.count_left()
             held = policy.held(canvas)
             canvas.advance_blocks(config.block_add_threshold, config.block_activate_threshold, held)
             done = canvas.committed.all(dim=1) & ~held
+            result.record(canvas, forwards)
             if stream is not None:
                 stream.update(canvas, special.eos)
 
@@ -173,9 +187,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             ).tolist()
             alive = [row for row, (row_done, *_) in enumerate(per_row) if not row_done]
             if len(alive) < len(per_row):
-                sequences[canvas.row_ids] = canvas.tokens
-                commit_steps[canvas.row_ids] = canvas.commit_steps
-                forward_passes[canvas.row_ids] = forwards
+                result.store(canvas, forwards)
                 if not alive:
                     break
                 rows = torch.tensor(alive, device=canvas.tokens.device)
@@ -196,23 +208,15 @@ class DiffusionGenerationMixin(GenerationMixin):
             logits = self._recompute(canvas, config, window, span, max(widths), chosen, cache, guidance)
 
             # 4., 5. and 6.
-            proposal = propose(logits, config, special.mask)
+            proposal = propose(logits, chosen, canvas, config, special.mask, logits_processor, forwards)
             accepted = select(proposal, chosen, eligible, canvas, config)
             if window.single is not None:
                 accepted |= eligible & window.single[:, None]
-            canvas.commit(chosen, proposal.tokens, accepted, forwards)
+            canvas.commit(chosen, proposal, accepted, forwards)
 
         if stream is not None:
             stream.end()
-        generated = sequences[:, canvas.prompt_length :]
-        before_eos = torch.isin(generated, special.eos).long().cumsum(dim=1) == 0
-        lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
-        return DiffusionGenerationOutput(
-            sequences=sequences,
-            commit_steps=commit_steps[:, canvas.prompt_length :],
-            forward_passes=forward_passes,
-            tokens_per_forward=lengths / forward_passes,
-        )
+        return result.output(special.eos)
 
     def _rows_of(self, eligible: torch.BoolTensor) -> torch.BoolTensor:
         """Positions (B, L) whose rows predict the `eligible` ones (B, L)."""
@@ -228,7 +232,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         width: int,
         chosen: torch.LongTensor,
         cache: CanvasCache | None,
-        guidance: "Guidance | None",
+        guidance: Guidance | None,
     ) -> torch.Tensor:
         """Forward the windows and return logits (B, K, vocab) aligned to the `chosen` positions (B, K).
 
@@ -298,15 +302,15 @@ class DiffusionGenerationMixin(GenerationMixin):
 
         if config.max_new_tokens is None and config.max_length is not None:
             config.max_new_tokens = config.max_length - prompt_length
+        longest = self.config.max_position_embeddings
+        if config.max_new_tokens is None and longest is not None:
+            config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
+        config = config.resolve(self.config.model_type)
         if config.attention == "block_causal" and self.config._attn_implementation not in ("sdpa", "eager"):
             raise ValueError(
                 f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
                 f"not {self.config._attn_implementation!r}"
             )
-        longest = self.config.max_position_embeddings
-        if config.max_new_tokens is None and longest is not None:
-            config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
-        config = config.resolve(self.config.model_type)
         if longest is not None and prompt_length + config.max_new_tokens > longest:
             raise ValueError(
                 f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
@@ -335,6 +339,41 @@ class DiffusionGenerationMixin(GenerationMixin):
             )
         return None if attention_mask.all() else attention_mask
 
+    def _prepare_seeds(self, config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
+        """A seed for every row (B,): the same for every prompt, another for each of its return sequences."""
+        if config.seed is None:
+            return torch.randint(2**62, (len(prompt),)).to(prompt.device)
+        return config.seed + torch.arange(len(prompt), device=prompt.device) % config.num_return_sequences
+
+    def _prepare_stops(
+        self,
+        config: DiffusionGenerationConfig,
+        stopping_criteria: StoppingCriteriaList | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        special: SpecialTokens,
+    ) -> Stops | None:
+        criteria = StoppingCriteriaList(stopping_criteria or [])
+        if config.max_time is not None:
+            criteria.append(MaxTimeCriteria(config.max_time))
+        stop_strings = None
+        if config.stop_strings:
+            if tokenizer is None:
+                raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
+            try:
+                stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    "`stop_strings` needs a tokenizer that can spell any text, and this one cannot: use "
+                    "`stopping_criteria` or `eos_token_id`"
+                ) from error
+        if stop_strings is None and not criteria:
+            return None
+        if special.fill is None:
+            raise ValueError(
+                "a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither"
+            )
+        return Stops(criteria, stop_strings, special.mask)
+
     def _prepare_special_token_ids(self, config: DiffusionGenerationConfig, device: torch.device) -> SpecialTokens:
         mask = config.mask_token_id
         if mask is None:
@@ -348,62 +387,3 @@ class DiffusionGenerationMixin(GenerationMixin):
         # models with several stop tokens were trained on answers padded with one of them
         fill = config.pad_token_id if config.pad_token_id in eos or not eos else eos[0]
         return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
-
-
-class Guidance:
-    """Classifier-free guidance without a second model (LLaDA, arXiv 2502.09992, appendix A.2).
-
-    Every row is forwarded twice, as it is and with the given tokens masked; the logits are
-    `unconditional + (1 + scale) * (conditional - unconditional)`.
-    """
-
-    def __init__(self, canvas: Canvas, scale: float, mask_token_id: int):
-        self.given = canvas.committed
-        self.scale = scale
-        self.mask_token_id = mask_token_id
-
-    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
-        """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
-        conditional = inputs["input_ids"]
-        unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
-        wide = {name: None if value is None else torch.cat([value, value]) for name, value in inputs.items()}
-        return wide | {"input_ids": torch.cat([conditional, unconditional])}
-
-    def combine(self, logits: torch.Tensor) -> torch.Tensor:
-        conditional, unconditional = logits.chunk(2)
-        return unconditional + (1 + self.scale) * (conditional - unconditional)
-
-    def select_rows(self, rows: torch.LongTensor):
-        self.given = self.given[rows]
-
-    def double(self, rows: torch.LongTensor, batch: int) -> torch.LongTensor:
-        return torch.cat([rows, rows + batch])
-
-
-class CanvasStream:
-    """Feeds a streamer of transformers: final blocks by `put`, what is still open by `put_draft`."""
-
-    def __init__(self, streamer: BaseStreamer):
-        self.streamer = streamer
-        self.sent = 0
-
-    def update(self, canvas: Canvas, eos_token_ids: torch.LongTensor):
-        """Called before every forward, with the state that the forward before left."""
-        tokens, starts = canvas.tokens[0].cpu(), canvas.block_starts.tolist()
-        if self.sent == 0:
-            self.streamer.put(tokens[: canvas.prompt_length])
-            self.sent = canvas.prompt_length
-            return
-        finished = int((canvas.left[0] == 0).long().cumprod(dim=0).sum())
-        final = starts[finished]
-        eos = torch.isin(tokens[canvas.prompt_length :], eos_token_ids.cpu()).nonzero()[:, 0]
-        shown = canvas.prompt_length + int(eos[0]) + 1 if len(eos) and canvas.ended[0] else canvas.length
-        if final > self.sent:
-            if shown > self.sent:
-                self.streamer.put(tokens[self.sent : min(final, shown)])
-            self.sent = final
-        if self.sent < canvas.length and hasattr(self.streamer, "put_draft"):
-            self.streamer.put_draft(tokens[self.sent :])
-
-    def end(self):
-        self.streamer.end()

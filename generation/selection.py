@@ -4,37 +4,23 @@ Pure functions on tensors over candidates: B rows, K candidates in a row (rows w
 which are real). A larger score is always surer.
 """
 
-from dataclasses import dataclass
-
 import torch
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from .canvas import Canvas
+from .canvas import Canvas, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
+from .noise import gumbel, uniform
 
 
-@dataclass
-class Proposal:
-    """What a forward proposes for B rows of K candidates.
-
-    Attributes:
-        tokens (`torch.LongTensor` of shape `(B, K)`): One token a candidate.
-        score (`torch.Tensor` of shape `(B, K)`): How sure the model is of it; larger is surer.
-        forced_score (`torch.Tensor` of shape `(B, K)`): The score that ranks candidates for forced progress.
-    """
-
-    tokens: torch.LongTensor
-    score: torch.Tensor
-    forced_score: torch.Tensor
-
-    def among(self, eligible: torch.BoolTensor) -> "Proposal":
-        """With scores of -inf where a candidate is not `eligible` (B, K)."""
-        score = self.score.masked_fill(~eligible, -torch.inf)
-        same = self.forced_score is self.score
-        return Proposal(self.tokens, score, score if same else self.forced_score.masked_fill(~eligible, -torch.inf))
-
-
-def propose(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int) -> Proposal:
+def propose(
+    logits: torch.Tensor,
+    positions: torch.LongTensor,
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
+    mask_token_id: int,
+    logits_processor: LogitsProcessorList | None,
+    forward: int,
+) -> Proposal:
     """A token for every candidate and how sure the model is of it.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
@@ -42,42 +28,53 @@ def propose(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_
 
     Args:
         logits (`torch.Tensor` of shape `(B, K, vocab)`): Aligned to the candidates.
+        positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
+        forward (`int`): Number of the forward, for sampling.
     """
     logits = logits.float()
+    if logits_processor:
+        canvases = canvas.tokens.repeat_interleave(positions.shape[1], dim=0)
+        logits = logits_processor(canvases, logits.flatten(0, 1)).view_as(logits)
     shifted = logits - logits.amax(dim=-1, keepdim=True)
     weights = shifted.exp()
     total = weights.sum(dim=-1)
-    tokens = sample(shifted, config, mask_token_id)
+    generated = positions - canvas.prompt_length  # the same whatever the padding
+    allowed = shifted.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
+    if config.temperature > 0:
+        # the Gumbel-max trick
+        allowed = restrict(allowed / config.temperature, config)
+        allowed = allowed + gumbel(canvas.seeds, forward, generated, allowed.shape[-1])
+    tokens = allowed.argmax(dim=-1)
 
     def score_by(kind: str) -> torch.Tensor:
         if kind == "entropy":
-            return torch.linalg.vecdot(weights, shifted) / total - total.log()
+            # a token that a processor forbids has no weight, and -inf * 0 is not 0
+            terms = shifted if not logits_processor else shifted.clamp(min=torch.finfo(shifted.dtype).min)
+            return torch.linalg.vecdot(weights, terms) / total - total.log()
         if kind == "margin":
             top = weights.topk(2, dim=-1).values
             return (top[..., 0] - top[..., 1]) / total
         if kind == "probability":
             return weights.gather(-1, tokens[..., None])[..., 0] / total
-        return torch.rand(total.shape, device=total.device)
+        return uniform(canvas.seeds, -forward, generated)[..., 0]
 
     score = score_by(config.score)
     forced_score = score if config.forced_score in (None, config.score) else score_by(config.forced_score)
-    return Proposal(tokens, score, forced_score)
+    logprobs = None
+    if config.output_logprobs:
+        logprobs = shifted.gather(-1, tokens[..., None])[..., 0] - total.log()
+    return Proposal(tokens, score, forced_score, logprobs)
 
 
-def sample(logits: torch.Tensor, config: DiffusionGenerationConfig, mask_token_id: int) -> torch.LongTensor:
-    """The most probable token, or one drawn at `temperature` by the Gumbel-max trick in float32."""
-    allowed = logits.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
-    if config.temperature > 0:
-        allowed = allowed / config.temperature
-        warpers = LogitsProcessorList()
-        if config.top_k:
-            warpers.append(TopKLogitsWarper(config.top_k))
-        if config.top_p is not None and config.top_p < 1:
-            warpers.append(TopPLogitsWarper(config.top_p))
-        rows = allowed.flatten(0, 1)
-        allowed = warpers(rows[:, :0].long(), rows).view_as(allowed)
-        allowed = allowed - torch.empty_like(allowed).exponential_().log()
-    return allowed.argmax(dim=-1)
+def restrict(logits: torch.Tensor, config: DiffusionGenerationConfig) -> torch.Tensor:
+    """Logits (B, K, vocab) with -inf outside `top_k` and `top_p`."""
+    warpers = LogitsProcessorList()
+    if config.top_k:
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p is not None and config.top_p < 1:
+        warpers.append(TopPLogitsWarper(config.top_p))
+    rows = logits.flatten(0, 1)
+    return warpers(rows[:, :0].long(), rows).view_as(logits)
 
 
 def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
@@ -151,10 +148,10 @@ def select(
     Returns:
         `torch.BoolTensor` of shape `(B, K)`.
     """
-    proposal = proposal.among(eligible)
+    score = proposal.score.masked_fill(~eligible, -torch.inf)
     accepted = eligible
     if config.selection != "threshold":
-        ordered, order = proposal.score.sort(dim=1, descending=True, stable=True)
+        ordered, order = score.sort(dim=1, descending=True, stable=True)
         by_score = config.selection in ("factor", "entropy_bound")
         quota = confident_quota(ordered, config) if by_score else scheduled_quota(canvas, config)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -162,8 +159,10 @@ def select(
         if config.selection != "scheduled_threshold":
             return accepted
     limit = -config.threshold if config.score == "entropy" else config.threshold
-    accepted = accepted & (proposal.score >= limit)
-    score, forced = proposal.forced_score, config.forced_progress
+    accepted = accepted & (score >= limit)
+    forced = config.forced_progress
+    if proposal.forced_score is not proposal.score:
+        score = proposal.forced_score.masked_fill(~eligible, -torch.inf)
     if forced in ("best", "best_and_first_block"):
         best = torch.zeros_like(eligible).scatter(1, score.argmax(dim=1, keepdim=True), True)
         accepted = accepted | (best & eligible)

@@ -1,0 +1,37 @@
+"""Classifier-free guidance: every row is forwarded with and without what was given."""
+
+from typing import Any
+
+import torch
+
+from .canvas import Canvas
+
+
+class Guidance:
+    """Classifier-free guidance without a second model (LLaDA, arXiv 2502.09992, appendix A.2).
+
+    Every row is forwarded twice, as it is and with the given tokens masked; the logits are
+    `unconditional + (1 + scale) * (conditional - unconditional)`.
+    """
+
+    def __init__(self, canvas: Canvas, scale: float, mask_token_id: int):
+        self.given = canvas.committed
+        self.scale = scale
+        self.mask_token_id = mask_token_id
+
+    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
+        """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
+        conditional = inputs["input_ids"]
+        unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
+        wide = {name: None if value is None else torch.cat([value, value]) for name, value in inputs.items()}
+        return wide | {"input_ids": torch.cat([conditional, unconditional])}
+
+    def combine(self, logits: torch.Tensor) -> torch.Tensor:
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + (1 + self.scale) * (conditional - unconditional)
+
+    def select_rows(self, rows: torch.LongTensor):
+        self.given = self.given[rows]
+
+    def double(self, rows: torch.LongTensor, batch: int) -> torch.LongTensor:
+        return torch.cat([rows, rows + batch])

@@ -1,0 +1,75 @@
+"""What `generate()` returns, and how it is gathered while rows finish one after another."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+from .canvas import Canvas
+from .configuration_diffusion import DiffusionGenerationConfig
+
+
+@dataclass
+class DiffusionGenerationOutput(ModelOutput):
+    """
+    Output of `generate(..., return_dict_in_generate=True)`, for a batch of B prompts of P positions and N new ones.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B, P + N)`): Prompt and generated region.
+        commit_steps (`torch.IntTensor` of shape `(B, N)`): The forward, counted from 1, that committed each position;
+            0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions filled after an EOS have the
+            forward that committed the EOS.
+        forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
+        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
+            divided by `forward_passes` (TPF).
+        logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
+            of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
+        history (`torch.LongTensor` of shape `(B, F, P + N)`, *optional*): With `output_history=True`, the canvas after
+            each of at most F forwards; rows that needed fewer repeat their last.
+    """
+
+    sequences: torch.LongTensor | None = None
+    commit_steps: torch.IntTensor | None = None
+    forward_passes: torch.LongTensor | None = None
+    tokens_per_forward: torch.FloatTensor | None = None
+    logprobs: torch.FloatTensor | None = None
+    history: torch.LongTensor | None = None
+
+
+class CanvasResult:
+    """The caller's batch, filled in as rows finish."""
+
+    def __init__(self, canvas: Canvas, config: DiffusionGenerationConfig):
+        self.prompt_length = canvas.prompt_length
+        self.sequences = canvas.tokens.clone()
+        self.commit_steps = canvas.commit_steps.clone()
+        self.logprobs = canvas.logprobs.clone()
+        self.forward_passes = torch.zeros_like(canvas.row_ids)
+        self.with_logprobs = config.output_logprobs
+        self.history: list[torch.LongTensor] | None = [] if config.output_history else None
+
+    def record(self, canvas: Canvas, forwards: int):
+        """Take note of the state after forward number `forwards`, if the caller wants the history."""
+        if self.history is not None and forwards:
+            self.sequences[canvas.row_ids] = canvas.tokens
+            self.history.append(self.sequences.clone())
+
+    def store(self, canvas: Canvas, forwards: int):
+        """Take over the rows that are left, of which some have finished."""
+        self.sequences[canvas.row_ids] = canvas.tokens
+        self.commit_steps[canvas.row_ids] = canvas.commit_steps
+        self.logprobs[canvas.row_ids] = canvas.logprobs
+        self.forward_passes[canvas.row_ids] = forwards
+
+    def output(self, eos_token_ids: torch.LongTensor) -> DiffusionGenerationOutput:
+        generated = self.sequences[:, self.prompt_length :]
+        before_eos = torch.isin(generated, eos_token_ids).long().cumsum(dim=1) == 0
+        lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
+        return DiffusionGenerationOutput(
+            sequences=self.sequences,
+            commit_steps=self.commit_steps[:, self.prompt_length :],
+            forward_passes=self.forward_passes,
+            tokens_per_forward=lengths / self.forward_passes,
+            logprobs=self.logprobs[:, self.prompt_length :] if self.with_logprobs else None,
+            history=torch.stack(self.history, dim=1) if self.history is not None else None,
+        )

@@ -1,0 +1,39 @@
+"""Where a row ends before its canvas is full: at its first EOS, at a stop string, or when a criterion says so."""
+
+import torch
+from transformers import StoppingCriteriaList
+from transformers.generation.stopping_criteria import StopStringCriteria
+
+from .canvas import Canvas
+
+
+class Stops:
+    """Ends rows by what is committed from the start of the generated region without a gap.
+
+    Args:
+        criteria (`StoppingCriteriaList`): Called with the canvases (rows, L) and no scores.
+        stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
+        mask_token_id (`int`): Put before the canvas, where a stop string looks further back than it goes.
+    """
+
+    def __init__(self, criteria: StoppingCriteriaList, stop_strings: StopStringCriteria | None, mask_token_id: int):
+        self.criteria = criteria
+        self.stop_strings = stop_strings
+        self.mask_token_id = mask_token_id
+
+    def last_kept(self, canvas: Canvas) -> torch.LongTensor:
+        """The last position (B, 1) that a row keeps; L for a row that goes on."""
+        positions = torch.arange(canvas.length, device=canvas.tokens.device)
+        gapless = (canvas.committed | (positions < canvas.prompt_length)).long().cumprod(dim=1) > 0
+        last = torch.full_like(canvas.tokens[:, :1], canvas.length)
+        if self.stop_strings is not None:
+            back = self.stop_strings.maximum_token_len
+            padded = torch.nn.functional.pad(canvas.tokens, (back - 1, 0), value=self.mask_token_id)
+            endings = padded.unfold(1, back, 1)
+            hits = self.stop_strings(endings.reshape(-1, back), None).view_as(canvas.tokens)
+            hits = hits & gapless & (positions >= canvas.prompt_length)
+            last = torch.where(hits, positions, canvas.length).amin(dim=1, keepdim=True)
+        if self.criteria:
+            stopped = self.criteria(canvas.tokens, None)[:, None]
+            last = torch.where(stopped, last.minimum(gapless.sum(dim=1, keepdim=True) - 1), last)
+        return last

@@ -1,0 +1,210 @@
+"""What users of `generate()` expect beside the method: sampling, processors, stops, streamers, pipelines."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    StoppingCriteriaList,
+    SuppressTokensLogitsProcessor,
+    TextDiffusionStreamer,
+    TextIteratorStreamer,
+    TextStreamer,
+    pipeline,
+)
+
+from d3llm.generation.noise import gumbel, uniform
+
+from .test_decoding import MASK, METHODS, left_pad, model, prompts  # noqa: F401
+
+
+SAMPLED = {"temperature": 1.2, "max_new_tokens": 40, "block_size": 8, "return_dict_in_generate": True}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint):
+    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("method", ["llada", "d3llm", "fast_dllm-dual"])
+def test_a_seed_gives_a_row_the_same_text_whatever_its_batch(model, method):  # noqa: F811
+    rows = prompts([3, 11, 7, 5])
+    ids, mask = left_pad(rows)
+    batch = model.generate(ids, attention_mask=mask, seed=5, **METHODS[method], **SAMPLED)
+    for index, row in enumerate(rows):
+        alone = model.generate(row[None], seed=5, **METHODS[method], **SAMPLED)
+        assert torch.equal(batch.sequences[index, ids.shape[1] :], alone.sequences[0, len(row) :])
+        assert torch.equal(batch.commit_steps[index], alone.commit_steps[0])
+    other = model.generate(ids, attention_mask=mask, seed=6, **METHODS[method], **SAMPLED)
+    assert not torch.equal(batch.sequences, other.sequences)
+
+
+def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F811
+    ids, mask = left_pad(prompts([4, 9]))
+    output = model.generate(ids, attention_mask=mask, preset="llada", num_return_sequences=3, seed=1, **SAMPLED)
+    assert output.sequences.shape == (6, 9 + 40)
+    assert torch.equal(output.sequences[:, :9], ids.repeat_interleave(3, dim=0))
+    assert len({tuple(row) for row in output.sequences.tolist()}) == 6
+    first = model.generate(ids, attention_mask=mask, preset="llada", seed=1, **SAMPLED)
+    assert torch.equal(output.sequences[::3], first.sequences)
+
+
+def test_the_noise_is_what_it_says():
+    numbers = uniform(torch.arange(8), 3, torch.arange(16).expand(8, -1), 256)
+    assert numbers.dtype == torch.float32
+    assert 0 < numbers.min() < 1e-3
+    assert 1 - 1e-3 < numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 0.01
+    assert abs(numbers.var() - 1 / 12) < 0.005
+    flat = numbers.flatten()
+    assert abs(torch.corrcoef(torch.stack([flat[:-1], flat[1:]]))[0, 1]) < 0.02
+    other = uniform(torch.arange(8), 4, torch.arange(16).expand(8, -1), 256)
+    assert abs(torch.corrcoef(torch.stack([flat, other.flatten()]))[0, 1]) < 0.02
+    noise = gumbel(torch.arange(8), 3, torch.arange(16).expand(8, -1), 256)
+    assert abs(noise.mean() - 0.5772) < 0.03  # Euler's constant
+
+
+def test_sampling_follows_the_distribution(model):  # noqa: F811
+    ids = prompts([6])[0][None]
+    canvas = torch.cat([ids, torch.full((1, 1), MASK)], dim=1)
+    rows = model.logit_rows(torch.tensor([[6]]))
+    with torch.no_grad():
+        logits = model(canvas, logits_to_keep=rows).logits[0, 0]
+    logits[MASK] = -torch.inf
+    expected = (logits / 1.5).softmax(dim=-1)
+    drawn = model.generate(ids, temperature=1.5, max_new_tokens=1, num_return_sequences=2000, seed=0)[:, -1]
+    found = torch.bincount(drawn, minlength=64) / 2000
+    assert (found - expected).abs().max() < 4 * (0.25 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize("method", ["llada", "d3llm", "guided"])
+def test_logprobs_and_history_tell_the_run(model, method):  # noqa: F811
+    ids = prompts([6])[0][None]
+    output = model.generate(
+        ids,
+        **METHODS[method] | {"steps": None},
+        max_new_tokens=24,
+        block_size=8,
+        early_stop=False,
+        output_logprobs=True,
+        output_history=True,
+        return_dict_in_generate=True,
+    )
+    forwards = int(output.forward_passes[0])
+    assert output.history.shape == (1, forwards, 30)
+    assert torch.equal(output.history[:, -1], output.sequences)
+    for forward in range(1, forwards + 1):
+        state = torch.where(output.commit_steps <= forward, output.sequences[:, 6:], MASK)
+        assert torch.equal(output.history[:, forward - 1, 6:], state)
+    if method == "guided":
+        return
+    before = torch.cat([ids, torch.full((1, 24), MASK)], dim=1)
+    for forward in range(1, forwards + 1):
+        committed = (output.commit_steps[0] == forward).nonzero()[:, 0] + 6
+        with torch.no_grad():
+            logits = model(before, logits_to_keep=model.logit_rows(committed)).logits[0]
+        expected = logits.log_softmax(dim=-1).gather(1, output.sequences[0, committed, None])[:, 0]
+        torch.testing.assert_close(output.logprobs[0, committed - 6], expected, atol=1e-4, rtol=1e-4)
+        before = output.history[:, forward - 1]
+
+
+def test_logprobs_are_nan_behind_the_end(model):  # noqa: F811
+    ids = prompts([6])[0][None]
+    arguments = {"preset": "d3llm", "max_new_tokens": 40, "block_size": 8}
+    eos = int(model.generate(ids, early_stop=False, **arguments)[0, 6 + 10])
+    output = model.generate(ids, eos_token_id=eos, output_logprobs=True, return_dict_in_generate=True, **arguments)
+    length = int((output.sequences[0, 6:] == eos).long().argmax()) + 1
+    assert not output.logprobs[0, :length].isnan().any()
+    assert output.logprobs[0, length:].isnan().all()
+
+
+@pytest.mark.parametrize("method", ["llada", "d3llm", "fast_dllm-dual", "dream"])
+def test_a_forbidden_token_is_never_proposed(model, method):  # noqa: F811
+    ids, mask = left_pad(prompts([4, 9]))
+    arguments = METHODS[method] | {"max_new_tokens": 40, "attention_mask": mask, "early_stop": False}
+    usual = model.generate(ids, **arguments)[:, 9:]
+    frequent = usual.flatten().bincount().topk(3).indices.tolist()
+    processor = LogitsProcessorList([SuppressTokensLogitsProcessor(frequent)])
+    found = model.generate(ids, logits_processor=processor, **arguments)[:, 9:]
+    assert not torch.isin(found, torch.tensor(frequent)).any()
+    assert not (found == MASK).any()
+
+
+def test_stopping_criteria_end_their_rows(model):  # noqa: F811
+    ids, mask = left_pad(prompts([4, 9]))
+
+    def half_of_the_first_row(input_ids, scores):
+        return (input_ids[:, 0] == 0) & ((input_ids == MASK).sum(dim=1) < 20)  # the first row is padded
+
+    arguments = {"preset": "llada", "max_new_tokens": 40, "block_size": 8, "attention_mask": mask}
+    full = model.generate(ids, early_stop=False, return_dict_in_generate=True, **arguments)
+    stopped = model.generate(
+        ids,
+        stopping_criteria=StoppingCriteriaList([half_of_the_first_row]),
+        early_stop=False,
+        return_dict_in_generate=True,
+        **arguments,
+    )
+    assert stopped.forward_passes.tolist() == [21, 40]
+    assert torch.equal(stopped.sequences[1], full.sequences[1])
+    kept = int((stopped.sequences[0, 9:] != 0).sum())
+    assert 16 <= kept <= 21
+    assert torch.equal(stopped.sequences[0, : 9 + kept], full.sequences[0, : 9 + kept])
+    assert (stopped.sequences[0, 9 + kept :] == 0).all()
+    at_once = model.generate(ids, max_time=0.0, return_dict_in_generate=True, **arguments)
+    assert at_once.forward_passes.tolist() == [1, 1]
+    criteria = StoppingCriteriaList([MaxTimeCriteria(1e6)])
+    assert torch.equal(model.generate(ids, stopping_criteria=criteria, early_stop=False, **arguments), full.sequences)
+
+
+def test_stop_strings_end_a_row_behind_them(checkpoint):
+    tiny, closed = checkpoint
+    inputs = {"input_ids": closed(["one two three", "four five six"], return_tensors="pt")["input_ids"]}
+    with pytest.raises(ValueError, match="a tokenizer that can spell any text"):
+        tiny.generate(**inputs, max_new_tokens=4, stop_strings="six", tokenizer=closed)
+    tokenizer = copy.deepcopy(closed)
+    tokenizer.add_tokens(["abcdef"])  # transformers spells this to see what a token adds to a text
+    arguments = {"preset": "d3llm", "max_new_tokens": 24, "block_size": 8, "early_stop": False, "threshold": 1.0}
+    full = tiny.generate(**inputs, **arguments)
+    wanted = tokenizer.decode(full[0, 3 + 9])
+    stopped = tiny.generate(**inputs, **arguments, stop_strings=[wanted], tokenizer=tokenizer)
+    for row in range(2):
+        words = stopped[row, 3:].tolist()
+        stop = tokenizer.convert_tokens_to_ids(wanted)
+        if stop in words:
+            assert set(words[words.index(stop) + 1 :]) <= {tokenizer.eos_token_id}
+    assert tokenizer.convert_tokens_to_ids(wanted) in stopped[0, 3:].tolist()
+    with pytest.raises(ValueError, match="`stop_strings` needs the model's `tokenizer`"):
+        tiny.generate(**inputs, **arguments, stop_strings=[wanted])
+
+
+@pytest.mark.parametrize("streamer_class", [TextStreamer, TextIteratorStreamer, TextDiffusionStreamer])
+def test_streamers_of_transformers(checkpoint, streamer_class, capsys):
+    tiny, tokenizer = checkpoint
+    inputs = tokenizer("one two three", return_tensors="pt")
+    streamer = streamer_class(tokenizer, skip_prompt=True)
+    output = tiny.generate(
+        inputs["input_ids"], preset="d3llm", max_new_tokens=24, block_size=8, early_stop=False, streamer=streamer
+    )
+    text = tokenizer.decode(output[0, 3:])
+    if streamer_class is TextIteratorStreamer:
+        assert "".join(streamer) == text
+    else:
+        assert capsys.readouterr().out.rstrip("\n").endswith(text[-12:])
+
+
+def test_text_generation_pipeline(checkpoint):
+    tiny, tokenizer = checkpoint
+    generate = pipeline("text-generation", model=tiny, tokenizer=tokenizer)
+    prompt = "one two three"
+    expected = tiny.generate(tokenizer(prompt, return_tensors="pt")["input_ids"], preset="d3llm", max_new_tokens=12)
+    found = generate(prompt, preset="d3llm", max_new_tokens=12, do_sample=False, return_full_text=False)
+    assert found[0]["generated_text"].split() == tokenizer.decode(expected[0, 3:], skip_special_tokens=True).split()
+    chat = generate([{"role": "user", "content": prompt}], preset="llada", max_new_tokens=12, do_sample=False)
+    assert chat[0]["generated_text"][-1]["role"] == "assistant"
+    batch = generate([prompt, "four"], batch_size=2, preset="d3llm", max_new_tokens=12, do_sample=False)
+    assert len(batch) == 2
