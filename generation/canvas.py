@@ -85,9 +85,11 @@ class Canvas:
     ) -> "Canvas":
         """A canvas of left-padded prompts (B, P) followed by `new_tokens` masked positions.
 
-        Mask tokens in a prompt are positions to fill in; they are decoded with the prompt as their block.
+        Mask tokens in a prompt are positions to fill in; they are decoded with the prompt as their block. Without new
+        tokens the whole text is that block, and the generated region.
         """
         batch, prompt_length = prompt.shape
+        region_start = prompt_length if new_tokens else 0
         device = prompt.device
         positions = torch.arange(prompt_length + new_tokens, device=device)
         block_of = ((positions - prompt_length).div(block_size, rounding_mode="floor") + 1).clamp(min=0)
@@ -120,7 +122,7 @@ class Canvas:
             ended=torch.zeros(batch, dtype=torch.bool, device=device),
             block_of=block_of,
             block_starts=block_starts,
-            prompt_length=prompt_length,
+            prompt_length=region_start,
         )
         canvas.count_left()
         canvas.sizes = canvas.left

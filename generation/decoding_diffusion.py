@@ -1,6 +1,5 @@
 """`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from .configuration_diffusion import (
     check_fields,
 )
 from .guidance import Guidance
+from .likelihood import LikelihoodMixin
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
 from .selection import propose, select
 from .stops import Stops
@@ -43,17 +43,13 @@ class SpecialTokens:
     fill: int | None
 
 
-class DiffusionGenerationMixin(GenerationMixin):
+class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     """Diffusion decoding for a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
     `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
 
     generation_config_class = DiffusionGenerationConfig
-    config: Any
     dtype: torch.dtype
-    generation_config: Any
     logits_shift: int
-    logit_rows: Callable[[torch.Tensor], torch.Tensor]
-    __call__: Callable[..., Any]
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         super().adjust_generation_fn(generation_config, *args, **kwargs)
@@ -114,27 +110,91 @@ class DiffusionGenerationMixin(GenerationMixin):
         """
         prompt = self._prepare_prompt(inputs, kwargs.pop("input_ids", None))
         config = self._prepare_diffusion_config(generation_config, kwargs, prompt.shape[1])
+        output = self._fill(
+            prompt,
+            attention_mask,
+            config,
+            config.max_new_tokens,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            tokenizer=tokenizer,
+            streamer=streamer,
+        )
+        return output if config.return_dict_in_generate else output.sequences
+
+    @torch.no_grad()
+    def infill(
+        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None, **kwargs
+    ) -> torch.LongTensor | DiffusionGenerationOutput:
+        r"""
+        Fill in the mask tokens of a text, with what is on both sides in view. The text is one block, and keeps its
+        length.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, P)`): Texts with mask tokens, left-padded.
+            attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
+            kwargs: As for [`generate`], without `max_new_tokens`, `max_length`, `block_size` and `early_stop`.
+
+        Returns:
+            `torch.LongTensor` of shape `(B, P)`, or [`DiffusionGenerationOutput`] with `return_dict_in_generate=True`,
+            where `commit_steps` is of shape `(B, P)` and `tokens_per_forward` counts the filled positions.
+
+        Raises:
+            `ValueError`: As for [`generate`], and for a batch without a mask token.
+
+        Example:
+
+        ```python
+        >>> text = tokenizer(f"Tom has {tokenizer.mask_token * 2} apples.", return_tensors="pt")
+        >>> print(tokenizer.decode(model.infill(**text, preset="d3llm")[0]))
+        ```
+        """
+        fixed = {"max_new_tokens", "max_length", "block_size", "early_stop"} & kwargs.keys()
+        if fixed:
+            raise ValueError(f"infill() fills a text of a given length as one block: leave out {sorted(fixed)}")
+        other = {name: kwargs.pop(name, None) for name in ("logits_processor", "stopping_criteria", "tokenizer")}
+        other["streamer"] = kwargs.pop("streamer", None)
+        prompt = self._prepare_prompt(input_ids, None)
+        config = self._prepare_diffusion_config(
+            kwargs.pop("generation_config", None), kwargs, prompt.shape[1], fill=True
+        )
+        output = self._fill(prompt, attention_mask, config, 0, **other)
+        output.tokens_per_forward = (output.commit_steps > 0).sum(dim=1) / output.forward_passes.clamp(min=1)
+        return output if config.return_dict_in_generate else output.sequences
+
+    def _fill(
+        self,
+        prompt: torch.LongTensor,
+        attention_mask: torch.Tensor | None,
+        config: DiffusionGenerationConfig,
+        new_tokens: int,
+        *,
+        logits_processor: LogitsProcessorList | None,
+        stopping_criteria: StoppingCriteriaList | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        streamer: BaseStreamer | None,
+    ) -> DiffusionGenerationOutput:
         attention_mask = self._prepare_padding(prompt, attention_mask)
         special = self._prepare_special_token_ids(config, prompt.device)
+        if not new_tokens and not (prompt == special.mask).any():
+            raise ValueError(f"nothing to fill in: `input_ids` has no mask token (id {special.mask})")
         if config.num_return_sequences > 1:
             prompt = prompt.repeat_interleave(config.num_return_sequences, dim=0)
             if attention_mask is not None:
                 attention_mask = attention_mask.repeat_interleave(config.num_return_sequences, dim=0)
         if streamer is not None and len(prompt) > 1:
             raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
-
         canvas = Canvas.from_prompt(
             prompt,
             attention_mask,
-            new_tokens=config.max_new_tokens,
-            block_size=config.block_size or config.max_new_tokens,
+            new_tokens=new_tokens,
+            block_size=config.block_size or max(new_tokens, 1),
             mask_token_id=special.mask,
             seeds=self._prepare_seeds(config, prompt),
         )
         stops = self._prepare_stops(config, stopping_criteria, tokenizer, special)
         stream = CanvasStream(streamer) if streamer is not None else None
-        output = self._denoise(canvas, config, special, logits_processor, stops, stream)
-        return output if config.return_dict_in_generate else output.sequences
+        return self._denoise(canvas, config, special, logits_processor, stops, stream)
 
     def _denoise(
         self,
@@ -286,7 +346,11 @@ class DiffusionGenerationMixin(GenerationMixin):
         return prompt.long()
 
     def _prepare_diffusion_config(
-        self, generation_config: GenerationConfig | None, kwargs: dict[str, Any], prompt_length: int
+        self,
+        generation_config: GenerationConfig | None,
+        kwargs: dict[str, Any],
+        prompt_length: int,
+        fill: bool = False,
     ) -> DiffusionGenerationConfig:
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         check_fields(kwargs, known={*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS})
@@ -311,6 +375,11 @@ class DiffusionGenerationMixin(GenerationMixin):
                 f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
                 f"not {self.config._attn_implementation!r}"
             )
+        if fill:
+            config.early_stop = False  # an EOS in a text to fill in is part of it
+            if longest is not None and prompt_length > longest:
+                raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
+            return config
         if longest is not None and prompt_length + config.max_new_tokens > longest:
             raise ValueError(
                 f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
@@ -374,14 +443,10 @@ class DiffusionGenerationMixin(GenerationMixin):
             )
         return Stops(criteria, stop_strings, special.mask)
 
-    def _prepare_special_token_ids(self, config: DiffusionGenerationConfig, device: torch.device) -> SpecialTokens:
-        mask = config.mask_token_id
-        if mask is None:
-            mask = getattr(self.config, "mask_token_id", None)
-        if mask is None:
-            raise ValueError(
-                f"{type(self).__name__} has no mask token: set `mask_token_id` in config.json or pass it to generate()"
-            )
+    def _prepare_special_token_ids(
+        self, config: DiffusionGenerationConfig, device: torch.device | str
+    ) -> SpecialTokens:
+        mask = self._mask_token_id(config)
         eos = [] if config.eos_token_id is None else config.eos_token_id
         eos = [eos] if isinstance(eos, int) else list(eos)
         # models with several stop tokens were trained on answers padded with one of them

@@ -8,7 +8,7 @@ from transformers.generation.streamers import BaseStreamer
 from d3llm.generation import PRESETS, DiffusionGenerationConfig
 from d3llm.modeling import DreamModel, LLaDAModelLM
 
-from .host_reads import count_host_reads
+from benchmarks.host_reads import count_host_reads
 from .test_modeling import tiny_model
 
 

@@ -208,3 +208,67 @@ def test_text_generation_pipeline(checkpoint):
     assert chat[0]["generated_text"][-1]["role"] == "assistant"
     batch = generate([prompt, "four"], batch_size=2, preset="d3llm", max_new_tokens=12, do_sample=False)
     assert len(batch) == 2
+
+
+def test_infill_keeps_the_text_and_its_length(model):  # noqa: F811
+    texts = prompts([12, 7])
+    for text in texts:
+        text[[2, 3, 5]] = MASK
+    texts[0][8] = 0  # an EOS inside a text is part of it
+    ids, mask = left_pad(texts)
+    for method in ("llada", "d3llm", "dream", "fast_dllm-dual"):
+        arguments = {k: v for k, v in METHODS[method].items() if k != "steps"} | {"return_dict_in_generate": True}
+        output = model.infill(ids, attention_mask=mask, **arguments)
+        masked = (ids == MASK) & (mask > 0)
+        assert torch.equal(output.sequences[~masked], ids[~masked])
+        assert not (output.sequences == MASK).any()
+        assert torch.equal(output.commit_steps > 0, masked)
+        torch.testing.assert_close(output.tokens_per_forward, 3 / output.forward_passes)
+        alone = model.infill(texts[1][None], **arguments)
+        assert torch.equal(alone.sequences[0], output.sequences[1, 5:])
+
+
+def test_infill_refuses_what_it_cannot_do(model):  # noqa: F811
+    with pytest.raises(ValueError, match="no mask token"):
+        model.infill(prompts([5])[0][None])
+    with pytest.raises(ValueError, match="leave out \\['max_new_tokens'\\]"):
+        model.infill(torch.full((1, 5), MASK), max_new_tokens=4)
+    with pytest.raises(ValueError, match="exceeds the 256 positions"):
+        model.infill(torch.full((1, 300), MASK))
+
+
+def test_score_of_one_token_is_its_log_probability(model):  # noqa: F811
+    ids = torch.stack(prompts([9, 9]))
+    answer = torch.zeros_like(ids)
+    answer[0, 8], answer[1, 4] = 1, 1
+    found = model.score(ids, answer, num_samples=3)
+    with torch.no_grad():
+        noisy = ids.masked_fill(answer > 0, MASK)
+        rows = model.logit_rows(torch.tensor([[8], [4]]))
+        logprobs = model(noisy, logits_to_keep=rows).logits[:, 0].log_softmax(dim=-1)
+    torch.testing.assert_close(found, logprobs.gather(1, ids[answer > 0][:, None])[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_score_is_the_mean_over_masks_of_every_size(model):  # noqa: F811
+    ids = prompts([8])[0][None]
+    answer = torch.zeros_like(ids)
+    answer[0, 5:7] = 1
+    rows = model.logit_rows(torch.tensor([[5, 6]]))
+
+    def logprobs(masked):
+        noisy = ids.clone()
+        noisy[0, masked] = MASK
+        with torch.no_grad():
+            every = model(noisy, logits_to_keep=rows).logits[0].log_softmax(dim=-1)
+        return sum(float(every[position - 5, ids[0, position]]) for position in masked)
+
+    exact = 0.5 * logprobs([5, 6]) + 0.5 * 2 * 0.5 * (logprobs([5]) + logprobs([6]))
+    found = float(model.score(ids, answer, num_samples=400))
+    assert abs(found - exact) < 0.1 * abs(exact)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
+    shifted = torch.cat([torch.zeros(1, 3, dtype=torch.long), answer], dim=1)
+    mask = torch.tensor([[0] * 3 + [1] * 8])
+    assert abs(float(model.score(padded, shifted, mask, num_samples=400)) - exact) < 0.1 * abs(exact)
+    assert model.score(ids, answer, num_samples=8, seed=1) == model.score(ids, answer, num_samples=8, seed=1)
+    with pytest.raises(ValueError, match="and an answer in every row"):
+        model.score(ids, torch.zeros_like(ids))

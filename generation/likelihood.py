@@ -1,0 +1,113 @@
+"""Likelihood of an answer under a masked diffusion model, estimated by Monte Carlo."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def mask_answer(
+    answer: torch.BoolTensor, sample: int, num_samples: int, generator: torch.Generator
+) -> tuple[torch.BoolTensor, torch.LongTensor]:
+    """Mask k of the l answer positions of each row, uniformly, with k spread evenly over 1..l by the samples.
+
+    Args:
+        answer (`torch.BoolTensor` of shape `(B, L)`): Positions of the answer.
+        sample (`int`): Number of the sample, from 0 to `num_samples` - 1.
+
+    Returns:
+        `tuple[torch.BoolTensor, torch.LongTensor]`: The masked positions (B, L) and k (B,).
+    """
+    length = answer.sum(dim=1)
+    # one stratum of (0, 1] for each sample (LLaDA's `forward_process` spreads a batch of k the same way)
+    draw = (sample + torch.rand(len(answer), generator=generator)).to(answer.device) / num_samples
+    count = (draw * length).long().clamp(max=length - 1) + 1
+    order = torch.rand(answer.shape, generator=generator).to(answer.device).masked_fill(~answer, torch.inf)
+    ranks = order.argsort(dim=1).argsort(dim=1)
+    return ranks < count[:, None], count
+
+
+def answer_log_likelihood(
+    logits: torch.Tensor, tokens: torch.LongTensor, masked: torch.BoolTensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """One sample of the bound: the masked tokens' log-probabilities, weighted by l / k, summed (B,).
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, K, vocab)`): Aligned to the answer's positions.
+        tokens (`torch.LongTensor` of shape `(B, K)`): The answer.
+        masked (`torch.BoolTensor` of shape `(B, K)`): Which of its positions were masked; never padding.
+        weight (`torch.Tensor` of shape `(B,)`): l / k.
+    """
+    logits = logits.float()
+    token_logprobs = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)
+    return token_logprobs.masked_fill(~masked, 0.0).sum(dim=1) * weight
+
+
+class LikelihoodMixin:
+    """Adds `score()` to a model that has `logit_rows`."""
+
+    config: Any
+    generation_config: Any
+    logit_rows: Callable[[torch.Tensor], torch.Tensor]
+    __call__: Callable[..., Any]
+
+    @torch.no_grad()
+    def score(
+        self,
+        input_ids: torch.LongTensor,
+        answer_mask: torch.Tensor,
+        attention_mask: torch.LongTensor | None = None,
+        *,
+        num_samples: int = 128,
+        seed: int = 0,
+    ) -> torch.Tensor:
+        r"""
+        Estimate the log-likelihood of answers by Monte Carlo, as LLaDA evaluates multiple-choice tasks.
+
+        A lower bound: for k uniform in 1..l and k of the l answer positions masked at random, the expectation of
+        l / k times the sum of the masked tokens' log-probabilities (LLaDA, arXiv 2502.09992, equation 6, the form with
+        fewer samples). Exact for answers of one token.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`): Prompt and answer, padded on either side.
+            answer_mask (`torch.Tensor` of shape `(B, L)`): Non-zero at the positions of the answer.
+            attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 0 = padding.
+            num_samples (`int`, *optional*, defaults to 128): Forwards to average over.
+            seed (`int`, *optional*, defaults to 0): Of the masks.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B,)`: Log-likelihoods in nats.
+
+        Raises:
+            `ValueError`: For a mask of another shape, a row without an answer, or an answer in the padding.
+        """
+        answer = answer_mask != 0
+        if answer.shape != input_ids.shape or not answer.any(dim=1).all():
+            raise ValueError(
+                f"`answer_mask` must have the shape of `input_ids`, {tuple(input_ids.shape)}, "
+                "and an answer in every row"
+            )
+        if attention_mask is not None and (answer & (attention_mask == 0)).any():
+            raise ValueError("`answer_mask` marks positions that `attention_mask` calls padding")
+        if num_samples < 1:
+            raise ValueError(f"`num_samples`={num_samples} must be at least 1")
+        mask_token_id = self._mask_token_id(self.generation_config)
+        generator = torch.Generator().manual_seed(seed)
+        length = answer.sum(dim=1)
+        positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : int(length.max())]
+        tokens, rows = input_ids.gather(1, positions), self.logit_rows(positions)
+        total = torch.zeros(len(input_ids), device=input_ids.device)
+        for sample in range(num_samples):
+            masked, count = mask_answer(answer, sample, num_samples, generator)
+            noisy = input_ids.masked_fill(masked, mask_token_id)
+            logits = self(input_ids=noisy, attention_mask=attention_mask, logits_to_keep=rows).logits
+            total += answer_log_likelihood(logits, tokens, masked.gather(1, positions), length / count)
+        return total / num_samples
+
+    def _mask_token_id(self, generation_config: Any) -> int:
+        for config in (generation_config, self.config):
+            if getattr(config, "mask_token_id", None) is not None:
+                return config.mask_token_id
+        raise ValueError(
+            f"{type(self).__name__} has no mask token: set `mask_token_id` in config.json or pass it to generate()"
+        )
