@@ -49,6 +49,7 @@ RUN_DEFAULTS: dict[str, Any] = {
 # Inherited fields of GenerationConfig that mean the same here; any other one has no effect on a diffusion decoder.
 INHERITED_FIELDS = (
     "max_length",
+    "compile_config",
     "max_time",
     "stop_strings",
     "do_sample",
@@ -117,6 +118,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             in its batch; its return sequences differ. Drawn from PyTorch's global generator when not given.
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
         stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
+        compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:
+            windows and candidates are padded to multiples of 32.
         max_time (`float`, *optional*): Seconds after which all rows end.
         output_logprobs, output_history (`bool`, *optional*, defaults to `False`): What to add to the output.
         cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv

@@ -34,6 +34,10 @@ from .stops import Stops
 from .windows import Window, make_policy
 
 
+def round_up(number: int, multiple: int, most: int) -> int:
+    return min(most, -(-number // multiple) * multiple)
+
+
 @dataclass
 class SpecialTokens:
     """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s a row after its EOS."""
@@ -261,11 +265,14 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
 
             # 3.
             forwards += 1
-            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, *counts)]
-            eligible = eligible.gather(1, chosen)
+            count, width = max(1, *counts), max(widths)
             one_span = len(set(starts)) == len(set(ends)) == 1 and widths[0] == ends[0] + 1 - starts[0] == min(widths)
             span = slice(starts[0], ends[0] + 1) if one_span else None
-            logits = self._recompute(canvas, config, window, span, max(widths), chosen, cache, guidance)
+            if config.compile_config is not None:  # few shapes, and no numbers of this forward in the graph
+                count, width, span = round_up(count, 32, canvas.length), round_up(width, 32, canvas.length), None
+            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, :count]
+            eligible = eligible.gather(1, chosen)
+            logits = self._recompute(canvas, config, window, span, width, chosen, cache, guidance)
 
             # 4., 5. and 6.
             proposal = propose(logits, chosen, canvas, config, special.mask, logits_processor, forwards)
@@ -319,7 +326,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         if cache is not None:
             cached_positions = positions if guidance is None else positions.repeat(2, 1)
             inputs |= {"past_key_values": cache, "cache_positions": span or cached_positions}
-        logits = self(**inputs).logits
+        call = self if config.compile_config is None else self.get_compiled_call(config.compile_config)
+        logits = call(**inputs).logits
         return logits if guidance is None else guidance.combine(logits)
 
     def _attention_mask(

@@ -7,6 +7,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    CompileConfig,
     LogitsProcessorList,
     MaxTimeCriteria,
     StoppingCriteriaList,
@@ -272,3 +273,23 @@ def test_score_is_the_mean_over_masks_of_every_size(model):  # noqa: F811
     assert model.score(ids, answer, num_samples=8, seed=1) == model.score(ids, answer, num_samples=8, seed=1)
     with pytest.raises(ValueError, match="and an answer in every row"):
         model.score(ids, torch.zeros_like(ids))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["llada", "d3llm-block", "fast_dllm-dual"])
+def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):  # noqa: F811
+    ids, mask = left_pad(prompts([4, 9, 13]))
+    arguments = METHODS[method] | {"max_new_tokens": 96, "block_size": 32, "attention_mask": mask}
+    shapes = set()
+
+    def backend(graph, inputs):
+        shapes.add(tuple(tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)))
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = CompileConfig(backend=backend, mode=None, dynamic=False)
+    found = model.generate(ids, compile_config=compiled, early_stop=False, **arguments)
+    assert torch.equal(found, model.generate(ids, early_stop=False, **arguments))
+    # rows finish one by one; window and candidates take at most 4 widths each
+    assert 0 < len(shapes) <= 3 * 4 * 4
+    torch.compiler.reset()
