@@ -1,4 +1,23 @@
-from .decoding import DecodedPrompt, DecodingResult, encode_prompt, evaluate_decoding, wilson_interval
+from .batches import DecodedBatch, DecodedRow, generate_in_batches, resolve_generation_config
+from .decoding import DecodedPrompt, DecodingResult, evaluate_decoding, wilson_interval
+from .prompts import PromptLine, encode_prompt, read_prompts
+from .results_file import ResultsFile, check_writable, fingerprint, fingerprint_files
 
 
-__all__ = ["DecodedPrompt", "DecodingResult", "encode_prompt", "evaluate_decoding", "wilson_interval"]
+__all__ = [
+    "DecodedBatch",
+    "DecodedPrompt",
+    "DecodedRow",
+    "DecodingResult",
+    "PromptLine",
+    "ResultsFile",
+    "check_writable",
+    "encode_prompt",
+    "evaluate_decoding",
+    "fingerprint",
+    "fingerprint_files",
+    "generate_in_batches",
+    "read_prompts",
+    "resolve_generation_config",
+    "wilson_interval",
+]

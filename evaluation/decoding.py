@@ -1,14 +1,13 @@
 """Decodes a list of prompts with one preset and measures accuracy, TPF and TPS."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .batches import generate_in_batches
 
 
 @dataclass(frozen=True)
@@ -94,34 +93,6 @@ def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[fl
     return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, chat: bool | None = None) -> list[int]:
-    """
-    Token ids of a prompt, as a user's turn of a chat or as plain text.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
-        prompt (`str`): The prompt; not empty.
-        chat (`bool`, *optional*): Whether to put the prompt into the chat template. By default it is put there when
-            the tokenizer has one.
-
-    Returns:
-        `list[int]`: The ids, without padding.
-    """
-    if not prompt.strip():
-        raise ValueError("The prompt is empty: give at least one word.")
-    if chat is None:
-        chat = tokenizer.chat_template is not None
-    if not chat:
-        return tokenizer(prompt)["input_ids"]
-    if tokenizer.chat_template is None:
-        raise ValueError("The tokenizer has no chat template: use `chat=False` (on the command line `--no-chat`).")
-    messages = [{"role": "user", "content": prompt}]
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except TemplateError as error:
-        raise ValueError(f"The tokenizer's chat template cannot be used: {error}") from error
-
-
 def evaluate_decoding(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -135,7 +106,7 @@ def evaluate_decoding(
     **generation_kwargs: Any,
 ) -> DecodingResult:
     """
-    Decodes prompts in left-padded batches of similar length.
+    Decodes prompts in batches (see [`generate_in_batches`]) and checks every text.
 
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
@@ -152,43 +123,15 @@ def evaluate_decoding(
     Returns:
         [`DecodingResult`]: Records in the order of the prompts, and the wall time.
     """
-    if not prompts:
-        raise ValueError("`prompts` is empty: give at least one prompt.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    encoded = [encode_prompt(tokenizer, prompt, chat=chat) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    if (generation_kwargs.get("num_return_sequences") or 1) != 1:
+        raise ValueError("`num_return_sequences` must be 1 here: a prompt is correct or not by one text.")
+    generation_kwargs |= {"preset": preset, "num_return_sequences": 1}
     records: dict[int, DecodedPrompt] = {}
     seconds = 0.0
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        input_ids, attention_mask = _left_pad([encoded[index] for index in rows], tokenizer.pad_token_id or 0)
-        input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
-        began = time.perf_counter()
-        output = model.generate(
-            input_ids,
-            attention_mask=attention_mask,
-            preset=preset,
-            return_dict_in_generate=True,
-            **generation_kwargs,
-        )
-        if input_ids.is_cuda:
-            torch.cuda.synchronize()
-        seconds += time.perf_counter() - began
-        generated = output.sequences[:, input_ids.shape[1] :]
-        lengths = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
-        forwards = output.forward_passes.tolist()
-        for row, index in enumerate(rows):
-            text = tokenizer.decode(generated[row, : lengths[row]], skip_special_tokens=True)
-            records[index] = DecodedPrompt(text, check(index, text), lengths[row], forwards[row])
+    for batch in generate_in_batches(model, tokenizer, prompts, batch_size=batch_size, chat=chat, **generation_kwargs):
+        seconds += batch.seconds
+        for row in batch.rows:
+            records[row.index] = DecodedPrompt(row.text, check(row.index, row.text), row.tokens, row.forwards)
         if progress is not None:
-            progress(len(rows))
+            progress(len(batch.rows))
     return DecodingResult([records[index] for index in range(len(prompts))], seconds)
-
-
-def _left_pad(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`input_ids` and `attention_mask`, both `(batch, longest row)` long."""
-    width = max(len(row) for row in rows)
-    input_ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows])
-    attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return input_ids, attention_mask

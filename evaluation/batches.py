@@ -1,0 +1,166 @@
+"""Decodes any number of prompts in batches of similar length."""
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..generation import DiffusionGenerationConfig
+from .prompts import Messages, encode_prompt
+
+
+CALLABLES = ("logits_processor", "stopping_criteria")  # arguments of `generate` that are no fields
+
+
+@dataclass(frozen=True)
+class DecodedRow:
+    """
+    One generated sequence.
+
+    Attributes:
+        index (`int`): Its prompt, counted from 0.
+        sequence (`int`): Which of the prompt's return sequences it is, counted from 0.
+        text (`str`): The decoded tokens up to the first EOS, special tokens left out.
+        tokens (`int`): Generated tokens up to and including the first EOS.
+        forwards (`int`): Forwards of the transformer for this row.
+    """
+
+    index: int
+    sequence: int
+    text: str
+    tokens: int
+    forwards: int
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """TPF of the row."""
+        return self.tokens / self.forwards
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """
+    What came out of one call of `generate`.
+
+    Attributes:
+        rows (`list[DecodedRow]`): The sequences, those of a prompt next to each other.
+        seconds (`float`): Wall time of the call.
+    """
+
+    rows: list[DecodedRow]
+    seconds: float
+
+
+def resolve_generation_config(
+    model: PreTrainedModel, prompt_lengths: Collection[int], **generation_kwargs: Any
+) -> DiffusionGenerationConfig:
+    """
+    The decoding parameters of a run over prompts of several lengths, every field filled in.
+
+    Args:
+        model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
+        prompt_lengths (`Collection[int]`): Token counts of the prompts.
+        generation_kwargs: Fields of `DiffusionGenerationConfig`, or a whole `generation_config`.
+
+    Returns:
+        [`~d3llm.generation.DiffusionGenerationConfig`]: The parameters. Where `max_new_tokens` follows from the room
+        in the model, it is what the longest prompt leaves.
+
+    Raises:
+        `ValueError`: For what `generate` refuses.
+    """
+    base = generation_kwargs.pop("generation_config", None)
+    return model._prepare_diffusion_config(base, generation_kwargs, max(prompt_lengths))
+
+
+def generate_in_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Messages | Sequence[int]],
+    *,
+    batch_size: int = 8,
+    chat: bool | None = None,
+    done: Collection[int] = (),
+    **generation_kwargs: Any,
+) -> Iterator[DecodedBatch]:
+    """
+    Decodes prompts in left-padded batches of similar length, the longest first: memory runs out at once or never.
+
+    Which prompts share a batch depends on the prompts and `batch_size` alone. A batch is left out when all of it is
+    `done`, and decoded as a whole otherwise, so that a run that was interrupted computes the same as one that was not.
+
+    Args:
+        model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        prompts (`Sequence`): Texts, chats (lists of messages) or lists of token ids; at least one.
+        batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
+        chat (`bool`, *optional*): See [`encode_prompt`].
+        done (`Collection[int]`, *optional*): Indices of prompts that need not be decoded.
+        generation_kwargs: Further arguments of `generate`: fields of `DiffusionGenerationConfig` such as `preset` or
+            `max_new_tokens`, `generation_config`, `logits_processor`, `stopping_criteria`.
+
+    Yields:
+        [`DecodedBatch`]: One batch after another.
+
+    Raises:
+        `ValueError`: When the iteration starts, for an empty prompt or list of prompts, and for what `generate`
+            refuses.
+    """
+    if not prompts:
+        raise ValueError("`prompts` is empty: give at least one prompt.")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    encoded = [_token_ids(tokenizer, prompt, chat) for prompt in prompts]
+    lengths = [len(row) for row in encoded]
+    fields = {name: value for name, value in generation_kwargs.items() if name not in CALLABLES}
+    config = resolve_generation_config(model, lengths, **fields)
+    options = {**generation_kwargs, "max_new_tokens": config.max_new_tokens, "return_dict_in_generate": True}
+    order = sorted(range(len(prompts)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        if all(index in done for index in indices):
+            continue
+        input_ids, attention_mask = _left_pad([encoded[index] for index in indices], tokenizer.pad_token_id or 0)
+        input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
+        began = time.perf_counter()
+        output = model.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            tokenizer=tokenizer,
+            **options,
+        )
+        forwards = output.forward_passes.tolist()  # waits for a GPU
+        seconds = time.perf_counter() - began
+        generated = output.sequences[:, input_ids.shape[1] :].tolist()
+        tokens = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
+        copies = len(generated) // len(indices)
+        rows = [
+            DecodedRow(
+                index=indices[row // copies],
+                sequence=row % copies,
+                text=tokenizer.decode(generated[row][: tokens[row]], skip_special_tokens=True),
+                tokens=tokens[row],
+                forwards=forwards[row],
+            )
+            for row in range(len(generated))
+        ]
+        yield DecodedBatch(rows, seconds)
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages | Sequence[int], chat: bool | None
+) -> list[int]:
+    if not isinstance(prompt, str) and prompt and all(isinstance(token, int) for token in prompt):
+        return list(prompt)  # type: ignore[arg-type]
+    return encode_prompt(tokenizer, prompt, chat=chat)  # type: ignore[arg-type]
+
+
+def _left_pad(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`input_ids` and `attention_mask`, both `(batch, longest row)` long."""
+    width = max(len(row) for row in rows)
+    input_ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows])
+    attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return input_ids, attention_mask

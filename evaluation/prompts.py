@@ -1,0 +1,124 @@
+"""Prompts: how they are read from a file, and their token ids."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """
+    One line of a file of prompts.
+
+    Attributes:
+        id (`str` or `int`): What the file calls the prompt, else the number of its line.
+        line (`int`): Number of the line, counted from 1.
+        prompt (`str` or `list[dict[str, str]]`): A text, or the messages of a chat.
+    """
+
+    id: str | int
+    line: int
+    prompt: str | Messages
+
+
+def read_prompts(path: Path) -> list[PromptLine]:
+    """
+    Reads a file of JSON lines with `prompt` (a text) or `messages` (a chat) and, if wanted, `id` (a text or a whole
+    number, unique). Other keys are ignored, and so are blank lines.
+
+    Args:
+        path (`Path`): The file, UTF-8.
+
+    Returns:
+        `list[PromptLine]`: The prompts in the order of the file; at least one.
+
+    Raises:
+        `ValueError`: For a line that is no prompt, with the number of the first one, or a file without any.
+        `OSError`: For a file that cannot be read.
+    """
+    lines: list[PromptLine] = []
+    line_of: dict[str | int, int] = {}
+    for number, content in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if not content.strip():
+            continue
+        try:
+            line = _parse(content, number)
+            if line.id in line_of:
+                raise ValueError(f"the id {line.id!r} is already that of line {line_of[line.id]}")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: {_reason(error)}.") from error
+        line_of[line.id] = number
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{path} holds no prompts: give one JSON object per line, with `prompt` or `messages`.")
+    return lines
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, *, chat: bool | None = None
+) -> list[int]:
+    """
+    Token ids of a prompt, as a user's turn of a chat or as plain text.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        prompt (`str` or `list[dict[str, str]]`): A text that is not empty, or the messages of a chat.
+        chat (`bool`, *optional*): Whether to put the prompt into the chat template. By default it is put there when
+            the tokenizer has one. Messages always are.
+
+    Returns:
+        `list[int]`: The ids, without padding.
+    """
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise ValueError("The prompt is empty: give at least one word.")
+    if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
+        return tokenizer(prompt)["input_ids"]
+    if chat is False:
+        raise ValueError("Messages need the chat template: leave out `chat=False` (on the command line `--no-chat`).")
+    if tokenizer.chat_template is None:
+        remedy = "use `chat=False` (on the command line `--no-chat`)" if isinstance(prompt, str) else "give plain text"
+        raise ValueError(f"The tokenizer has no chat template: {remedy}.")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except TemplateError as error:
+        raise ValueError(f"The tokenizer's chat template cannot be used: {error}") from error
+
+
+def _parse(content: bytes, number: int) -> PromptLine:
+    record = json.loads(content.decode("utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("it is not a JSON object")
+    identity = record.get("id", number)
+    if not isinstance(identity, (str, int)) or isinstance(identity, bool):
+        raise ValueError(f"its `id` is neither a text nor a whole number: {json.dumps(identity)}")
+    if ("prompt" in record) == ("messages" in record):
+        raise ValueError("it needs `prompt` or `messages`, one of the two")
+    prompt: Any = record.get("prompt", record.get("messages"))
+    if "prompt" in record:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError("its `prompt` is not a text, or is empty")
+    elif not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
+        raise ValueError("its `messages` are not a list of objects with the texts `role` and `content`")
+    json.dumps([identity, prompt], ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
+    return PromptLine(identity, number, prompt)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is not valid UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error.msg}, column {error.colno})"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

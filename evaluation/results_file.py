@@ -1,0 +1,211 @@
+"""A file of results, one JSON line each, that survives a kill and knows the settings it was made with."""
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+
+SAMPLE = 2**20  # bytes
+Key = tuple[Hashable, int]
+WAY_OUT = "give another file (--output), or start again (--overwrite)"
+
+
+class ResultsFile:
+    """
+    Results of a run, appended batch by batch; the next run with the same settings goes on with what is missing.
+
+    The lines are objects with an `id` and, for several results of one id, `sequence`. Until the last one is there they
+    stand in the order they came in; `finish()` puts them into the order of `keys`. The settings are beside the file,
+    in `NAME.settings.json`. A context manager: it opens the file for this process alone.
+
+    Args:
+        path (`Path`): The file.
+        keys (`Sequence[tuple]`): `(id, sequence)` of every result to come, in their final order.
+        settings (`dict[str, Any]`): What the results depend on, as JSON values.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to start again when the file exists.
+
+    Attributes:
+        lines (`dict[tuple, str]`): The lines that are there, by key.
+
+    Raises:
+        `ValueError`: On entering, for a file with other settings or one that is no file of results.
+        `OSError`: On entering, for a path that cannot be written.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[Key], settings: dict[str, Any], *, overwrite: bool = False):
+        self.path = path
+        self.settings_path = path.with_name(path.name + ".settings.json")
+        self.keys = list(keys)
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as when read back
+        self.overwrite = overwrite
+        self.lines: dict[Key, str] = {}
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "ResultsFile":
+        check_writable(self.path)
+        self._file = self.path.open("ab+")
+        try:
+            _lock(self._file, self.path)
+            if self.overwrite or os.fstat(self._file.fileno()).st_size == 0:
+                self._file.truncate(0)  # before the settings: a kill in between leaves nothing that looks like ours
+                _write_atomically(self.settings_path, json.dumps(self.settings, indent=2).encode() + b"\n")
+            else:
+                self._compare_settings()
+                self._read()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Adds the records that are not there yet, and returns when the disk has them."""
+        assert self._file is not None, "enter the context first"
+        new: dict[Key, str] = {}
+        for record in records:
+            key = (record["id"], record.get("sequence", 0))
+            if key not in self.lines:
+                new[key] = json.dumps(record, ensure_ascii=False)
+        self._file.write("".join(line + "\n" for line in new.values()).encode("utf-8"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.lines |= new
+
+    def finish(self) -> None:
+        """Puts the lines into the order of `keys`; the file is at any moment the old or the new one."""
+        missing = [key for key in self.keys if key not in self.lines]
+        if missing:
+            raise ValueError(f"{self.path} lacks {len(missing)} results, the first of them of {missing[0][0]!r}.")
+        if list(self.lines) != self.keys:
+            self.lines = {key: self.lines[key] for key in self.keys}
+            self.__exit__(None, None, None)  # Windows replaces no open file
+            _write_atomically(self.path, "".join(line + "\n" for line in self.lines.values()).encode("utf-8"))
+
+    def _compare_settings(self) -> None:
+        try:
+            before = json.loads(self.settings_path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{self.path} exists, and {self.settings_path.name} beside it, which would tell its settings, is "
+                f"missing or damaged: {WAY_OUT}."
+            ) from error
+        if not isinstance(before, dict):
+            before = {}
+        different = [name for name in {**self.settings, **before} if before.get(name) != self.settings.get(name)]
+        if different:
+            shown = [
+                f"{name} was {json.dumps(before.get(name))}, is {json.dumps(self.settings.get(name))}"
+                for name in different[:3]
+            ]
+            rest = [f"and {len(different) - 3} more"] if len(different) > 3 else []
+            raise ValueError(f"{self.path} was made with other settings ({'; '.join(shown + rest)}): {WAY_OUT}.")
+
+    def _read(self) -> None:
+        """Takes over the complete lines and cuts off a half-written last one."""
+        assert self._file is not None
+        self._file.seek(0)
+        expected, kept = set(self.keys), 0
+        content = self._file.read()
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            end = kept + len(line)
+            last = end == len(content)
+            try:
+                record = json.loads(line.decode("utf-8"))
+                key = (record["id"], record.get("sequence", 0))
+                if key not in expected:
+                    raise ValueError
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                if last:
+                    break  # empty after the last newline, or cut
+                raise ValueError(f"{self.path}, line {number}, is not a result of this run: {WAY_OUT}.") from error
+            self.lines.setdefault(key, line.decode("utf-8"))
+            kept = end + 1
+        if kept > len(content):  # complete but for its newline
+            self._file.write(b"\n")
+        self._file.truncate(kept)
+
+
+def fingerprint(value: Any) -> str:
+    """
+    A short digest of JSON values, to tell whether they are still the same.
+
+    Args:
+        value (`Any`): JSON values.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """
+    A short digest of files by name, size and three samples of each: it takes no time for the weights of a large model,
+    and tells two states of a training apart.
+
+    Args:
+        paths (`Iterable[Path]`): The files.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(0, size - SAMPLE)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def check_writable(path: Path) -> None:
+    """
+    Raises an `OSError` before the work starts when a file cannot be written.
+
+    Args:
+        path (`Path`): The file.
+    """
+    folder = path.absolute().parent
+    if path.exists() and not path.is_file():
+        raise OSError(f"Cannot write {path}: it is not a file. Give the name of a file.")
+    if not folder.is_dir():
+        raise OSError(f"Cannot write {path}: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise OSError(f"Cannot write {path}: no permission to write there.")
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keeps a second process from writing the same file; the lock ends with the process. POSIX only."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = os.path.samestat(os.fstat(file.fileno()), path.stat())  # else it was put into order just now
+    except BlockingIOError:
+        free = False
+    except OSError:  # a file system without locks
+        return
+    if not free:
+        raise OSError(f"Another process is writing {path}: wait for it, or give another file.")
