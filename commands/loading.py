@@ -43,23 +43,23 @@ def load_model(
             "`hf download MODEL --local-dir FOLDER`."
         )
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
     import d3llm.modeling  # noqa: F401  registers the model classes
 
     quiet_libraries()
     with _naming(folder, "config.json"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if not type(config).__module__.startswith("d3llm."):
-        raise ValueError(f"{folder} holds a model of type {config.model_type!r}: expected LLaDA or Dream.")
+        model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type not in CONFIG_MAPPING or not CONFIG_MAPPING[model_type].__module__.startswith("d3llm."):
+        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected LLaDA or Dream.")
     with _naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     with _naming(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=config,
             dtype="auto",
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -81,7 +81,8 @@ def _naming(folder: Path, part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
-        raise OSError(f"Cannot load the {part} of {folder}, is the folder complete? {_first_line(error)}") from error
+        hint = "allow it with --trust-remote-code" if "custom code" in str(error) else "is the folder complete?"
+        raise OSError(f"Cannot load the {part} of {folder}: {_first_line(error)} ({hint})") from error
 
 
 def _first_line(error: Exception) -> str:

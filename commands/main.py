@@ -21,7 +21,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser; each sub-command sets `run`, a function of the parsed arguments."""
+    """
+    Returns the parser. Each sub-command sets `run`, a function of the parsed arguments. One that sets `takes_fields`
+    gets the arguments that the parser does not know as `fields`.
+    """
     parser = _Parser(prog="d3llm", description="Fast diffusion language models in the Hugging Face stack.")
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -40,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: Exit code. What a user can cause, a `ValueError` or an `OSError`, is one line on stderr and code 2.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not getattr(args, "takes_fields", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.fields = rest
     try:
         args.run(args)
         sys.stdout.flush()

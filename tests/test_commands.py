@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from d3llm.commands.generate import FIELDS
 from d3llm.commands.main import main
 from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
@@ -39,8 +38,18 @@ def test_presets_lists_every_preset(capsys, monkeypatch):
         assert name in printed
 
 
-def test_every_field_of_the_config_is_a_flag():
-    assert set(FIELDS) == {*METHOD_DEFAULTS, *RUN_DEFAULTS, "top_k", "top_p"} - {"preset"}
+def test_the_help_of_generate_lists_the_fields(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["generate", "--help"])
+    printed = capsys.readouterr().out
+    for name in {*METHOD_DEFAULTS, *RUN_DEFAULTS, "top_k", "top_p"} - {"output_logprobs", "output_history"}:
+        assert f"--{name.replace('_', '-')} " in printed
+
+
+def test_several_sequences(capsys, tiny_checkpoint):
+    arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one", "--max-new-tokens=6"]
+    assert main([*arguments, "--num-return-sequences", "3", "--temperature", "1", "--seed", "3"]) == 0
+    assert capsys.readouterr().out.count("\n") == 3
 
 
 def test_generate_prints_the_text_only(capsys, tiny_checkpoint):
@@ -68,10 +77,6 @@ def test_generate_equals_the_library(capsys, tiny_checkpoint):
     assert capsys.readouterr().out.strip() == expected.strip()
 
 
-def test_generate_takes_underscores_nowhere(capsys):
-    assert "--max_new_tokens" in run_fails(capsys, "generate", "--prompt", "one", "--max_new_tokens", "4")
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -79,9 +84,14 @@ def test_generate_takes_underscores_nowhere(capsys):
         (["nonsense"], "nonsense"),
         (["generate"], "--prompt"),
         (["generate", "--prompt", "one", "--thresold", "1"], "--thresold"),
-        (["generate", "--prompt", "one", "--threshold", "low"], "--threshold"),
-        (["generate", "--prompt", "one", "--max-new-tokens", "1.5"], "--max-new-tokens"),
+        (["generate", "--prompt", "one", "--max_new_tokens", "4"], "did you mean `--max-new-tokens`"),
+        (["generate", "--prompt", "one", "two"], "two"),
+        (["generate", "--prompt", "one", "--threshold"], "--threshold"),
+        (["generate", "--prompt", "one", "--threshold", "--steps", "3"], "--threshold"),
+        (["generate", "--prompt", "one", "--max-new-tokens", "1.5"], "max_new_tokens"),
+        (["generate", "--prompt", "one", "--preset", "d3llm", "--threshold", "low"], "threshold"),
         (["generate", "--prompt", "one", "--early-stop", "maybe"], "--early-stop"),
+        (["presets", "--thresold", "1"], "--thresold"),
         (["generate", "--prompt", "  "], "--prompt"),
         (["generate", "--prompt", "one", "--model", "nowhere/at/all"], "nowhere/at/all"),
         (["demo", "--problems", "0"], "--problems"),
@@ -172,19 +182,32 @@ def test_weights_that_lack_a_tensor_or_do_not_fit(capsys, tiny_checkpoint, tmp_p
     assert str(folder) in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
 
 
-def test_a_model_of_another_family(capsys, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("model_type", ["gpt2", "unheard_of", None])
+def test_a_model_of_another_family(capsys, tiny_checkpoint, tmp_path, model_type):
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    for model_type, named in (("gpt2", "gpt2"), ("unheard_of", "unheard_of")):
-        (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type}))
-        assert named in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert repr(model_type) in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+def test_code_in_a_folder_runs_only_when_allowed(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["mine.MyTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "mine.py").write_text("raise SystemExit('the code ran')")
+    arguments = ["generate", "--model", folder, "--prompt", "one"]
+    assert "--trust-remote-code" in run_fails(capsys, *arguments)
+    with pytest.raises(SystemExit, match="the code ran"):
+        main([*map(str, arguments), "--trust-remote-code"])
 
 
 def test_help_needs_no_torch():
     code = (
         "import sys\n"
         "from d3llm.commands.main import main\n"
-        "try: main(['generate', '--help'])\n"
+        "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

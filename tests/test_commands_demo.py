@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from test_commands import run_fails
 
 from d3llm.commands import demo
 from d3llm.commands.main import main
 from d3llm.evaluation import wilson_interval
 from d3llm.quickstart import checkpoint_path
+
+from .test_commands import run_fails
 
 
 PROBLEMS = ("--problems", "6", "--seed", "1")

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from .conftest import ROOT
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
