@@ -30,9 +30,13 @@ def test_links_lead_somewhere():
 def test_the_command_lines_parse(line):
     import shlex
 
+    from d3llm.commands.generate import _parse_fields
     from d3llm.commands.main import build_parser
 
-    build_parser().parse_args(shlex.split(line)[1:])
+    args, rest = build_parser().parse_known_args(shlex.split(line)[1:])
+    if rest:
+        assert args.takes_fields
+        _parse_fields(rest)
 
 
 def test_the_numbers_are_those_of_the_result_file():
