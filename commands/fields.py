@@ -1,0 +1,90 @@
+"""The arguments of the commands that decode: a checkpoint, a preset, and every field of the config as a flag."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+class _Help(argparse.Action):
+    """`--help` that also lists the fields of the config; to import them only here keeps the command line quick."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from d3llm.generation.configuration_diffusion import CHOICES
+
+        lines = ["fields of DiffusionGenerationConfig, which override the preset:"]
+        for name, default in config_fields().items():
+            choices = f": {', '.join(CHOICES[name])}" if name in CHOICES else ""
+            lines.append(f"  --{name.replace('_', '-')} (default {json.dumps(default)}){choices}")
+        parser.epilog = "\n".join(lines)
+        parser.print_help()
+        parser.exit()
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command that decodes has; the parser must be made with `add_help=False`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message and exit")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint folder (default: the shipped teacher)")
+    parser.add_argument("--preset", metavar="NAME", help="see `d3llm presets` (default: the checkpoint's own)")
+    parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let the tokenizer run code from the folder")
+    parser.set_defaults(takes_fields=True)
+
+
+def config_fields() -> dict[str, Any]:
+    """The fields of `DiffusionGenerationConfig` that are flags, with their defaults."""
+    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+
+    fields = {**RUN_DEFAULTS, "top_k": None, "top_p": None, **METHOD_DEFAULTS}
+    for name in ("preset", "output_logprobs", "output_history"):  # an argument of its own, and what no text shows
+        del fields[name]
+    return fields
+
+
+def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    The fields that were given: `["--block-size", "8", "--cache=block"]` as `{"block_size": 8, "cache": "block"}`.
+
+    Args:
+        args (`argparse.Namespace`): The parsed arguments, with the unknown ones as `fields`.
+
+    Returns:
+        `dict[str, Any]`: Arguments of `generate`, with the preset. The config has checked their values, which should
+        not have to wait for the weights.
+    """
+    from d3llm.generation import DiffusionGenerationConfig
+    from d3llm.generation.configuration_diffusion import suggestion
+
+    defaults = config_fields()
+    fields = {f"--{name.replace('_', '-')}": name for name in defaults}
+    values: dict[str, Any] = {}
+    rest = list(args.fields)
+    while rest:
+        flag, equals, text = rest.pop(0).partition("=")
+        if flag not in fields:
+            raise ValueError(f"unknown option {flag}{suggestion(flag, fields)}, see --help")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"{flag} needs a value")
+            text = rest.pop(0)
+        name = fields[flag]
+        try:
+            values[name] = json.loads(text)  # a number, true or false
+        except json.JSONDecodeError:
+            values[name] = text
+        if isinstance(defaults[name], bool) and not isinstance(values[name], bool):
+            raise ValueError(f"{flag} is true or false, not {text}")
+    if args.preset is not None:
+        values["preset"] = args.preset
+    config = DiffusionGenerationConfig(**values)
+    if args.preset is not None:
+        config.resolve()
+    return values
+
+
+def checkpoint_folder(args: argparse.Namespace) -> Path:
+    """The folder that `--model` names, else that of the shipped teacher."""
+    from d3llm.quickstart import checkpoint_path
+
+    return checkpoint_path("teacher") if args.model is None else Path(args.model)

@@ -1,0 +1,151 @@
+"""`d3llm generate --input`: decodes a file of prompts into a file of results, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from d3llm.evaluation import PromptLine
+    from d3llm.generation import DiffusionGenerationConfig
+
+BATCH_SIZE = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("files of prompts")
+    files.add_argument("--output", type=Path, metavar="FILE", help="where to write the texts, as JSON lines")
+    files.add_argument("--batch-size", type=int, metavar="N", help=f"prompts per batch (default: {BATCH_SIZE})")
+    files.add_argument("--overwrite", action="store_true", help="start again if the output exists")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raises when the arguments do not go together, before anything is loaded."""
+    if args.input is None:
+        given = {"--output": args.output, "--batch-size": args.batch_size, "--overwrite": args.overwrite or None}
+        for flag, value in given.items():
+            if value is not None:
+                raise ValueError(f"{flag} belongs to --input, not to --prompt.")
+        return
+    if args.output is None:
+        raise ValueError("--input needs --output, the file to write the texts to.")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
+        raise ValueError(f"--input and --output are the same file, {args.input}: give another --output.")
+
+
+def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
+    """
+    Args:
+        args (`argparse.Namespace`): The parsed arguments.
+        folder (`Path`): The checkpoint.
+        fields (`dict[str, Any]`): The fields of `DiffusionGenerationConfig` that were given.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from d3llm.evaluation import (
+        ResultsFile,
+        check_writable,
+        fingerprint,
+        fingerprint_files,
+        generate_in_batches,
+        read_prompts,
+    )
+
+    from .loading import load_model
+
+    lines = read_prompts(args.input)
+    check_writable(args.output)
+    model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
+    encoded = [_encode(tokenizer, line, args) for line in lines]
+    config = _resolve(model, lines, encoded, fields, args.input)
+    sequences = range(config.num_return_sequences)
+    settings = {
+        "model": str(folder.resolve()),
+        "weights": fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))]),
+        "prompts": fingerprint([[line.id, ids] for line, ids in zip(lines, encoded, strict=True)]),
+        **_fields_of(config),
+    }
+    keys = [(line.id, sequence) for line in lines for sequence in sequences]
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with (
+        ResultsFile(args.output, keys, settings, overwrite=args.overwrite) as results,
+        Progress(TextColumn("decoding"), *columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        done = {
+            index
+            for index, line in enumerate(lines)
+            if all((line.id, number) in results.lines for number in sequences)
+        }
+        task = progress.add_task("decoding", total=len(lines), completed=len(done))
+        for batch in generate_in_batches(
+            model, tokenizer, encoded, batch_size=args.batch_size or BATCH_SIZE, done=done, **fields
+        ):
+            results.append(
+                {
+                    "id": lines[row.index].id,
+                    **({"sequence": row.sequence} if len(sequences) > 1 else {}),
+                    "text": row.text,
+                    "tokens": row.tokens,
+                    "forwards": row.forwards,
+                    "tokens_per_forward": round(row.tokens_per_forward, 4),
+                }
+                for row in batch.rows
+            )
+            progress.advance(task, len({row.index for row in batch.rows} - done))
+        results.finish()
+    earlier = f", {len(done)} of {len(lines)} prompts were done before" if done else ""
+    sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse.Namespace) -> list[int]:
+    from d3llm.evaluation import encode_prompt
+
+    try:
+        return encode_prompt(tokenizer, line.prompt, chat=args.chat)
+    except ValueError as error:
+        raise ValueError(f"{args.input}, line {line.line}: {error}") from error
+
+
+def _resolve(
+    model: PreTrainedModel, lines: list[PromptLine], encoded: list[list[int]], fields: dict[str, Any], path: Path
+) -> DiffusionGenerationConfig:
+    """The decoding parameters of the run; an error names the longest prompt if it is to blame."""
+    from d3llm.evaluation import resolve_generation_config
+
+    lengths = [len(ids) for ids in encoded]
+    longest = lines[lengths.index(max(lengths))].line
+    shortest = resolve_generation_config(model, [min(lengths)], **fields)  # fails if the fields are to blame
+    try:
+        config = resolve_generation_config(model, lengths, **fields)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {longest}: {error}") from error
+    if config.max_new_tokens < shortest.max_new_tokens:
+        sys.stderr.write(
+            f"max_new_tokens is {config.max_new_tokens}, what the longest prompt leaves (line {longest})\n"
+        )
+    return config
+
+
+def _fields_of(config: DiffusionGenerationConfig) -> dict[str, Any]:
+    """The resolved fields that a text depends on."""
+    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+
+    inherited = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")
+    names = [*RUN_DEFAULTS, *METHOD_DEFAULTS, *inherited]
+    return {name: getattr(config, name) for name in names if not name.startswith("output_")}
