@@ -30,13 +30,13 @@ def test_links_lead_somewhere():
 def test_the_command_lines_parse(line):
     import shlex
 
-    from d3llm.commands.generate import _parse_fields
     from d3llm.commands.main import build_parser
+    from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 
     args, rest = build_parser().parse_known_args(shlex.split(line)[1:])
-    if rest:
-        assert args.takes_fields
-        _parse_fields(rest)
+    flags = [argument[2:].replace("-", "_") for argument in rest if argument.startswith("--")]
+    assert not rest or args.takes_fields
+    assert set(flags) <= KNOWN_FIELDS
 
 
 def test_the_numbers_are_those_of_the_result_file():
