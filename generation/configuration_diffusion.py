@@ -119,7 +119,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
         stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
         compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:
-            windows and candidates are padded to multiples of 32.
+            windows and candidates are padded to multiples of `block_size`.
         max_time (`float`, *optional*): Seconds after which all rows end.
         output_logprobs, output_history (`bool`, *optional*, defaults to `False`): What to add to the output.
         cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv

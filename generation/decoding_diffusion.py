@@ -34,8 +34,8 @@ from .stops import Stops
 from .windows import Window, make_policy
 
 
-def round_up(number: int, multiple: int, most: int) -> int:
-    return min(most, -(-number // multiple) * multiple)
+def round_up(number: int, multiple: int, canvas: Canvas) -> int:
+    return min(canvas.length, -(-number // multiple) * multiple)
 
 
 @dataclass
@@ -243,34 +243,28 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             if cache is not None and config.window_edge == "exact":
                 window.positions |= self._rows_of(eligible)
 
-            # The one host read of a forward: which rows are done, how many candidates they have, and their windows.
-            bounds = torch.where(window.positions, positions, -1)
-            first, last = torch.where(window.positions, positions, canvas.length).amin(dim=1), bounds.amax(dim=1)
-            per_row = torch.stack(
-                [done.long(), eligible.sum(dim=1), window.positions.sum(dim=1), first, last], dim=1
-            ).tolist()
-            alive = [row for row, (row_done, *_) in enumerate(per_row) if not row_done]
-            if len(alive) < len(per_row):
+            # The one host read of a forward.
+            shape = torch.stack([done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
+            finished, count, width, start, end, shared = shape.tolist()
+            if finished:
                 result.store(canvas, forwards)
-                if not alive:
+                if finished == len(done):
                     break
-                rows = torch.tensor(alive, device=canvas.tokens.device)
+                rows = done.long().argsort(stable=True)[: len(done) - finished]
+                if cache is not None:
+                    cache.select_rows(rows if guidance is None else guidance.double(rows))
                 eligible = eligible[rows]
                 for state in (canvas, policy, window, guidance):
                     if state is not None:
                         state.select_rows(rows)
-                if cache is not None:
-                    cache.select_rows(guidance.double(rows, len(per_row)) if guidance is not None else rows)
-            _, counts, widths, starts, ends = zip(*(per_row[row] for row in alive), strict=True)
 
             # 3.
             forwards += 1
-            count, width = max(1, *counts), max(widths)
-            one_span = len(set(starts)) == len(set(ends)) == 1 and widths[0] == ends[0] + 1 - starts[0] == min(widths)
-            span = slice(starts[0], ends[0] + 1) if one_span else None
+            span = slice(start, end) if shared else None
             if config.compile_config is not None:  # few shapes, and no numbers of this forward in the graph
-                count, width, span = round_up(count, 32, canvas.length), round_up(width, 32, canvas.length), None
-            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, :count]
+                multiple = config.block_size or canvas.length
+                count, width, span = round_up(count, multiple, canvas), round_up(width, multiple, canvas), None
+            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, count)]
             eligible = eligible.gather(1, chosen)
             logits = self._recompute(canvas, config, window, span, width, chosen, cache, guidance)
 

@@ -33,5 +33,6 @@ class Guidance:
     def select_rows(self, rows: torch.LongTensor):
         self.given = self.given[rows]
 
-    def double(self, rows: torch.LongTensor, batch: int) -> torch.LongTensor:
-        return torch.cat([rows, rows + batch])
+    def double(self, rows: torch.LongTensor) -> torch.LongTensor:
+        """Both forwarded rows of each of these rows."""
+        return torch.cat([rows, rows + len(self.given)])

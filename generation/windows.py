@@ -25,6 +25,14 @@ class Window:
     positions: torch.BoolTensor
     single: torch.BoolTensor | None = None
 
+    def extent(self) -> list[torch.Tensor]:
+        """Positions of the widest row; start and end of the first row; whether every row is this one span."""
+        widths, first_row = self.positions.sum(dim=1), self.positions[0]
+        start = first_row.long().argmax()
+        end = (first_row * torch.arange(len(first_row), device=first_row.device)).amax() + 1
+        shared = (self.positions == first_row).all() & (end - start == widths[0])
+        return [widths.amax(), start, end, shared.long()]
+
     def select_rows(self, rows: torch.LongTensor):
         self.positions = self.positions[rows]
         self.single = None if self.single is None else self.single[rows]
