@@ -43,19 +43,18 @@ def run(args: argparse.Namespace) -> None:
     for name, highest in (("problems", 10_000), ("batch_size", 1024), ("threads", os.cpu_count() or 1)):
         if not 1 <= getattr(args, name) <= highest:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 to {highest}, got {getattr(args, name)}.")
-    for path in (args.json, args.svg):
-        if path is not None:
-            _check_writable(path)
-
     import torch
     from rich.console import Console
 
-    from d3llm.evaluation import evaluate_decoding
+    from d3llm.evaluation import check_writable, evaluate_decoding
     from d3llm.quickstart import checkpoint_path
     from d3llm.quickstart.problems import extract_answer, generate_problems
 
     from .loading import load_model
 
+    for path in (args.json, args.svg):
+        if path is not None:
+            check_writable(path)
     # Threads wait for each other after every operation: on cores that have other work, two are far slower than one.
     torch.set_num_threads(args.threads)
     console = Console(highlight=False)
@@ -213,16 +212,6 @@ def _picture(question: str, shown: dict[str, CanvasStreamer], table: RenderableT
     console.print()
     console.print(table)
     return console.export_svg(title="d3llm demo")
-
-
-def _check_writable(path: Path) -> None:
-    """Raises before the work starts when the file cannot be written."""
-    if path.is_dir():
-        raise OSError(f"Cannot write {path}: it is a folder. Give a file name.")
-    if not path.absolute().parent.is_dir():
-        raise OSError(f"Cannot write {path}: there is no folder {path.absolute().parent}. Make it first.")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise OSError(f"Cannot write {path}: no permission to write into its folder.")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -100,7 +100,7 @@ def test_generate_equals_the_library(capsys, tiny_checkpoint):
         (["demo", "--batch-size", "-1"], "--batch-size"),
         (["demo", "--threads", "0"], "--threads"),
         (["demo", "--json", "nowhere/demo.json"], "nowhere"),
-        (["demo", "--json", "."], "folder"),
+        (["demo", "--json", "."], "not a file"),
         (["quickstart"], "ACTION"),
         (["quickstart", "train-teacher", "--recipe", "nowhere.yaml"], "nowhere.yaml"),
     ],
