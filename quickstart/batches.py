@@ -98,9 +98,14 @@ def canvas_rows(
     return torch.tensor(rows), valid, start
 
 
+def phase_at(phases: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """The phase of a step: the first whose `until` lies after it."""
+    return next(phase for phase in phases if phase["until"] is None or step < phase["until"])
+
+
 def draw_kind(curriculum: list[dict[str, Any]], step: int, rng: random.Random) -> str:
     """Draws the kind of batch for a step from the shares of its phase."""
-    phase = next(phase for phase in curriculum if phase["until"] is None or step < phase["until"])
+    phase = phase_at(curriculum, step)
     shares = {kind: share for kind, share in phase.items() if kind != "until"}
     return rng.choices(list(shares), list(shares.values()))[0]
 
@@ -129,7 +134,7 @@ def make_batch(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase, ids: 
         recipe["canvas"] if kind == "full" else None,
         rng.randint(0, recipe["tail"]),
     )
-    masked, weights = mask_answers(labels[:, start:], ids, recipe["masking"], generator)
+    masked, weights = mask_answers(labels[:, start:], ids, phase_at(recipe["masking"], step), generator)
     no_weight = torch.zeros(size, start)
     masked = torch.cat((no_weight.bool(), masked), dim=1)
     inputs = labels.masked_fill(masked, ids.mask)
@@ -161,7 +166,7 @@ def _drill_batch(
 
 
 def mask_answers(
-    answers: Tensor, ids: TokenIds, masking: dict[str, float], generator: torch.Generator
+    answers: Tensor, ids: TokenIds, masking: dict[str, Any], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """
     Draws masks and loss weights for answer regions, each row by one of three rules.
@@ -172,11 +177,13 @@ def mask_answers(
       masked with probability r ~ U(0.1, 1) and weigh 1/r; all that follows is masked and weighs nothing.
     - `frontier`: a window that starts right after an equals sign; all its numbers are masked, its other tokens with
       probability r ~ U(0, 1), so that the result can only be found by working it out.
+    - `ending` (a share taken from all three): a block as in decoding, its tokens masked with probability r ~ U(0.5, 1)
+      and some of the padding at its end known: the model must tell from the prompt how far the solution reaches.
 
     Args:
         answers (`Tensor` of shape `(B, A)`): Clean answers padded with EOS.
         ids (`TokenIds`): What to look for.
-        masking (`dict`): The recipe's section `masking`.
+        masking (`dict`): A phase of the recipe's section `masking`.
         generator (`torch.Generator`): Source of randomness.
 
     Returns:
@@ -205,6 +212,20 @@ def mask_answers(
     window_ratio = torch.where(is_frontier, spread[:, None], spread[:, None] * 0.9 + 0.1)
     window_masked = after | (inside & ((noise < window_ratio) | (is_frontier & is_number)))
     window_weights = inside * torch.where(is_frontier, torch.ones(()), 1 / window_ratio)
+
+    if masking.get("ending"):
+        # Blocks as in decoding; of the padding in the block, a random stretch at its end is known already.
+        is_ending = torch.rand(size, 1, generator=generator) < masking["ending"]
+        last_block = (content - 1) // masking["window_size"]
+        block_start = (torch.rand(size, 1, generator=generator) * (last_block + 1)).long() * masking["window_size"]
+        block_end = (block_start + masking["window_size"]).clamp(max=length)
+        room = (block_end - content + 1).clamp(min=0)
+        known_from = block_end - (torch.rand(size, 1, generator=generator) * (room + 1)).long()
+        ending_inside = (position >= block_start) & (position < known_from) & (noise < 0.5 + 0.5 * spread[:, None])
+        window_masked = torch.where(is_ending, ending_inside | (position >= block_end), window_masked)
+        window_weights = torch.where(is_ending, ending_inside.float(), window_weights)
+        is_frontier = is_frontier & ~is_ending
+        is_window = is_window | is_ending
 
     semi = is_window | is_frontier
     masked = torch.where(semi, window_masked, masked)

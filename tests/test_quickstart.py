@@ -176,7 +176,7 @@ def test_frontier_rows_hide_every_number_from_a_result_on(tokenizer: PreTrainedT
     ids = TokenIds.of(tokenizer)
     text = "Tom has <<3*4=12>>12 apples. Now he has <<12+5=17>>17 apples.\n#### 17"
     answers = torch.tensor([tokenizer(text)["input_ids"] + [ids.eos] * 20] * 16)
-    masking = {**load_recipe(None)["masking"], "llada": 0.0, "window": 0.0, "frontier": 1.0}
+    masking = {**load_recipe(None)["masking"][0], "llada": 0.0, "window": 0.0, "frontier": 1.0}
     masked, weights = mask_answers(answers, ids, masking, torch.Generator().manual_seed(0))
     for row in range(len(answers)):
         first = int(masked[row].nonzero()[0, 0])
@@ -184,6 +184,18 @@ def test_frontier_rows_hide_every_number_from_a_result_on(tokenizer: PreTrainedT
         start = int((weights[row] == masking["result_weight"]).nonzero()[0, 0])
         assert answers[row, start - 1] == ids.equals and not masked[row, :start].any()
         assert masked[row, start:][ids.numbers[answers[row, start:]]].all()
+
+
+def test_ending_rows_reveal_only_the_end_of_a_block(tokenizer: PreTrainedTokenizerBase):
+    ids = TokenIds.of(tokenizer)
+    solution = tokenizer("Tom has <<3*4=12>>12 apples.\n#### 12")["input_ids"]
+    answers = torch.tensor([solution + [ids.eos] * (48 - len(solution))] * 16)
+    masking = {**load_recipe(None)["masking"][-1], "ending": 1.0}
+    masked, weights = mask_answers(answers, ids, masking, torch.Generator().manual_seed(0))
+    assert masked[:, 32:].all() and not weights[:, 32:].any()
+    assert (weights[:, :32] > 0).equal(masked[:, :32])
+    assert masked[:, : len(solution)].float().mean() > 0.5
+    assert not masked[:, 31].all() and masked[:, 31].any()
 
 
 def test_orthogonalize_evens_out_singular_values():
@@ -222,7 +234,7 @@ def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, 
 
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
     train_teacher(write_recipe(small_recipe, tmp_path), tmp_path / "out", stop_at_step=1)
-    small_recipe["masking"]["llada"] = 1.0
+    small_recipe["masking"][0]["llada"] = 1.0
     recipe = write_recipe(small_recipe, tmp_path)
     with pytest.raises(ValueError, match="another recipe"):
         train_teacher(recipe, tmp_path / "out")
