@@ -97,14 +97,14 @@ class CanvasStreamer:
                 return "special"
             return "committed" if before[index] == tokens[index] else "just committed"
 
-        text, start, drawn = Text(), 0, ""
+        text, whole, start, drawn = Text(), self._decode(tokens), 0, 0
         for end in range(1, len(tokens) + 1):
             if end < len(tokens) and kind(end) == kind(start):
                 continue
-            whole = self._decode(tokens[:end])
-            # A token may change the white space before it: cut after as many visible characters as are drawn already.
-            piece = _after(whole, len("".join(drawn.split())))
-            drawn = whole
+            # White space depends on the tokens around it: a run is cut out of the whole text, by the number of visible
+            # characters up to its end.
+            cut = _index_after(whole, visible=len("".join(self._decode(tokens[:end]).split())))
+            piece = whole[drawn:cut]
             word = piece.lstrip()
             text.append(piece[: len(piece) - len(word)])
             if kind(start) in ("masked", "special"):
@@ -112,17 +112,17 @@ class CanvasStreamer:
                 text.append(" ".join([mark] * (end - start)), style)
             else:
                 text.append(word, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
-            start = end
+            start, drawn = end, cut
         return text
 
     def _decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def _after(text: str, visible: int) -> str:
-    """What follows the first `visible` characters that are not white space."""
+def _index_after(text: str, visible: int) -> int:
+    """The index that follows the first `visible` characters that are not white space."""
     for index, character in enumerate(text):
         if visible == 0:
-            return text[index:]
+            return index
         visible -= not character.isspace()
-    return ""
+    return len(text)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from d3llm.evaluation import DecodingResult
+    from d3llm.quickstart.problems import Problem
 
     from .canvas import CanvasStreamer
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     model, tokenizer = load_model(checkpoint_path(MODEL), device="cpu")
 
     console.print(f"[bold]An unseen problem[/bold] (of {len(problems)})\n{problems[0].question}\n")
-    shown = {preset: _show(console, model, tokenizer, problems[0].question, preset) for preset in PRESETS}
+    shown = {preset: _show(console, model, tokenizer, problems[0], preset) for preset in PRESETS}
 
     def check(index: int, text: str) -> bool:
         return extract_answer(text) == problems[index].answer
@@ -92,17 +93,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show(
-    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, preset: str
+    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem: Problem, preset: str
 ) -> CanvasStreamer:
-    """Decodes one question while its canvas is drawn; returns the streamer, which holds every frame."""
+    """Decodes one problem while its canvas is drawn; returns the streamer, which holds every frame."""
     import torch
     from rich.live import Live
 
     from d3llm.evaluation import encode_prompt
+    from d3llm.quickstart.problems import extract_answer
 
     from .canvas import CanvasStreamer
 
-    input_ids = torch.tensor([encode_prompt(tokenizer, question)])
+    input_ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
     streamer = CanvasStreamer(tokenizer, model.config.mask_token_id)
 
     def decode() -> None:
@@ -115,24 +117,31 @@ def _show(
             streamer=streamer,
         )
 
+    def verdict() -> str:
+        answer = extract_answer(tokenizer.decode(streamer.frames[-1]))
+        if answer is None:
+            return f", no answer: it is {problem.answer}"
+        return f", {answer} is {'right' if answer == problem.answer else f'wrong: it is {problem.answer}'}"
+
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             streamer.listener = lambda streamer: live.update(_panel(streamer, preset), refresh=True)
             streamer.pause = PAUSE
             decode()
+            live.update(_panel(streamer, preset, verdict=verdict()), refresh=True)
     else:
         decode()
-        console.print(_panel(streamer, preset))
+        console.print(_panel(streamer, preset, verdict=verdict()))
     return streamer
 
 
-def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None) -> RenderableType:
+def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None, verdict: str = "") -> RenderableType:
     from rich.panel import Panel
 
     forward = forward or len(streamer.frames)
     title = f"[bold]{preset}[/bold], {PRESETS[preset]}"
-    subtitle = f"forward {forward}: {streamer.committed(forward)} of {len(streamer.frames[0])} tokens committed"
-    return Panel(streamer.render(forward), title=title, subtitle=subtitle)
+    committed = f"{streamer.committed(forward)} of {len(streamer.frames[0])} tokens committed"
+    return Panel(streamer.render(forward), title=title, subtitle=f"forward {forward}: {committed}{verdict}")
 
 
 def _progress(console: Console):

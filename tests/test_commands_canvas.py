@@ -56,6 +56,21 @@ def test_what_a_forward_commits_stands_out(tokenizer):
     assert "two" not in styles and "six" not in styles
 
 
+def test_white_space_is_that_of_the_whole_text():
+    from d3llm.quickstart.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()  # its decoder writes a new line before #### when a number follows
+    text = "That makes <<3*4=12>>12 pens.\n#### 12"
+    tokens = torch.tensor(tokenizer(text)["input_ids"])
+    streamer = CanvasStreamer(tokenizer, tokenizer.mask_token_id)
+    streamer.put(tokens[:1])
+    for hidden in ([0, 3, -1], [0, -2], [3], []):
+        draft = tokens.clone()
+        draft[hidden] = tokenizer.mask_token_id
+        streamer.put_draft(draft)
+    assert [draw(streamer, forward) for forward in (3, 4)] == [text.replace("3", "░░", 1), text]
+
+
 @pytest.mark.parametrize("preset", ["llada", "d3llm"])
 @pytest.mark.parametrize("early_stop", [True, False])
 def test_a_frame_for_each_forward(tokenizer, tiny_checkpoint, preset, early_stop):
