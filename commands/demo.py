@@ -140,8 +140,8 @@ def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None, ve
 
     forward = forward or len(streamer.frames)
     title = f"[bold]{preset}[/bold], {PRESETS[preset]}"
-    committed = f"{streamer.committed(forward)} of {len(streamer.frames[0])} tokens committed"
-    return Panel(streamer.render(forward), title=title, subtitle=f"forward {forward}: {committed}{verdict}")
+    subtitle = f"forward {forward}: {streamer.committed(forward)} tokens committed{verdict}"
+    return Panel(streamer.render(forward), title=title, subtitle=subtitle)
 
 
 def _progress(console: Console):

@@ -36,8 +36,8 @@ def test_generate_draws_drafts_in_a_terminal(tiny_checkpoint):
     arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "llada"]
     arguments += ["--max-new-tokens", "8", "--block-size", "4", "--early-stop", "false"]
     written = run_in_terminal(arguments)
-    captions = re.findall(r"forward (\d+), (\d+) tokens committed", written)
-    assert list(dict.fromkeys(captions)) == [(str(n), str(n)) for n in range(1, 9)]
+    forwards = re.findall(r"forward (\d+), \d+ tokens committed", written)
+    assert list(dict.fromkeys(forwards)) == [str(n) for n in range(1, 9)]
     assert "░░" in written and "8 forwards" in written
     plain = subprocess.run(
         [sys.executable, "-m", "d3llm.commands.main", *arguments], capture_output=True, text=True, check=True
