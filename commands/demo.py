@@ -156,7 +156,7 @@ def _table(results: dict[str, DecodingResult]) -> RenderableType:
     from rich.table import Table
 
     n = len(next(iter(results.values())).records)
-    table = Table(title=f"{n} unseen problems, early stop at EOS in both", title_justify="left")
+    table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, early stop at EOS in both", title_justify="left")
     table.add_column("model")
     table.add_column("preset")
     for name in ("accuracy (95 % interval)", "TPF", "TPS", "forwards"):
