@@ -72,7 +72,7 @@ class CanvasStreamer:
             time.sleep(self.pause)
 
     def committed(self, forward: int) -> int:
-        """Tokens committed after that forward, counted from 1, up to the first EOS and with it: the rest is filling."""
+        """Tokens committed after a forward, counted from 1, up to the first EOS and with it: the rest is filling."""
         tokens = self.frames[forward - 1]
         ends = [index for index, token in enumerate(tokens) if token == self.tokenizer.eos_token_id]
         return sum(token != self.mask_token_id for token in tokens[: ends[0] + 1 if ends else None])
