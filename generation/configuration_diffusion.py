@@ -224,6 +224,11 @@ class DiffusionGenerationConfig(GenerationConfig):
         if self.do_sample is False:
             config.temperature = 0.0
         config.validate()
+        if self.steps is not None and config.selection not in SCHEDULED:
+            raise ValueError(
+                f"`steps`={self.steps} contradicts `selection`={config.selection!r}, which commits by how sure the "
+                f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
+            )
         config._check_selection()
         return config
 

@@ -40,11 +40,11 @@ def round_up(number: int, multiple: int, canvas: Canvas) -> int:
 
 @dataclass
 class SpecialTokens:
-    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s a row after its EOS."""
+    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s an ended row (`mask` when nothing can)."""
 
     mask: int
     eos: torch.LongTensor
-    fill: int | None
+    fill: int
 
 
 class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
@@ -163,7 +163,6 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             kwargs.pop("generation_config", None), kwargs, prompt.shape[1], fill=True
         )
         output = self._fill(prompt, attention_mask, config, 0, **other)
-        output.tokens_per_forward = (output.commit_steps > 0).sum(dim=1) / output.forward_passes.clamp(min=1)
         return output if config.return_dict_in_generate else output.sequences
 
     def _fill(
@@ -364,6 +363,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             config.update(defaults_only=True, **{n: getattr(own, n) for n in inherited if n not in method})
         if "preset" in kwargs:
             config.update(**dict.fromkeys(METHOD_DEFAULTS))
+        if kwargs.pop("use_cache", True) is False:
+            kwargs["cache"] = "none"
         config.update(**kwargs)
 
         if config.max_new_tokens is None and config.max_length is not None:
@@ -439,7 +440,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 ) from error
         if stop_strings is None and not criteria:
             return None
-        if special.fill is None:
+        if special.fill == special.mask:
             raise ValueError(
                 "a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither"
             )
@@ -452,5 +453,6 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         eos = [] if config.eos_token_id is None else config.eos_token_id
         eos = [eos] if isinstance(eos, int) else list(eos)
         # models with several stop tokens were trained on answers padded with one of them
-        fill = config.pad_token_id if config.pad_token_id in eos or not eos else eos[0]
+        candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
+        fill = next((token for token in candidates if token is not None), mask)
         return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)

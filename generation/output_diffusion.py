@@ -17,8 +17,8 @@ class DiffusionGenerationOutput(ModelOutput):
     Args:
         sequences (`torch.LongTensor` of shape `(B, P + N)`): Prompt and generated region.
         commit_steps (`torch.IntTensor` of shape `(B, N)`): The forward, counted from 1, that committed each position;
-            0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions filled after an EOS have the
-            forward that committed the EOS.
+            0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions that an EOS filled while they
+            were masked have the forward that committed the EOS; those that it overwrote keep their own.
         forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
             divided by `forward_passes` (TPF).
@@ -65,11 +65,13 @@ class CanvasResult:
         generated = self.sequences[:, self.prompt_length :]
         before_eos = torch.isin(generated, eos_token_ids).long().cumsum(dim=1) == 0
         lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
+        if not self.prompt_length:  # a text that was filled in: an EOS in it says nothing
+            lengths = (self.commit_steps > 0).sum(dim=1)
         return DiffusionGenerationOutput(
             sequences=self.sequences,
             commit_steps=self.commit_steps[:, self.prompt_length :],
             forward_passes=self.forward_passes,
-            tokens_per_forward=lengths / self.forward_passes,
+            tokens_per_forward=lengths / self.forward_passes.clamp(min=1),
             logprobs=self.logprobs[:, self.prompt_length :] if self.with_logprobs else None,
             history=torch.stack(self.history, dim=1) if self.history is not None else None,
         )

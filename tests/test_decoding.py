@@ -5,10 +5,10 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from benchmarks.host_reads import count_host_reads
 from d3llm.generation import PRESETS, DiffusionGenerationConfig
 from d3llm.modeling import DreamModel, LLaDAModelLM
 
-from benchmarks.host_reads import count_host_reads
 from .test_modeling import tiny_model
 
 
@@ -332,6 +332,7 @@ def test_generate_returns_ids_unless_asked(model):
         ({"preset": "fast_dllm_factor", "score": "margin"}, "rule on `score`='probability'"),
         ({"cache": "paged"}, "`cache`='paged' is unknown"),
         ({"preset": "llada", "steps": 3, "max_new_tokens": 64, "block_size": 8}, "`steps`=3 is less than one forward"),
+        ({"preset": "d3llm", "steps": 8}, "`steps`=8 contradicts `selection`='threshold'"),
         ({"max_new_tokens": 300}, "exceed the 256 positions of the model"),
         ({"attention_mask": torch.ones(1, 5)}, r"`attention_mask` of shape \(1, 5\) does not fit"),
         ({"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]])}, "padding_side = 'left'"),
@@ -395,6 +396,12 @@ def test_explicit_fields_override_the_preset_and_a_preset_in_the_call_overrides_
     assert (prepared.preset, prepared.threshold, prepared.max_new_tokens) == ("d3llm", 0.3, 5)
     prepared = model._prepare_diffusion_config(GenerationConfig(max_length=20, eos_token_id=9), {}, 4)
     assert (prepared.preset, prepared.max_new_tokens, prepared.eos_token_id) == ("d3llm", 12, 9)
+
+
+def test_use_cache_false_means_no_cache():
+    model = tiny_model(LLaDAModelLM)
+    assert model._prepare_diffusion_config(None, {"preset": "fast_dllm", "use_cache": True}, 4).cache == "dual"
+    assert model._prepare_diffusion_config(None, {"preset": "fast_dllm", "use_cache": False}, 4).cache == "none"
 
 
 def test_unknown_field_of_a_config_is_an_error():
