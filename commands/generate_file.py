@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
 
     from .loading import load_model
 
-    lines = read_prompts(args.input)
+    lines, faults = read_prompts(args.input)
+    for fault in faults:
+        sys.stderr.write(f"d3llm: warning: {args.input}, {fault}; left out\n")
     check_writable(args.output)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     encoded = [_encode(tokenizer, line, args) for line in lines]
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         results.finish()
     earlier = f", {len(done)} of {len(lines)} prompts were done before" if done else ""
     sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")
+    if faults:
+        raise ValueError(f"{args.input} has {len(faults)} lines that are no prompts, the first is {faults[0]}.")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse.Namespace) -> list[int]:

@@ -29,7 +29,7 @@ class PromptLine:
     prompt: str | Messages
 
 
-def read_prompts(path: Path) -> list[PromptLine]:
+def read_prompts(path: Path) -> tuple[list[PromptLine], list[str]]:
     """
     Reads a file of JSON lines with `prompt` (a text) or `messages` (a chat) and, if wanted, `id` (a text or a whole
     number, unique). Other keys are ignored, and so are blank lines.
@@ -38,13 +38,15 @@ def read_prompts(path: Path) -> list[PromptLine]:
         path (`Path`): The file, UTF-8.
 
     Returns:
-        `list[PromptLine]`: The prompts in the order of the file; at least one.
+        `tuple[list[PromptLine], list[str]]`: The prompts in the order of the file, at least one; and what is wrong
+        with the lines that are no prompts, each with its number.
 
     Raises:
-        `ValueError`: For a line that is no prompt, with the number of the first one, or a file without any.
+        `ValueError`: For a file without any prompt.
         `OSError`: For a file that cannot be read.
     """
     lines: list[PromptLine] = []
+    faults: list[str] = []
     line_of: dict[str | int, int] = {}
     for number, content in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         if not content.strip():
@@ -54,12 +56,16 @@ def read_prompts(path: Path) -> list[PromptLine]:
             if line.id in line_of:
                 raise ValueError(f"the id {line.id!r} is already that of line {line_of[line.id]}")
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: {_reason(error)}.") from error
+            faults.append(f"line {number}: {_reason(error)}")
+            continue
         line_of[line.id] = number
         lines.append(line)
     if not lines:
-        raise ValueError(f"{path} holds no prompts: give one JSON object per line, with `prompt` or `messages`.")
-    return lines
+        found = f" ({faults[0]})" if faults else ""
+        raise ValueError(
+            f"{path} holds no prompts{found}: give one JSON object per line, with `prompt` or `messages`."
+        )
+    return lines, faults
 
 
 def encode_prompt(

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import d3llm.modeling
 from d3llm.commands.main import main
-from d3llm.evaluation import ResultsFile, encode_prompt, generate_in_batches
+from d3llm.evaluation import ResultsFile, encode_prompt, generate_in_batches, read_prompts
 
 from .test_commands import copy_checkpoint, run_fails
 
@@ -275,10 +275,27 @@ def test_a_damaged_line_is_named(capsys, tiny_checkpoint, files):
         (b'{"prompt": "one", "id": 1}', "already that of line 1"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_touched(capsys, tiny_checkpoint, files, line, named):
-    files[0].write_bytes(b'{"prompt": "one"}\n\n' + line + b'\n{"prompt": "two"}\n')
-    message = run_fails(capsys, *command(tiny_checkpoint, files, "--overwrite"))
-    assert f"{files[0]}, line 3" in message and named in message
+def test_a_bad_line_is_named_and_the_others_go_on(tmp_path, line, named):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'{"prompt": "one"}\n\n' + line + b'\n{"prompt": "two"}\n')
+    lines, faults = read_prompts(path)
+    assert [(each.id, each.prompt) for each in lines] == [(1, "one"), (4, "two")]
+    assert len(faults) == 1
+    assert faults[0].startswith("line 3: ") and named in faults[0]
+
+
+def test_a_file_with_a_bad_line_is_decoded_but_for_it(capsys, tiny_checkpoint, files):
+    files[0].write_text('{"prompt": "one"}\nnot JSON\n{"prompt": "two"}\n')
+    assert main(command(tiny_checkpoint, files)) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"d3llm: warning: {files[0]}, line 2: it is not JSON")
+    assert error.startswith(f"d3llm: error: {files[0]} has 1 lines that are no prompts")
+    assert [line["id"] for line in read(files[1])] == [1, 3]
+
+
+def test_a_file_of_bad_lines_is_refused(capsys, tiny_checkpoint, files):
+    files[0].write_text("not JSON\n")
+    assert "holds no prompts (line 1: it is not JSON" in run_fails(capsys, *command(tiny_checkpoint, files))
     assert not files[1].exists()
 
 
