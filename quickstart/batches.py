@@ -178,7 +178,8 @@ def mask_answers(
     - `frontier`: a window that starts right after an equals sign; all its numbers are masked, its other tokens with
       probability r ~ U(0, 1), so that the result can only be found by working it out.
     - `ending` (a share taken from all three): a block as in decoding, its tokens masked with probability r ~ U(0.5, 1)
-      and some of the padding at its end known: the model must tell from the prompt how far the solution reaches.
+      and some of the padding at its end known (in a share `filled` of them, all behind it too, as early stopping has
+      it): the model must tell from the prompt how far the solution reaches.
 
     Args:
         answers (`Tensor` of shape `(B, A)`): Clean answers padded with EOS.
@@ -221,8 +222,11 @@ def mask_answers(
         block_end = (block_start + masking["window_size"]).clamp(max=length)
         room = (block_end - content + 1).clamp(min=0)
         known_from = block_end - (torch.rand(size, 1, generator=generator) * (room + 1)).long()
+        # Early stopping fills all that follows a known end of sequence, also behind the block.
+        is_filled = (torch.rand(size, 1, generator=generator) < masking.get("filled", 0.0)) & (known_from < block_end)
         ending_inside = (position >= block_start) & (position < known_from) & (noise < 0.5 + 0.5 * spread[:, None])
-        window_masked = torch.where(is_ending, ending_inside | (position >= block_end), window_masked)
+        behind = (position >= block_end) & ~is_filled
+        window_masked = torch.where(is_ending, ending_inside | behind, window_masked)
         window_weights = torch.where(is_ending, ending_inside.float(), window_weights)
         is_frontier = is_frontier & ~is_ending
         is_window = is_window | is_ending

@@ -1,6 +1,7 @@
 """Trains the embedded teacher from scratch on a CPU: a small LLaDA on the word problems of this package."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -37,9 +38,12 @@ SHARES = 8  # of a batch; sums are taken in their order, so the number of worker
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 
 
-def learning_rate_factor(step: int, warmup_steps: int, decay_start: int, max_steps: int) -> float:
-    """The schedule at `step`: a linear warm-up, then constant, then linear to zero at `max_steps`."""
-    return min(1.0, (step + 1) / warmup_steps, max(0.0, (max_steps - step) / (max_steps - decay_start)))
+def learning_rate_factor(step: int, schedule: list[list[float]]) -> float:
+    """The schedule at `step`: straight lines between its points `[step, factor]`."""
+    for (start, first), (end, last) in itertools.pairwise(schedule):
+        if start <= step <= end:
+            return first + (last - first) * (step - start) / (end - start)
+    return schedule[-1][1]
 
 
 class TeacherTrainer:
@@ -123,7 +127,7 @@ class TeacherTrainer:
         """Takes one optimizer step and returns what there is to log about it."""
         options = self.recipe["optimizer"]
         batch = make_batch(self.recipe, self.tokenizer, self.ids, self.step)
-        factor = learning_rate_factor(self.step, options["warmup_steps"], options["decay_start"], options["max_steps"])
+        factor = learning_rate_factor(self.step, options["learning_rate_schedule"])
         for optimizer in (self.muon, self.adamw):
             optimizer.param_groups[0]["lr"] = options["learning_rate"] * factor
             optimizer.zero_grad()
@@ -200,8 +204,10 @@ class TeacherTrainer:
     def fingerprint(self) -> str:
         """Hash of all in the recipe that changes what is learned."""
         content = {key: value for key, value in self.recipe.items() if key not in ("logging", "generation")}
-        # The end of the schedule may be moved as long as the decay has not begun.
-        content["optimizer"] = {k: v for k, v in content["optimizer"].items() if k not in ("max_steps", "decay_start")}
+        # A finished run may be given more steps.
+        content["optimizer"] = {
+            k: v for k, v in content["optimizer"].items() if k not in ("max_steps", "learning_rate_schedule")
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

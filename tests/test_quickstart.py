@@ -1,5 +1,6 @@
 """The word problems, their tokenizer, the teacher's trainer and the shipped checkpoint."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def small_recipe() -> dict[str, Any]:
     recipe = load_recipe(None)
     recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
     recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
-    recipe["optimizer"].update(max_steps=4, warmup_steps=1, decay_start=2)
+    recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
     recipe["logging"].update(log_every=1, eval_every=4, eval_problems=2)
     return recipe
 
@@ -190,7 +191,7 @@ def test_ending_rows_reveal_only_the_end_of_a_block(tokenizer: PreTrainedTokeniz
     ids = TokenIds.of(tokenizer)
     solution = tokenizer("Tom has <<3*4=12>>12 apples.\n#### 12")["input_ids"]
     answers = torch.tensor([solution + [ids.eos] * (48 - len(solution))] * 16)
-    masking = {**load_recipe(None)["masking"][-1], "ending": 1.0}
+    masking = {**load_recipe(None)["masking"][-1], "ending": 1.0, "filled": 0.0}
     masked, weights = mask_answers(answers, ids, masking, torch.Generator().manual_seed(0))
     assert masked[:, 32:].all() and not weights[:, 32:].any()
     assert (weights[:, :32] > 0).equal(masked[:, :32])
@@ -206,8 +207,9 @@ def test_orthogonalize_evens_out_singular_values():
 
 
 def test_learning_rate_schedule():
-    factors = [learning_rate_factor(step, warmup_steps=2, decay_start=4, max_steps=8) for step in range(9)]
-    assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    schedule = [[0, 0.5], [1, 1], [4, 1], [8, 0]]
+    factors = [learning_rate_factor(step, schedule) for step in range(10)]
+    assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
 
 
 def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
@@ -275,6 +277,18 @@ def test_teacher_loads_and_solves_a_problem():
     output = model.generate(ids, attention_mask=torch.ones_like(ids))
     assert output.shape == (1, ids.shape[1] + 96)
     assert extract_answer(tokenizer.decode(output[0, ids.shape[1] :])) == 7
+
+
+def test_card_says_what_was_measured():
+    folder = checkpoint_path("teacher")
+    result = json.loads((folder / "results.json").read_text())
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    recipe = load_recipe()
+    assert log[-1]["step"] == recipe["optimizer"]["max_steps"]
+    assert result["split"] == "test" and result["problems"] >= 500 and result["accuracy"] >= 0.95
+    card = (folder / "README.md").read_text()
+    assert f"{result['correct']} of {result['problems']} = {100 * result['accuracy']:.1f} %" in card
+    assert f"seed {recipe['seed']}" in card and f": {recipe['optimizer']['max_steps']} optimizer" in card
 
 
 @pytest.mark.slow
