@@ -30,8 +30,14 @@ PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measur
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("demo", help="watch the shipped model solve unseen problems, and measure it")
     parser.add_argument("--problems", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows per batch (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows per batch (default: %(default)s)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        metavar="N",
+        help="CPU threads; one is faster on a machine that has other work (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
     parser.add_argument(
@@ -56,7 +62,6 @@ def run(args: argparse.Namespace) -> None:
     for path in (args.json, args.svg):
         if path is not None:
             check_writable(path)
-    # Threads wait for each other after every operation: on cores that have other work, two are far slower than one.
     torch.set_num_threads(args.threads)
     console = Console(highlight=False)
     problems = generate_problems("test", args.problems, args.seed)
