@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TYPECHECK := $(VENV)/typecheck
-PACKAGES := commands evaluation generation modeling quickstart
+PACKAGES := commands evaluation generation hub_cards modeling quickstart trainers
 
 .PHONY: demo test lint install clean
 .DEFAULT_GOAL := install

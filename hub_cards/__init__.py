@@ -1,0 +1,1 @@
+"""Export of remote code, cards from measured facts, and pushes to the Hub."""

@@ -1,0 +1,1 @@
+"""Trajectory extraction, and the trainer that distils a student on them."""
