@@ -1,0 +1,168 @@
+"""AUP, accuracy under parallelism: one file that `evaluate.load` takes from a folder or from a Space."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+
+
+_DESCRIPTION = """
+AUP (accuracy under parallelism) is the area under the curve of accuracy against tokens per forward of a decoder whose
+settings trade one for the other. Accuracy that is lost against the best one known weighs little, so that a decoder
+scores by how parallel it is while it stays accurate. With accuracies in percent its unit is percent times tokens per
+forward: a decoder that commits one token per forward scores its accuracy.
+"""
+
+_CITATION = """
+@article{d3llm,
+    title = {d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation},
+    journal = {arXiv preprint arXiv:2601.07568},
+    year = {2026},
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    tokens_per_forward (`list[float]`): Parallelism of each point of the curve, above 0.
+    accuracy (`list[float]`): Accuracy of each point, in percent.
+    y_max (`float`, *optional*): Best accuracy known for the task, in percent; the curve's own best by default.
+    alpha (`float`, *optional*, defaults to 3.0): How fast the weight falls with the accuracy.
+    max_drop (`float`, *optional*, defaults to 5.0): Points that lose more than this, in percent, are dropped.
+    baseline_accuracy (`float`, *optional*): What they lose it against; the least parallel point by default.
+
+Returns:
+    `dict[str, float]`: `aup`.
+
+Example:
+
+    >>> aup = evaluate.load("evaluation/aup")
+    >>> aup.compute(tokens_per_forward=[1.0, 9.11], accuracy=[74.02, 73.09], y_max=74.98)
+    {'aup': 637.6549264841269}
+"""
+
+
+def area_under_parallelism(
+    tokens_per_forward: Sequence[float],
+    accuracy: Sequence[float],
+    *,
+    y_max: float | None = None,
+    alpha: float = 3.0,
+    max_drop: float = 5.0,
+    baseline_accuracy: float | None = None,
+) -> float:
+    r"""
+    AUP of one method on one task (d3LLM, arXiv 2601.07568).
+
+    With the points $(\rho_i, y_i)$ sorted by $\rho$ and the weight $W(y) = \min(e^{-\alpha (1 - y / y_{max})}, 1)$:
+
+    $$AUP = \rho_1 y_1 + \sum_{i \ge 2} (\rho_i - \rho_{i-1}) \frac{y_i W(y_i) + y_{i-1} W(y_{i-1})}{2}$$
+
+    The first rectangle has no weight. Points with $y_i < y_1 - max\_drop$ are dropped, wherever they stand; the curve
+    goes on from the point before to the point behind.
+
+    Args:
+        tokens_per_forward (`Sequence[float]`): $\rho$, tokens per forward (TPF) of each point, above 0; at least one.
+        accuracy (`Sequence[float]`): $y$ of each point, in percent.
+        y_max (`float`, *optional*): Best accuracy known for the task, in percent. By default the best of these points:
+            the area then depends on nothing else, and does not punish a method that is worse than others. The
+            published tables take the best of all methods of the table.
+        alpha (`float`, *optional*, defaults to 3.0): Steepness of the weight.
+        max_drop (`float`, *optional*, defaults to 5.0): Accuracy that a point may lose, in percent.
+        baseline_accuracy (`float`, *optional*): Accuracy it may lose it against, in percent: the first point of a
+            named baseline. By default $y_1$, so that a method that is worse everywhere loses no point.
+
+    Returns:
+        `float`: The area, in percent times tokens per forward; 0 when every point is dropped.
+
+    Raises:
+        `ValueError`: For lists that are empty or of different lengths, and for values out of range.
+    """
+    if len(tokens_per_forward) != len(accuracy) or len(accuracy) == 0:
+        raise ValueError(
+            "`tokens_per_forward` and `accuracy` must have one value per point and at least one, got "
+            f"{len(tokens_per_forward)} and {len(accuracy)} values."
+        )
+    if not all(0 < value < math.inf for value in tokens_per_forward):
+        raise ValueError(f"`tokens_per_forward` must be above 0, got {list(tokens_per_forward)}.")
+    if not all(0 <= value < math.inf for value in accuracy):
+        raise ValueError(f"`accuracy` must not be negative, got {list(accuracy)}.")
+    if y_max is not None and not 0 < y_max < math.inf:
+        raise ValueError(f"`y_max` must be above 0, got {y_max}.")
+    if 0 < max(accuracy) <= 1:
+        warnings.warn("`accuracy` is expected in percent, and no value is above 1.", stacklevel=2)
+    points = sorted(zip(tokens_per_forward, accuracy, strict=True), key=lambda point: point[0])
+    best = max(accuracy) if y_max is None else y_max
+    floor = (points[0][1] if baseline_accuracy is None else baseline_accuracy) - max_drop
+    points = [(parallelism, y) for parallelism, y in points if y >= floor]
+    if not points or best == 0:
+        return 0.0
+    weighted = [y * min(math.exp(-alpha * (1 - y / best)), 1.0) for _, y in points]
+    area = points[0][0] * points[0][1]
+    for i in range(1, len(points)):
+        area += (points[i][0] - points[i - 1][0]) * (weighted[i] + weighted[i - 1]) / 2
+    return float(area)
+
+
+def bootstrap_interval(
+    tokens: Sequence[Sequence[int]],
+    forwards: Sequence[Sequence[int]],
+    correct: Sequence[Sequence[bool]],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    **area_kwargs: float | None,
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap interval of the AUP over the samples of a task (Efron 1979).
+
+    The points of a curve are measured on the same samples, so a resample draws samples and takes what each of them
+    contributed to every point. TPF is the ratio of the sums, as in the measurement itself.
+
+    Args:
+        tokens (`Sequence[Sequence[int]]` of shape `(points, samples)`): Generated tokens.
+        forwards (`Sequence[Sequence[int]]` of shape `(points, samples)`): Forwards.
+        correct (`Sequence[Sequence[bool]]` of shape `(points, samples)`): Whether the answer was right.
+        resamples (`int`, *optional*, defaults to 1000): How many resamples.
+        level (`float`, *optional*, defaults to 0.95): Share of the resamples between the ends.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
+        area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`area_under_parallelism`]. A `y_max` that
+            is given does not vary; the method's own best does.
+
+    Returns:
+        `tuple[float, float]`: Lower and upper end.
+    """
+    per_sample = np.stack([np.asarray(values, dtype=np.int64) for values in (tokens, forwards, correct)])
+    samples = per_sample.shape[-1]
+    draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples)
+    sums = np.einsum("kps,rs->krp", per_sample, draws)
+    areas = [
+        area_under_parallelism((t / f).tolist(), (100 * c / samples).tolist(), **area_kwargs)
+        for t, f, c in zip(*sums, strict=True)
+    ]
+    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class AccuracyUnderParallelism(evaluate.Metric):
+    """The metric that `evaluate.load` finds here."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {"tokens_per_forward": datasets.Value("float64"), "accuracy": datasets.Value("float64")}
+            ),
+            reference_urls=["https://arxiv.org/abs/2601.07568"],
+        )
+
+    def _compute(
+        self, tokens_per_forward: Sequence[float], accuracy: Sequence[float], **area_kwargs: float | None
+    ) -> dict[str, float]:
+        return {"aup": area_under_parallelism(tokens_per_forward, accuracy, **area_kwargs)}
