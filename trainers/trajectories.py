@@ -1,0 +1,218 @@
+"""
+Pseudo-trajectories as a data set: one row per response, with the forward that committed each of its tokens.
+
+With r = `response_ids`, c = `commit_steps` and m the mask token, the teacher's canvas after forward s was, over the
+response, `where(c <= s, r, m)`. That is every intermediate state in one number a token (d3LLM, arXiv 2601.07568).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..evaluation import fingerprint
+
+
+TRAJECTORY_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "prompt_ids": List(Value("int32")),
+        "response_ids": List(Value("int32")),
+        "commit_steps": List(Value("int16")),
+        "num_forwards": Value("int32"),
+        "correct": Value("bool"),
+        "source": Value("string"),
+        "teacher": Value("string"),
+        "decode_config": Value("string"),
+    }
+)
+"""
+Columns of a trajectory data set.
+
+- `id`: data set, split and number of the row, as in `gsm8k/train/17`; unique.
+- `prompt_ids`: token ids of the prompt with the chat template, as the teacher saw them.
+- `response_ids`: what was generated up to and including the first EOS. What the decoder filled in behind it is left
+  out. A response whose last token is no EOS was cut by `max_new_tokens`.
+- `commit_steps`: as long as `response_ids`; the forward, counted from 1, that committed the token (0 = given).
+- `num_forwards`: forwards of the teacher for the row.
+- `correct`: verdict of the answer check, null where there was none.
+- `source`: where the order comes from, a name in `d3llm.trainers.orders.ORDERS`.
+- `teacher`: the model, as it was named.
+- `decode_config`: JSON object: the resolved fields of `DiffusionGenerationConfig`, among them `mask_token_id`,
+  `eos_token_id` (a list) and `temperature`, and `tokenizer`, see [`tokenizer_fingerprint`].
+"""
+
+LARGEST_STEP = np.iinfo(np.int16).max  # of `commit_steps`
+NULLABLE = ("correct",)
+
+
+def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int | None = None) -> Dataset:
+    """
+    Loads and checks a trajectory data set.
+
+    Args:
+        name (`str` or `Path`): Folder that `d3llm extract` wrote, another folder or file of Parquet, or a Hub id.
+        split (`str`, *optional*, defaults to `"train"`): Split of a data set on the Hub.
+        vocab_size (`int`, *optional*): Number of rows of the student's embedding: no id may reach it.
+
+    Returns:
+        `Dataset`: With the columns of [`TRAJECTORY_FEATURES`]; others are left out.
+
+    Raises:
+        `ValueError`: For an unfinished extraction, missing columns, and for what [`check_trajectories`] refuses.
+        `OSError`: If there is no such data set.
+    """
+    path = Path(name)
+    files = [str(file) for file in _parquet_files(path)] if path.exists() else None
+    try:
+        if files:
+            dataset = load_dataset("parquet", data_files=files, split="train")
+        else:
+            dataset = load_dataset(str(name), split=split)
+    except Exception as error:  # `datasets` raises anything from its own errors to those of the network and of pyarrow
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise OSError(
+            f"Cannot load trajectories from {name}: {reason} (a folder, or a data set on the Hub?)"
+        ) from error
+    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(dataset.column_names)}"
+            ". Make one with `d3llm extract`."
+        )
+    dataset = dataset.select_columns(list(TRAJECTORY_FEATURES))
+    try:
+        dataset = dataset.cast(TRAJECTORY_FEATURES)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"The columns of {name} are not those of a trajectory data set: {error}") from error
+    check_trajectories(dataset, vocab_size=vocab_size, name=str(name))
+    return dataset
+
+
+def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name: str = "The data set") -> None:
+    """
+    Checks every row of a trajectory data set.
+
+    Args:
+        dataset (`Dataset`): With the columns of [`TRAJECTORY_FEATURES`].
+        vocab_size (`int`, *optional*): Number of rows of the model's embedding.
+        name (`str`, *optional*): What to call the data set in an error.
+
+    Raises:
+        `ValueError`: For an empty data set, a null, an `id` that occurs twice, an empty prompt or response, lengths
+            of response and commit steps that disagree, an id outside the vocabulary, or a commit step that is negative
+            or above `num_forwards`. It names the first such row.
+    """
+    if not len(dataset):
+        raise ValueError(
+            f"{name} has no rows: extract at least one trajectory (`--keep all` keeps wrong answers too)."
+        )
+    seen: set[str] = set()
+    for batch in dataset.with_format("arrow").iter(batch_size=10_000):
+        rows = RowBatch(batch, name)
+        for column in TRAJECTORY_FEATURES:
+            if column not in NULLABLE:
+                rows.refuse(rows.nulls(column), f"has no `{column}`")
+        repeated = [row in seen or seen.add(row) is not None for row in rows.ids]
+        rows.refuse(np.array(repeated), "occurs twice")
+        prompt, response, steps = (rows.lengths(name) for name in ("prompt_ids", "response_ids", "commit_steps"))
+        rows.refuse(prompt == 0, "has an empty prompt")
+        rows.refuse(response == 0, "has an empty response")
+        rows.refuse(response != steps, "has a response of another length than its commit steps")
+        limit = np.inf if vocab_size is None else vocab_size
+        for column in ("prompt_ids", "response_ids"):
+            outside = (rows.least(column) < 0) | (rows.greatest(column) >= limit)
+            rows.refuse(outside, f"has `{column}` outside the vocabulary of {limit} tokens")
+        rows.refuse(rows.least("commit_steps") < 0, "has a negative commit step")
+        forwards = batch["num_forwards"].to_numpy()
+        rows.refuse(rows.greatest("commit_steps") > forwards, "has a commit step above its `num_forwards`")
+
+
+class RowBatch:
+    """
+    A batch of rows in Arrow, with what the checks need to know of each row.
+
+    Args:
+        table (`pa.Table`): The rows, not empty.
+        name (`str`): What to call the data set in an error.
+    """
+
+    def __init__(self, table: pa.Table, name: str):
+        self.table = table.combine_chunks()
+        self.name = name
+        self.ids: list[str] = table["id"].to_pylist()
+
+    def refuse(self, faulty: np.ndarray, reason: str) -> None:
+        """Raises if any row is faulty, and names the first."""
+        if faulty.any():
+            raise ValueError(
+                f"{self.name}: row {self.ids[int(faulty.argmax())]!r} {reason} ({int(faulty.sum())} such)."
+            )
+
+    def nulls(self, column: str) -> np.ndarray:
+        values = self.table[column].combine_chunks()
+        found = np.asarray(values.is_null())
+        if pa.types.is_list(values.type) and values.flatten().null_count:
+            found = found | np.array([row is not None and None in row for row in values.to_pylist()])
+        return found
+
+    def lengths(self, column: str) -> np.ndarray:
+        return np.asarray(self.table[column].combine_chunks().value_lengths())
+
+    def least(self, column: str) -> np.ndarray:
+        return self._reduce(column, np.minimum)
+
+    def greatest(self, column: str) -> np.ndarray:
+        return self._reduce(column, np.maximum)
+
+    def _reduce(self, column: str, ufunc: np.ufunc) -> np.ndarray:
+        """Least or greatest element of each list, none of which is empty."""
+        values = self.table[column].combine_chunks()
+        starts = np.cumsum(self.lengths(column)) - self.lengths(column)
+        return ufunc.reduceat(np.asarray(values.flatten()), starts)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """
+    A short digest of vocabulary and chat template: token ids of two tokenizers with the same one mean the same.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    return fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+
+
+def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    The decoding parameters of a row of a trajectory data set.
+
+    Args:
+        row (`dict`): The row.
+
+    Returns:
+        `dict[str, Any]`: The fields, see [`TRAJECTORY_FEATURES`].
+    """
+    return json.loads(row["decode_config"])
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    """The Parquet files of a folder; all the parts of a folder that `d3llm extract` wrote."""
+    if path.is_file():
+        return [path]
+    files = sorted(path.rglob("*.parquet"))
+    if not files:
+        raise ValueError(f"{path} holds no Parquet files: give a folder that `d3llm extract` wrote.")
+    of = {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}
+    if len(of) == 1 and len(files) != int(of.pop()):
+        raise ValueError(
+            f"{path} is an extraction that is not finished, of which {len(files)} parts are there: run the same "
+            "`d3llm extract` again."
+        )
+    return files
