@@ -26,6 +26,8 @@ class DecodedRow:
         text (`str`): The decoded tokens up to the first EOS, special tokens left out.
         tokens (`int`): Generated tokens up to and including the first EOS.
         forwards (`int`): Forwards of the transformer for this row.
+        token_ids (`list[int]`): Those tokens.
+        commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
     """
 
     index: int
@@ -33,6 +35,8 @@ class DecodedRow:
     text: str
     tokens: int
     forwards: int
+    token_ids: list[int]
+    commit_steps: list[int]
 
     @property
     def tokens_per_forward(self) -> float:
@@ -84,6 +88,7 @@ def generate_in_batches(
     batch_size: int = 8,
     chat: bool | None = None,
     done: Collection[int] = (),
+    seeds: Sequence[int] | None = None,
     **generation_kwargs: Any,
 ) -> Iterator[DecodedBatch]:
     """
@@ -99,6 +104,7 @@ def generate_in_batches(
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
         chat (`bool`, *optional*): See [`encode_prompt`].
         done (`Collection[int]`, *optional*): Indices of prompts that need not be decoded.
+        seeds (`Sequence[int]`, *optional*): A seed for each prompt; else `seed` is that of all.
         generation_kwargs: Further arguments of `generate`: fields of `DiffusionGenerationConfig` such as `preset` or
             `max_new_tokens`, `generation_config`, `logits_processor`, `stopping_criteria`.
 
@@ -125,6 +131,8 @@ def generate_in_batches(
             continue
         input_ids, attention_mask = _left_pad([encoded[index] for index in indices], tokenizer.pad_token_id or 0)
         input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
+        if seeds is not None:
+            options["seed"] = [seeds[index] for index in indices]
         began = time.perf_counter()
         output = model.generate(
             input_ids,
@@ -135,6 +143,7 @@ def generate_in_batches(
         forwards = output.forward_passes.tolist()  # waits for a GPU
         seconds = time.perf_counter() - began
         generated = output.sequences[:, input_ids.shape[1] :].tolist()
+        commit_steps = output.commit_steps.tolist()
         tokens = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
         copies = len(generated) // len(indices)
         rows = [
@@ -144,6 +153,8 @@ def generate_in_batches(
                 text=tokenizer.decode(generated[row][: tokens[row]], skip_special_tokens=True),
                 tokens=tokens[row],
                 forwards=forwards[row],
+                token_ids=generated[row][: tokens[row]],
+                commit_steps=commit_steps[row][: tokens[row]],
             )
             for row in range(len(generated))
         ]

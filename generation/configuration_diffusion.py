@@ -114,8 +114,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             filled with it, while masked positions before it are still decoded.
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
-        seed (`int`, *optional*): Makes sampling repeatable: a row with this seed gives the same text whatever else is
-            in its batch; its return sequences differ. Drawn from PyTorch's global generator when not given.
+        seed (`int` or `list[int]`, *optional*): Makes sampling repeatable: a row with this seed gives the same text
+            whatever else is in its batch; its return sequences differ. A list has a seed for each prompt. Drawn from
+            PyTorch's global generator when not given.
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
         stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
         compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:
@@ -195,8 +196,9 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"`{name}`={value!r} is unknown{suggestion(value, choices)}: choose one of {choices}")
         for name, least in COUNTS.items():
             value = getattr(self, name, None)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise ValueError(f"`{name}`={value!r} must be a whole number of at least {least}")
+            for number in value if name == "seed" and isinstance(value, list) else [value]:
+                if value is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+                    raise ValueError(f"`{name}`={value!r} must be a whole number of at least {least}")
         for name, (lowest, highest, inclusive) in RANGES.items():
             value = getattr(self, name, None)
             if value is not None and not in_range(value, lowest, highest, inclusive):

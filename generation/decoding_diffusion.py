@@ -412,10 +412,15 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         return None if attention_mask.all() else attention_mask
 
     def _prepare_seeds(self, config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-        """A seed for every row (B,): the same for every prompt, another for each of its return sequences."""
+        """A seed for every row (B,): that of its prompt, or the one of all, and another for each return sequence."""
         if config.seed is None:
             return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        return config.seed + torch.arange(len(prompt), device=prompt.device) % config.num_return_sequences
+        seeds, copies = torch.tensor(config.seed, device=prompt.device), config.num_return_sequences
+        if seeds.ndim and len(seeds) != len(prompt) // copies:
+            raise ValueError(f"`seed` lists {len(seeds)} seeds for {len(prompt) // copies} prompts")
+        return seeds.expand(len(prompt) // copies).repeat_interleave(copies) + (
+            torch.arange(len(prompt), device=prompt.device) % copies
+        )
 
     def _prepare_stops(
         self,

@@ -44,6 +44,18 @@ def test_a_seed_gives_a_row_the_same_text_whatever_its_batch(model, method):  # 
     assert not torch.equal(batch.sequences, other.sequences)
 
 
+def test_each_prompt_may_have_its_seed(model):  # noqa: F811
+    ids, mask = left_pad(prompts([4, 9]))
+    options = {"attention_mask": mask, "preset": "llada", "num_return_sequences": 2, **SAMPLED}
+    output = model.generate(ids, seed=[1, 7], **options)
+    for row, seed in enumerate((1, 7)):
+        alone = model.generate(ids, seed=seed, **options)
+        assert torch.equal(output.sequences[2 * row : 2 * row + 2], alone.sequences[2 * row : 2 * row + 2])
+    for seeds, message in (([1], "lists 1 seeds for 2 prompts"), ([1, -1], "whole number"), ([1, None], "whole")):
+        with pytest.raises(ValueError, match=message):
+            model.generate(ids, seed=seeds, **options)
+
+
 def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F811
     ids, mask = left_pad(prompts([4, 9]))
     output = model.generate(ids, attention_mask=mask, preset="llada", num_return_sequences=3, seed=1, **SAMPLED)
