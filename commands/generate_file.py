@@ -60,6 +60,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     from d3llm.evaluation import (
         ResultsFile,
         check_writable,
+        decoding_fields,
         fingerprint,
         fingerprint_files,
         generate_in_batches,
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         "model": str(folder.resolve()),
         "weights": fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))]),
         "prompts": fingerprint([[line.id, ids] for line, ids in zip(lines, encoded, strict=True)]),
-        **_fields_of(config),
+        **decoding_fields(config),
     }
     keys = [(line.id, sequence) for line in lines for sequence in sequences]
     console = Console(stderr=True, highlight=False)
@@ -144,12 +145,3 @@ def _resolve(
             f"max_new_tokens is {config.max_new_tokens}, what the longest prompt leaves (line {longest})\n"
         )
     return config
-
-
-def _fields_of(config: DiffusionGenerationConfig) -> dict[str, Any]:
-    """The resolved fields that a text depends on."""
-    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
-
-    inherited = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")
-    names = [*RUN_DEFAULTS, *METHOD_DEFAULTS, *inherited]
-    return {name: getattr(config, name) for name in names if not name.startswith("output_")}

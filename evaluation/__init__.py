@@ -1,4 +1,10 @@
-from .batches import DecodedBatch, DecodedRow, generate_in_batches, resolve_generation_config
+from .batches import (
+    DecodedBatch,
+    DecodedRow,
+    decoding_fields,
+    generate_in_batches,
+    resolve_generation_config,
+)
 from .decoding import DecodedPrompt, DecodingResult, evaluate_decoding, wilson_interval
 from .prompts import PromptLine, encode_prompt, read_prompts
 from .results_file import ResultsFile, check_writable, fingerprint, fingerprint_files
@@ -12,6 +18,7 @@ __all__ = [
     "PromptLine",
     "ResultsFile",
     "check_writable",
+    "decoding_fields",
     "encode_prompt",
     "evaluate_decoding",
     "fingerprint",

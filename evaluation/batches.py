@@ -9,10 +9,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import DiffusionGenerationConfig
+from ..generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
 from .prompts import Messages, encode_prompt
 
 
 CALLABLES = ("logits_processor", "stopping_criteria")  # arguments of `generate` that are no fields
+INHERITED_FIELDS = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")  # that a text depends on
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def resolve_generation_config(
     """
     base = generation_kwargs.pop("generation_config", None)
     return model._prepare_diffusion_config(base, generation_kwargs, max(prompt_lengths))
+
+
+def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:
+    """
+    The fields that a text depends on, to be written down beside it.
+
+    Args:
+        config ([`~d3llm.generation.DiffusionGenerationConfig`]): With every field filled in.
+
+    Returns:
+        `dict[str, Any]`: JSON values by name of the field.
+    """
+    names = [*RUN_DEFAULTS, *METHOD_DEFAULTS, *INHERITED_FIELDS]
+    return {name: getattr(config, name) for name in names if not name.startswith("output_")}
 
 
 def generate_in_batches(
