@@ -1,0 +1,274 @@
+"""What the student sees of a trajectory: which positions are masked, and which of them it is asked about."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+# Of the linear noise schedule of LLaDA (arXiv 2502.09992, Algorithms 1 and 2): no ratio is quite 0.
+MIN_MASK_PROBABILITY = 1e-3
+
+
+@dataclass(frozen=True)
+class Draws:
+    """
+    Random numbers of a batch, each from U(0, 1). Given the numbers, a corruption is a plain function.
+
+    Attributes:
+        ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio, the start of the window, whether
+            the tail is filled, and from where.
+        positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
+    """
+
+    ratio: Tensor
+    window: Tensor
+    filled: Tensor
+    known: Tensor
+    positions: Tensor
+
+
+def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
+    """
+    Random numbers that depend on the seed, the optimizer step and the sample alone: they are the same for any number
+    of processes, any batch, and after a resumed run.
+
+    A counter-based generator (SplitMix64, Steele et al. 2014) instead of a `torch.Generator` for each sample, so that
+    there is no loop over the rows.
+
+    Args:
+        seed (`int`), step (`int`): Of the run; the optimizer step.
+        index (`Tensor` of shape `(B,)`): Rows of the dataset.
+        length (`int`): N, positions of the generated region.
+
+    Returns:
+        [`Draws`]: On the device of `index`.
+    """
+    state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
+    numbers = _mix(state[:, None] + torch.arange(1, length + 5, device=index.device) * _GOLDEN_GAMMA)
+    uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
+    return Draws(*uniform[:, :4].unbind(dim=1), uniform[:, 4:])
+
+
+_GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+
+
+def _mix(state: Tensor) -> Tensor:
+    """SplitMix64's finalizer on int64, whose products wrap; `>>` keeps the sign, hence the bit masks."""
+    state = state + _GOLDEN_GAMMA
+    state = (state ^ ((state >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
+    state = (state ^ ((state >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
+    return state ^ ((state >> 31) & ((1 << 33) - 1))
+
+
+@dataclass(frozen=True)
+class Region:
+    """
+    The generated regions of a batch, N positions wide, without their prompts.
+
+    Attributes:
+        commit_steps (`Tensor` of shape `(B, N)`): The teacher's commit steps; what lies behind the response takes the
+            step of its last token, the first EOS, with which the decoder fills the rest.
+        response_lengths (`Tensor` of shape `(B,)`): Tokens up to and including the first EOS.
+        canvas_lengths (`Tensor` of shape `(B,)`): Positions of the row's own region; the rest up to N is padding.
+        ended (`Tensor` of shape `(B,)`): Whether the response ends with EOS. If not, nothing is known behind it.
+    """
+
+    commit_steps: Tensor
+    response_lengths: Tensor
+    canvas_lengths: Tensor
+    ended: Tensor
+
+    def supervised_lengths(self, eos_tail: int) -> Tensor:
+        """Length `(B,)` of the part that windows and losses may touch: the response and a bounded number of EOS."""
+        with_tail = self.response_lengths + eos_tail * self.ended
+        return torch.minimum(with_tail, self.canvas_lengths)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """
+    One view of a batch, or two that complement each other.
+
+    Attributes:
+        masked (`Tensor` of shape `(views, B, N)`): Positions that show the mask token. All others show their token,
+            behind the response EOS.
+        supervised (`Tensor` of shape `(views, B, N)`): Masked positions whose token is a target.
+        ratio (`Tensor` of shape `(B,)`): Mask ratio of each row.
+        start, end (`Tensor` of shape `(B,)`): The window `[start, end)`.
+    """
+
+    masked: Tensor
+    supervised: Tensor
+    ratio: Tensor
+    start: Tensor
+    end: Tensor
+
+
+def corrupt_window(
+    region: Region,
+    draws: Draws,
+    *,
+    use_trajectory: bool,
+    complementary: bool,
+    mask_ratio_range: tuple[float, float],
+    window_size: int | None,
+    eos_tail: int,
+    filled_tail_share: float = 0.0,
+) -> Corruption:
+    """
+    Clean prefix, a partly masked window, a masked rest (d3LLM, arXiv 2601.07568, section on distillation).
+
+    1. The supervised part is the response and at most `eos_tail` EOS behind it. It is cut into windows from its start;
+       one is drawn. A window never is empty; the last may be short.
+    2. Exactly round(t k) of its k positions are masked, where t ~ U(`mask_ratio_range`): with `use_trajectory` the
+       last in the teacher's commit order (of positions committed by the same forward the right ones count as later),
+       otherwise random ones.
+    3. What lies before the window is clean. What lies behind it is masked up to the end of the canvas, as the decoder
+       has it, and not in the loss.
+    4. In a share of the rows the decoder has committed an EOS at or behind the response's own and its early stop has
+       filled the rest: from there on all is EOS instead of mask, and the window ends there at the latest.
+    5. The complementary view masks the other positions of the window.
+
+    Args:
+        region ([`Region`]): Commit steps and lengths.
+        draws ([`Draws`]): Random numbers.
+        use_trajectory (`bool`): Whether the commit order chooses, or chance.
+        complementary (`bool`): Whether there is a second view.
+        mask_ratio_range (`tuple[float, float]`): Ends of the mask ratio's uniform distribution.
+        window_size (`int`, *optional*): Positions per window; a window larger than the supervised part is cut to it.
+            `None` for the whole.
+        eos_tail (`int`): EOS behind the first one that may be in a window.
+        filled_tail_share (`float`, *optional*, defaults to 0.0): Share of rows with a filled tail; the paper has none.
+
+    Returns:
+        [`Corruption`]: Masks and windows.
+    """
+    length = region.commit_steps.shape[1]
+    position = torch.arange(length, device=region.commit_steps.device)
+    ratio = _ratio(draws, mask_ratio_range)
+
+    supervised = region.supervised_lengths(eos_tail)
+    size = torch.full_like(supervised, length if window_size is None else window_size)
+    start = (draws.window * (supervised + size - 1).div(size, rounding_mode="floor")).long() * size
+    end = torch.minimum(start + size, supervised)
+
+    is_filled = region.ended & (draws.filled < filled_tail_share)
+    first_known = torch.maximum(region.response_lengths - 1, start + 1)
+    known = first_known + (draws.known * (supervised - first_known + 1)).long()
+    known = torch.where(is_filled, known, region.canvas_lengths)
+    end = torch.minimum(end, known)
+
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    behind = (position >= end[:, None]) & (position < torch.minimum(known, region.canvas_lengths)[:, None])
+    count = (ratio * (end - start) + 0.5).floor().long()
+    masked = inside & _last(region.commit_steps if use_trajectory else draws.positions, inside, count)
+    return _views(masked, inside, behind, complementary, ratio, start, end)
+
+
+def corrupt_response(
+    region: Region,
+    draws: Draws,
+    *,
+    complementary: bool,
+    mask_ratio_range: tuple[float, float],
+    eos_tail: int,
+) -> Corruption:
+    """
+    Every position of the generated region is masked independently with probability (1 - 1e-3) t + 1e-3 (LLaDA,
+    arXiv 2502.09992, Algorithm 2). In the loss are those of the response and of at most `eos_tail` EOS behind it.
+
+    Args:
+        As in [`corrupt_window`].
+
+    Returns:
+        [`Corruption`]: The window is the supervised part.
+    """
+    length = region.commit_steps.shape[1]
+    position = torch.arange(length, device=region.commit_steps.device)
+    ratio = _ratio(draws, mask_ratio_range)
+    hidden = draws.positions < mask_probability(ratio)[:, None]
+    end = region.supervised_lengths(eos_tail)
+    inside = position < end[:, None]
+    behind = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
+    unknown = behind & ~region.ended[:, None]
+    views = _views(hidden & inside, inside, unknown, complementary, ratio, torch.zeros_like(end), end)
+    tails = torch.stack([hidden & behind, ~hidden & behind][: len(views.masked)])
+    return Corruption(views.masked | tails, views.supervised, ratio, views.start, end)
+
+
+def corrupt_reference(
+    region: Region,
+    draws: Draws,
+    *,
+    use_trajectory: Tensor,
+    complementary: bool,
+    mask_ratio_range: tuple[float, float],
+    window_size: int | None,
+    windows_over_canvas: bool,
+    first_record: int = 1,
+) -> Corruption:
+    """
+    The masking of the published training code, to reproduce its runs.
+
+    The window starts at a multiple of `window_size` drawn from 0 to the span inclusive; the last choice reaches to
+    the end of the canvas. Masked is what the teacher's record number `start + int((1 - t) size)` had not committed,
+    counted over the whole response: this assumes one token per forward, strictly block after block, and yields
+    another ratio where windows and teacher's blocks do not meet. Without a trajectory positions of the window are
+    masked independently.
+
+    Args:
+        region ([`Region`]), draws ([`Draws`]), complementary (`bool`), mask_ratio_range (`tuple[float, float]`),
+        window_size (`int`): As in [`corrupt_window`].
+        use_trajectory (`Tensor` of shape `(B,)`): Rows masked by their trajectory.
+        windows_over_canvas (`bool`): Whether windows are drawn over the padding too (Dream), or over the response.
+        first_record (`int`, *optional*, defaults to 1): Tokens that the teacher's first record holds. The published
+            records begin after the first commit, and the index does not allow for it.
+
+    Returns:
+        [`Corruption`]: Masks and windows.
+    """
+    length = region.commit_steps.shape[1]
+    position = torch.arange(length, device=region.commit_steps.device)
+    ratio = _ratio(draws, mask_ratio_range)
+    if window_size is None:
+        start, end = torch.zeros_like(region.canvas_lengths), region.canvas_lengths
+    else:
+        span = region.canvas_lengths if windows_over_canvas else region.response_lengths
+        last = span.div(window_size, rounding_mode="floor")
+        choice = (draws.window * (last + 1)).long()
+        start = choice * window_size
+        end = torch.where(choice == last, region.canvas_lengths, start + window_size)
+        end = torch.minimum(end, region.canvas_lengths)
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    behind = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
+    last_record = region.commit_steps.amax(dim=1) - first_record
+    record = torch.minimum(start + ((1 - ratio) * (end - start)).long(), last_record)
+    by_order = region.commit_steps > (record + first_record)[:, None]
+    by_chance = draws.positions < mask_probability(ratio)[:, None]
+    masked = inside & torch.where(use_trajectory[:, None], by_order, by_chance)
+    return _views(masked, inside, behind, complementary, ratio, start, end)
+
+
+def _ratio(draws: Draws, mask_ratio_range: tuple[float, float]) -> Tensor:
+    low, high = mask_ratio_range
+    return low + (high - low) * draws.ratio
+
+
+def mask_probability(ratio: Tensor) -> Tensor:
+    """Probability of a position to be masked at a ratio, with random corruption."""
+    return (1 - MIN_MASK_PROBABILITY) * ratio + MIN_MASK_PROBABILITY
+
+
+def _last(key: Tensor, inside: Tensor, count: Tensor) -> Tensor:
+    """The `count` positions of each row with the largest keys among those `inside`; of equal keys the right ones."""
+    order = torch.where(inside, key.float(), -1.0).argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(key.shape[1], device=key.device).expand_as(order))
+    return rank >= key.shape[1] - count[:, None]
+
+
+def _views(
+    masked: Tensor, inside: Tensor, behind: Tensor, complementary: bool, ratio: Tensor, start: Tensor, end: Tensor
+) -> Corruption:
+    supervised = torch.stack([masked, inside & ~masked] if complementary else [masked])
+    return Corruption(supervised | behind, supervised, ratio, start, end)

@@ -1,0 +1,73 @@
+"""LoRA on masked-diffusion models: which layers, and how an adapter becomes a plain model again."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+
+# Every projection of attention and MLP. LLaDA's MLP ends in `ff_out`, and so does the name of its LM head,
+# `model.transformer.ff_out`, which an adapter must leave alone.
+TARGET_MODULES = {
+    "llada": ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"],
+    "Dream": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+def add_lora(model: PreTrainedModel, peft_config: LoraConfig) -> PeftModel:
+    """
+    Wraps a model with LoRA layers (arXiv 2106.09685).
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        peft_config (`LoraConfig`): With `target_modules=None` all projections are wrapped. The LM head never is.
+
+    Returns:
+        `PeftModel`: The wrapped model.
+
+    Raises:
+        `ValueError`: For a name in `target_modules` that no layer of the model bears, and for a model type without
+            a list of names.
+    """
+    peft_config = deepcopy(peft_config)
+    model_type = model.config.model_type
+    if peft_config.target_modules is None:
+        if model_type not in TARGET_MODULES:
+            raise ValueError(
+                f"The LoRA layers of a {model_type!r} model are not known: name them in `target_modules`."
+            )
+        peft_config.target_modules = set(TARGET_MODULES[model_type])
+    names = [name for name, _ in model.named_modules()]
+    if not isinstance(peft_config.target_modules, str):
+        unmatched = [
+            target
+            for target in sorted(peft_config.target_modules)
+            if not any(name == target or name.endswith(f".{target}") for name in names)
+        ]
+        if unmatched:
+            raise ValueError(
+                f"No layer of the {model_type!r} model is called {', '.join(unmatched)}: `target_modules` may name "
+                f"{', '.join(TARGET_MODULES.get(model_type, []))}."
+            )
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    if peft_config.exclude_modules is None:
+        peft_config.exclude_modules = [head]
+    return get_peft_model(model, peft_config)
+
+
+def merge_adapter(model: PeftModel, folder: str | os.PathLike) -> Path:
+    """
+    Saves a LoRA model as a plain one, its adapters added to the weights.
+
+    Args:
+        model (`PeftModel`): The model; it is no PEFT model any more afterwards.
+        folder (`str` or `PathLike`): Where to.
+
+    Returns:
+        `Path`: The folder.
+    """
+    merged = model.merge_and_unload(safe_merge=True)
+    merged.save_pretrained(folder)
+    return Path(folder)

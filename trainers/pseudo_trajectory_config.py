@@ -1,0 +1,205 @@
+"""Configuration of the pseudo-trajectory trainer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .trl_base import _BaseConfig
+
+
+@dataclass
+class PseudoTrajectoryConfig(_BaseConfig):
+    r"""
+    Configuration class for the [`PseudoTrajectoryTrainer`]: a recipe is corruption × layout × curricula × loss terms.
+
+    This class includes only the parameters that are specific to it. For a full list of training arguments, please
+    refer to the [`~transformers.TrainingArguments`] documentation. The defaults are the d3LLM recipe (arXiv
+    2601.07568) with exact masks; the files in `recipes/` say each published method in these fields.
+
+    Parameters:
+        > Parameters that control the canvas
+
+        max_new_tokens (`int`, *optional*):
+            Positions of the generated region, masked to its end as the decoder has it. If not given, that of the
+            teacher's run, from `decode_config` in the dataset. Where `max_length` leaves less room, it is shorter.
+        max_length (`int`, *optional*):
+            Largest length of prompt and region together, in tokens. A row whose prompt and response exceed it is
+            dropped, not cut. If not given, the model's own.
+
+        > Parameters that control the corruption
+
+        corruption (`str`, *optional*, defaults to `"trajectory"`):
+            Which positions are masked. Possible values are:
+
+                - `"trajectory"`: in one window, those that the teacher committed last (d3LLM).
+                - `"block"`: in one window, random ones (dParallel, arXiv 2509.26488).
+                - `"random"`: each position of the whole region with the same probability (LLaDA, arXiv 2502.09992).
+
+        layout (`str`, *optional*, defaults to `"complementary"`):
+            `"single"` for one view of each sample, `"complementary"` for a second one that masks the other positions
+            of the window. Doubles the rows of a forward.
+        masking (`str`, *optional*, defaults to `"exact"`):
+            `"exact"`, or `"reference"` to reproduce what the published training code masks: windows up to the end of
+            the canvas, ratios only met where windows and the teacher's blocks coincide, one token too few.
+        reference_windows (`str`, *optional*, defaults to `"response"`):
+            With `masking="reference"`, whether windows are drawn over the `"response"` (its LLaDA code) or over the
+            whole `"canvas"` (its Dream code).
+        eos_tail (`int`, *optional*, defaults to 32):
+            Positions behind the first EOS that windows and losses may reach: one block of the decoder. More of them
+            fill the batch with EOS.
+        filled_tail_share (`float`, *optional*, defaults to 0.0):
+            Share of rows in which an EOS at or behind the first one is committed already, and the early stop has
+            filled the rest of the canvas with EOS while positions before it are masked. The multi-block decoder meets
+            this; the paper does not train on it.
+
+        > Parameters that control the curricula
+
+        min_mask_ratio (`float`, *optional*, defaults to 0.0):
+            Lower bound of the mask ratio at the start.
+        max_mask_ratio (`float`, *optional*, defaults to 0.8):
+            Upper bound of the mask ratio.
+        raise_mask_ratio (`bool`, *optional*, defaults to `True`):
+            Whether the lower bound rises to `max_mask_ratio` in the course of training.
+        window_sizes (`list[int]`, *optional*, defaults to `[16, 16, 24, 24, 32, 32]`):
+            Window sizes, spread evenly over training; in between they are interpolated.
+
+        > Parameters that control the loss
+
+        entropy_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the certainty-forcing loss: the entropy at masked positions that are predicted right.
+        entropy_temperature (`float`, *optional*, defaults to 0.5):
+            Temperature of the distribution whose entropy that is.
+        complementary_entropy (`bool`, *optional*, defaults to `False`):
+            Whether that loss is also taken from the complementary view.
+        kl_weight (`float`, *optional*, defaults to 0.0):
+            Weight of KL(teacher ‖ student). If not 0, masked positions that the teacher committed within
+            `near_forwards` of the state take the cross entropy and the others this (TAD).
+        near_forwards (`int`, *optional*, defaults to 8):
+            What counts as near, in forwards of the teacher.
+        loss_weighting (`str`, *optional*, defaults to `"uniform"`):
+            `"uniform"`: the mean over masked positions. `"inverse_ratio"`: the sum over masked positions, each divided
+            by its probability to be masked, over the number of positions that could be masked (LLaDA).
+        normalization (`str`, *optional*, defaults to `"tokens"`):
+            Over what the means are taken: `"tokens"`, the masked positions of the optimizer step, over all its
+            micro-batches and processes; or `"microbatch"`, each micro-batch for itself, the certainty loss over the
+            right positions alone, as in the reference.
+        loss_scale (`float`, *optional*, defaults to 1.0):
+            Constant factor of the loss. The reference divides by 4.
+
+        > Parameters that control the evaluation
+
+        eval_generation_kwargs (`dict[str, Any]`, *optional*):
+            Fields of `DiffusionGenerationConfig` for the decoding of held-out prompts, such as `{"preset": "d3llm"}`.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~transformers.TrainingArguments`]:
+    > - `bf16`: Defaults to `True` on a GPU that supports it, else `False`.
+    > - `learning_rate`: Defaults to `2e-5` instead of `5e-5`.
+    > - `logging_steps`: Defaults to `10` instead of `500`.
+    > - `logging_nan_inf_filter`: Defaults to `False` instead of `True`: a loss that is no number ends the run.
+    > - `weight_decay`: Defaults to `0.01` instead of `0.0`.
+    """
+
+    _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + ["eval_generation_kwargs"]
+
+    # Parameters whose default values are overridden from TrainingArguments
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Trade compute for memory: run each layer again in the backward pass."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are no number out of the log; here they end the run."}
+    )
+
+    # Parameters that control the canvas
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Positions of the generated region; the teacher's if not given."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Largest length of prompt and region; rows that exceed it are dropped. The model's own."},
+    )
+
+    # Parameters that control the corruption
+    corruption: str = field(
+        default="trajectory",
+        metadata={"help": "Which positions are masked.", "choices": ["trajectory", "block", "random"]},
+    )
+    layout: str = field(
+        default="complementary",
+        metadata={"help": "One view of a sample or two.", "choices": ["single", "complementary"]},
+    )
+    masking: str = field(
+        default="exact",
+        metadata={"help": "Exact masks, or those of the published code.", "choices": ["exact", "reference"]},
+    )
+    reference_windows: str = field(
+        default="response",
+        metadata={"help": "What windows of the reference are drawn over.", "choices": ["response", "canvas"]},
+    )
+    eos_tail: int = field(
+        default=32, metadata={"help": "Positions behind the first EOS that windows and losses may reach."}
+    )
+    filled_tail_share: float = field(
+        default=0.0, metadata={"help": "Share of rows whose tail the decoder's early stop has filled with EOS."}
+    )
+
+    # Parameters that control the curricula
+    min_mask_ratio: float = field(default=0.0, metadata={"help": "Lower bound of the mask ratio at the start."})
+    max_mask_ratio: float = field(default=0.8, metadata={"help": "Upper bound of the mask ratio."})
+    raise_mask_ratio: bool = field(default=True, metadata={"help": "Whether the lower bound rises to the upper."})
+    window_sizes: list[int] = field(
+        default_factory=lambda: [16, 16, 24, 24, 32, 32],
+        metadata={"help": "Window sizes, spread evenly over training and interpolated."},
+    )
+
+    # Parameters that control the loss
+    entropy_weight: float = field(default=2.0, metadata={"help": "Weight of the certainty-forcing loss."})
+    entropy_temperature: float = field(default=0.5, metadata={"help": "Temperature of the certainty-forcing loss."})
+    complementary_entropy: bool = field(
+        default=False, metadata={"help": "Whether the complementary view has a certainty-forcing loss too."}
+    )
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
+    near_forwards: int = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
+    loss_weighting: str = field(
+        default="uniform", metadata={"help": "Weights of masked positions.", "choices": ["uniform", "inverse_ratio"]}
+    )
+    normalization: str = field(
+        default="tokens", metadata={"help": "Over what means are taken.", "choices": ["tokens", "microbatch"]}
+    )
+    loss_scale: float = field(default=1.0, metadata={"help": "Constant factor of the loss."})
+
+    # Parameters that control the evaluation
+    eval_generation_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Decoding parameters for held-out prompts, as JSON."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()
+        for name in ("corruption", "layout", "masking", "reference_windows", "loss_weighting", "normalization"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        if not 0 <= self.min_mask_ratio <= self.max_mask_ratio <= 1:
+            raise ValueError(
+                f"Expected 0 <= `min_mask_ratio` <= `max_mask_ratio` <= 1, got {self.min_mask_ratio} and "
+                f"{self.max_mask_ratio}."
+            )
+        if not self.window_sizes or min(self.window_sizes) < 1:
+            raise ValueError(f"`window_sizes` is {self.window_sizes}: expected sizes of at least 1.")
+        if self.eos_tail < 0:
+            raise ValueError(f"`eos_tail` is {self.eos_tail}: expected at least 0.")
+        if not 0 <= self.filled_tail_share <= 1:
+            raise ValueError(f"`filled_tail_share` is {self.filled_tail_share}: expected 0 to 1.")
+        if self.entropy_temperature <= 0:
+            raise ValueError(f"`entropy_temperature` is {self.entropy_temperature}: expected more than 0.")
+        if self.masking == "reference" and self.corruption == "random":
+            raise ValueError("`masking='reference'` is about windows: it does not go with `corruption='random'`.")
+        if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
+            raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
+        if self.kl_weight and self.layout == "complementary":
+            raise ValueError("`kl_weight` splits the masks of one view into near and far: take `layout='single'`.")

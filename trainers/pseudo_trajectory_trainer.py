@@ -1,0 +1,392 @@
+"""Distils a student on the order in which its teacher committed tokens."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from ..evaluation import resolve_generation_config
+from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
+from .curricula import mask_ratio_bound, window_size_at
+from .lora import add_lora
+from .losses import TokenLosses, token_losses
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .student_data import COLUMNS, StudentFacts, TrajectoryCollator, prepare_trajectories, teacher_max_new_tokens
+from .trl_base import _BaseTrainer, _ForwardRedirection
+
+
+# What the log shows, and which of the sums it is divided by.
+MEANS = {
+    "cross_entropy": "masked",
+    "complementary_cross_entropy": "complementary_masked",
+    "certainty": "correct",
+    "divergence": "far",
+    "masked_entropy": "all",
+    "share_correct": "all",
+}
+SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
+
+
+class PseudoTrajectoryTrainer(_BaseTrainer):
+    """
+    Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and its relatives.
+
+    One optimizer step:
+
+    1. For each sample draw, from (seed, step, sample), a mask ratio and a window; the curricula say from which range
+       and how large. In the window mask the positions that the teacher committed last; what is before it is clean,
+       what is behind it masked. A second view masks the window's other positions.
+    2. One forward over all views. The head runs on the masked positions of the windows alone, in chunks.
+    3. Cross entropy of each view, plus the entropy at positions that are right already (certainty forcing), or the
+       divergence from the teacher. Each is summed over positions and divided by their number in the whole step.
+
+    The backbone and the head are called inside the forward of whatever wraps the model (DDP, FSDP, DeepSpeed, PEFT):
+    the call of the wrapper is redirected to [`PseudoTrajectoryTrainer.canvas_losses`], so that its hooks run around
+    both, and sharded weights of the head are there when it is used.
+
+    Example:
+
+    ```python
+    from d3llm.modeling import LLaDAModelLM
+    from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+    from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+    from d3llm.trainers.trajectories import load_trajectories
+
+    trainer = PseudoTrajectoryTrainer(
+        model=LLaDAModelLM.from_pretrained("teacher"),
+        args=PseudoTrajectoryConfig(output_dir="student", window_sizes=[16, 24, 32]),
+        train_dataset=load_trajectories("trajectories"),
+    )
+    trainer.train()
+    ```
+
+    Args:
+        model (`PreTrainedModel`): The student, which starts as a copy of the teacher. A masked-diffusion model of
+            `d3llm.modeling`, or a `PeftModel` of one.
+        args ([`PseudoTrajectoryConfig`], *optional*): The recipe and the training arguments.
+        train_dataset (`Dataset`): Trajectories, with the columns of `TRAJECTORY_FEATURES`.
+        eval_dataset (`Dataset`, *optional*): Held-out trajectories, for the loss.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer; saved with the model and compared with
+            the teacher's.
+        teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`; without it, the student with its adapters off.
+        callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
+        optimizers (`tuple`, *optional*), optimizer_cls_and_kwargs (`tuple`, *optional*): As there.
+        peft_config (`LoraConfig`, *optional*): Trains LoRA adapters; see [`~d3llm.trainers.lora.add_lora`].
+
+    Raises:
+        `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+        `FloatingPointError`: While training, when a loss is no number; names the step and the samples.
+    """
+
+    _tag_names = ["d3llm", "pseudo-trajectory"]
+    _name = "Pseudo-trajectory distillation"
+    _paper = {"title": "d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation", "id": "2601.07568"}
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        args: PseudoTrajectoryConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher: PreTrainedModel | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        peft_config: LoraConfig | None = None,
+    ):
+        args = args or PseudoTrajectoryConfig("pseudo-trajectory")
+        if peft_config is not None:
+            model = add_lora(model, peft_config)
+        if is_peft_model(model) and args.gradient_checkpointing:
+            model.enable_input_require_grads()
+        if args.kl_weight and teacher is None and not is_peft_model(model):
+            raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+
+        base = model.get_base_model() if is_peft_model(model) else model
+        special = base._prepare_special_token_ids(resolve_generation_config(base, [1]), "cpu")
+        self.student = StudentFacts(
+            vocab_size=base.get_input_embeddings().num_embeddings,
+            mask_token_id=special.mask,
+            eos_token_ids=special.eos.tolist(),
+            fill_token_id=special.fill,
+            max_length=args.max_length or base.config.max_position_embeddings,
+            tokenizer=processing_class,
+        )
+        datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
+        length = args.max_new_tokens or max(map(teacher_max_new_tokens, datasets.values()), default=1)
+        # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
+        self.loss_is_scaled_for_ga = args.normalization == "tokens"
+        self._redirect = _ForwardRedirection()
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=TrajectoryCollator(length, self.student),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            **{name: prepare_trajectories(dataset, self.student, length, name) for name, dataset in datasets.items()},
+        )
+        if self.args.n_gpu > 1:
+            raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
+        if self.teacher is not None:
+            self.teacher = self.teacher.to(self.args.device)
+        self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = COLUMNS
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimizer steps done, 0 to 1."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def curriculum(self, progress: float) -> tuple[tuple[float, float], int]:
+        """Range of the mask ratio and size of the windows at some progress of training."""
+        args = self.args
+        low = args.min_mask_ratio
+        if args.raise_mask_ratio:
+            low = mask_ratio_bound(progress, args.min_mask_ratio, args.max_mask_ratio)
+        return (low, args.max_mask_ratio), window_size_at(progress, args.window_sizes)
+
+    def corrupt(self, batch: dict[str, Tensor], step: int, progress: float) -> Corruption:
+        """
+        Draws what is masked in a batch; a pure function of the seed, the step and the samples.
+
+        Args:
+            batch (`dict[str, Tensor]`): From [`~d3llm.trainers.student_data.TrajectoryCollator`].
+            step (`int`): Optimizer step, for the random numbers.
+            progress (`float`): For the curricula.
+
+        Returns:
+            [`~d3llm.trainers.corruption.Corruption`]: One view or two.
+        """
+        args = self.args
+        steps = batch["commit_steps"]
+        region = Region(steps, batch["response_lengths"], batch["canvas_lengths"], batch["ended"])
+        draws = draw(args.seed, step, batch["index"], steps.shape[1])
+        ratios, window_size = self.curriculum(progress)
+        complementary = args.layout == "complementary"
+        if args.corruption == "random":
+            return corrupt_response(
+                region, draws, complementary=complementary, mask_ratio_range=ratios, eos_tail=args.eos_tail
+            )
+        if args.masking == "reference":
+            return corrupt_reference(
+                region,
+                draws,
+                use_trajectory=torch.full_like(batch["ended"], args.corruption == "trajectory"),
+                complementary=complementary,
+                mask_ratio_range=ratios,
+                window_size=window_size,
+                windows_over_canvas=args.reference_windows == "canvas",
+            )
+        return corrupt_window(
+            region,
+            draws,
+            use_trajectory=args.corruption == "trajectory",
+            complementary=complementary,
+            mask_ratio_range=ratios,
+            window_size=window_size,
+            eos_tail=args.eos_tail,
+            filled_tail_share=args.filled_tail_share,
+        )
+
+    def add_targets(self, batch: dict[str, Any], corruption: Corruption) -> None:
+        """
+        Adds to a batch of B rows what the loss needs: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`,
+        `far` `(views, B, N)`, `weights` `(B,)`, and `counts` `(3,)`, the denominators of the means.
+        """
+        args = self.args
+        views, rows, length = corruption.masked.shape
+        noisy = batch["input_ids"].repeat(views, 1, 1)
+        noisy[..., -length:].masked_fill_(corruption.masked, self.student.mask_token_id)
+        far = torch.zeros_like(corruption.supervised)
+        if args.kl_weight:
+            steps = batch["commit_steps"].expand_as(far)
+            latest = steps.masked_fill(~corruption.supervised, torch.iinfo(steps.dtype).max)
+            far = corruption.supervised & (steps >= latest.amin(dim=-1, keepdim=True) + args.near_forwards)
+        counts = (corruption.supervised & ~far).sum(dim=(1, 2))
+        weights = torch.ones_like(corruption.ratio)
+        if args.loss_weighting == "inverse_ratio":
+            weights = 1 / mask_probability(corruption.ratio)
+            counts = (corruption.end - corruption.start).sum().expand(views)
+        batch["noisy_ids"] = noisy.flatten(0, 1)
+        batch["supervised"], batch["far"], batch["weights"] = corruption.supervised, far, weights
+        batch["counts"] = torch.cat([counts, counts.new_zeros(2 - views), far.sum()[None]])
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | None]:
+        """
+        Takes the micro-batches of an optimizer step and corrupts them, so that the positions in the loss are known,
+        and counted over all of them and all processes, before the first one is computed.
+        """
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        for batch in batches:
+            self.add_targets(batch, self.corrupt(batch, self.state.global_step, self.progress))
+        if not batches:
+            return batches, None
+        counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
+        return batches, self.accelerator.reduce(counts, reduction="sum")
+
+    def canvas_losses(self, noisy_ids: Tensor, attention_mask: Tensor, labels: Tensor, picked: Tensor) -> TokenLosses:
+        """
+        Losses of the M picked positions of noisy canvases. Runs inside the forward of the wrapped model.
+
+        Args:
+            noisy_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases.
+            labels (`Tensor` of shape `(rows, L)`): The clean ones.
+            picked (`Tensor` of shape `(2, M)`): Rows and columns.
+
+        Returns:
+            [`~d3llm.trainers.losses.TokenLosses`]: Of `M` positions each.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if is_peft_model(model) else model
+        with self.accelerator.autocast():
+            teacher = self._run_teacher(model, noisy_ids, attention_mask, picked) if self.args.kl_weight else None
+            hidden = _hidden_states(base, noisy_ids, attention_mask, picked)
+            return token_losses(
+                hidden, base.get_output_embeddings(), labels[tuple(picked)], self.args.entropy_temperature, teacher
+            )
+
+    @torch.no_grad()
+    def _run_teacher(
+        self, model: nn.Module, noisy_ids: Tensor, attention_mask: Tensor, picked: Tensor
+    ) -> tuple[Tensor, nn.Linear]:
+        with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
+            teacher = model.get_base_model() if self.teacher is None else self.teacher
+            return _hidden_states(teacher, noisy_ids, attention_mask, picked), teacher.get_output_embeddings()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ):
+        """
+        The loss of a batch with targets: with n the positions of each kind,
+
+            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far) * loss_scale
+
+        where ' marks the complementary view and H runs over positions that are predicted right.
+
+        Args:
+            model (`nn.Module`): The model as it is wrapped.
+            inputs (`dict[str, Tensor]`): A batch after [`~PseudoTrajectoryTrainer.add_targets`].
+            return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the parts too.
+            num_items_in_batch (`Tensor` of shape `(3,)`, *optional*): The numbers n, n', n_far of the whole step; by
+                default those of this batch.
+
+        Returns:
+            `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss, and its parts as logged.
+        """
+        args = self.args
+        supervised, far = inputs["supervised"], inputs["far"]
+        views, rows, length = supervised.shape
+        # The one host read of a micro-batch before its backward pass: how many positions there are.
+        view, row, position = supervised.nonzero(as_tuple=True)
+        picked = torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position])
+        losses = self._redirect(
+            model,
+            self.accelerator.unwrap_model(model),
+            self.canvas_losses,
+            inputs["noisy_ids"],
+            inputs["attention_mask"].repeat(views, 1),
+            inputs["input_ids"].repeat(views, 1),
+            picked,
+        )
+
+        is_far = far[view, row, position]
+        weights = inputs["weights"][row] * ~is_far
+        in_view = [weights * (view == number) for number in range(2)]
+        by_token = args.normalization == "tokens"
+        if by_token and num_items_in_batch is not None:
+            # Wrappers average gradients over the processes; the mean here is over the positions of all of them.
+            counts = num_items_in_batch / self.accelerator.num_processes
+        else:
+            counts = inputs["counts"].float()
+        right = [weight * losses.correct for weight in in_view]
+        right_counts = counts[:2] if by_token else torch.stack([(weight > 0).sum() for weight in right])
+        counts, right_counts = counts.clamp(min=1e-9), right_counts.clamp(min=1e-9)
+
+        cross_entropy = [(losses.cross_entropy * weight).sum() for weight in in_view]
+        certainty = [(losses.certainty * weight).sum() for weight in right]
+        if not args.complementary_entropy:
+            certainty = certainty[:1]
+        divergence = (losses.divergence * is_far).sum()
+        loss = (
+            sum(part / count for part, count in zip(cross_entropy, counts[:2], strict=True))
+            + args.entropy_weight * sum(part / count for part, count in zip(certainty, right_counts, strict=False))
+            + args.kl_weight * divergence / counts[2]
+        ) * args.loss_scale
+        if not torch.isfinite(loss):
+            raise ValueError(self._describe_bad_loss(loss, inputs["index"]))
+        parts = {
+            "cross_entropy": cross_entropy[0],
+            "masked": in_view[0],
+            "complementary_cross_entropy": cross_entropy[1],
+            "complementary_masked": in_view[1],
+            "certainty": sum(certainty),
+            "correct": sum(right[: len(certainty)]),
+            "divergence": divergence,
+            "far": is_far,
+            "masked_entropy": losses.entropy,
+            "share_correct": losses.correct,
+            "all": torch.ones_like(losses.entropy),
+        }
+        sums = torch.stack([parts[name].detach().float().sum() for name in SUMS])
+        self._sums["train" if self.model.training else "eval"] += sums
+        return (loss, dict(zip(SUMS, sums.unbind(), strict=True))) if return_outputs else loss
+
+    def _describe_bad_loss(self, loss: Tensor, index: Tensor) -> str:
+        dataset = self.train_dataset if self.model.training else self.eval_dataset
+        names = dataset.select(index.tolist())["id"]
+        return (
+            f"The loss at step {self.state.global_step} is {loss.item()}, for the samples {', '.join(names)}: the run "
+            f"stops here. Its last checkpoint is in {self.args.output_dir}; a lower learning rate may help."
+        )
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """The loss of held-out trajectories, with the same masks at each evaluation: those of the end of training."""
+        inputs = self._prepare_inputs(inputs)
+        self.add_targets(inputs, self.corrupt(inputs, step=0, progress=1.0))
+        with torch.no_grad():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss since the last log, over all processes, and where the curricula stand."""
+        mode = "train" if self.model.training else "eval"
+        sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
+        self._sums[mode].zero_()
+        if sums["all"]:
+            ratios, window_size = self.curriculum(self.progress if mode == "train" else 1.0)
+            parts = {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
+            parts |= {"mask_ratio_bound": ratios[0], "window_size": window_size}
+            logs |= parts if mode == "train" else {f"eval_{name}": value for name, value in parts.items()}
+        super().log(logs, start_time)
+
+
+def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
+    """Last hidden states `(M, hidden_size)` of the rows that predict the picked positions."""
+    rows, columns = picked
+    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return hidden[rows, model.logit_rows(columns)]
