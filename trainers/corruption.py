@@ -245,6 +245,9 @@ def corrupt_reference(
     last_record = region.commit_steps.amax(dim=1) - first_record
     record = torch.minimum(start + ((1 - ratio) * (end - start)).long(), last_record)
     by_order = region.commit_steps > (record + first_record)[:, None]
+    # Its records are padded with masks for LLaDA and with EOS for Dream.
+    outside = position >= region.response_lengths[:, None]
+    by_order = by_order & ~outside if windows_over_canvas else by_order | outside
     by_chance = draws.positions < mask_probability(ratio)[:, None]
     masked = inside & torch.where(use_trajectory[:, None], by_order, by_chance)
     return _views(masked, inside, behind, complementary, ratio, start, end)

@@ -106,8 +106,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Trade compute for memory: run each layer again in the backward pass."}
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are no number out of the log; here they end the run."}

@@ -208,7 +208,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         `far` `(views, B, N)`, `weights` `(B,)`, and `counts` `(3,)`, the denominators of the means.
         """
         args = self.args
-        views, rows, length = corruption.masked.shape
+        views, _, length = corruption.masked.shape
         noisy = batch["input_ids"].repeat(views, 1, 1)
         noisy[..., -length:].masked_fill_(corruption.masked, self.student.mask_token_id)
         far = torch.zeros_like(corruption.supervised)

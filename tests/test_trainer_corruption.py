@@ -1,0 +1,156 @@
+"""What is masked: counts, order, windows, tails, and that it depends on seed, step and sample alone."""
+
+import pytest
+import torch
+
+from d3llm.trainers.corruption import Region, corrupt_response, corrupt_window, draw
+from d3llm.trainers.curricula import mask_ratio_bound, window_size_at
+
+
+ROWS, LENGTH = 64, 80
+
+
+@pytest.fixture
+def region() -> Region:
+    """Responses of 1 to 60 tokens in regions of 60 to 80 positions; every fifth one has no EOS."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.arange(ROWS) % 60 + 1
+    steps = torch.stack([torch.randperm(LENGTH, generator=generator) + 1 for _ in range(ROWS)])
+    last = steps.gather(1, lengths[:, None] - 1)
+    steps = torch.where(torch.arange(LENGTH) < lengths[:, None], steps, last)
+    canvas = 60 + torch.arange(ROWS) % 21
+    return Region(steps, lengths, canvas, torch.arange(ROWS) % 5 != 0)
+
+
+def window(region: Region, step: int = 0, **options):
+    options = {
+        "use_trajectory": True,
+        "complementary": True,
+        "mask_ratio_range": (0.0, 1.0),
+        "window_size": 16,
+        "eos_tail": 8,
+        **options,
+    }
+    return corrupt_window(region, draw(7, step, torch.arange(ROWS), LENGTH), **options)
+
+
+@pytest.mark.parametrize("window_size", [1, 5, 16, 32, 200, None])
+@pytest.mark.parametrize("use_trajectory", [True, False])
+def test_exactly_the_ratio_of_a_window_is_masked(region, window_size, use_trajectory):
+    corruption = window(region, window_size=window_size, use_trajectory=use_trajectory)
+    size = corruption.end - corruption.start
+    assert (size >= 1).all()
+    assert (size <= (window_size or LENGTH)).all()
+    expected = (corruption.ratio * size + 0.5).floor()
+    assert (corruption.supervised[0].sum(dim=1) == expected).all()
+    # The two views partition the window, and nothing outside it is in the loss.
+    position = torch.arange(LENGTH)
+    inside = (position >= corruption.start[:, None]) & (position < corruption.end[:, None])
+    assert (corruption.supervised.sum(dim=0) == inside.long()).all()
+
+
+def test_masked_are_the_last_of_the_window_in_commit_order(region):
+    corruption = window(region)
+    for row in range(ROWS):
+        inside = range(int(corruption.start[row]), int(corruption.end[row]))
+        masked = corruption.supervised[0, row]
+        order = sorted(inside, key=lambda i: (int(region.commit_steps[row, i]), i))
+        assert [bool(masked[i]) for i in order] == sorted(bool(masked[i]) for i in inside)
+
+
+def test_random_positions_are_not_the_last_ones(region):
+    by_order, by_chance = window(region), window(region, use_trajectory=False)
+    assert (by_order.start == by_chance.start).all()
+    assert (by_order.ratio == by_chance.ratio).all()
+    assert (by_order.supervised[0] != by_chance.supervised[0]).any()
+
+
+def test_prefix_is_clean_and_what_follows_the_window_is_masked_to_the_end(region):
+    corruption = window(region)
+    position = torch.arange(LENGTH)
+    before = position < corruption.start[:, None]
+    behind = (position >= corruption.end[:, None]) & (position < region.canvas_lengths[:, None])
+    padding = position >= region.canvas_lengths[:, None]
+    assert not corruption.masked[:, before | padding].any()
+    assert corruption.masked[:, behind].all()
+    inside = ~before & ~behind & ~padding
+    assert (corruption.masked[:, inside] == corruption.supervised[:, inside]).all()
+
+
+@pytest.mark.parametrize("eos_tail", [0, 8, 100])
+def test_the_loss_reaches_a_bounded_way_behind_the_response(region, eos_tail):
+    limit = torch.minimum(region.response_lengths + eos_tail * region.ended, region.canvas_lengths)
+    touched = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+    for step in range(200):
+        touched |= window(region, step, eos_tail=eos_tail).supervised.any(dim=0)
+    assert not touched[torch.arange(LENGTH) >= limit[:, None]].any()
+    assert touched[torch.arange(LENGTH) < limit[:, None]].all()  # and every position gets its turn
+
+
+def test_filled_tail_shows_eos_from_somewhere_behind_the_response(region):
+    plain, filled = window(region), window(region, filled_tail_share=1.0)
+    position = torch.arange(LENGTH)
+    for row in range(ROWS):
+        shown = ~filled.masked[0, row] & (position >= filled.end[row]) & (position < region.canvas_lengths[row])
+        if not region.ended[row]:
+            assert (filled.masked[:, row] == plain.masked[:, row]).all()
+            continue
+        if shown.any():
+            first = int(shown.nonzero()[0, 0])
+            assert first >= region.response_lengths[row] - 1
+            assert shown[first : int(region.canvas_lengths[row])].all()
+    assert (filled.end > filled.start).all()
+    last = region.canvas_lengths[:, None] - 1
+    filled_rows = [~window(region, step, filled_tail_share=0.25).masked[0].gather(1, last)[:, 0] for step in range(40)]
+    short = region.ended & (region.response_lengths < 20)  # whose windows never reach the end of the canvas
+    assert torch.stack(filled_rows)[:, short].float().mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_response_without_eos_is_unknown_behind(region):
+    corruption = corrupt_response(
+        region,
+        draw(7, 0, torch.arange(ROWS), LENGTH),
+        complementary=False,
+        mask_ratio_range=(0.0, 0.2),
+        eos_tail=8,
+    )
+    position = torch.arange(LENGTH)
+    behind = (position >= region.response_lengths[:, None]) & (position < region.canvas_lengths[:, None])
+    assert corruption.masked[0][behind & ~region.ended[:, None]].all()
+    assert not corruption.masked[0][behind & region.ended[:, None]].all()
+    assert not corruption.supervised[0][behind & ~region.ended[:, None]].any()
+
+
+def test_random_corruption_masks_its_share(region):
+    draws = draw(7, 0, torch.arange(ROWS), LENGTH)
+    corruption = corrupt_response(region, draws, complementary=True, mask_ratio_range=(0.3, 0.3), eos_tail=LENGTH)
+    valid = (torch.arange(LENGTH) < region.canvas_lengths[:, None]) & region.ended[:, None]
+    assert corruption.masked[0][valid].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert (corruption.masked[0][valid] != corruption.masked[1][valid]).all()
+
+
+def test_draws_depend_on_seed_step_and_sample_alone():
+    index = torch.tensor([3, 1, 4])
+    draws = draw(0, 5, index, 10)
+    alone = draw(0, 5, index[2:], 10)
+    assert torch.equal(draws.positions[2:], alone.positions)
+    assert torch.equal(draws.ratio[2:], alone.ratio)
+    for other in (draw(1, 5, index, 10), draw(0, 6, index, 10), draw(0, 5, index + 1, 10)):
+        assert (draws.ratio != other.ratio).all()
+        assert (draws.window != other.window).all()
+
+
+def test_draws_are_uniform_and_unrelated():
+    draws = draw(0, 0, torch.arange(20_000), 2)
+    streams = torch.stack([draws.ratio, draws.window, draws.filled, draws.known, *draws.positions.T])
+    assert ((streams >= 0) & (streams < 1)).all()
+    assert torch.allclose(streams.mean(dim=1), torch.tensor(0.5), atol=0.01)
+    assert torch.allclose(streams.var(dim=1), torch.tensor(1 / 12), atol=0.003)
+    assert (torch.corrcoef(streams) - torch.eye(len(streams))).abs().max() < 0.03
+    assert (torch.corrcoef(torch.stack([draws.ratio[1:], draws.ratio[:-1]]))[0, 1]).abs() < 0.03
+
+
+def test_curricula_rise_from_end_to_end():
+    assert [mask_ratio_bound(p, 0.1, 0.8) for p in (0.0, 1.0)] == [0.1, 0.8]
+    assert [window_size_at(p, [16, 32]) for p in (0.0, 0.25, 0.499, 0.5, 1.0)] == [16, 24, 31, 32, 32]
+    assert window_size_at(0.7, [32]) == 32
