@@ -1,0 +1,184 @@
+"""Runs a generated program in a process of its own, confined and limited."""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+SANDBOX = Path(__file__).with_name("sandbox.py")
+ISOLATIONS = ("namespaces", "guard")
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """
+    What became of a program.
+
+    Attributes:
+        outcome (`str`):
+            `"passed"` (it ran to its end), `"failed"` (an exception, `sys.exit` included), `"timeout"`, `"output"` (it
+            wrote too much) or `"died"` (it ended without running to its end: `os._exit`, a crash, killed for a limit).
+        message (`str`): The exception, or empty.
+        output (`str`): The beginning of what it wrote to stdout and stderr.
+        seconds (`float`): Wall time.
+    """
+
+    outcome: str
+    message: str
+    output: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "passed"
+
+
+def run_program(
+    program: str,
+    *,
+    timeout: float = 10.0,
+    memory: int = 1024 * MEBIBYTE,
+    file_size: int = 16 * MEBIBYTE,
+    output: int = 64 * 1024,
+    processes: int = 16,
+    isolation: str | None = None,
+) -> ProgramResult:
+    """
+    Runs Python source that nobody has read.
+
+    It runs in an own session, in an empty working folder that is gone afterwards, without the environment of this
+    process, without privileges, and within limits. On Linux, where the system allows namespaces, it has no network,
+    an own process tree and read-only files; elsewhere an audit hook refuses processes, network and changes of files
+    outside the folder, which stops accidents but no determined attacker: see [`available_isolation`].
+
+    Args:
+        program (`str`): The source; it passes when it runs to its end.
+        timeout (`float`, *optional*, defaults to 10.0): Wall time in seconds.
+        memory (`int`, *optional*, defaults to 1 GiB): Address space of a process, in bytes.
+        file_size (`int`, *optional*, defaults to 16 MiB): Largest file in bytes; with namespaces, all files together
+            have four times as much.
+        output (`int`, *optional*, defaults to 64 KiB): What it may write to stdout and stderr, in bytes.
+        processes (`int`, *optional*, defaults to 16): How many processes and threads (with namespaces; the guard
+            allows one process).
+        isolation (`str`, *optional*): `"namespaces"` or `"guard"`; by default the stronger that the system allows.
+
+    Returns:
+        [`ProgramResult`]: What became of it.
+
+    Raises:
+        `ValueError`: For an unknown isolation.
+        `OSError`: For an isolation that the system does not allow, and on systems other than POSIX ones.
+    """
+    if os.name != "posix":
+        raise OSError("Generated programs run on Linux and macOS only: their limits need POSIX.")
+    isolation = available_isolation() if isolation is None else isolation
+    if isolation not in ISOLATIONS:
+        raise ValueError(f"Unknown isolation {isolation!r}: expected one of {', '.join(ISOLATIONS)}.")
+    began = time.monotonic()
+    token = secrets.token_hex(16)  # a program that ends early must not look as if it had passed
+    with tempfile.TemporaryDirectory(prefix="d3llm-program-", ignore_cleanup_errors=True) as folder:
+        settings = {
+            "folder": folder,
+            "isolation": isolation,
+            "token": token,
+            "timeout": timeout,
+            "memory": memory,
+            "file_size": file_size,
+            "processes": processes,
+        }
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(json.dumps(settings).encode() + b"\n" + program.encode("utf-8", "replace"))
+            stdin.seek(0)
+            read_end, write_end = os.pipe()
+            with open(read_end, "rb", buffering=0) as results:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", str(SANDBOX), str(write_end)],
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    bufsize=0,
+                    cwd=folder,
+                    env={"HOME": folder, "PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
+                    pass_fds=(write_end,),
+                    start_new_session=True,
+                )
+                os.close(write_end)
+                written, reported, ended = _listen(process, results, began + timeout, output)
+    text = written[:output].decode("utf-8", "replace")
+    seconds = time.monotonic() - began
+    if ended is not None:
+        return ProgramResult(ended, "", text, seconds)
+    try:
+        result = json.loads(reported)
+        honest = result["token"] == token
+    except (ValueError, KeyError, TypeError):
+        honest = False
+    if not honest:
+        return ProgramResult("died", "", text, seconds)
+    if result["outcome"] == "unavailable":
+        raise OSError(f"This system does not allow the isolation {isolation!r}: {result['message']}.")
+    return ProgramResult(result["outcome"], result["message"], text, seconds)
+
+
+@cache
+def available_isolation() -> str:
+    """
+    The stronger isolation that the system allows.
+
+    Returns:
+        `str`: `"namespaces"` or `"guard"`, see [`run_program`].
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            if run_program("", isolation="namespaces").passed:
+                return "namespaces"
+    return "guard"
+
+
+def _listen(process: subprocess.Popen, results, deadline: float, output: int) -> tuple[bytes, bytes, str | None]:
+    """
+    Reads what the process writes until it ends, then ends all of its session.
+
+    Returns:
+        `tuple[bytes, bytes, str | None]`: Its output, what the sandbox reported, and `"timeout"` or `"output"` if it
+        was stopped for that.
+    """
+    assert process.stdout is not None
+    streams = {process.stdout.fileno(): bytearray(), results.fileno(): bytearray()}
+    ended = None
+    with selectors.DefaultSelector() as selector, process.stdout:
+        for stream in streams:
+            selector.register(stream, selectors.EVENT_READ)
+        # A report is the end, whatever holds the pipes open; without one, the end of both pipes is.
+        while selector.get_map() and ended is None and not streams[results.fileno()]:
+            remaining = deadline - time.monotonic()
+            events = selector.select(max(0.0, remaining))
+            if not events:
+                ended = "timeout"
+            for key, _ in events:
+                chunk = os.read(key.fd, 65536)
+                streams[key.fd] += chunk
+                if not chunk:
+                    selector.unregister(key.fd)
+            if len(streams[process.stdout.fileno()]) > output:
+                ended = "output"
+        _end(process)
+        written, reported = streams.values()
+    return bytes(written), bytes(reported), ended
+
+
+def _end(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,194 @@
+"""Generated programs: what they must survive, under either isolation. Limits are small: the machine is shared."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from d3llm.evaluation.code_execution import ISOLATIONS, SANDBOX, available_isolation, run_program
+
+
+MEBIBYTE = 2**20
+
+if os.name != "posix":
+    pytest.skip("generated programs run on POSIX systems only", allow_module_level=True)
+
+
+@pytest.fixture(params=ISOLATIONS)
+def run(request):
+    """`run_program` with short limits, under each isolation that the system allows."""
+    if request.param == "namespaces" and available_isolation() != "namespaces":
+        pytest.skip("the system allows no namespaces")
+
+    def call(source: str, **limits):
+        limits = {"timeout": 10.0, "memory": 256 * MEBIBYTE, "processes": 8, "isolation": request.param, **limits}
+        return run_program(textwrap.dedent(source), **limits)
+
+    return call
+
+
+def running_programs() -> int:
+    """How many processes of the sandbox there are."""
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return sum(str(SANDBOX).encode() in line for line in lines)
+
+
+def test_a_program_that_runs_to_its_end_passes(run):
+    result = run("print('hello')\nassert sorted([2, 1]) == [1, 2]")
+    assert result.passed and result.outcome == "passed" and result.output == "hello\n"
+    assert 0 < result.seconds < 10
+
+
+def test_what_is_raised_is_told(run):
+    result = run("assert 1 == 2, 'not equal'")
+    assert (result.outcome, result.message) == ("failed", "AssertionError: not equal") and not result.passed
+    assert run("def f(:").message.startswith("SyntaxError")
+
+
+@pytest.mark.parametrize(
+    ("source", "outcome"),
+    [
+        ("import os; os._exit(0)", "died"),
+        ("import sys; sys.exit(0)", "failed"),
+        ("raise SystemExit", "failed"),
+        ("import ctypes; ctypes.string_at(0)", "died"),
+    ],
+)
+def test_an_early_end_does_not_pass(run, source, outcome):
+    assert run(source).outcome == outcome
+
+
+def test_a_verdict_cannot_be_forged_without_the_token(run):
+    source = """
+        import os
+        for fd in range(3, 64):
+            try:
+                os.write(fd, b'{"token": "", "outcome": "passed", "message": ""}')
+            except OSError:
+                pass
+        os._exit(0)
+    """
+    assert run(source).outcome == "died"
+
+
+def test_endless_loop(run):
+    began = time.monotonic()
+    assert run("while True: pass", timeout=0.5).outcome == "timeout"
+    assert run("import time; time.sleep(60)", timeout=0.5).outcome == "timeout"
+    ignoring = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntry:\n    while True: pass\nfinally: pass"
+    )
+    assert run(ignoring, timeout=0.5).outcome == "timeout"
+    assert time.monotonic() - began < 10
+
+
+def test_fork_bomb(run):
+    result = run("import os\nwhile True: os.fork()", timeout=5, processes=8)
+    assert not result.passed
+    deadline = time.monotonic() + 5
+    while running_programs() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_programs() == 0
+
+
+def test_processes_that_leave_the_session_are_ended(run):
+    source = """
+        import os, time
+        for _ in range(3):
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(60)
+        time.sleep(60)
+    """
+    assert not run(source, timeout=0.7).passed
+    deadline = time.monotonic() + 5
+    while running_programs() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_programs() == 0
+
+
+def test_a_forked_copy_does_not_report(run):
+    source = "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n    assert False, 'the first'"
+    assert run(source).message in ("AssertionError: the first", "PermissionError: os.fork is not allowed here")
+
+
+def test_huge_output(run):
+    result = run("while True: print('x' * 1000)", output=10_000)
+    assert result.outcome == "output" and len(result.output) == 10_000
+
+
+def test_deep_recursion(run):
+    assert run("def f(x): return f(x + 1)\nf(0)").message.startswith("RecursionError")
+    unlimited = "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return [f(x + 1)]\nf(0)"
+    assert not run(unlimited, memory=128 * MEBIBYTE).passed
+    assert not run("x = []\nfor _ in range(10**6): x = [x]\nrepr(x)").passed
+
+
+def test_memory_and_file_size(run):
+    assert run("x = bytearray(2**30)").message == "MemoryError"
+    assert not run("open('big', 'wb').write(bytes(2**21))", file_size=MEBIBYTE).passed
+    assert run("open('small', 'wb').write(bytes(2**19))", file_size=MEBIBYTE).passed
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os.remove(path)",
+        "os.truncate(path, 0)",
+        "open(path, 'w')",
+        "os.open(path, os.O_WRONLY)",
+        "os.rename(path, path + '.moved')",
+        "shutil.rmtree(os.path.dirname(path))",
+        "os.symlink('/tmp', os.path.join(os.path.dirname(path), 'link'))",
+        "os.chmod(path, 0)",
+        "pathlib.Path(path).unlink()",
+        "(os.chdir(os.path.dirname(path)), os.remove('precious'))",
+    ],
+)
+def test_files_outside_are_safe(run, tmp_path, deed):
+    path = tmp_path / "precious"
+    path.write_text("content")
+    result = run(f"import os, pathlib, shutil\npath = {str(path)!r}\n{deed}")
+    assert result.outcome == "failed" and result.message.split(":")[0] in ("OSError", "PermissionError")
+    assert path.read_text() == "content" and [entry.name for entry in tmp_path.iterdir()] == ["precious"]
+
+
+def test_the_working_folder_is_its_own_and_is_gone_afterwards(run):
+    result = run("""
+        import os, tempfile
+        assert os.listdir() == []
+        open('a', 'w').write('text')
+        assert open('a').read() == 'text'
+        os.mkdir('b'), os.rename('a', 'b/a'), os.remove('b/a'), os.rmdir('b')
+        print(os.getcwd())
+    """)
+    assert result.passed, result.message
+    folder = Path(result.output.strip())
+    assert folder != Path.cwd() and not folder.exists()
+
+
+def test_neither_environment_nor_network(run, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "value")
+    assert run("import os\nassert 'A_SECRET' not in os.environ").passed
+    assert not run("import socket\nsocket.create_connection(('127.0.0.1', 9), timeout=1)").passed
+
+
+def test_a_root_user_is_none_inside(run):
+    assert run("import os\nassert os.getuid() != 0\nos.setuid(0)").message.startswith("PermissionError")
+
+
+def test_unknown_isolation():
+    with pytest.raises(ValueError, match="guard"):
+        run_program("", isolation="jail")
+
+
+def test_the_sandbox_imports_nothing_of_the_package():
+    source = (
+        f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({str(SANDBOX)!r}); print(sorted(sys.modules))"
+    )
+    modules = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, text=True, check=True).stdout
+    assert "d3llm" not in modules.replace("__editable___d3llm", "") and "torch" not in modules
