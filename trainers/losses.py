@@ -105,11 +105,11 @@ class _ChunkedHead(torch.autograd.Function):
             log_q = (logits / ctx.temperature).log_softmax(dim=-1)
             grad = log_q.exp() * (log_q + _entropy(log_q)[:, None]) * (-of_certainty[part, None] / ctx.temperature)
             p = logits.softmax(dim=-1)
-            grad += p * (of_cross_entropy + of_divergence)[part, None]
+            grad += p * of_cross_entropy[part, None]
             grad.scatter_add_(1, labels[part, None], -of_cross_entropy[part, None])
             if teacher_hidden is not None:
                 r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().softmax(dim=-1)
-                grad -= r * of_divergence[part, None]
+                grad += (p - r) * of_divergence[part, None]
             if bias_grad is not None:
                 bias_grad += grad.sum(dim=0)
             grad = grad.to(weight.dtype)
