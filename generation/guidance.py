@@ -1,5 +1,6 @@
 """Classifier-free guidance: every row is forwarded with and without what was given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,12 +24,21 @@ class Guidance:
         """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
         unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
-        wide = {name: None if value is None else torch.cat([value, value]) for name, value in inputs.items()}
+        wide = {name: torch.cat([value] * 2) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
-    def combine(self, logits: torch.Tensor) -> torch.Tensor:
-        conditional, unconditional = logits.chunk(2)
-        return unconditional + (1 + self.scale) * (conditional - unconditional)
+    def narrow(self, states: torch.Tensor) -> torch.Tensor:
+        """Hidden states (2 B, K, D) of the widened rows to (B, K, 2 D), for the head that [`~Guidance.guide`] makes."""
+        return torch.cat(states.chunk(2), dim=-1)
+
+    def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A head on pairs of hidden states."""
+
+        def guided(states: torch.Tensor) -> torch.Tensor:
+            conditional, unconditional = (head(half) for half in states.chunk(2, dim=-1))
+            return unconditional + (1 + self.scale) * (conditional - unconditional)
+
+        return guided
 
     def select_rows(self, rows: torch.LongTensor):
         self.given = self.given[rows]

@@ -1,5 +1,7 @@
 """Random numbers that are a function of what they are for, so that a row samples the same whatever its batch."""
 
+from dataclasses import dataclass
+
 import torch
 
 
@@ -10,24 +12,27 @@ def mix(state: torch.LongTensor) -> torch.LongTensor:
     return state ^ ((state >> 31) & ((1 << 33) - 1))
 
 
-def uniform(seeds: torch.LongTensor, forward: int, positions: torch.LongTensor, count: int = 1) -> torch.Tensor:
-    """Uniform numbers in (0, 1) with 24 random bits.
+@dataclass
+class Draw:
+    """Random numbers for some candidates of a forward, a function of what is here and of nothing else.
 
-    Args:
-        seeds (`torch.LongTensor` of shape `(B,)`): One for each row.
+    Attributes:
+        seeds (`torch.LongTensor` of shape `(candidates,)`): The seed of each candidate's row.
+        generated (`torch.LongTensor` of shape `(candidates,)`): Positions in the generated region.
         forward (`int`): Number of the forward.
-        positions (`torch.LongTensor` of shape `(B, K)`): Positions in the generated region.
-        count (`int`, *optional*, defaults to 1): How many numbers for each position.
-
-    Returns:
-        `torch.Tensor` of shape `(B, K, count)`: In float32.
     """
-    key = mix(mix(seeds[:, None]) + forward)
-    key = mix(key + positions)
-    bits = mix(key[..., None] + torch.arange(count, device=key.device)) >> 40
-    return ((bits & 0xFFFFFF).float() + 0.5) / 2**24
 
+    seeds: torch.LongTensor
+    generated: torch.LongTensor
+    forward: int
 
-def gumbel(seeds: torch.LongTensor, forward: int, positions: torch.LongTensor, count: int) -> torch.Tensor:
-    """Standard Gumbel noise of shape `(B, K, count)`; arguments as for [`uniform`]."""
-    return -(-uniform(seeds, forward, positions, count).log()).log()
+    def uniform(self, count: int, stream: int = 1) -> torch.Tensor:
+        """Numbers in (0, 1) with 24 random bits, (candidates, count) in float32; other ones for the other `stream`,
+        which is 1 or -1."""
+        key = mix(mix(mix(self.seeds) + stream * self.forward) + self.generated)
+        bits = mix(key[:, None] + torch.arange(count, device=key.device)) >> 40
+        return ((bits & 0xFFFFFF).float() + 0.5) / 2**24
+
+    def gumbel(self, count: int) -> torch.Tensor:
+        """Standard Gumbel noise (candidates, count) in float32."""
+        return -(-self.uniform(count).log()).log()

@@ -147,6 +147,7 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        run_head: bool = True,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         r"""
@@ -163,6 +164,8 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.
+            run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
+                what the head would be run on, `(batch, rows, hidden_size)`.
 
         Returns:
             [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
@@ -177,6 +180,8 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
             **kwargs,
         )
         kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        if not run_head:
+            return CausalLMOutputWithPast(past_key_values=outputs.past_key_values, hidden_states=(kept,))
         return CausalLMOutputWithPast(
             logits=self.lm_head(kept),
             past_key_values=outputs.past_key_values,

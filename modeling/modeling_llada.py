@@ -172,6 +172,7 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        run_head: bool = True,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         r"""
@@ -187,6 +188,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
                 of `input_ids`, with a cache; the whole canvas when not given.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on: 0 = all,
                 n = the last n, a tensor `(rows,)` or `(batch, rows)` = these rows of `input_ids`.
+            run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
+                what the head would be run on, `(batch, rows, d_model)`: for who runs it a few rows at a time.
 
         Returns:
             [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
@@ -201,6 +204,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             **kwargs,
         )
         kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        if not run_head:
+            return CausalLMOutputWithPast(past_key_values=outputs.past_key_values, hidden_states=(kept,))
         return CausalLMOutputWithPast(
             logits=self.get_output_embeddings()(kept),
             past_key_values=outputs.past_key_values,

@@ -18,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from d3llm.generation.noise import gumbel, uniform
+from d3llm.generation.noise import Draw
 
 from .test_decoding import MASK, METHODS, left_pad, model, prompts  # noqa: F401
 
@@ -67,7 +67,8 @@ def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F81
 
 
 def test_the_noise_is_what_it_says():
-    numbers = uniform(torch.arange(8), 3, torch.arange(16).expand(8, -1), 256)
+    candidates = torch.arange(8).repeat_interleave(16), torch.arange(16).repeat(8)
+    numbers = Draw(*candidates, forward=3).uniform(256)
     assert numbers.dtype == torch.float32
     assert 0 < numbers.min() < 1e-3
     assert 1 - 1e-3 < numbers.max() < 1
@@ -75,9 +76,9 @@ def test_the_noise_is_what_it_says():
     assert abs(numbers.var() - 1 / 12) < 0.005
     flat = numbers.flatten()
     assert abs(torch.corrcoef(torch.stack([flat[:-1], flat[1:]]))[0, 1]) < 0.02
-    other = uniform(torch.arange(8), 4, torch.arange(16).expand(8, -1), 256)
-    assert abs(torch.corrcoef(torch.stack([flat, other.flatten()]))[0, 1]) < 0.02
-    noise = gumbel(torch.arange(8), 3, torch.arange(16).expand(8, -1), 256)
+    for other in (Draw(*candidates, forward=4).uniform(256), Draw(*candidates, forward=3).uniform(256, stream=-1)):
+        assert abs(torch.corrcoef(torch.stack([flat, other.flatten()]))[0, 1]) < 0.02
+    noise = Draw(*candidates, forward=3).gumbel(256)
     assert abs(noise.mean() - 0.5772) < 0.03  # Euler's constant
 
 

@@ -61,7 +61,7 @@ def propose_all(tensors, score: str) -> Proposal:
     """A proposal for all positions of the recorded canvas, committed ones too."""
     config = DiffusionGenerationConfig(score=score).resolve()
     canvas = canvas_of(tensors["x"][0], 0, tensors["x"].shape[1])
-    return propose(tensors["logits"], torch.arange(canvas.length)[None], canvas, config, MASK, None, 1)
+    return propose([tensors["logits"][0].clone()], torch.arange(canvas.length)[None], canvas, config, MASK, None, 1)
 
 
 def committed(tensors, **fields) -> tuple[list[int], list[int]]:
@@ -75,7 +75,7 @@ def committed(tensors, **fields) -> tuple[list[int], list[int]]:
     advance(canvas)
     positions = torch.arange(canvas.length)[None]
     eligible = ~canvas.committed
-    proposal = propose(tensors["logits"], positions, canvas, config, MASK, None, 1)
+    proposal = propose([tensors["logits"].flatten(0, 1).clone()], positions, canvas, config, MASK, None, 1)
     canvas.commit(positions, proposal, select(proposal, positions, eligible, canvas, config), 1)
     assert torch.equal(canvas.tokens[canvas.commit_steps == 0], tensors["x"][canvas.commit_steps == 0])
     where = canvas.commit_steps[0].nonzero()[:, 0]
