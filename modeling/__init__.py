@@ -4,6 +4,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from .configuration_dream import DreamConfig
 from .configuration_llada import LLaDAConfig
+from .flat_code import self_contained
+from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_llada import LLaDAModelLM
 
@@ -12,5 +14,8 @@ for config_class, model_class in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, Dre
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM):
         auto_class.register(config_class, model_class, exist_ok=True)
+
+# Here and not in the class, which travels to places where there is nothing to flatten.
+MaskedDiffusionPreTrainedModel.save_pretrained = self_contained(MaskedDiffusionPreTrainedModel.save_pretrained)
 
 __all__ = ["DreamConfig", "DreamModel", "LLaDAConfig", "LLaDAModelLM"]

@@ -1,0 +1,227 @@
+"""Renders cards: one object of measured facts goes in, the text of a README comes out. No template holds a number."""
+
+import re
+from importlib.metadata import requires
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    DatasetCardData,
+    EvalResult,
+    EvalResultEntry,
+    ModelCardData,
+    SpaceCardData,
+    eval_result_entries_to_yaml,
+)
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .facts import ModelFacts, TaskArea, TaskResult, TrajectoryFacts
+
+
+TAGS = ["d3llm", "masked-diffusion"]
+TEMPLATES = Environment(
+    loader=PackageLoader(__package__, "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+)
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name has the form `owner/name` of a Hub repository."""
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return "/" in (name or "")
+
+
+def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
+    """
+    The card of a model.
+
+    Args:
+        facts ([`ModelFacts`]): What is known of it.
+        repo_id (`str`, *optional*): Where it is to lie on the Hub, for the lines that load it.
+
+    Returns:
+        `str`: Text of README.md, with `model-index` in its metadata.
+
+    Raises:
+        `ValueError`: Without a licence.
+    """
+    _check_license(facts.license)
+    metadata = ModelCardData(
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=[*TAGS, "custom_code", *([facts.recipe] if facts.recipe else [])],
+        base_model=facts.base_model if is_hub_id(facts.base_model) else None,
+        base_model_relation="finetune" if is_hub_id(facts.base_model) else None,
+        datasets=[facts.trajectories] if is_hub_id(facts.trajectories) else None,
+        model_name=facts.name,
+        eval_results=_model_index(facts) or None,
+    )
+    return _render("model_card.md.jinja", metadata, facts=facts, repo_id=repo_id, shorten=shorten, is_hub_id=is_hub_id)
+
+
+def eval_results(facts: ModelFacts) -> dict[str, str]:
+    """
+    The results in the form that feeds the leaderboards of data sets on the Hub.
+
+    Args:
+        facts ([`ModelFacts`]): What was measured; results without a data set on the Hub are left out.
+
+    Returns:
+        `dict[str, str]`: Text by path in the repository, `.eval_results/TASK.yaml`.
+    """
+    files = {}
+    for task in dict.fromkeys(result.task for result in facts.results):
+        best = max((r for r in facts.results if r.task == task), key=lambda result: result.accuracy)
+        if is_hub_id(best.dataset):
+            entry = EvalResultEntry(
+                dataset_id=best.dataset or "",
+                task_id=task,
+                value=round(100 * best.accuracy, 2),
+                date=best.date,
+                notes=f"{describe_decoding(best.decoding)}, TPF {best.tokens_per_forward:.2f}, n={best.samples}",
+            )
+            files[f".eval_results/{slug(task)}.yaml"] = yaml.safe_dump(
+                eval_result_entries_to_yaml([entry]), sort_keys=False
+            )
+    return files
+
+
+def trajectory_card(facts: TrajectoryFacts, repo_id: str = "...") -> str:
+    """
+    The card of a trajectory data set.
+
+    Args:
+        facts ([`TrajectoryFacts`]): What is known of it.
+        repo_id (`str`, *optional*): Where it is to lie on the Hub, for the line that loads it.
+
+    Returns:
+        `str`: Text of README.md; its `configs` say where the Parquet parts are.
+
+    Raises:
+        `ValueError`: Without a licence.
+    """
+    _check_license(facts.license)
+    metadata = DatasetCardData(
+        license=facts.license,
+        tags=[*TAGS, "pseudo-trajectories"],
+        task_categories=["text-generation"],
+        pretty_name=facts.name,
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )
+    return _render("trajectory_card.md.jinja", metadata, facts=facts, repo_id=repo_id, is_hub_id=is_hub_id)
+
+
+def metric_card(repo_id: str, name: str, description: str, arguments: str) -> str:
+    """
+    The card of a metric's Space.
+
+    Args:
+        repo_id (`str`): Where it is to lie on the Hub.
+        name (`str`): Name of the metric's module.
+        description (`str`), arguments (`str`): What the module says of itself.
+    """
+    metadata = SpaceCardData(title=name.upper(), sdk="gradio", app_file="app.py", tags=["evaluate", "metric", "d3llm"])
+    return _render(
+        "metric_card.md.jinja", metadata, repo_id=repo_id, name=name, description=description, arguments=arguments
+    )
+
+
+def space_card(model: str) -> str:
+    """
+    The card of a demo Space.
+
+    Args:
+        model (`str`): Hub id of the model that it runs.
+    """
+    metadata = SpaceCardData(
+        title=model.rpartition("/")[2], sdk="gradio", app_file="app.py", models=[model], tags=TAGS
+    )
+    return _render("space_card.md.jinja", metadata, model=model)
+
+
+def custom_generate_card(repo_id: str) -> str:
+    """
+    The card of the repository with the decoder for other people's checkpoints.
+
+    Args:
+        repo_id (`str`): Where it is to lie on the Hub.
+    """
+    metadata = ModelCardData(license="apache-2.0", library_name="transformers", tags=[*TAGS, "custom_generate"])
+    return _render("custom_generate_card.md.jinja", metadata, repo_id=repo_id)
+
+
+def describe_decoding(decoding: dict[str, Any]) -> str:
+    """A way of decoding in a few words: the preset, then what differs from it."""
+    rest = [f"{name}={value}" for name, value in decoding.items() if name != "preset"]
+    return ", ".join([decoding.get("preset") or "defaults", *rest])
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def shorten(number: int) -> str:
+    """A count to three digits: 2.28M, 8.02B."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _model_index(facts: ModelFacts) -> list[EvalResult]:
+    rows = []
+    for result in facts.results:
+        way = describe_decoding(result.decoding)
+        measured = {
+            "accuracy": (round(100 * result.accuracy, 2), f"accuracy ({way})"),
+            "tokens_per_forward": (round(result.tokens_per_forward, 4), f"tokens per forward ({way})"),
+            "tokens_per_second": (
+                round(result.tokens_per_second, 2),
+                f"tokens per second ({way}; {result.hardware})",
+            ),
+        }
+        rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
+    for area in facts.areas:
+        name = f"accuracy under parallelism (y_max {area.y_max:g}, {area.points} points)"
+        rows.append(_eval_result(area, "aup", round(area.aup, 2), name))
+    return rows
+
+
+def _eval_result(row: TaskResult | TaskArea, kind: str, value: float, name: str) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        task_name="Text generation",
+        dataset_type=row.dataset or slug(row.task),
+        dataset_name=row.task,
+        dataset_split=row.split,
+        metric_type=kind,
+        metric_name=name,
+        metric_value=value,
+    )
+
+
+def _check_license(license: str):
+    if not license.strip() or license.lower() in ("unknown", "none"):
+        raise ValueError(
+            "A card needs a licence: give the one of the base model or of the data (--license apache-2.0)."
+        )
+
+
+def _render(template: str, metadata: Any, **values: Any) -> str:
+    (transformers,) = [r.partition(">=")[2] for r in requires("d3llm") or [] if r.startswith("transformers>=")]
+    return TEMPLATES.get_template(template).render(
+        metadata=metadata.to_yaml().strip(),
+        minimum_transformers=transformers.partition(";")[0].strip(),
+        describe=describe_decoding,
+        **values,
+    )

@@ -1,0 +1,211 @@
+"""What cards are made of: measured facts, typed, and kept as JSON beside the card they were rendered to."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+MODEL_FACTS = "model_facts.json"
+TRAJECTORY_FACTS = "trajectory_facts.json"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """
+    One measured point: a model, a task, a way of decoding.
+
+    Attributes:
+        task (`str`): Name of the task.
+        samples (`int`): Problems that were decoded.
+        accuracy (`float`): Share of correct answers, 0 to 1.
+        accuracy_interval (`list[float]`): Its 95 % interval.
+        tokens_per_forward (`float`): TPF.
+        tokens_per_second (`float`): TPS, which means nothing without `hardware`.
+        hardware (`str`): What it ran on.
+        decoding (`dict[str, Any]`): Preset and fields of `DiffusionGenerationConfig`.
+        dataset (`str`, *optional*): Hub id of the data set.
+        split (`str`, *optional*): Its split.
+        date (`str`, *optional*): Day of the run, ISO 8601.
+    """
+
+    task: str
+    samples: int
+    accuracy: float
+    accuracy_interval: list[float]
+    tokens_per_forward: float
+    tokens_per_second: float
+    hardware: str
+    decoding: dict[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    split: str | None = None
+    date: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskArea:
+    """
+    Accuracy under parallelism on one task.
+
+    Attributes:
+        task (`str`): Name of the task.
+        aup (`float`): Percent times tokens per forward.
+        y_max (`float`): Accuracy in percent that the weight is relative to.
+        points (`int`): Points of the curve.
+        dataset (`str`, *optional*): Hub id of the data set.
+        split (`str`, *optional*): Its split.
+    """
+
+    task: str
+    aup: float
+    y_max: float
+    points: int
+    dataset: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """
+    How a model was made and what it measured.
+
+    Attributes:
+        name (`str`): Title of the card.
+        license (`str`): SPDX id in lower case, that of the base model.
+        architecture (`str`): Class name, as in `config.architectures`.
+        parameters (`int`): Number of parameters.
+        base_model (`str`, *optional*): Hub id of the model that was trained on; a name that is no Hub id stays out of
+            the metadata.
+        teacher (`str`, *optional*): The model that made the trajectories.
+        trajectories (`str`, *optional*): Trajectory data set.
+        recipe (`str`, *optional*): Name of the recipe.
+        hyperparameters (`dict[str, Any]`): What the recipe was run with.
+        training_tasks (`list[str]`): What the training data was about: outside of it nothing was taught.
+        decoding (`dict[str, Any]`): Fields set in generation_config.json.
+        results (`list[TaskResult]`), areas (`list[TaskArea]`): What was measured.
+        picture (`str`, *optional*): File in the repository with accuracy against parallelism.
+        chat (`bool`): Whether the tokenizer has a chat template.
+        versions (`dict[str, str]`): Of the libraries that made it.
+    """
+
+    name: str
+    license: str
+    architecture: str
+    parameters: int
+    base_model: str | None = None
+    teacher: str | None = None
+    trajectories: str | None = None
+    recipe: str | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    training_tasks: list[str] = field(default_factory=list)
+    decoding: dict[str, Any] = field(default_factory=dict)
+    results: list[TaskResult] = field(default_factory=list)
+    areas: list[TaskArea] = field(default_factory=list)
+    picture: str | None = None
+    chat: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrajectoryFacts:
+    """
+    How a trajectory data set was made and what is in it.
+
+    Attributes:
+        name (`str`): Title of the card.
+        license (`str`): SPDX id in lower case, that of the prompts.
+        teacher (`str`): The model whose order was recorded.
+        source (`str`): Where the order comes from.
+        rows (`int`): Rows.
+        prompt_tokens, response_tokens (`int`): Tokens, all rows together.
+        forwards (`int`): Forwards of the teacher, all rows together.
+        cut (`int`): Responses that `max_new_tokens` cut.
+        checked (`int`), correct (`int`): Rows whose answer was checked, and those of them that are right.
+        mask_token_id (`int`): The mask token of teacher and student.
+        decoding (`dict[str, Any]`): How the teacher decoded.
+        prompts (`str`, *optional*): Data set that the prompts are from.
+    """
+
+    name: str
+    license: str
+    teacher: str
+    source: str
+    rows: int
+    prompt_tokens: int
+    response_tokens: int
+    forwards: int
+    cut: int
+    checked: int
+    correct: int
+    mask_token_id: int
+    decoding: dict[str, Any] = field(default_factory=dict)
+    prompts: str | None = None
+
+
+Facts = TypeVar("Facts", ModelFacts, TrajectoryFacts, TaskResult, TaskArea)
+
+
+def facts_from_dict(kind: type[Facts], values: dict[str, Any], where: str = "facts") -> Facts:
+    """
+    Builds facts from JSON values.
+
+    Args:
+        kind (`type`): One of the classes of this file.
+        values (`dict[str, Any]`): Its fields.
+        where (`str`, *optional*): What to call the values in an error.
+
+    Raises:
+        `ValueError`: For a missing or unknown field, or one of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected an object, got {type(values).__name__}")
+    fields = {part.name: part for part in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(values.keys() - fields.keys())
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - values.keys())
+    if unknown or missing:
+        raise ValueError(f"{where}: " + (f"unknown field {unknown[0]!r}" if unknown else f"no {missing[0]!r}"))
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
+    kind = typing.get_origin(hint) or hint
+    if kind is list and isinstance(value, list):
+        (item,) = typing.get_args(hint)
+        if dataclasses.is_dataclass(item):
+            return [facts_from_dict(item, entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def read_facts(kind: type[Facts], path: Path) -> Facts:
+    """
+    Reads facts that lie beside a card.
+
+    Args:
+        kind (`type`): [`ModelFacts`] or [`TrajectoryFacts`].
+        path (`Path`): The JSON file.
+
+    Raises:
+        `ValueError`: If the file is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return facts_from_dict(kind, values, str(path))
+
+
+def facts_json(facts: ModelFacts | TrajectoryFacts) -> str:
+    """The facts as the text of their JSON file."""
+    return json.dumps(dataclasses.asdict(facts), indent=2, ensure_ascii=False) + "\n"

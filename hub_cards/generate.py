@@ -1,0 +1,112 @@
+"""The decoder for other people's checkpoints: the function of a `custom_generate` repository.
+
+It works on any LLaDA- or Dream-like class, whose forward takes the whole canvas and knows no cache of a canvas. With
+`transformers`, `model.generate(ids, custom_generate=REPO, trust_remote_code=True, preset="d3llm")` calls it.
+"""
+
+import inspect
+from types import SimpleNamespace
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import logging
+
+from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from ..generation.output_diffusion import DiffusionGenerationOutput
+from ..generation.presets import PRESETS
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+FAMILIES = {"llada": 0, "Dream": 1}  # model_type -> logits_shift
+
+
+class AdaptedModel(DiffusionGenerationMixin):
+    """
+    What the decoder asks of a model, answered by a foreign one.
+
+    Args:
+        model (`PreTrainedModel`): A model whose forward returns logits over the whole canvas.
+        logits_shift (`int`): 0 when row `i` of the logits predicts position `i`, 1 when it predicts `i + 1`.
+    """
+
+    logit_rows = MaskedDiffusionPreTrainedModel.logit_rows
+
+    def __init__(self, model: PreTrainedModel, logits_shift: int):
+        self.model = model
+        self.logits_shift = logits_shift
+        self.dtype = model.dtype
+        self.generation_config = model.generation_config
+        longest = [getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length")]
+        self.config = SimpleNamespace(
+            model_type=next((name for name, shift in FAMILIES.items() if shift == logits_shift), None),
+            mask_token_id=getattr(model.config, "mask_token_id", None),
+            max_position_embeddings=next((length for length in longest if length is not None), None),
+            _attn_implementation="sdpa",
+        )
+        self.parameters = inspect.signature(model.forward).parameters
+
+    def _prepare_diffusion_config(self, generation_config, kwargs, *args, **settings):
+        if kwargs.get("cache") not in (None, "none"):
+            raise ValueError(
+                f"`cache`={kwargs['cache']!r}: this model's forward has no cache of a canvas, leave it out"
+            )
+        if kwargs.get("compile_config") is not None:
+            raise ValueError("`compile_config` is not supported for a model of another class: leave it out")
+        config = super()._prepare_diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
+        if config.attention == "block_causal":
+            raise ValueError("`attention`='block_causal' is not supported for a model of another class")
+        if config.preset and PRESETS[config.preset].values_for(self.config.model_type).get("cache", "none") != "none":
+            logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model does not have")
+        return config
+
+    def __call__(
+        self,
+        input_ids: torch.LongTensor,
+        position_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None,
+        logits_to_keep: torch.LongTensor,
+    ) -> CausalLMOutput:
+        inputs = {"input_ids": input_ids}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+            if "position_ids" in self.parameters:  # Dream: padding moves the positions; it takes who may see whom
+                seen = attention_mask.bool()[:, None, None]
+                inputs |= {"attention_mask": seen & seen.transpose(2, 3), "position_ids": position_ids}
+        logits = self.model(**inputs).logits
+        return CausalLMOutput(logits=logits.gather(1, logits_to_keep[..., None].expand(-1, -1, logits.shape[-1])))
+
+
+def generate(
+    model: PreTrainedModel, inputs: torch.LongTensor | None = None, logits_shift: int | None = None, **kwargs
+) -> torch.LongTensor | DiffusionGenerationOutput:
+    """
+    Decode with any preset, on a LLaDA- or Dream-like model.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`.
+        logits_shift (`int`, *optional*): 0 when row `i` of the logits predicts position `i` (LLaDA), 1 when it
+            predicts `i + 1` (Dream); known from `config.model_type` for these two.
+        kwargs: As for `generate` of `d3llm`. There is no cache: a preset that has one runs without.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, P + N)`, or [`DiffusionGenerationOutput`] with
+        `return_dict_in_generate=True`.
+
+    Raises:
+        `ValueError`: For a family that is not known and no `logits_shift`, and for what needs a class of `d3llm`:
+            `cache`, `compile_config`, block-causal attention.
+    """
+    if logits_shift is None:
+        logits_shift = FAMILIES.get(model.config.model_type)
+    if logits_shift not in (0, 1):
+        raise ValueError(
+            f"model_type={model.config.model_type!r} is neither LLaDA nor Dream: pass `logits_shift`=0 when row i of "
+            "the logits predicts position i, 1 when it predicts i + 1"
+        )
+    kwargs.pop("synced_gpus", None)  # of GenerationMixin, which passes all that it knows, mostly `None`
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    return AdaptedModel(model, logits_shift).generate(inputs, **kwargs)

@@ -1,0 +1,163 @@
+"""Every saved checkpoint carries its code: modeling/ and what it imports of generation/, flattened into one folder.
+
+A Hub repository is flat, and `transformers` copies only files that lie beside each other. So the modules that travel
+import each other as `from .x import name` or `from ..generation.x import name`, and here the heads of those imports
+are rewritten. This file itself never travels.
+"""
+
+import ast
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.utils.hub import create_and_tag_model_card, hf_api
+
+
+# What a machine that loads a checkpoint has.
+ALLOWED_PACKAGES = frozenset({"torch", "transformers"}) | sys.stdlib_module_names
+AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM")
+
+
+class ExportError(ValueError):
+    """Code that cannot travel to the Hub."""
+
+
+def flatten(*entries: str) -> dict[str, str]:
+    """
+    Sources of modules and of everything of this package that they import, with imports as in one flat folder.
+
+    Args:
+        entries (`str`): Names of modules, such as `"d3llm.modeling.modeling_llada"`.
+
+    Returns:
+        `dict[str, str]`: Source by file name. Lines keep their numbers.
+
+    Raises:
+        [`ExportError`]: For an import of a package that a downloader need not have, an import of this package that
+            does not name the defining module, or two modules of one name.
+    """
+    waiting, modules = list(entries), dict[str, str]()  # file name -> module
+    sources = {}
+    while waiting:
+        module = waiting.pop()
+        name = module.rpartition(".")[2] + ".py"
+        if modules.setdefault(name, module) != module:
+            raise ExportError(f"{module} and {modules[name]} would both become {name}: rename one")
+        if name not in sources:
+            sources[name], imported = _rewrite(module)
+            waiting += imported
+    return sources
+
+
+def _rewrite(module: str) -> tuple[str, list[str]]:
+    """The source of a module with flat imports, and the modules of this package that it imports."""
+    source = _source_file(module).read_text(encoding="utf-8")
+    lines, imported = source.splitlines(keepends=True), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                _check_allowed(alias.name, module, node.lineno)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            _check_allowed(node.module or "", module, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            target = f"{module.rsplit('.', node.level)[0]}.{node.module or ''}".rstrip(".")
+            if _source_file(target).name == "__init__.py":
+                raise ExportError(f"{module}, line {node.lineno}: import from the module that defines the name")
+            imported.append(target)
+            line = lines[node.lineno - 1]
+            head, statement = line[: node.col_offset], line[node.col_offset :]
+            flat = f"from .{target.rpartition('.')[2]} import"
+            lines[node.lineno - 1] = head + re.sub(r"^from\s+\S+\s+import", flat, statement)
+    return "".join(lines), imported
+
+
+def _check_allowed(imported: str, module: str, line: int):
+    package = imported.partition(".")[0]
+    if package not in ALLOWED_PACKAGES:
+        raise ExportError(
+            f"{module}, line {line}: imports {package}, which a downloader need not have; "
+            f"of this package import relatively, beside it only torch, transformers and the standard library"
+        )
+
+
+def _source_file(module: str) -> Path:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ExportError(f"{module} has no source file")
+    return Path(spec.origin)
+
+
+@cache
+def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[str, str]]:
+    """The flat files of a model class and the `auto_map` that points into them."""
+    config_class = model_class.config_class
+    names = [f"{part.__module__.rpartition('.')[2]}.{part.__name__}" for part in (config_class, model_class)]
+    auto_map = {"AutoConfig": names[0], **dict.fromkeys(AUTO_CLASSES, names[1])}
+    return flatten(model_class.__module__, config_class.__module__), auto_map
+
+
+def self_contained(save_pretrained: Callable) -> Callable:
+    """Makes a `save_pretrained` leave a folder that loads with `trust_remote_code=True` and without this package."""
+
+    @wraps(save_pretrained)
+    def save(
+        self: PreTrainedModel,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        # the first class of this folder: FSDP puts a class of its own in front
+        model_class = next(c for c in type(self).__mro__ if c.__module__.startswith(f"{__package__}."))
+        files, self.config.auto_map = _code_of(model_class)
+        saves = self.should_save_on_this_rank(is_main_process)
+        push_to_hub = push_to_hub and saves
+        hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
+        hub["create_pr"] = kwargs.pop("create_pr", False)
+        present = self._get_files_timestamps(save_directory) if push_to_hub and Path(save_directory).is_dir() else {}
+        save_pretrained(self, save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        if saves:
+            write_files(save_directory, files)
+        if push_to_hub:
+            _upload(self, save_directory, present, token=kwargs.get("token"), **hub)
+
+    return save
+
+
+def write_files(folder: str | os.PathLike, files: dict[str, str]):
+    """Writes text files, each one whole or not at all."""
+    for name, text in files.items():
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=folder, delete=False) as file:
+            try:
+                file.write(text)
+                file.close()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, Path(folder, name))
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+
+def _upload(
+    model: PreTrainedModel,
+    folder: str | os.PathLike,
+    present: dict[str, float],
+    *,
+    repo_id: str | None,
+    private: bool | None,
+    token: str | None,
+    **commit,
+):
+    """What `save_pretrained(push_to_hub=True)` of transformers does at its end, once the code is there too."""
+    repo_id = repo_id or Path(folder).name
+    repo_id = hf_api().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    if not Path(folder, "README.md").exists():
+        create_and_tag_model_card(repo_id, model.model_tags, token=token).save(Path(folder, "README.md"))
+    model._upload_modified_files(folder, repo_id, present, token=token, **commit)
