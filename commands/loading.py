@@ -22,7 +22,7 @@ def quiet_libraries() -> None:
 
 
 def load_model(
-    folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+    folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False, weights: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     Loads model and tokenizer of a LLaDA or Dream checkpoint folder.
@@ -32,6 +32,8 @@ def load_model(
         device (`str`, *optional*): Where to put the model; by default the GPU if there is one.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the tokenizer may run code from the folder
             (Dream's does). The model is always this package's class.
+        weights (`bool`, *optional*, defaults to `True`): Whether to load the weights; without them the model is on the
+            meta device, and good for its configuration alone.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in eval mode, and its tokenizer.
@@ -43,7 +45,7 @@ def load_model(
             "`hf download MODEL --local-dir FOLDER`."
         )
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
     import d3llm.modeling  # noqa: F401  registers the model classes
 
@@ -54,6 +56,9 @@ def load_model(
         raise ValueError(f"{folder} holds a model of type {model_type!r}: expected LLaDA or Dream.")
     with _naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    if not weights:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), tokenizer
     with _naming(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -1,0 +1,44 @@
+"""Is the teacher's answer right? One check a kind of task, on the response alone."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..evaluation.answers import answers_match, extract_boxed, extract_hash_answer, extract_number
+from ..evaluation.code_execution import run_program
+
+
+Check = Callable[[str, Any], bool]
+
+_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+def check_boxed(text: str, reference: Any) -> bool:
+    r"""Compares the last `\boxed{...}` of `text` with that of `reference`, or with all of it when it has none."""
+    return answers_match(extract_boxed(text), extract_boxed(str(reference)) or str(reference))
+
+
+def check_hash(text: str, reference: Any) -> bool:
+    """Compares what follows the last `####` of `text` with the same of `reference`, or with all of it."""
+    return answers_match(extract_hash_answer(text), extract_hash_answer(str(reference)) or str(reference))
+
+
+def check_number(text: str, reference: Any) -> bool:
+    """Compares the last number of `text` with that of `reference`."""
+    return answers_match(extract_number(text), extract_number(str(reference)))
+
+
+def check_code(text: str, reference: Any) -> bool:
+    """Runs the code of `text`, the first fenced block or all, with the tests of `reference` (a text or a list)."""
+    fenced = _FENCE.search(text)
+    tests = reference if isinstance(reference, str) else "\n".join(reference)
+    return run_program(f"{fenced[1] if fenced else text}\n\n{tests}\n").passed
+
+
+CHECKS: dict[str, Check] = {
+    "boxed": check_boxed,
+    "hash": check_hash,
+    "number": check_number,
+    "code": check_code,
+}
+"""The checks: `(generated text, the data set's answer) -> whether it is right`."""

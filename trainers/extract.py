@@ -1,0 +1,403 @@
+"""
+Extraction: records in which order a teacher commits its tokens.
+
+`accelerate launch -m d3llm.trainers.extract --teacher M --dataset D ...` takes the arguments of `d3llm extract`.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..evaluation import decoding_fields, resolve_generation_config
+from ..hub_cards.cards import trajectory_card
+from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
+from .answer_checks import CHECKS
+from .extraction_progress import ExtractionProgress
+from .orders import ORDERS, ARRank, LeftToRight, OrderColumn, PublishedTrajectories, RandomOrder, Trajectory
+from .parts import Parts, write_atomically
+from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN
+from .samples import Sample, Samples
+from .teacher_runs import TeacherRuns
+from .trajectories import tokenizer_fingerprint
+from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
+
+
+logger = logging.getLogger(__name__)
+
+KEEP = ("all", "correct")
+# One token per forward, block after block of 32: the surest for LLaDA, the one of least entropy for Dream (d3LLM,
+# arXiv 2601.07568).
+ONE_TOKEN_PER_FORWARD: dict[str, dict[str, Any]] = {
+    "llada": {"preset": "llada", "block_size": 32},
+    "Dream": {"preset": "dream", "selection": "count", "block_size": 32},
+}
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    r"""
+    What to extract.
+
+    Args:
+        > The data set
+
+        dataset (`str`): Hub id, file (JSON, JSON lines, Parquet, CSV) or folder.
+        dataset_config (`str`, *optional*): Configuration of a data set on the Hub that has several.
+        split (`str`, *optional*, defaults to `"train"`): Split.
+        limit (`int`, *optional*): How many rows, from the first; all by default.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`): Texts, chats (lists of messages) or token ids.
+        answer_column (`str`, *optional*): What the check compares with; for `"code"`, tests.
+        response_column (`str`, *optional*): Texts or token ids, for an order that is not the teacher's.
+        order_column (`str`, *optional*): Commit steps, one for each token of the response, for `order="column"`.
+        chat (`bool`, *optional*): Whether texts go into the chat template; by default if there is one.
+
+        > The trajectories
+
+        teacher (`str`): What the rows call the teacher.
+        order (`str`, *optional*, defaults to `"teacher"`): Where the order comes from: the `"teacher"`'s run;
+            `"random"`, `"left_to_right"`, a `"column"`, or `"ar_rank"` (what an autoregressive model finds most
+            probable first) for responses of the data set; `"published"` for d3LLM/trajectory_data_*.
+        order_model (`str`, *optional*): Causal language model of `"ar_rank"`, with the teacher's token ids.
+        decoding (`dict[str, Any]`, *optional*): Fields of `DiffusionGenerationConfig` that differ from one token per
+            forward in blocks of 32.
+        temperatures (`tuple[float, ...]`, *optional*, defaults to `(0.0, 0.1, 0.2, 0.3, 0.4)`): One for each attempt;
+            the next one is made where the answer is wrong.
+        seed (`int`, *optional*, defaults to 0): Seed of everything that is sampled.
+        check (`str`, *optional*, defaults to `"none"`): Check of the answers: `"boxed"`, `"hash"`, `"number"` or
+            `"code"`, see `d3llm.trainers.answer_checks`.
+        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether `"code"` may run what was generated.
+        keep (`str`, *optional*, defaults to `"all"`): Which rows to keep, `"all"` or the `"correct"` ones. Of a sample
+            that never gets right, the first attempt is kept.
+
+        > The output
+
+        output (`Path`): Folder to write to; a run that was interrupted goes on there.
+        license (`str`, *optional*, defaults to `"other"`): SPDX id of the prompts' licence, for the card.
+        chunk_size (`int`, *optional*, defaults to 64): Samples per part; at most that many are decoded again after a
+            kill.
+        batch_size (`int`, *optional*, defaults to 16): Rows decoded at once.
+
+    Raises:
+        `ValueError`: If the values do not fit together.
+    """
+
+    dataset: str
+    output: Path
+    teacher: str
+    dataset_config: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    prompt_column: str = "prompt"
+    answer_column: str | None = None
+    response_column: str | None = None
+    order_column: str | None = None
+    chat: bool | None = None
+    order: str = "teacher"
+    order_model: str | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    temperatures: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    seed: int = 0
+    check: str = "none"
+    allow_code_execution: bool = False
+    keep: str = "all"
+    license: str = "other"
+    chunk_size: int = 64
+    batch_size: int = 16
+
+    def __post_init__(self):
+        for name, choices in (("order", ORDERS), ("check", ("none", *CHECKS)), ("keep", KEEP)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        for name in ("chunk_size", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        needed = {"column": ["response", "order"], "teacher": [], "published": []}.get(self.order, ["response"])
+        if self.check != "none":
+            needed.append("answer")
+        for column in ("answer", "response", "order"):
+            given = getattr(self, f"{column}_column") is not None
+            if given != (column in needed):
+                verb = "needs" if column in needed else "has no use for"
+                raise ValueError(f"order={self.order!r} with check={self.check!r} {verb} a column: --{column}-column.")
+        if (self.order_model is not None) != (self.order == "ar_rank"):
+            raise ValueError("`order_model` and order='ar_rank' belong together: give both or none.")
+        if self.check != "none" and self.order != "teacher":
+            raise ValueError(f"A check is for the teacher's answers: leave it out with order={self.order!r}.")
+        if self.check == "code" and not self.allow_code_execution:
+            raise ValueError("check='code' runs programs that nobody has read: allow it with --allow-code-execution.")
+        if self.keep == "correct" and self.check == "none" and self.order != "published":
+            raise ValueError("keep='correct' needs a check that says what is correct.")
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise ValueError(f"`temperatures` must be at least one number, none below 0, got {self.temperatures}.")
+        if self.decoding and self.order != "teacher":
+            raise ValueError(f"Nothing is decoded with order={self.order!r}: leave out {', '.join(self.decoding)}.")
+        for name in ("temperature", "seed", "num_return_sequences", "do_sample"):
+            if name in self.decoding:
+                raise ValueError(f"`{name}` is set by the extraction: use its `temperatures` and `seed`.")
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"{self.output} is no folder: give another --output.")
+
+
+def extract_trajectories(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig
+) -> ChunkCounts:
+    """
+    Makes a trajectory data set, or goes on with it; in a distributed run, every process calls this.
+
+    1. The samples are cut into chunks; which, depends on the data set alone.
+    2. The plan says what the rows depend on. A folder with another plan is refused.
+    3. Every process lists the parts that are missing or damaged, before any writes one, and takes its share.
+    4. Of a chunk: samples that have no room are left out by name, the others get their trajectories, and the part
+       is written as a whole.
+    5. Whoever finishes the last part writes the card.
+
+    Args:
+        model (`PreTrainedModel`): The teacher; an order that is not its run needs only its configuration.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        config ([`ExtractionConfig`]): What to extract.
+
+    Returns:
+        [`ChunkCounts`]: The counts of the parts that are there when this process has finished.
+
+    Raises:
+        `ValueError`: For bad data, fields that do not fit, and a folder that holds another extraction.
+        `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
+    """
+    state = PartialState()
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if state.num_processes != expected:
+        raise ValueError(f"{expected} processes were launched and know nothing of each other: check the launch line.")
+    extraction = Extraction(model, tokenizer, config)
+    samples, parts = extraction.samples, extraction.parts
+    parts.check_plan()
+    if state.is_main_process:
+        parts.write_plan()
+    state.wait_for_everyone()
+    parts.check_plan()
+    todo = parts.todo()
+    state.wait_for_everyone()
+    with ExtractionProgress(parts, todo, len(samples), visible=state.is_main_process) as progress:
+        for index in todo[state.process_index :: state.num_processes]:
+            chunk = samples[index * config.chunk_size : (index + 1) * config.chunk_size]
+            rows, counts = extraction.extract(chunk)
+            parts.write(index, rows, asdict(counts))
+            progress.update()
+    if parts.is_complete():
+        finish(parts, config.license)
+    return extraction_counts(parts)
+
+
+class Extraction:
+    """
+    The samples, the order and the plan of an extraction.
+
+    Args:
+        model, tokenizer, config: As for [`extract_trajectories`].
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig):
+        self.config = config
+        vocab_size = model.get_input_embeddings().num_embeddings
+        published = (TRAJECTORY_COLUMN, CORRECT_COLUMN) if config.order == "published" else ()
+        columns = (config.answer_column, config.response_column, config.order_column)
+        self.samples = Samples(
+            config.dataset,
+            tokenizer,
+            prompt_column=config.prompt_column,
+            columns=[*(column for column in columns if column is not None), *published],
+            unread=[TRAJECTORY_COLUMN],
+            dataset_config=config.dataset_config,
+            split=config.split,
+            limit=config.limit,
+            chat=config.chat,
+            vocab_size=vocab_size,
+        )
+        decoding = self._decoding_fields(model)
+        resolved = resolve_generation_config(model, [1], **decoding)
+        decoding["max_new_tokens"] = resolved.max_new_tokens
+        eos = resolved.eos_token_id
+        self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        mask_token_id = model._mask_token_id(resolved)
+        positions = model.config.max_position_embeddings
+        is_decoded = config.order == "teacher"
+        self.room = positions - resolved.max_new_tokens if is_decoded and positions is not None else None
+        self.decode_config = {
+            **(decoding_fields(resolved) if is_decoded else {}),
+            "seed": config.seed,
+            "mask_token_id": mask_token_id,
+            "eos_token_id": self.eos_token_ids,
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+        }
+        given = (tokenizer, self.eos_token_ids, config.response_column, vocab_size)
+        self.order: Callable[[list[Sample]], list[Trajectory]]
+        if config.order == "teacher":
+            self.order = TeacherRuns(
+                model,
+                tokenizer,
+                decoding,
+                temperatures=config.temperatures,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                check=CHECKS.get(config.check),
+                answer_column=config.answer_column,
+            )
+        elif config.order == "random":
+            self.order = RandomOrder(*given, seed=config.seed)
+        elif config.order == "left_to_right":
+            self.order = LeftToRight(*given)
+        elif config.order == "column":
+            self.order = OrderColumn(*given, order_column=config.order_column)
+        elif config.order == "ar_rank":
+            order_model = load_order_model(config.order_model, tokenizer, model.device)
+            self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
+        else:
+            self.order = PublishedTrajectories(mask_token_id, self.eos_token_ids, vocab_size)
+        count = -(-len(self.samples) // config.chunk_size)
+        self.parts = Parts(config.output, self._settings(model), count)
+
+    def extract(self, chunk: list[Sample]) -> tuple[list[dict[str, Any]], ChunkCounts]:
+        """
+        The rows of a chunk.
+
+        Args:
+            chunk (`list[Sample]`): The samples.
+
+        Returns:
+            `tuple[list[dict], ChunkCounts]`: Rows of a trajectory data set, and what was counted.
+        """
+        too_long = [sample for sample in chunk if self.room is not None and len(sample.prompt_ids) > self.room]
+        left_out = {sample.id for sample in too_long}
+        fits = [sample for sample in chunk if sample.id not in left_out]
+        for sample in too_long:
+            logger.warning(
+                "%s is left out: its prompt has %d tokens, and the model room for %d",
+                sample.id,
+                len(sample.prompt_ids),
+                self.room,
+            )
+        trajectories = self.order(fits)
+        kept = [
+            (sample, trajectory)
+            for sample, trajectory in zip(fits, trajectories, strict=True)
+            if self.config.keep == "all" or trajectory.correct
+        ]
+        counts = ChunkCounts.of(
+            chunk,
+            trajectories,
+            kept,
+            too_long=too_long,
+            eos_token_ids=self.eos_token_ids,
+        )
+        return [self._row(sample, trajectory) for sample, trajectory in kept], counts
+
+    def _row(self, sample: Sample, trajectory: Trajectory) -> dict[str, Any]:
+        decode_config = self.decode_config
+        if self.config.order == "teacher":
+            decode_config = {**decode_config, "temperature": self.config.temperatures[trajectory.attempt]}
+        return {
+            "id": sample.id,
+            "prompt_ids": sample.prompt_ids,
+            "response_ids": trajectory.response_ids,
+            "commit_steps": trajectory.commit_steps,
+            "num_forwards": trajectory.num_forwards,
+            "correct": trajectory.correct,
+            "source": self.config.order,
+            "teacher": self.config.teacher,
+            "decode_config": json.dumps(decode_config),
+        }
+
+    def _decoding_fields(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The fields that were given, over one token per forward unless a preset was."""
+        if "preset" in self.config.decoding:
+            return dict(self.config.decoding)
+        if model.config.model_type not in ONE_TOKEN_PER_FORWARD:
+            raise ValueError(f"A teacher of type {model.config.model_type!r} has no default: give a --preset.")
+        return {**ONE_TOKEN_PER_FORWARD[model.config.model_type], **self.config.decoding}
+
+    def _settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What the rows depend on; not the number of processes, nor `batch_size`, so that both can change."""
+        names = ("teacher", "order", "order_model", "check", "keep", "temperatures", "seed", "chunk_size")
+        columns = ("prompt_column", "answer_column", "response_column", "order_column")
+        return {
+            **{name: getattr(self.config, name) for name in (*names, *columns)},
+            "weights": weights_fingerprint(model),
+            "dataset": self.samples.name,
+            "rows": self.samples.fingerprint,
+            "chat": self.config.chat,
+            "decode_config": self.decode_config,
+        }
+
+
+def finish(parts: Parts, license: str) -> None:
+    """
+    Makes the folder ready to be published: facts, and the card.
+
+    Args:
+        parts ([`Parts`]): All of them finished.
+        license (`str`): SPDX id of the prompts' licence.
+    """
+    facts = trajectory_facts(parts.folder, license)
+    write_atomically(parts.folder / TRAJECTORY_FACTS, facts_json(facts).encode())
+    write_atomically(parts.folder / "README.md", trajectory_card(facts).encode())
+    parts.remove_leftovers()
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """
+    A short digest of a model: name, shape, type and up to 1024 values of every parameter.
+
+    Args:
+        model (`PreTrainedModel`): The model; of one on the meta device, names and shapes alone count.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.state_dict().items():
+        digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
+        if not parameter.is_meta:
+            values = parameter.flatten()[:: max(1, parameter.numel() // 1024)][:1024]
+            digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, device: Any) -> PreTrainedModel:
+    """
+    Loads the causal language model that ranks the tokens of a response.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        tokenizer (`PreTrainedTokenizerBase`): The teacher's.
+        device (`torch.device`): Where to put it.
+
+    Returns:
+        `PreTrainedModel`: In eval mode.
+
+    Raises:
+        `OSError`: If there is no such model.
+        `ValueError`: If its token ids are not the teacher's.
+    """
+    vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
+    other = [token for token, index in own.items() if vocabulary.get(token) != index]
+    if other:
+        raise ValueError(
+            f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
+            "`order_model` with the same tokenizer."
+        )
+    return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+
+
+if __name__ == "__main__":
+    from ..commands.main import main  # one parser for both ways to start
+
+    sys.exit(main(["extract", *sys.argv[1:]]))

@@ -1,0 +1,193 @@
+"""The folder of an extraction: a plan that says what it holds, and parts that are there as a whole or not at all."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..evaluation import fingerprint
+from .trajectories import TRAJECTORY_FEATURES
+
+
+logger = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.json"
+FORMAT = 1  # of the parts; raise it when the same settings come to give other rows
+METADATA = b"d3llm"
+WAY_OUT = "give another --output, or delete the folder"
+
+
+class Parts:
+    """
+    The parts `data/train-*.parquet` of an extraction, one a chunk of samples.
+
+    A part carries the fingerprint of the plan, a checksum of every page, and the counts of its chunk. It is written to
+    a temporary name and renamed, so that a run can be killed at any moment, and resumed with any number of processes.
+
+    Args:
+        folder (`Path`): The folder of the extraction.
+        settings (`dict[str, Any]`): What the rows depend on, as JSON values.
+        count (`int`): Number of parts.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], count: int):
+        self.folder = folder
+        self.plan: dict[str, Any] = {
+            "format": FORMAT,
+            "parts": count,
+            "settings": json.loads(json.dumps(settings)),  # tuples become lists, as when read back
+        }
+        self.fingerprint = fingerprint(self.plan)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Parts":
+        """The parts of a folder that `d3llm extract` wrote; raises an `OSError` if it is none."""
+        plan = read_plan(folder)
+        if plan is None:
+            raise OSError(
+                f"{folder} is no extraction: it has no {PLAN_FILE}. Give a folder that `d3llm extract` wrote."
+            )
+        return cls(folder, plan["settings"], plan["parts"])
+
+    @property
+    def count(self) -> int:
+        return self.plan["parts"]
+
+    def check_plan(self) -> None:
+        """Raises a `ValueError` that names the differences if the folder holds another extraction."""
+        before = read_plan(self.folder)
+        if before is None:
+            if any(self.folder.glob("data/*.parquet")):
+                raise ValueError(f"{self.folder} holds data and no {PLAN_FILE} that says of which run: {WAY_OUT}.")
+            return
+        flat, flat_before = ({**plan, **plan["settings"]} for plan in (self.plan, before))
+        names = [name for name in {**flat, **flat_before} if name != "settings"]
+        different = [name for name in names if flat.get(name) != flat_before.get(name)]
+        if different:
+            shown = "; ".join(
+                f"{name} was {json.dumps(flat_before.get(name))}, is {json.dumps(flat.get(name))}"
+                for name in different
+            )
+            raise ValueError(f"{self.folder} was made with other settings ({shown}): {WAY_OUT}.")
+
+    def write_plan(self) -> None:
+        """Makes the folder, and the plan if there is none."""
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        if not (self.folder / PLAN_FILE).exists():
+            write_atomically(self.folder / PLAN_FILE, (json.dumps(self.plan, indent=2) + "\n").encode())
+
+    def path(self, index: int) -> Path:
+        return self.folder / "data" / f"train-{index:05d}-of-{self.count:05d}.parquet"
+
+    def todo(self) -> list[int]:
+        """The parts that are not there, or damaged, or of another plan; every one that is there is read in full."""
+        missing = []
+        for index in range(self.count):
+            try:
+                self.check(index)
+            except FileNotFoundError:
+                missing.append(index)
+            except (OSError, ValueError) as error:  # pyarrow's errors are both
+                reason = str(error).splitlines()[0]
+                logger.warning("%s is made again: %s", self.path(index).name, reason)
+                missing.append(index)
+        return missing
+
+    def check(self, index: int) -> None:
+        """Reads a part in full and compares every checksum; raises an `OSError` or a `ValueError`."""
+        with self.path(index).open("rb") as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            if self._metadata(parquet).get("plan") != self.fingerprint:
+                raise ValueError("it is of another version")
+            parquet.read()
+
+    def counts(self, index: int) -> dict[str, Any] | None:
+        """What was counted in the chunk of a part, see [`ChunkCounts`]; `None` when the part is not there."""
+        if not self.path(index).exists():
+            return None
+        return self._metadata(pq.ParquetFile(self.path(index)))["counts"]
+
+    def is_complete(self) -> bool:
+        return all(self.path(index).exists() for index in range(self.count))
+
+    def write(self, index: int, rows: list[dict[str, Any]], counts: dict[str, Any]) -> None:
+        """
+        Writes one part.
+
+        Args:
+            index (`int`): Its number.
+            rows (`list[dict]`): With the columns of [`TRAJECTORY_FEATURES`]; may be empty.
+            counts (`dict[str, Any]`): What was counted in the chunk, as JSON values.
+
+        Raises:
+            `OSError`: If it cannot be written, for example onto a full disk. The other parts are as they were.
+        """
+        schema = TRAJECTORY_FEATURES.arrow_schema
+        own = json.dumps({"plan": self.fingerprint, "counts": counts})
+        table = pa.Table.from_pylist(rows, schema=schema.with_metadata({**schema.metadata, METADATA: own.encode()}))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        try:
+            write_atomically(self.path(index), buffer.getvalue())
+        except OSError as error:
+            raise OSError(
+                f"Cannot write {self.path(index)}: {error.strerror or error}. The parts that are finished stay: make "
+                "room, and run the same command again."
+            ) from error
+
+    def remove_leftovers(self) -> None:
+        """Removes what killed runs left half-written."""
+        for file in self.folder.rglob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
+    def _metadata(self, parquet: pq.ParquetFile) -> dict[str, Any]:
+        return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA, b"{}"))
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """
+    The plan of an extraction.
+
+    Args:
+        folder (`Path`): Its folder.
+
+    Returns:
+        `dict` or `None`: `format`, `parts` and `settings`; `None` where there is no plan.
+
+    Raises:
+        `ValueError`: For a plan that is damaged.
+    """
+    path = folder / PLAN_FILE
+    if not path.exists():
+        return None
+    try:
+        plan = json.loads(path.read_bytes())
+        if not isinstance(plan["settings"], dict) or not isinstance(plan["parts"], int):
+            raise ValueError("it is no plan")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {WAY_OUT}.") from error
+    return plan
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """
+    Writes a file so that it is at any moment the old one or the new one.
+
+    Args:
+        path (`Path`): The file.
+        content (`bytes`): What it is to hold.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,131 @@
+"""What an extraction measured: the counts of a chunk, their sums, and the facts of the data set's card."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..hub_cards.facts import TrajectoryFacts
+from .orders import Trajectory
+from .parts import Parts
+from .samples import Sample
+
+
+@dataclass
+class ChunkCounts:
+    """
+    What became of the samples of a chunk.
+
+    Attributes:
+        samples (`int`): How many there were.
+        too_long (`list[str]`): Ids of those that were left out, since the model has no room for prompt and response.
+        correct, wrong, unjudged (`int`): The others by the verdict on their answer.
+        retried (`int`): The correct ones that were not so at the first attempt.
+        rows (`int`): Trajectories that were kept.
+        correct_rows, wrong_rows (`int`): Those of them with a verdict.
+        cut (`int`): Those of them that do not end with an EOS.
+        prompt_tokens, response_tokens, forwards (`int`): Sums over them.
+    """
+
+    samples: int = 0
+    too_long: list[str] = field(default_factory=list)
+    correct: int = 0
+    wrong: int = 0
+    unjudged: int = 0
+    retried: int = 0
+    rows: int = 0
+    correct_rows: int = 0
+    wrong_rows: int = 0
+    cut: int = 0
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    forwards: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        samples: list[Sample],
+        trajectories: list[Trajectory],
+        kept: list[tuple[Sample, Trajectory]],
+        *,
+        too_long: list[Sample],
+        eos_token_ids: list[int],
+    ) -> "ChunkCounts":
+        verdicts = Counter(trajectory.correct for trajectory in trajectories)
+        kept_verdicts = Counter(trajectory.correct for _, trajectory in kept)
+        return cls(
+            samples=len(samples),
+            too_long=[sample.id for sample in too_long],
+            correct=verdicts[True],
+            wrong=verdicts[False],
+            unjudged=verdicts[None],
+            retried=sum(trajectory.attempt > 0 for trajectory in trajectories),
+            rows=len(kept),
+            correct_rows=kept_verdicts[True],
+            wrong_rows=kept_verdicts[False],
+            cut=sum(trajectory.response_ids[-1] not in eos_token_ids for _, trajectory in kept),
+            prompt_tokens=sum(len(sample.prompt_ids) for sample, _ in kept),
+            response_tokens=sum(len(trajectory.response_ids) for _, trajectory in kept),
+            forwards=sum(trajectory.num_forwards for _, trajectory in kept),
+        )
+
+    def __add__(self, other: "ChunkCounts") -> "ChunkCounts":
+        mine, theirs = asdict(self), asdict(other)
+        return ChunkCounts(**{name: mine[name] + theirs[name] for name in mine})
+
+    @property
+    def share_correct(self) -> float | None:
+        """Correct samples among those with a verdict."""
+        judged = self.correct + self.wrong
+        return self.correct / judged if judged else None
+
+
+def extraction_counts(parts: Parts) -> ChunkCounts:
+    """
+    The counts of all finished parts.
+
+    Args:
+        parts ([`Parts`]): The parts of an extraction.
+
+    Returns:
+        [`ChunkCounts`]: Their sum.
+    """
+    found = (parts.counts(index) for index in range(parts.count))
+    return sum((ChunkCounts(**counts) for counts in found if counts is not None), ChunkCounts())
+
+
+def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFacts:
+    """
+    The facts of an extraction, for its card.
+
+    Args:
+        folder (`str` or `Path`): Folder that `d3llm extract` wrote.
+        license (`str`, *optional*, defaults to `"other"`): SPDX id of the prompts' licence, in lower case.
+
+    Returns:
+        [`~d3llm.hub_cards.facts.TrajectoryFacts`]: The facts.
+
+    Raises:
+        `OSError`: If the folder is no extraction.
+        `ValueError`: If it is not finished.
+    """
+    parts = Parts.open(Path(folder))
+    if not parts.is_complete():
+        raise ValueError(f"{folder} is an extraction that is not finished: run the same `d3llm extract` again.")
+    settings, counts = parts.plan["settings"], extraction_counts(parts)
+    decoding = {name: value for name, value in settings["decode_config"].items() if value is not None}
+    return TrajectoryFacts(
+        name=f"Trajectories of {settings['teacher']} on {settings['dataset']}",
+        license=license,
+        teacher=settings["teacher"],
+        source=settings["order"],
+        rows=counts.rows,
+        prompt_tokens=counts.prompt_tokens,
+        response_tokens=counts.response_tokens,
+        forwards=counts.forwards,
+        cut=counts.cut,
+        checked=counts.correct_rows + counts.wrong_rows,
+        correct=counts.correct_rows,
+        mask_token_id=settings["decode_config"]["mask_token_id"],
+        decoding={**decoding, **{name: settings[name] for name in ("temperatures", "check", "keep")}},
+        prompts=settings["dataset"].rpartition("/")[0],
+    )
