@@ -1,0 +1,81 @@
+"""Where the rows of a task come from: a local file, or the Hub."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+@dataclass(frozen=True)
+class HubData:
+    """
+    A data set on the Hub.
+
+    Attributes:
+        path (`str`): Its id.
+        names (`tuple[str | None, ...]`): Its configurations, read one after another.
+        splits (`dict[str, str]`): What the data set calls the splits `"test"` and `"validation"`.
+    """
+
+    path: str
+    names: tuple[str | None, ...]
+    splits: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.path} on the Hub"
+
+
+def load_rows(hub: HubData, file: Path | None, split: str) -> list[dict[str, Any]]:
+    """
+    Rows of a local file, or of a split on the Hub.
+
+    Args:
+        hub ([`HubData`]): Where the data set is by default.
+        file (`Path`, *optional*): A file of the data set's own form instead: JSON lines (also as `.gz`), Parquet, CSV.
+        split (`str`): `"test"` or `"validation"`; a file is taken as a whole.
+
+    Returns:
+        `list[dict[str, Any]]`: The rows, at least one.
+
+    Raises:
+        `ValueError`: For a split that the data set does not have, and a file that cannot be read as data.
+        `OSError`: For a file that is not there, and a data set that cannot be downloaded.
+    """
+    import datasets
+
+    if file is None:
+        if split not in hub.splits:
+            raise ValueError(f"{hub} has no {split} split: give a file of problems with --data.")
+        parts = []
+        for name in hub.names:
+            try:
+                parts.append(datasets.load_dataset(hub.path, name, split=hub.splits[split]))
+            except Exception as error:  # anything from ConnectionError to the data set's own
+                raise OSError(
+                    f"Cannot get {hub} ({type(error).__name__}: {error}): give its file with --data."
+                ) from error
+        return [row for part in parts for row in part]
+    if not file.is_file():
+        raise OSError(f"No data in {file}: give a file.")
+    suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in FORMATS), None)
+    if suffix is None:
+        raise ValueError(f"{file} is of no known form: expected {', '.join(FORMATS)}, also with .gz.")
+    datasets.disable_progress_bars()
+    try:
+        rows = list(datasets.load_dataset(FORMATS[suffix], data_files=str(file), split="train"))
+    except Exception as error:
+        raise ValueError(f"Cannot read {file} as {FORMATS[suffix]}: {error.__cause__ or error}") from error
+    if not rows:
+        raise ValueError(f"{file} has no rows.")
+    return rows
+
+
+@cache
+def exemplars() -> dict[str, list[dict[str, Any]]]:
+    """The few-shot exemplars of the tasks, see `exemplars.yaml`."""
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("exemplars.yaml").read_text(encoding="utf-8"))
