@@ -2,7 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..evaluation import resolve_generation_config
+from ..evaluation import evaluate_decoding, resolve_generation_config
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
 from .lora import add_lora
@@ -32,6 +34,21 @@ MEANS = {
     "share_correct": "all",
 }
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
+
+
+@dataclass(frozen=True)
+class HeldOutPrompts:
+    """
+    Problems that are decoded at each evaluation, for accuracy and TPF.
+
+    Attributes:
+        prompts (`Sequence`): Texts, chats (lists of messages) or lists of token ids.
+        check (`Callable[[int, str], bool]`): Called with the number of a prompt and the decoded text; returns whether
+            the text is correct.
+    """
+
+    prompts: Sequence[Any]
+    check: Callable[[int, str], bool]
 
 
 class PseudoTrajectoryTrainer(_BaseTrainer):
@@ -76,6 +93,9 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer; saved with the model and compared with
             the teacher's.
         teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`; without it, the student with its adapters off.
+        held_out ([`HeldOutPrompts`], *optional*): Problems to decode at each evaluation, with
+            `args.eval_generation_kwargs`: `eval_accuracy` and `eval_tokens_per_forward`, good for
+            `metric_for_best_model`. Needs an `eval_dataset` too.
         callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, *optional*), optimizer_cls_and_kwargs (`tuple`, *optional*): As there.
         peft_config (`LoraConfig`, *optional*): Trains LoRA adapters; see [`~d3llm.trainers.lora.add_lora`].
@@ -97,6 +117,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         teacher: PreTrainedModel | None = None,
+        held_out: HeldOutPrompts | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
@@ -126,6 +147,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         length = args.max_new_tokens or max(map(teacher_max_new_tokens, datasets.values()), default=1)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
+        self.held_out = held_out
         self._redirect = _ForwardRedirection()
         super().__init__(
             model=model,
@@ -371,6 +393,37 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         self.add_targets(inputs, self.corrupt(inputs, step=0, progress=1.0))
         with torch.no_grad():
             return self.compute_loss(model, inputs).detach(), None, None
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """The loss of held-out trajectories, and accuracy and TPF of held-out problems."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.held_out is not None:
+            decoded = self._decode_held_out(self.held_out)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in decoded.items()})
+        return output
+
+    def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
+        """Each process decodes its share of the prompts; where weights are sharded, all of them run in step."""
+        model = self.accelerator.unwrap_model(self.model)
+        model = (model.get_base_model() if is_peft_model(model) else model).eval()
+        sharded = self.is_fsdp_enabled
+        mine = range(len(held_out.prompts))
+        if not sharded:
+            mine = mine[self.args.process_index :: self.args.world_size]
+        counts = [0, 0, 0, 0]
+        if mine:
+            result = evaluate_decoding(
+                model,
+                self.processing_class,
+                [held_out.prompts[index] for index in mine],
+                lambda number, text: held_out.check(mine[number], text),
+                batch_size=self.args.per_device_eval_batch_size,
+                **({"seed": self.args.seed} | (self.args.eval_generation_kwargs or {})),
+            )
+            counts = [sum(record.correct for record in result.records), result.tokens, result.forwards, len(mine)]
+        totals = torch.tensor(counts, device=self.args.device)
+        correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()
+        return {"accuracy": correct / prompts, "tokens_per_forward": tokens / forwards}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss since the last log, over all processes, and where the curricula stand."""

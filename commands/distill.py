@@ -1,0 +1,24 @@
+"""`d3llm distill`: trains a student on trajectories."""
+
+import argparse
+
+
+class _Help(argparse.Action):
+    """`--help` of the recipe's own parser, which needs the libraries."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from d3llm.trainers.distill import parse_arguments
+
+        parse_arguments(["--help"])
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("distill", help="train a student on trajectories", add_help=False)
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message and exit")
+    parser.set_defaults(run=run, takes_fields=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    from d3llm.trainers.distill import main
+
+    main(args.fields)

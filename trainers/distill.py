@@ -1,0 +1,239 @@
+"""Distils a student: `accelerate launch -m d3llm.trainers.distill --config d3llm_llada --trajectories FOLDER ...`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+from trl import ModelConfig, TrlParser, get_peft_config
+
+import d3llm.modeling  # noqa: F401  registers the model classes
+
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
+from .answer_checks import CHECKS
+from .lora import merge_adapter
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
+from .samples import Samples
+from .trajectories import load_trajectories
+
+
+logger = logging.get_logger(__name__)
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+@dataclass
+class DistillArguments:
+    """
+    What a run is made of, beside the recipe.
+
+    Args:
+        trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub.
+        trajectories_split (`str`, *optional*, defaults to `"train"`): Its split.
+        keep (`str`, *optional*, defaults to `"correct"`): `"correct"` leaves out rows whose answer was wrong; `"all"`.
+        eval_trajectories (`int`, *optional*, defaults to 0): How many rows, the last ones, are held out for the loss.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the tokenizer may run code of the model's
+            folder (Dream's does). The model is always this package's class.
+        teacher_name_or_path (`str`, *optional*): A model for the divergence of recipes with `kl_weight`; by default
+            the student's own weights without its adapters.
+        held_out (`str`, *optional*): Data set of problems that are decoded at each evaluation.
+        held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Where in it they are.
+        held_out_check (`str`, *optional*, defaults to `"number"`): How answers are compared.
+        held_out_limit (`int`, *optional*): How many of them, from the first.
+        resume (`bool`, *optional*, defaults to `False`): Go on from the last whole checkpoint in `output_dir`.
+        merge (`bool`, *optional*, defaults to `True`): After training adapters, also save a plain model, in
+            `output_dir/merged`.
+    """
+
+    trajectories: str | None = field(default=None, metadata={"help": "Folder or Hub dataset of trajectories."})
+    trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
+    keep: str = field(
+        default="correct",
+        metadata={"help": "Leave out wrong answers, or keep all rows.", "choices": ["correct", "all"]},
+    )
+    eval_trajectories: int = field(default=0, metadata={"help": "Rows held out for the evaluation loss."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Let the tokenizer run code of the model."})
+    teacher_name_or_path: str | None = field(default=None, metadata={"help": "Model for the divergence."})
+    held_out: str | None = field(default=None, metadata={"help": "Problems that are decoded at each evaluation."})
+    held_out_split: str = field(default="test", metadata={"help": "Their split."})
+    held_out_prompt_column: str = field(default="question", metadata={"help": "Column of their prompts."})
+    held_out_answer_column: str = field(default="answer", metadata={"help": "Column of their answers."})
+    held_out_check: str = field(
+        default="number", metadata={"help": "How answers are compared.", "choices": list(CHECKS)}
+    )
+    held_out_limit: int | None = field(default=None, metadata={"help": "How many of them."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in `output_dir`."})
+    merge: bool = field(default=True, metadata={"help": "Also save adapters merged, in `output_dir/merged`."})
+
+
+class _Parser(TrlParser):
+    """A parser whose errors take one line; its usage would take two hundred."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see `d3llm distill --help`)")
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajectoryConfig, ModelConfig]:
+    """
+    Reads the command line and the recipe that `--config` names: a YAML file, or one of the shipped ones without its
+    suffix. What is on the command line overrides the recipe.
+
+    Args:
+        argv (`Sequence[str]`): The arguments.
+
+    Returns:
+        `tuple`: Arguments of the run, of the trainer and of the model.
+
+    Raises:
+        `ValueError`: For an unknown field or a value that is not allowed.
+        `OSError`: If there is no such recipe.
+    """
+    argv = list(argv)
+    if "--config" in argv[:-1]:
+        place = argv.index("--config") + 1
+        argv[place] = str(find_recipe(argv[place]))
+    parser = _Parser((DistillArguments, PseudoTrajectoryConfig, ModelConfig), prog="d3llm distill", allow_abbrev=False)
+    try:
+        return parser.parse_args_and_config(argv)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The recipe is not YAML: {error}") from error
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given by its path or by the name of a shipped one."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise OSError(f"No recipe {name}: give a YAML file or one of {shipped}.")
+
+
+def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on and those that are held out, without the ones that `keep` leaves out."""
+    if arguments.keep == "correct":
+        kept = [row for row, correct in enumerate(dataset["correct"]) if correct is not False]
+        if not kept:
+            raise ValueError(
+                f"No trajectory in {arguments.trajectories} has a correct answer: take all of them with --keep all."
+            )
+        logger.info("Left out %d of %d trajectories, whose answer is wrong.", len(dataset) - len(kept), len(dataset))
+        dataset = dataset.select(kept)
+    if not arguments.eval_trajectories:
+        return dataset, None
+    rows = len(dataset) - arguments.eval_trajectories
+    if rows < 1:
+        raise ValueError(
+            f"--eval_trajectories {arguments.eval_trajectories} leaves nothing to train on: there are {len(dataset)}."
+        )
+    return dataset.select(range(rows)), dataset.select(range(rows, len(dataset)))
+
+
+def read_held_out(arguments: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> HeldOutPrompts:
+    """The problems that are decoded at each evaluation."""
+    samples = Samples(
+        arguments.held_out,
+        tokenizer,
+        prompt_column=arguments.held_out_prompt_column,
+        columns=[arguments.held_out_answer_column],
+        split=arguments.held_out_split,
+        limit=arguments.held_out_limit,
+    )[:]
+    check = CHECKS[arguments.held_out_check]
+    answers = [sample.row[arguments.held_out_answer_column] for sample in samples]
+    return HeldOutPrompts([sample.prompt_ids for sample in samples], lambda index, text: check(text, answers[index]))
+
+
+def load_model(name: str | None, model_args: ModelConfig) -> PreTrainedModel:
+    """Loads a student or teacher, always as this package's class."""
+    if name is None:
+        raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
+    model, report = AutoModelForCausalLM.from_pretrained(
+        name,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if not isinstance(model, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
+    return model
+
+
+def last_checkpoint(output_dir: str) -> Path | None:
+    """The last checkpoint that was written to its end: the state of the trainer is the last file of one."""
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    steps = {int(folder.name.rpartition("-")[2]): folder for folder in folders if _is_whole(folder)}
+    return steps[max(steps)] if steps else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Trains a student and saves it, its tokenizer and, of adapters, a merged model.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
+
+    Raises:
+        `ValueError`: For arguments, data or a loss that cannot be used.
+        `OSError`: For files that cannot be read or written.
+    """
+    arguments, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    if arguments.trajectories is None:
+        raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
+    checkpoint = last_checkpoint(training_args.output_dir)
+    if checkpoint is not None and not arguments.resume:
+        raise ValueError(
+            f"{training_args.output_dir} holds a run: go on with it (--resume), or choose another --output_dir."
+        )
+    dataset = load_trajectories(arguments.trajectories, split=arguments.trajectories_split)
+    dataset, held_out_rows = split_trajectories(dataset, arguments)
+    teacher_name = arguments.teacher_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    trainer = PseudoTrajectoryTrainer(
+        model=load_model(model_args.model_name_or_path, model_args),
+        args=training_args,
+        train_dataset=dataset,
+        eval_dataset=held_out_rows,
+        processing_class=tokenizer,
+        teacher=load_model(teacher_name, model_args) if teacher_name else None,
+        held_out=read_held_out(arguments, tokenizer) if arguments.held_out else None,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model()
+    trainer.save_state()
+    if model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
+        folder = merge_adapter(
+            trainer.accelerator.unwrap_model(trainer.model), Path(training_args.output_dir) / "merged"
+        )
+        tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    from ..commands.main import main as command_line  # errors take one line in both ways to start
+
+    sys.exit(command_line(["distill", *sys.argv[1:]]))
