@@ -1,8 +1,11 @@
 """`d3llm extract`: records in which order a teacher commits its tokens."""
 
 import argparse
+import dataclasses
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
@@ -21,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     data = parser.add_argument_group("data set")
     data.add_argument("--dataset", required=True, help="Hub id, file (JSON, JSON lines, Parquet, CSV) or folder")
     data.add_argument("--dataset-config", metavar="NAME", help="configuration of a data set that has several")
-    data.add_argument("--split", default="train", help="default: %(default)s")
+    data.add_argument("--split", help="default: train")
     data.add_argument("--limit", type=int, metavar="N", help="take the first N rows")
     data.add_argument("--prompt-column", metavar="NAME", help="texts, chats or token ids (default: prompt)")
     data.add_argument("--answer-column", metavar="NAME", help="what the check compares with; for code, tests")
@@ -36,28 +39,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows = parser.add_argument_group("trajectories")
     rows.add_argument(
         "--order",
-        default="teacher",
         help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, or published for the "
         "data sets d3LLM/trajectory_data_*",
     )
     rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank")
-    rows.add_argument("--check", default="none", help="none (default), boxed, hash, number or code")
+    rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")
-    rows.add_argument("--keep", default="all", help="all (default) or correct")
+    rows.add_argument("--keep", help="all (default) or correct")
     rows.add_argument(
         "--temperatures",
         type=float,
         nargs="+",
-        default=[0.0, 0.1, 0.2, 0.3, 0.4],
         metavar="T",
         help="of one attempt after another, while the answer is wrong (default: 0 0.1 0.2 0.3 0.4)",
     )
-    rows.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    rows.add_argument("--seed", type=int, metavar="N", help="of everything that is sampled (default: 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, required=True, metavar="DIR", help="a run that was cut goes on there")
-    output.add_argument("--license", default="other", help="of the prompts, for the card (default: %(default)s)")
-    output.add_argument("--chunk-size", type=int, default=64, metavar="N", help="samples per part (%(default)s)")
-    output.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows decoded at once (%(default)s)")
+    output.add_argument("--license", metavar="ID", help="of the prompts, for the card (default: other)")
+    output.add_argument("--chunk-size", type=int, metavar="N", help="samples per part (default: 64)")
+    output.add_argument("--batch-size", type=int, metavar="N", help="rows decoded at once (default: 16)")
     add_decoding_arguments(parser, model_flag="--teacher")
     parser.set_defaults(run=run)
 
@@ -72,46 +73,44 @@ def run(args: argparse.Namespace) -> None:
 
     from .loading import load_model
 
-    prompt_column = "prompt_ids" if args.order == "published" else "prompt"
-    config = ExtractionConfig(
-        dataset=args.dataset,
-        output=args.output,
-        teacher=args.model if _is_hub_id(args.model) else checkpoint_folder(args).resolve().name,
-        dataset_config=args.dataset_config,
-        split=args.split,
-        limit=args.limit,
-        prompt_column=args.prompt_column or prompt_column,
-        answer_column=args.answer_column,
-        response_column=args.response_column,
-        order_column=args.order_column,
-        chat=args.chat,
-        order=args.order,
-        order_model=args.order_model,
-        decoding=fields,
-        temperatures=tuple(args.temperatures),
-        seed=args.seed,
-        check=args.check,
-        allow_code_execution=args.allow_code_execution,
-        keep=args.keep,
-        license=args.license,
-        chunk_size=args.chunk_size,
-        batch_size=args.batch_size,
-    )
+    teacher = args.model if _is_hub_id(args.model) else checkpoint_folder(args).resolve().name
+    given = {
+        name: value for name in _field_names(ExtractionConfig) if (value := getattr(args, name, None)) is not None
+    }
+    if args.order == "published":
+        given.setdefault("prompt_column", "prompt_ids")
+    config = ExtractionConfig(**given, teacher=teacher, decoding=fields)
     disable_progress_bars()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("d3llm").setLevel(logging.INFO)
-    state = PartialState()
-    model, tokenizer = load_model(
-        _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args),
-        device=args.device or str(state.device),
-        trust_remote_code=args.trust_remote_code,
-        weights=args.order == "teacher",
-    )
-    counts = extract_trajectories(model, tokenizer, config)
-    if state.is_main_process:
+    with _log_to_stderr():
+        state = PartialState()
+        model, tokenizer = load_model(
+            _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args),
+            device=args.device or str(state.device),
+            trust_remote_code=args.trust_remote_code,
+            weights=config.order == "teacher",
+        )
+        counts = extract_trajectories(model, tokenizer, config)
+    if counts is not None:
         share = f", {counts.share_correct:.1%} answered right" if counts.share_correct is not None else ""
         left_out = f", {len(counts.too_long)} prompts too long" if counts.too_long else ""
         sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{share}{left_out} in {args.output}\n")
+
+
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("d3llm")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _is_hub_id(name: str | None) -> bool:

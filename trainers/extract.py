@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class ExtractionConfig:
         order_model (`str`, *optional*): Causal language model of `"ar_rank"`, with the teacher's token ids.
         decoding (`dict[str, Any]`, *optional*): Fields of `DiffusionGenerationConfig` that differ from one token per
             forward in blocks of 32.
-        temperatures (`tuple[float, ...]`, *optional*, defaults to `(0.0, 0.1, 0.2, 0.3, 0.4)`): One for each attempt;
+        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.1, 0.2, 0.3, 0.4)`): One for each attempt;
             the next one is made where the answer is wrong.
         seed (`int`, *optional*, defaults to 0): Seed of everything that is sampled.
         check (`str`, *optional*, defaults to `"none"`): Check of the answers: `"boxed"`, `"hash"`, `"number"` or
@@ -104,7 +104,7 @@ class ExtractionConfig:
     order: str = "teacher"
     order_model: str | None = None
     decoding: dict[str, Any] = field(default_factory=dict)
-    temperatures: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    temperatures: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4)
     seed: int = 0
     check: str = "none"
     allow_code_execution: bool = False
@@ -150,7 +150,7 @@ class ExtractionConfig:
 
 def extract_trajectories(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig
-) -> ChunkCounts:
+) -> ChunkCounts | None:
     """
     Makes a trajectory data set, or goes on with it; in a distributed run, every process calls this.
 
@@ -167,7 +167,7 @@ def extract_trajectories(
         config ([`ExtractionConfig`]): What to extract.
 
     Returns:
-        [`ChunkCounts`]: The counts of the parts that are there when this process has finished.
+        [`ChunkCounts`]: The counts of all parts; `None` when other processes still work on theirs.
 
     Raises:
         `ValueError`: For bad data, fields that do not fit, and a folder that holds another extraction.
@@ -186,14 +186,17 @@ def extract_trajectories(
     parts.check_plan()
     todo = parts.todo()
     state.wait_for_everyone()
+    own = todo[state.process_index :: state.num_processes]
+    logger.info("process %d of %d makes %d parts", state.process_index + 1, state.num_processes, len(own))
     with ExtractionProgress(parts, todo, len(samples), visible=state.is_main_process) as progress:
-        for index in todo[state.process_index :: state.num_processes]:
+        for index in own:
             chunk = samples[index * config.chunk_size : (index + 1) * config.chunk_size]
             rows, counts = extraction.extract(chunk)
             parts.write(index, rows, asdict(counts))
             progress.update()
-    if parts.is_complete():
-        finish(parts, config.license)
+    if not parts.is_complete():
+        return None
+    finish(parts, config.license)
     return extraction_counts(parts)
 
 

@@ -64,9 +64,8 @@ class Parts:
             if any(self.folder.glob("data/*.parquet")):
                 raise ValueError(f"{self.folder} holds data and no {PLAN_FILE} that says of which run: {WAY_OUT}.")
             return
-        flat, flat_before = ({**plan, **plan["settings"]} for plan in (self.plan, before))
-        names = [name for name in {**flat, **flat_before} if name != "settings"]
-        different = [name for name in names if flat.get(name) != flat_before.get(name)]
+        flat, flat_before = _flat(self.plan), _flat(before)
+        different = [name for name in {**flat, **flat_before} if flat.get(name) != flat_before.get(name)]
         if different:
             shown = "; ".join(
                 f"{name} was {json.dumps(flat_before.get(name))}, is {json.dumps(flat.get(name))}"
@@ -146,6 +145,14 @@ class Parts:
 
     def _metadata(self, parquet: pq.ParquetFile) -> dict[str, Any]:
         return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA, b"{}"))
+
+
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    """The values of a plan and of the dictionaries in it, by name."""
+    flat = {}
+    for name, value in plan.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

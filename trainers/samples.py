@@ -144,6 +144,8 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
     path = Path(dataset)
     if path.is_file() and path.suffix not in READERS:
         raise ValueError(f"{path} is of no known kind: expected one of {', '.join(READERS)}.")
+    if path.suffix in READERS and not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
     try:
         if path.is_file():
             rows = load_dataset(READERS[path.suffix], data_files=str(path), split=split)
