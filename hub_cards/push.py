@@ -1,0 +1,233 @@
+"""Sends a repository to the Hub in one commit: it is there as a whole, or not at all."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.repocard import metadata_load
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+)
+
+from .cards import is_hub_id
+from .repositories import Repository
+
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+BACK_OFF = wait_exponential(multiplier=1, max=60)  # seconds
+BUSY = {408, 425, 429, 500, 502, 503, 504}
+MADE_BY_THE_HUB = {".gitattributes"}
+Result = TypeVar("Result")
+
+
+class PushError(OSError):
+    """The Hub refused, or could not be reached."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """
+    What a push did.
+
+    Attributes:
+        url (`str`): Page of the repository.
+        commit (`str`): The commit that holds it.
+        changed (`int`): Files that were written or deleted; 0 when the Hub had it all.
+    """
+
+    url: str
+    commit: str
+    changed: int
+
+
+def push(
+    repository: Repository,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    replace: bool = False,
+    message: str | None = None,
+    api: HfApi | None = None,
+) -> Pushed:
+    """
+    Makes a repository on the Hub equal to `repository`.
+
+    Large files go first; what has arrived is not sent again by a push that follows an interrupted one. Then one commit
+    upon the head that was there at the beginning names them all, and what the Hub then says it holds is compared.
+
+    Args:
+        repository ([`~d3llm.hub_cards.repositories.Repository`]): What it is to be.
+        repo_id (`str`): `owner/name`; it is created when it is not there.
+        private (`bool`, *optional*): Whether only its owner may see a new one; by default what `repository` says.
+        replace (`bool`, *optional*, defaults to `False`): Whether other content may be replaced: files that
+            `repository` does not have are deleted in the same commit.
+        message (`str`, *optional*): Title of the commit.
+        api (`HfApi`, *optional*): Which Hub, and which token.
+
+    Returns:
+        [`Pushed`]: Where it is.
+
+    Raises:
+        [`PushError`]: Without a token or write access, for a repository with other content, when somebody else commits
+            meanwhile, and when the Hub stays out of reach. The repository then is as it was before, or new and empty.
+    """
+    api = api or HfApi()
+    if not is_hub_id(repo_id):
+        raise PushError(f"{repo_id!r} is no name of a repository: write owner/name.")
+    where = {"repo_id": repo_id, "repo_type": repository.kind}
+    private = repository.private if private is None else private
+    with _explained(repo_id):
+        _patiently(api.whoami)
+        head, present = _patiently(_state, api, where)
+        superfluous = sorted(present.keys() - repository.files.keys() - MADE_BY_THE_HUB)
+        if present.keys() - MADE_BY_THE_HUB and not replace:
+            _check_same(api, where, repo_id, superfluous)
+        if head is None:
+            sdk = "gradio" if repository.kind == "space" else None
+            _patiently(api.create_repo, **where, private=private, space_sdk=sdk, exist_ok=True)
+            head, present = _patiently(_state, api, where)
+        changed = _missing(present, repository)
+
+        def commit() -> None:
+            operations = [CommitOperationAdd(path, _source(repository.files[path])) for path in changed]
+            deletions = [CommitOperationDelete(path) for path in superfluous]
+            title = message or f"Upload {repository.kind} with d3llm"
+            try:
+                api.create_commit(
+                    operations=[*operations, *deletions], commit_message=title, parent_commit=head, **where
+                )
+            except HTTPError as error:
+                # a retry after a lost answer finds its own commit
+                if _status(error) != 412 or _missing(_state(api, where)[1], repository):
+                    raise
+
+        if changed or superfluous:
+            _patiently(commit)
+        head, present = _patiently(_state, api, where)
+    if missing := _missing(present, repository):
+        raise PushError(f"{repo_id} lacks {', '.join(missing[:3])} ({len(missing)} files): push again.")
+    prefix = "" if repository.kind == "model" else f"{repository.kind}s/"
+    return Pushed(f"{api.endpoint}/{prefix}{repo_id}", head or "", len(changed) + len(superfluous))
+
+
+def _state(api: HfApi, where: dict[str, str]) -> tuple[str | None, dict[str, RepoFile]]:
+    """Head and files of a repository; `None` and nothing for one that is not there."""
+    try:
+        head = api.repo_info(**where).sha
+    except RepositoryNotFoundError:
+        return None, {}
+    tree = api.list_repo_tree(recursive=True, revision=head, **where)
+    return head, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _check_same(api: HfApi, where: dict[str, str], repo_id: str, superfluous: list[str]) -> None:
+    """Refuses a repository that something else was pushed to."""
+    if superfluous:
+        found = f"files that the push does not have, such as {superfluous[0]}"
+    else:
+        if api.file_exists(filename="README.md", **where):
+            metadata = metadata_load(api.hf_hub_download(filename="README.md", **where)) or {}
+            if "d3llm" in (metadata.get("tags") or []):
+                return
+        found = "other content: its card has no tag `d3llm`"
+    raise PushError(f"{repo_id} holds {found}. Choose another name, or --replace it (its history stays).")
+
+
+def _missing(present: dict[str, RepoFile], repository: Repository) -> list[str]:
+    """Files that the Hub does not have, or has with other content."""
+    return [path for path, content in repository.files.items() if not _is_there(present.get(path), content)]
+
+
+def _is_there(entry: RepoFile | None, content: Path | bytes) -> bool:
+    """Whether a file on the Hub has this content."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if entry is None or entry.size != size:
+        return False
+    if entry.lfs is not None:
+        return entry.lfs.sha256 == _digest(content, hashlib.sha256())
+    return entry.blob_id == _digest(content, hashlib.sha1(b"blob %d\0" % size))  # as git names it
+
+
+def _digest(content: Path | bytes, digest: Any) -> str:
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _source(content: Path | bytes) -> str | bytes:
+    return content if isinstance(content, bytes) else os.fspath(content)
+
+
+def _patiently(call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Calls again, later each time, while the Hub is busy or out of reach; waits as long as it asks for."""
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+        return float(asked) if asked.isdigit() else BACK_OFF(state)
+
+    again = Retrying(
+        retry=retry_if_exception(_is_passing),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait,
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    return again(call, *args, **kwargs)
+
+
+def _is_passing(error: BaseException) -> bool:
+    error = _root(error)
+    if isinstance(error, json.JSONDecodeError):  # a page in place of an answer
+        return True
+    return isinstance(error, HTTPError) and (_status(error) in BUSY or _status(error) is None)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a failed upload of a large file hides in its cause."""
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the Hub's answer; `None` when there was no answer."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turns what the Hub answers into what to do about it."""
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise PushError("There is no token for the Hub: run `hf auth login`, or set HF_TOKEN.") from error
+    except (HTTPError, RuntimeError, json.JSONDecodeError) as wrapped:
+        error = _root(wrapped)
+        reasons = {
+            401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
+            403: "the token may not write there: make one with write access, or choose another name",
+            412: "somebody else has committed meanwhile: look at it and push again",
+        }
+        reason = reasons.get(_status(error) or 0, f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        if _is_passing(error):
+            reason = f"the Hub stays out of reach ({reason}): push again, what has arrived is not sent again"
+        raise PushError(f"Nothing was changed in {repo_id}: {reason}.") from error

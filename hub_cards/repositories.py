@@ -1,0 +1,221 @@
+"""What a push sends, by kind: the files of a folder, checked, and what is made for them, such as cards."""
+
+import ast
+import fnmatch
+import json
+from dataclasses import dataclass, replace
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from .cards import custom_generate_card, eval_results, is_hub_id, metric_card, model_card, space_card, trajectory_card
+from .checks import check_card, check_code, check_files, read
+from .facts import MODEL_FACTS, TRAJECTORY_FACTS, ModelFacts, TrajectoryFacts, facts_json, read_facts
+
+
+# What a training leaves beside its model, for itself.
+RUN_STATE = (
+    "checkpoint-*/*",
+    "runs/*",
+    "logs/*",
+    "wandb/*",
+    "optimizer.*",
+    "scheduler.*",
+    "scaler.*",
+    "rng_state*",
+    "trainer_state.json",
+    "training_args.bin",
+    "global_step*/*",
+    "zero_to_fp32.py",
+)
+NEVER = ("*.tmp", "*~", ".DS_Store", "__pycache__/*", "*/__pycache__/*", ".git/*", ".cache/*", "_*")
+AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """
+    A repository as it is to be.
+
+    Attributes:
+        kind (`str`): `"model"`, `"dataset"` or `"space"`.
+        files (`dict[str, Path | bytes]`): Content by path.
+        private (`bool`): Who may see it, unless told otherwise.
+        left_out (`list[str]`): Files of the folder that do not go.
+    """
+
+    kind: str
+    files: dict[str, Path | bytes]
+    private: bool = False
+    left_out: tuple[str, ...] = ()
+
+
+def model_repository(folder: Path, repo_id: str, facts: ModelFacts | None = None) -> Repository:
+    """
+    A model's folder: weights, code, tokenizer, card.
+
+    Args:
+        folder (`Path`): As `save_pretrained` or `d3llm convert` leaves it.
+        repo_id (`str`): Where it goes.
+        facts ([`ModelFacts`], *optional*): What the card says; by default the `model_facts.json` of the folder, and
+            without one README.md goes as it is.
+
+    Raises:
+        `ValueError`: For a folder that is not whole or holds what must not go.
+        `OSError`: For a folder that is not there.
+    """
+    repository = _folder(folder, "model", [*NEVER, *RUN_STATE])
+    files = repository.files
+    if facts is None and MODEL_FACTS in files:
+        facts = read_facts(ModelFacts, folder / MODEL_FACTS)
+    if facts is not None:
+        files["README.md"] = model_card(facts, repo_id).encode()
+        files[MODEL_FACTS] = facts_json(facts).encode()
+        files |= {path: text.encode() for path, text in eval_results(facts).items()}
+        if facts.picture and facts.picture not in files:
+            raise ValueError(f"{folder} has no {facts.picture}, which its card shows.")
+    check_files(files)
+    check_card(files)
+    check_code(files)
+    _check_model(folder, files)
+    return repository
+
+
+def trajectory_repository(folder: Path, repo_id: str) -> Repository:
+    """
+    A trajectory data set, private by default.
+
+    Args:
+        folder (`Path`): As `d3llm extract` leaves it.
+        repo_id (`str`): Where it goes.
+
+    Raises:
+        `ValueError`: For a folder that is not whole or holds what must not go.
+        `OSError`: For a folder that is not there.
+    """
+    repository = replace(_folder(folder, "dataset", NEVER), private=True)
+    files = repository.files
+    if not any(fnmatch.fnmatch(path, "data/*.parquet") for path in files):
+        raise ValueError(f"{folder} has no data/*.parquet: it is no trajectory data set.")
+    if "plan.json" in files and TRAJECTORY_FACTS not in files:
+        raise ValueError(f"{folder} is an extraction that is not finished: run the same `d3llm extract` again.")
+    if TRAJECTORY_FACTS in files:
+        facts = read_facts(TrajectoryFacts, folder / TRAJECTORY_FACTS)
+        files["README.md"] = trajectory_card(facts, repo_id).encode()
+    check_files(files)
+    check_card(files)
+    return repository
+
+
+def metric_repository(folder: Path, repo_id: str) -> Repository:
+    """
+    The Space of a metric, for `evaluate.load(repo_id)`.
+
+    Args:
+        folder (`Path`): Holds the metric's module.
+        repo_id (`str`): Where it goes; `evaluate` asks for a module of the repository's name.
+
+    Raises:
+        `ValueError`: For a folder without a module of that name, or one that says nothing of itself.
+        `OSError`: For a folder that is not there.
+    """
+    name = repo_id.rpartition("/")[2]
+    inside = _folder(folder, "space", [*NEVER, "__init__.py"])
+    module = inside.files.get(f"{name}.py")
+    if module is None:
+        raise ValueError(f"{folder} has no {name}.py: the repository must be named as the metric's module is.")
+    texts = {}
+    for node in ast.parse(read(module)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            texts[getattr(node.targets[0], "id", "")] = node.value.value
+    if "_DESCRIPTION" not in texts:
+        raise ValueError(f"{name}.py says nothing of itself: it has no _DESCRIPTION.")
+    card = metric_card(repo_id, name, texts["_DESCRIPTION"].strip(), texts.get("_KWARGS_DESCRIPTION", "").strip())
+    made = {path: content for path, content in _shipped("metric").items() if path not in inside.files}
+    repository = replace(inside, files={**inside.files, **made, "README.md": card.encode()})
+    check_files(repository.files)
+    return repository
+
+
+def space_repository(repo_id: str, model: str) -> Repository:
+    """
+    The demo Space, which shows a model fill its canvas.
+
+    Args:
+        repo_id (`str`): Where it goes.
+        model (`str`): Hub id of the model.
+
+    Raises:
+        `ValueError`: For a model that is no Hub id.
+    """
+    if not is_hub_id(model):
+        raise ValueError(f"--model {model}: a Space runs a model of the Hub, written owner/name.")
+    settings = json.dumps({"model": model}, indent=2) + "\n"
+    files = {**_shipped("space"), "settings.json": settings.encode(), "README.md": space_card(model).encode()}
+    return Repository("space", files)
+
+
+def custom_generate_repository(repo_id: str) -> Repository:
+    """
+    The decoder as a function for models of other people.
+
+    Args:
+        repo_id (`str`): Where it goes.
+    """
+    from ..modeling.flat_code import flatten  # loads torch
+
+    files = {f"custom_generate/{name}": text.encode() for name, text in flatten(f"{__package__}.generate").items()}
+    files["README.md"] = custom_generate_card(repo_id).encode()
+    return Repository("model", files)
+
+
+def _folder(folder: Path, kind: str, left_out: list[str] | tuple[str, ...]) -> Repository:
+    """The files of a folder, without those that match `left_out`."""
+    if not folder.is_dir():
+        raise OSError(f"There is no folder {folder}.")
+    files, out = {}, []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if any(fnmatch.fnmatch(name, pattern) for pattern in left_out):
+            out.append(name)
+        else:
+            files[name] = path
+    if not files:
+        raise ValueError(f"{folder} is empty.")
+    return Repository(kind, files, left_out=tuple(out))
+
+
+def _shipped(name: str) -> dict[str, bytes]:
+    """The files of a folder of this package."""
+    return {file.name: file.read_bytes() for file in (package_files(__package__) / name).iterdir() if file.is_file()}
+
+
+def _check_model(folder: Path, files: dict[str, Path | bytes]) -> None:
+    """Refuses a model that would not load from the Hub by itself."""
+    if "config.json" not in files:
+        raise ValueError(f"{folder} has no config.json: it is no model.")
+    if "adapter_config.json" in files:
+        raise ValueError(f"{folder} holds an adapter: merge it with `d3llm convert {folder} OUTPUT` and push that.")
+    auto_map = _json(files, "config.json").get("auto_map") or {}
+    code = {str(auto_map.get(name, "")).rpartition(".")[0] + ".py" for name in AUTO_CLASSES}
+    if not code <= files.keys():
+        raise ValueError(
+            f"{folder} does not carry its code, so nobody could load it from the Hub: make it self-contained with "
+            f"`d3llm convert {folder} OUTPUT` and push that."
+        )
+    if "model.safetensors.index.json" in files:
+        weights = sorted(set(_json(files, "model.safetensors.index.json").get("weight_map", {}).values()))
+    else:
+        weights = ["model.safetensors"]
+    for needed in (*weights, "generation_config.json", "tokenizer_config.json"):
+        if needed not in files:
+            raise ValueError(f"{folder} is not whole: it has no {needed}.")
+
+
+def _json(files: dict[str, Path | bytes], path: str) -> dict:
+    try:
+        values = json.loads(read(files[path]))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object.")
+    return values
