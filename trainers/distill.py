@@ -102,9 +102,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
         argv[place] = str(find_recipe(argv[place]))
     parser = _Parser((DistillArguments, PseudoTrajectoryConfig, ModelConfig), prog="d3llm distill", allow_abbrev=False)
     try:
-        return parser.parse_args_and_config(argv)
+        *groups, rest = parser.parse_args_and_config(argv, return_remaining_strings=True)
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe is not YAML: {error}") from error
+    if rest:
+        raise ValueError(f"Nothing is called {' '.join(rest)} (see `d3llm distill --help`).")
+    return tuple(groups)
 
 
 def find_recipe(name: str) -> Path:

@@ -42,8 +42,9 @@ class StudentFacts:
 
 
 def teacher_max_new_tokens(dataset: Dataset) -> int:
-    """The longest generated region of the teacher's runs, positions."""
-    return max(read_decode_config({"decode_config": text})["max_new_tokens"] for text in _decode_configs(dataset))
+    """The longest generated region of the teacher's runs, positions; 0 without rows, which are refused later."""
+    lengths = (read_decode_config({"decode_config": text})["max_new_tokens"] for text in _decode_configs(dataset))
+    return max(lengths, default=0)
 
 
 def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> Dataset:

@@ -1,0 +1,296 @@
+"""The trainer end to end on a tiny model: what it learns, counts, saves, resumes and refuses."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from d3llm.modeling import LLaDAModelLM
+from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
+from d3llm.trainers.trajectories import tokenizer_fingerprint
+
+from .conftest import ROOT
+from .trajectory_rows import MASK, logged_losses, make_trainer, random_rows, random_trajectories
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **{"atol": 0, "rtol": 0, **tolerance}, msg=name)
+
+
+def test_training_fits_the_trajectories_and_logs_its_parts(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(
+        tiny_checkpoint,
+        tmp_path,
+        train_dataset=random_trajectories(8),
+        max_steps=60,
+        learning_rate=1e-2,
+        per_device_train_batch_size=8,
+        min_mask_ratio=0.5,
+        max_mask_ratio=0.5,
+    )
+    trainer.train()
+    first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
+    assert last["cross_entropy"] < 0.5 * first["cross_entropy"]
+    assert last["share_correct"] > first["share_correct"]
+    assert last["masked_entropy"] < first["masked_entropy"]
+    assert {"complementary_cross_entropy", "certainty", "mask_ratio_bound", "window_size"} <= set(last)
+    assert (first["window_size"], last["window_size"]) == (8, 16)
+
+
+def test_the_loss_is_the_mean_over_all_masked_positions(tiny_checkpoint, tmp_path):
+    """Written out with full logits, for one batch and both views."""
+    trainer = make_trainer(tiny_checkpoint, tmp_path, complementary_entropy=True)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+    corruption = trainer.corrupt(batch, step=3, progress=0.5)
+    trainer.add_targets(batch, corruption)
+    loss = trainer.compute_loss(trainer.model, batch)
+
+    length = batch["commit_steps"].shape[1]
+    expected = torch.zeros(())
+    for view in range(2):
+        noisy = batch["input_ids"].clone()
+        noisy[:, -length:][corruption.masked[view]] = MASK
+        logits = trainer.model(noisy, attention_mask=batch["attention_mask"]).logits[:, -length:]
+        picked = corruption.supervised[view]
+        logits, labels = logits[picked], batch["input_ids"][:, -length:][picked]
+        log_q = (logits / 0.5).log_softmax(-1)
+        entropy = -(log_q.exp() * log_q).sum(-1) * (logits.argmax(-1) == labels)
+        expected = expected + torch.nn.functional.cross_entropy(logits, labels) + 2.0 * entropy.mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("normalization", ["tokens", "microbatch"])
+def test_accumulation_changes_nothing(tiny_checkpoint, tmp_path, normalization):
+    options: dict[str, Any] = {"max_steps": 2, "normalization": normalization, "optim": "sgd", "max_grad_norm": 0.0}
+    whole = make_trainer(tiny_checkpoint, tmp_path, per_device_train_batch_size=4, **options)
+    parts = make_trainer(
+        tiny_checkpoint, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **options
+    )
+    for trainer in (whole, parts):
+        trainer.train()
+    same = logged_losses(whole) == pytest.approx(logged_losses(parts), rel=1e-5)
+    assert same == (normalization == "tokens")  # the reference's means weigh micro-batches alike
+    if same:
+        assert_same(weights(whole.model), weights(parts.model), atol=1e-6, rtol=1e-4)
+
+
+def test_activation_checkpointing_changes_nothing(tiny_checkpoint, tmp_path):
+    plain, checkpointed = (
+        make_trainer(tiny_checkpoint, tmp_path, max_steps=2, activation_checkpointing=flag) for flag in (False, True)
+    )
+    for trainer in (plain, checkpointed):
+        trainer.train()
+    assert checkpointed.model.is_activation_checkpointing
+    assert_same(weights(plain.model), weights(checkpointed.model), atol=1e-6, rtol=1e-4)
+
+
+def test_bf16_trains(tiny_checkpoint, tmp_path):
+    plain, mixed = (make_trainer(tiny_checkpoint, tmp_path, max_steps=2, bf16=flag) for flag in (False, True))
+    for trainer in (plain, mixed):
+        trainer.train()
+    assert logged_losses(mixed) != logged_losses(plain)
+    assert logged_losses(mixed) == pytest.approx(logged_losses(plain), rel=0.1)
+    assert mixed.model.dtype == torch.float32
+
+
+def test_resumed_run_equals_an_unbroken_one(tiny_checkpoint, tmp_path):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
+    whole = make_trainer(tiny_checkpoint, tmp_path, **options)
+    whole.train()
+    resumed = make_trainer(tiny_checkpoint, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged_losses(resumed)[3:] == logged_losses(whole)[3:]
+    assert_same(weights(resumed.model), weights(whole.model))
+
+
+def launch(processes: int, folder: Path, output: Path, **options: Any) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", "tests.trajectory_rows", str(folder), str(output), json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run = launch(2, tiny_checkpoint, whole, then_die_in=str(broken), **options)
+    assert run.returncode != 0
+    assert (whole / "report.json").exists(), run.stderr
+    assert not (broken / "report.json").exists()
+    run = launch(2, tiny_checkpoint, broken, resume=str(broken / "checkpoint-4"), **options)
+    assert run.returncode == 0, run.stderr
+
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, broken)]
+    assert [report["world_size"] for report in reports] == [2, 2]
+    assert reports[0]["losses"] == reports[1]["losses"]
+    assert_same(load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors"))
+    # And one process with the whole batch does the same, up to the order of sums.
+    alone = make_trainer(tiny_checkpoint, tmp_path, **{**options, "per_device_train_batch_size": 4})
+    alone.train()
+    assert logged_losses(alone) == pytest.approx(reports[0]["losses"], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path)
+    with torch.no_grad():
+        trainer.model.get_output_embeddings().weight[5] = math.nan
+    with pytest.raises(ValueError, match=r"loss at step 0 is nan, for the samples random/\d+, random/"):
+        trainer.train()
+
+
+def test_held_out_problems_choose_the_best_model(tiny_checkpoint, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    seen = []
+
+    def check(index: int, text: str) -> bool:
+        seen.append(index)
+        return len(seen) <= 3  # right at the first evaluation alone
+
+    trainer = make_trainer(
+        tiny_checkpoint,
+        tmp_path,
+        eval_dataset=random_trajectories(8, seed=1),
+        processing_class=tokenizer,
+        held_out=HeldOutPrompts(["one plus one", "two plus two", "is"], check),
+        eval_generation_kwargs={"preset": "d3llm", "max_new_tokens": 16},
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    assert [entry["eval_accuracy"] for entry in logged] == [1.0, 0.0]
+    assert all(entry["eval_tokens_per_forward"] > 0 and entry["eval_loss"] > 0 for entry in logged)
+    assert all("eval_masked_entropy" in entry for entry in logged)
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    assert_same(weights(trainer.model), load_file(tmp_path / "checkpoint-2" / "model.safetensors"))
+
+
+def test_evaluation_loss_has_the_same_masks_each_time(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, eval_dataset=random_trajectories(8, seed=1))
+    first = trainer.evaluate()["eval_loss"]
+    trainer.state.global_step = 3
+    assert trainer.evaluate()["eval_loss"] == first
+
+
+def test_divergence_from_a_teacher(tiny_checkpoint, tmp_path):
+    options: dict[str, Any] = {
+        "layout": "single",
+        "window_sizes": [64],
+        "kl_weight": 1.0,
+        "near_forwards": 3,
+        "entropy_weight": 0.0,
+        "max_mask_ratio": 1.0,
+    }
+    teacher = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    trainer = make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+    corruption = trainer.corrupt(batch, step=0, progress=1.0)
+    trainer.add_targets(batch, corruption)
+    steps = batch["commit_steps"].masked_fill(~corruption.supervised[0], 10**6)
+    far = corruption.supervised[0] & (steps >= steps.amin(dim=1, keepdim=True) + 3)
+    assert torch.equal(batch["far"][0], far)
+    _, sums = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert sums["far"] == far.sum()
+    assert sums["masked"] == (corruption.supervised[0] & ~far).sum()
+    assert sums["divergence"].abs() < 1e-4  # the student still is the teacher
+    with torch.no_grad():
+        teacher.get_output_embeddings().weight *= 1.5
+    _, sums = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert sums["divergence"] > 0.1
+
+
+def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:
+    from datasets import Dataset
+
+    from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
+
+    with pytest.raises(ValueError) as error:
+        make_trainer(
+            tiny_checkpoint,
+            tmp_path,
+            train_dataset=Dataset.from_list(rows, features=TRAJECTORY_FEATURES),
+            **options,
+        )
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"commit_steps": [1, 2]}, "row 'random/2' has a response of another length than its commit steps"),
+        ({"response_ids": []}, "row 'random/2' has an empty response"),
+        ({"response_ids": [3, 99, 0], "commit_steps": [1, 2, 3]}, "`response_ids` outside the vocabulary of 16"),
+        ({"response_ids": [3, MASK, 0], "commit_steps": [1, 2, 3]}, "'random/2' has the mask token in its response"),
+        ({"response_ids": [3, 0, 4], "commit_steps": [1, 2, 3]}, "'random/2' goes on behind an EOS"),
+    ],
+)
+def test_a_faulty_row_is_named(tiny_checkpoint, tmp_path, change, message):
+    rows = random_rows(4)
+    rows[2] |= change
+    assert message in refusal(tiny_checkpoint, tmp_path, rows)
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(tiny_checkpoint, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    config = {"mask_token_id": 7, "eos_token_id": [0], "max_new_tokens": 24}
+    message = refusal(tiny_checkpoint, tmp_path, random_rows(4, decode_config=json.dumps(config)))
+    assert "whose mask token is 7; the student's is 1" in message
+    config = {"mask_token_id": MASK, "eos_token_id": [0], "max_new_tokens": 24, "tokenizer": "another"}
+    rows = random_rows(4, decode_config=json.dumps(config))
+    assert "another tokenizer or chat template" in refusal(tiny_checkpoint, tmp_path, rows, processing_class=tokenizer)
+    config["tokenizer"] = tokenizer_fingerprint(tokenizer)
+    dataset = random_trajectories(4, decode_config=json.dumps(config))
+    make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, processing_class=tokenizer)
+
+
+def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path, caplog):
+    rows = random_trajectories(16)
+    fitting = [len(row["prompt_ids"]) + len(row["response_ids"]) <= 20 for row in rows]
+    assert 0 < sum(fitting) < 16
+    with caplog.at_level("WARNING", logger="d3llm"):
+        trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_length=20)
+    assert list(trainer.train_dataset["id"]) == [row["id"] for row, fits in zip(rows, fitting, strict=True) if fits]
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert (batch["attention_mask"].sum(dim=1) <= 20).all()
+    assert "has no trajectory left" in refusal(tiny_checkpoint, tmp_path, random_rows(4), max_length=3)
+    with pytest.raises(ValueError, match="has no rows"):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=random_trajectories(4).select([]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corruption": "blocks"}, "`corruption` is 'blocks': expected one of trajectory, block, random"),
+        ({"max_mask_ratio": 1.5}, "`max_mask_ratio` <= 1"),
+        ({"window_sizes": [0]}, "`window_sizes` is"),
+        ({"filled_tail_share": 2.0}, "`filled_tail_share`"),
+        ({"entropy_temperature": 0.0}, "`entropy_temperature`"),
+        ({"kl_weight": 1.0}, "take `layout='single'`"),
+        ({"loss_weighting": "inverse_ratio"}, "needs `corruption='random'`"),
+        ({"masking": "reference", "corruption": "random"}, "does not go with"),
+    ],
+)
+def test_config_refuses_what_cannot_be(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        PseudoTrajectoryConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **options)

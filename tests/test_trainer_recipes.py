@@ -1,0 +1,142 @@
+"""Each shipped recipe builds its masks and losses on a tiny model; the command line around them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from trl import get_peft_config
+
+from d3llm.commands.main import main
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
+from d3llm.trainers.distill import RECIPES, last_checkpoint, parse_arguments
+from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+
+from .trajectory_rows import random_trajectories
+
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+SMALL = ["--use_cpu", "--report_to", "none", "--max_new_tokens", "24", "--max_length", "64", "--bf16", "false"]
+SMALL += ["--disable_tqdm", "true", "--activation_checkpointing", "false"]
+
+
+def tiny_model(name: str, folder: Path) -> LLaDAModelLM | DreamModel:
+    if "Dream" not in name:
+        return LLaDAModelLM.from_pretrained(folder)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return DreamModel(DreamConfig(vocab_size=16, **shape, **heads, mask_token_id=1, eos_token_id=0, pad_token_id=0))
+
+
+def test_the_published_methods_are_there():
+    assert [
+        *("d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "dparallel_dream", "dparallel_llada"),
+        *("llada_sft", "tad"),
+    ] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
+    _, args, model_args = parse_arguments(
+        ["--config", name, "--output_dir", str(tmp_path), "--max_steps", "2", "--lora_r", "4", "--logging_steps", "1"]
+        + ["--gradient_accumulation_steps", "2", *SMALL]
+    )
+    model = tiny_model(model_args.model_name_or_path, tiny_checkpoint)
+    trainer = PseudoTrajectoryTrainer(
+        model, args, train_dataset=random_trajectories(), peft_config=get_peft_config(model_args)
+    )
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(16)])
+    corruption = trainer.corrupt(batch, step=0, progress=1.0)
+    trainer.add_targets(batch, corruption)
+    _, sums = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    size = corruption.end - corruption.start
+    supervised = corruption.supervised.sum(dim=2)
+    if name == "llada_sft":
+        assert len(supervised) == 1
+        assert (corruption.end == batch["canvas_lengths"]).sum() >= 14  # all but those without EOS
+    else:
+        assert (supervised[0] == (corruption.ratio * size + 0.5).floor()).all()
+    if name.startswith("dparallel"):
+        assert (corruption.ratio == 0.5).all()
+        assert sums["correct"] > 0 or sums["certainty"] == 0
+    if name.startswith("d3llm"):
+        assert (corruption.ratio == 0.8).all()
+    if name == "tad":
+        assert (corruption.end == batch["response_lengths"]).all()
+        assert sums["far"] > 0
+    complementary = name in ("d3llm_llada", "d3llm_dream", "dparallel_llada", "dparallel_dream")
+    assert (len(supervised) == 2) == complementary
+    trainer.train()
+    assert all(0 < entry["loss"] < 1e4 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_a_recipe_names_only_fields_that_exist():
+    for name in NAMES:
+        fields = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+        parsed = parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
+        for field, value in fields.items():
+            assert [getattr(group, field) for group in parsed if hasattr(group, field)] == [value], (name, field)
+
+
+@pytest.fixture
+def trajectories(tmp_path) -> Path:
+    random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
+    return tmp_path / "trajectories"
+
+
+def distill(folder: Path, output: Path, *options: str) -> int:
+    return main(["distill", "--model_name_or_path", str(folder), "--output_dir", str(output), *SMALL, *options])
+
+
+def test_command_trains_stops_and_goes_on(tiny_checkpoint, trajectories, tmp_path, capsys):
+    options = ["--trajectories", str(trajectories), "--keep", "all", "--save_steps", "2", "--logging_steps", "1"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert distill(tiny_checkpoint, whole, "--max_steps", "4", *options) == 0
+    assert distill(tiny_checkpoint, broken, "--max_steps", "4", *options) == 0
+    (broken / "checkpoint-4" / "trainer_state.json").write_text('{"log_his')  # killed while it was written
+    (broken / "model.safetensors").unlink()
+    assert last_checkpoint(str(broken)) == broken / "checkpoint-2"
+    assert distill(tiny_checkpoint, broken, "--max_steps", "4", *options) == 2
+    assert "holds a run: go on with it (--resume)" in capsys.readouterr().err
+    assert distill(tiny_checkpoint, broken, "--max_steps", "4", "--resume", *options) == 0
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, broken))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert LLaDAModelLM.from_pretrained(broken).generate(torch.tensor([[3, 4]]), max_new_tokens=8).shape == (1, 10)
+
+
+def test_command_leaves_out_wrong_answers_and_saves_adapters_merged(tiny_checkpoint, trajectories, tmp_path):
+    output = tmp_path / "student"
+    held_out = tmp_path / "problems.jsonl"
+    held_out.write_text('{"question": "one plus one", "answer": "2"}\n{"question": "is", "answer": "3"}\n')
+    code = distill(
+        tiny_checkpoint,
+        output,
+        *("--trajectories", str(trajectories), "--max_steps", "2", "--use_peft", "--lora_r", "4"),
+        *("--eval_trajectories", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--held_out", str(held_out)),
+        *("--held_out_split", "train", "--eval_generation_kwargs", '{"max_new_tokens": 8}'),
+    )
+    assert code == 0
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert any("eval_tokens_per_forward" in entry for entry in state["log_history"])
+    assert (output / "adapter_config.json").is_file()
+    assert (output / "merged" / "tokenizer.json").is_file()
+    assert LLaDAModelLM.from_pretrained(output / "merged").config.model_type == "llada"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d3llm_dream"),
+        (["--window_size", "3"], "see `d3llm distill --help`"),
+        (["--corruption", "blocks"], "invalid choice: 'blocks'"),
+        ([], "Which trajectories?"),
+        (["--trajectories", "/nowhere"], "Cannot load trajectories from /nowhere"),
+    ],
+)
+def test_command_refuses_in_one_line(tiny_checkpoint, tmp_path, capsys, options, message):
+    assert distill(tiny_checkpoint, tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("d3llm: error: ")
+    assert message in error

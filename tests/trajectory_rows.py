@@ -1,0 +1,116 @@
+"""Random trajectories for a tiny model, and a run on them that another process can start."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from d3llm.modeling import LLaDAModelLM
+from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
+
+
+EOS, MASK, FIRST_WORD, VOCABULARY = 0, 1, 3, 16  # of the tiny checkpoint
+
+
+def random_rows(count: int = 32, max_new_tokens: int = 24, seed: int = 0, **facts: Any) -> list[dict[str, Any]]:
+    """Rows whose prompts, responses and orders are random; every response but each eighth ends with EOS."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words(length: int) -> list[int]:
+        return torch.randint(FIRST_WORD, VOCABULARY, (length,), generator=generator).tolist()
+
+    rows = []
+    for index in range(count):
+        prompt, length = (
+            int(torch.randint(*span, (1,), generator=generator)) for span in ((2, 8), (3, max_new_tokens))
+        )
+        ended = index % 8 != 7
+        response = [*words(length - 1), EOS] if ended else words(max_new_tokens)
+        rows.append(
+            {
+                "id": f"random/{index}",
+                "prompt_ids": words(prompt),
+                "response_ids": response,
+                "commit_steps": (torch.randperm(len(response), generator=generator) + 1).tolist(),
+                "num_forwards": len(response),
+                "correct": index % 3 != 0,
+                "source": "random",
+                "teacher": "tiny",
+                "decode_config": json.dumps(
+                    {"mask_token_id": MASK, "eos_token_id": [EOS], "max_new_tokens": max_new_tokens}
+                ),
+                **facts,
+            }
+        )
+    return rows
+
+
+def random_trajectories(count: int = 32, **options: Any) -> Dataset:
+    return Dataset.from_list(random_rows(count, **options), features=TRAJECTORY_FEATURES)
+
+
+def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectoryTrainer:
+    """A trainer of the model in `folder`; `options` are of the config or, by their names, of the trainer."""
+    names = ("train_dataset", "eval_dataset", "processing_class", "peft_config", "teacher", "held_out", "callbacks")
+    trainer_options = {name: options.pop(name) for name in names if name in options}
+    trainer_options.setdefault("train_dataset", random_trajectories())
+    options = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "window_sizes": [8, 16],
+        "eos_tail": 4,
+        "filled_tail_share": 0.3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **options,
+    }
+    args = PseudoTrajectoryConfig(output_dir=str(output), **options)
+    return PseudoTrajectoryTrainer(LLaDAModelLM.from_pretrained(folder), args, **trainer_options)
+
+
+def logged_losses(trainer: PseudoTrajectoryTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+class DieAt(TrainerCallback):
+    """Ends a process without a word, as a machine that goes down."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == args.world_size - 1:
+            os._exit(9)
+
+
+def main() -> None:
+    """
+    `python -m tests.trajectory_rows FOLDER OUTPUT OPTIONS` trains and writes losses and world size as JSON. With the
+    option `then_die_in`, it does the same again in that folder, but the last process ends after step 5.
+    """
+    torch.set_num_threads(1)
+    folder, output, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    broken, resume = options.pop("then_die_in", None), options.pop("resume", None)
+    trainer = make_trainer(folder, output, **options)
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        report = {"world_size": trainer.accelerator.num_processes, "losses": logged_losses(trainer)}
+        (output / "report.json").write_text(json.dumps(report))
+    if broken:
+        make_trainer(folder, Path(broken), callbacks=[DieAt(5)], **options).train()
+
+
+if __name__ == "__main__":
+    main()
