@@ -5,11 +5,14 @@ from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_diffusion import DiffusionGenerationMixin
 from .output_diffusion import DiffusionGenerationOutput
 from .presets import PRESETS, Preset
+from .streamers import CanvasSpan, CanvasSpanStreamer
 
 
 __all__ = [
     "PRESETS",
     "CanvasCache",
+    "CanvasSpan",
+    "CanvasSpanStreamer",
     "DiffusionGenerationConfig",
     "DiffusionGenerationMixin",
     "DiffusionGenerationOutput",

@@ -59,22 +59,65 @@ class CanvasLayer(CacheLayerMixin):
         if self.is_initialized:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
+    def move(self, canvas_length: int, kept: int):
+        """Go over to a canvas of another length with the first `kept` slots."""
+        keys, values = self.keys, self.values
+        self.canvas_length = canvas_length
+        self.lazy_initialization(keys, values)
+        self.keys[:, :, :kept], self.values[:, :, :kept] = keys[:, :, :kept], values[:, :, :kept]
+
 
 class CanvasCache(Cache):
     """Key/value cache of a canvas of fixed length.
 
     One idea serves every cache policy: the buffer covers the canvas, a forward recomputes a window of it and
-    overwrites the window's slots, and attention sees the whole buffer. The first forward must cover the whole canvas.
+    overwrites the window's slots, and attention sees the whole buffer. The first forward must cover the whole canvas,
+    or all but what [`~CanvasCache.resume`] kept of an earlier one.
 
     Args:
         num_layers (`int`): Number of transformer layers.
         canvas_length (`int`): Positions of the canvas, prompt and padding included.
+
+    Attributes:
+        tokens (`torch.LongTensor` of shape `(batch, canvas)`, *optional*): The token that each slot was computed from.
     """
 
     def __init__(self, num_layers: int, canvas_length: int):
         super().__init__(layers=[CanvasLayer(canvas_length) for _ in range(num_layers)])
+        self.tokens: torch.LongTensor | None = None
 
     def select_rows(self, rows: torch.LongTensor):
         """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`)."""
         for layer in self.layers:
             layer.select_rows(rows)
+        if self.tokens is not None:
+            self.tokens = self.tokens[rows]
+
+    def note(self, tokens: torch.LongTensor, positions: torch.LongTensor):
+        """Take note of what a forward recomputes: `tokens` (batch, window) at `positions` (batch, window)."""
+        if self.tokens is None:
+            self.tokens = tokens.new_full((len(tokens), self.layers[0].canvas_length), -1)
+        self.tokens.scatter_(1, positions, tokens)
+
+    def resume(self, tokens: torch.LongTensor, limit: int) -> int:
+        """Go over to another canvas and keep the slots of the beginning that both have in common.
+
+        Args:
+            tokens (`torch.LongTensor` of shape `(1, canvas)`): The new canvas.
+            limit (`int`): Keep no more than this.
+
+        Returns:
+            `int`: Positions kept, from the start.
+
+        Raises:
+            `ValueError`: For a cache that no run has filled, or of several rows.
+        """
+        if self.tokens is None or len(self.tokens) != 1:
+            raise ValueError("`past_key_values` must come from an earlier generate() for one sequence")
+        limit = min(limit, self.tokens.shape[1])
+        kept = int((self.tokens[:, :limit] == tokens[:, :limit]).long().cumprod(dim=1).sum())
+        for layer in self.layers:
+            layer.move(tokens.shape[1], kept)
+        beginning, self.tokens = self.tokens[:, :kept], torch.full_like(tokens, -1)
+        self.tokens[:, :kept] = beginning
+        return kept

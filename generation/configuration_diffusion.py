@@ -65,7 +65,10 @@ SCORES = ("probability", "entropy", "margin", "random")
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
     "score": SCORES,
-    "selection": ("count", "fraction", "threshold", "scheduled_threshold", "factor", "entropy_bound"),
+    "selection": (
+        *("count", "fraction", "bernoulli"),
+        *("threshold", "scheduled_threshold", "factor", "entropy_bound"),
+    ),
     "forced_score": SCORES,
     "attention": ("bidirectional", "block_causal"),
     "forced_progress": ("best", "first_block", "best_and_first_block", "every_block"),
@@ -73,7 +76,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "window_edge": ("exact", "published"),
 }
 # Selections that follow a number of `steps`.
-SCHEDULED = ("count", "fraction", "scheduled_threshold")
+SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold")
 # (lowest, highest, whether the lowest itself is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
     "eps": (0, 1, False),
@@ -133,7 +136,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             the negative `"entropy"` in nats, the `"margin"` between the two largest probabilities, or `"random"`.
         selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` commits what is at least this sure,
             `"count"` a fixed number per forward (LLaDA), `"fraction"` the share 1 - s/t of the masked positions along
-            a linear time grid (Dream), `"factor"` as many as are sure enough for their rank (Fast-dLLM),
+            a linear time grid (Dream), `"bernoulli"` each of them with that probability (Dream's `origin`),
+            `"factor"` as many as are sure enough for their rank (Fast-dLLM),
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, as far as the number that `"count"` would have reached by now.
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
@@ -147,7 +151,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         forced_score (`str`, *optional*): The score that ranks proposals for forced progress; `score` when not given.
         steps (`int`, *optional*): Total forwards of the selections with a schedule, shared out evenly over the blocks;
             one forward per token when not given.
-        eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"`.
+        eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"` and `"bernoulli"`.
 
         > Blocks
 
@@ -245,8 +249,8 @@ class DiffusionGenerationConfig(GenerationConfig):
                     f"`threshold`={self.threshold!r} is out of its range [0, {highest}] in {unit}, "
                     f"the unit of `score`={self.score!r}"
                 )
-        for selection, score in (("factor", "probability"), ("entropy_bound", "entropy")):
-            if self.selection == selection and getattr(self, selection) is None:
+        for selection, score in (("factor", "probability"), ("entropy_bound", "entropy"), ("bernoulli", "random")):
+            if self.selection == selection and getattr(self, selection, 0) is None:
                 raise ValueError(f"`selection`={selection!r} needs a value for `{selection}`")
             if self.selection == selection and self.score != score:
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
@@ -35,8 +36,10 @@ from .stops import Stops
 from .windows import Window, make_policy
 
 
-# Logits that are in memory at a time, and that one pass goes over: a pass over what the last-level cache of a CPU holds
-# takes a fifth of the time of one over fresh memory.
+logger = logging.get_logger(__name__)
+
+# Logits that are in memory at a time, and that one pass goes over: a pass over what the last-level cache of a CPU
+# holds takes a fifth of the time of one over fresh memory.
 HEAD_ELEMENTS = 2**24
 PASS_ELEMENTS = 2**22
 
@@ -76,6 +79,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        past_key_values: CanvasCache | None = None,
         **kwargs,
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
@@ -102,6 +106,9 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
                 `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
+            past_key_values ([`CanvasCache`], *optional*): `output.past_key_values` of an earlier run with a cache,
+                such as the turn before of a chat. What both canvases begin with is not computed again; in a
+                bidirectional model its keys and values then do not know of what has changed behind. Batch of one only.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -110,7 +117,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
 
         Raises:
             `ValueError`: For an unknown field or preset, a value out of its range, an empty or too long prompt, an
-                attention mask that does not fit or is right-padded, a model without a mask token.
+                attention mask that does not fit or is right-padded, a model without a mask token, or a preset for
+                another attention than the model's.
 
         Example:
 
@@ -130,6 +138,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             stopping_criteria=stopping_criteria,
             tokenizer=tokenizer,
             streamer=streamer,
+            past_key_values=past_key_values,
         )
         return output if config.return_dict_in_generate else output.sequences
 
@@ -183,6 +192,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None,
         tokenizer: PreTrainedTokenizerBase | None,
         streamer: BaseStreamer | None,
+        past_key_values: CanvasCache | None = None,
     ) -> DiffusionGenerationOutput:
         attention_mask = self._prepare_padding(prompt, attention_mask)
         special = self._prepare_special_token_ids(config, prompt.device)
@@ -204,7 +214,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         )
         stops = self._prepare_stops(config, stopping_criteria, tokenizer, special)
         stream = CanvasStream(streamer) if streamer is not None else None
-        return self._denoise(canvas, config, special, logits_processor, stops, stream)
+        cache, kept = self._prepare_cache(canvas, config, past_key_values)
+        return self._denoise(canvas, config, special, logits_processor, stops, stream, cache, kept)
 
     def _denoise(
         self,
@@ -214,10 +225,11 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         logits_processor: LogitsProcessorList | None,
         stops: Stops | None,
         stream: CanvasStream | None,
+        cache: CanvasCache | None,
+        kept: int,
     ) -> DiffusionGenerationOutput:
         result = CanvasResult(canvas, config)
         policy = make_policy(canvas, config, self.logits_shift)
-        cache = CanvasCache(self.config.num_hidden_layers, canvas.length) if config.cache != "none" else None
         guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
         head = self.get_output_embeddings() if guidance is None else guidance.guide(self.get_output_embeddings())
         positions = torch.arange(canvas.length, device=canvas.tokens.device)
@@ -241,6 +253,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
 
             # 2.
             window = policy.window(canvas, forwards + 1)
+            window.positions[:, :kept] = False
             if config.attention == "block_causal" and cache is not None:
                 window.positions &= canvas.in_opened_blocks()  # what is not opened yet is seen by nothing
             eligible = candidates & canvas.in_opened_blocks() & window.positions
@@ -285,7 +298,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
 
         if stream is not None:
             stream.end()
-        return result.output(special.eos)
+        return result.output(special.eos, cache)
 
     def _logits_in_parts(
         self, states: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]
@@ -336,6 +349,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             inputs = guidance.widen(inputs, positions)
         if cache is not None:
             cached_positions = positions if guidance is None else positions.repeat(2, 1)
+            cache.note(inputs["input_ids"], cached_positions)
             inputs |= {"past_key_values": cache, "cache_positions": span or cached_positions}
         call = self if config.compile_config is None else self.get_compiled_call(config.compile_config)
         states = call(**inputs).hidden_states[0]
@@ -390,7 +404,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         longest = self.config.max_position_embeddings
         if config.max_new_tokens is None and longest is not None:
             config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
-        config = config.resolve(self.config.model_type)
+        config = self._prepare_attention(config)
         if config.attention == "block_causal" and self.config._attn_implementation not in ("sdpa", "eager"):
             raise ValueError(
                 f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
@@ -409,6 +423,26 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
         if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
             raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
+        return config
+
+    def _prepare_attention(self, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
+        """Resolve the config, and hold its attention against the one that the weights were trained with, if
+        `attention` in config.json says which. An `attention` that the caller gives is taken as it is."""
+        trained = getattr(self.config, "attention", None)
+        if config.attention is not None or (trained is not None and config.preset is None):
+            config.attention = config.attention or trained
+            return config.resolve(self.config.model_type)
+        config = config.resolve(self.config.model_type)
+        if trained is not None and config.attention != trained:
+            raise ValueError(
+                f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
+                f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
+            )
+        if trained is None and config.attention == "block_causal":
+            logger.warning_once(
+                f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
+                "does not say (`attention`) whether these were"
+            )
         return config
 
     def _prepare_padding(
@@ -439,6 +473,23 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         return seeds.expand(len(prompt) // copies).repeat_interleave(copies) + (
             torch.arange(len(prompt), device=prompt.device) % copies
         )
+
+    def _prepare_cache(
+        self, canvas: Canvas, config: DiffusionGenerationConfig, past_key_values: CanvasCache | None
+    ) -> tuple[CanvasCache | None, int]:
+        """The cache of a run, and how many positions from the start it holds already."""
+        if past_key_values is None:
+            cached = config.cache != "none"
+            return (CanvasCache(self.config.num_hidden_layers, canvas.length) if cached else None), 0
+        if config.cache == "none":
+            raise ValueError("`past_key_values` needs a run with a cache: set `cache`")
+        if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
+            raise ValueError("`past_key_values` takes one sequence without padding and without `cfg_scale`")
+        if not isinstance(past_key_values, CanvasCache):
+            raise ValueError(f"`past_key_values` must be a CanvasCache, not a {type(past_key_values).__name__}")
+        first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
+        # the row before the first masked position may be the one that predicts it
+        return past_key_values, past_key_values.resume(canvas.tokens, limit=first_masked - 1)
 
     def _prepare_stops(
         self,

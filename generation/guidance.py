@@ -28,7 +28,7 @@ class Guidance:
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
     def narrow(self, states: torch.Tensor) -> torch.Tensor:
-        """Hidden states (2 B, K, D) of the widened rows to (B, K, 2 D), for the head that [`~Guidance.guide`] makes."""
+        """Hidden states (2 B, K, D) of the widened rows to (B, K, 2 D), for the head of [`~Guidance.guide`]."""
         return torch.cat(states.chunk(2), dim=-1)
 
     def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -6,6 +6,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from .canvas import Canvas
+from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 
 
@@ -26,6 +27,8 @@ class DiffusionGenerationOutput(ModelOutput):
             of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
         history (`torch.LongTensor` of shape `(B, F, P + N)`, *optional*): With `output_history=True`, the canvas after
             each of at most F forwards; rows that needed fewer repeat their last.
+        past_key_values ([`CanvasCache`], *optional*): The cache of the run, if there was one: pass it to the next call
+            to keep what both prompts begin with.
     """
 
     sequences: torch.LongTensor | None = None
@@ -34,6 +37,7 @@ class DiffusionGenerationOutput(ModelOutput):
     tokens_per_forward: torch.FloatTensor | None = None
     logprobs: torch.FloatTensor | None = None
     history: torch.LongTensor | None = None
+    past_key_values: CanvasCache | None = None
 
 
 class CanvasResult:
@@ -61,7 +65,7 @@ class CanvasResult:
         self.logprobs[canvas.row_ids] = canvas.logprobs
         self.forward_passes[canvas.row_ids] = forwards
 
-    def output(self, eos_token_ids: torch.LongTensor) -> DiffusionGenerationOutput:
+    def output(self, eos_token_ids: torch.LongTensor, cache: CanvasCache | None) -> DiffusionGenerationOutput:
         generated = self.sequences[:, self.prompt_length :]
         before_eos = torch.isin(generated, eos_token_ids).long().cumsum(dim=1) == 0
         lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
@@ -74,4 +78,5 @@ class CanvasResult:
             tokens_per_forward=lengths / self.forward_passes.clamp(min=1),
             logprobs=self.logprobs[:, self.prompt_length :] if self.with_logprobs else None,
             history=torch.stack(self.history, dim=1) if self.history is not None else None,
+            past_key_values=cache,
         )

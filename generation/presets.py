@@ -42,6 +42,12 @@ PRESETS: dict[str, Preset] = {
             values={"score": "entropy", "selection": "fraction", "block_size": None, "eps": 1e-3},
         ),
         Preset(
+            name="dream_origin",
+            summary="whole canvas, each mask with a probability that a linear time grid gives, at random",
+            source="Dream 7B, arXiv 2508.15487, section 3 (alg = origin)",
+            values={"score": "random", "selection": "bernoulli", "block_size": None, "eps": 1e-3},
+        ),
+        Preset(
             name="fast_dllm",
             summary="every token above a probability, block by block, with a cache rebuilt at each block",
             source="Fast-dLLM, arXiv 2505.22618, sections 3.2 and 3.3",

@@ -30,8 +30,8 @@ def propose(
     """A token for every candidate and how sure the model is of it.
 
     Args:
-        logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they are
-            overwritten.
+        logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they
+            are overwritten.
         positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
         forward (`int`): Number of the forward, for sampling.
     """
@@ -110,37 +110,47 @@ def restrict(logits: torch.Tensor, config: DiffusionGenerationConfig) -> torch.T
     return warpers(logits[:, :0].long(), logits)
 
 
+def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
+    """How many forwards a schedule gives to the current block of each row (B,): `steps` is shared out evenly over the
+    blocks of the generated region, the first ones take the remainder."""
+    size = canvas.sizes.gather(1, canvas.current[:, None])[:, 0]
+    if config.steps is None:
+        return size
+    blocks = canvas.sizes.shape[1] - 1
+    forwards = config.steps // blocks + (canvas.current <= config.steps % blocks).long()
+    # masks in the prompt are a block that the caller's steps do not count
+    return torch.where(canvas.current == 0, size, forwards)
+
+
+def time_share(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.Tensor:
+    """The share (B,) of the masked positions that forward s + 1 of S commits: 1 - t[s + 1] / t[s] along the grid
+    t = linspace(1, eps, S + 1), and all in the last one (Dream, arXiv 2508.15487)."""
+    forwards, step = forwards_of_block(canvas, config), canvas.forwards_in_block
+    stride = (1 - config.eps) / forwards
+    share = 1 - (1 - stride * (step + 1)) / (1 - stride * step)
+    return torch.where(step < forwards - 1, share, 1.0)
+
+
 def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
     """How many proposals a schedule commits in this forward, a row (B,).
 
-    `steps` is shared out evenly over the blocks of the generated region, the first blocks take the remainder; inside a
-    block of m masked positions and S forwards, forward s commits
+    Inside a block of m masked positions and S forwards, forward s commits
 
     - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
     - `"scheduled_threshold"`: at most as many as `"count"`, and what earlier forwards left of their number
       (Fast-dLLM's code for Dream without blocks);
-    - `"fraction"`: of the positions still masked the share 1 - t[s + 1] / t[s] with t = linspace(1, eps, S + 1), and
-      all in the last one (Dream, arXiv 2508.15487).
+    - `"fraction"`: the share of the positions still masked that [`time_share`] gives.
     """
     current, step = canvas.current[:, None], canvas.forwards_in_block
     size, left = canvas.sizes.gather(1, current)[:, 0], canvas.left.gather(1, current)[:, 0]
-    if config.steps is None:
-        forwards = size
-    else:
-        blocks = canvas.sizes.shape[1] - 1
-        forwards = config.steps // blocks + (canvas.current <= config.steps % blocks).long()
-        # masks in the prompt are a block that the caller's steps do not count
-        forwards = torch.where(canvas.current == 0, size, forwards)
+    if config.selection == "fraction":
+        return (left * time_share(canvas, config)).long()
+    forwards = forwards_of_block(canvas, config)
     if config.selection == "count":
         return (size // forwards + (step < size % forwards).long()).clamp(min=1)
-    if config.selection == "scheduled_threshold":
-        done = step + 1
-        accrued = torch.where(done < forwards, done * (size // forwards) + done.minimum(size % forwards), size)
-        return (accrued - (size - left)).clamp(min=1)
-    stride = (1 - config.eps) / forwards
-    time, next_time = 1 - stride * step, 1 - stride * (step + 1)
-    share = (left * (1 - next_time / time)).long()
-    return torch.where(step < forwards - 1, share, left)
+    done = step + 1
+    accrued = torch.where(done < forwards, done * (size // forwards) + done.minimum(size % forwards), size)
+    return (accrued - (size - left)).clamp(min=1)
 
 
 def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) -> torch.LongTensor:
@@ -183,6 +193,8 @@ def select(
     """
     score = proposal.score.masked_fill(~eligible, -torch.inf)
     accepted = eligible
+    if config.selection == "bernoulli":  # of a uniform number: at least 1 - p with probability p
+        return eligible & (score >= 1 - time_share(canvas, config)[:, None])
     if config.selection != "threshold":
         ordered, order = score.sort(dim=1, descending=True, stable=True)
         by_score = config.selection in ("factor", "entropy_bound")

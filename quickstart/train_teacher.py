@@ -72,6 +72,7 @@ class TeacherTrainer:
             mask_token_id=self.ids.mask,
             eos_token_id=self.ids.eos,
             pad_token_id=self.ids.eos,
+            attention="bidirectional",
         )
         self.model = LLaDAModelLM(self.config)
         self.params = dict(self.model.named_parameters())

@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.host_reads import count_host_reads
-from d3llm.generation import PRESETS, DiffusionGenerationConfig
+from d3llm.generation import PRESETS, CanvasCache, DiffusionGenerationConfig
 from d3llm.modeling import DreamModel, LLaDAModelLM
 
 from .test_modeling import tiny_model
@@ -41,6 +41,7 @@ def left_pad(rows, pad=EOS):
 METHODS = {
     "llada": {"preset": "llada", "steps": 24},
     "dream": {"preset": "dream", "steps": 20},
+    "origin": {"preset": "dream_origin", "steps": 20, "seed": 3},
     "dparallel": {"preset": "dparallel", "threshold": 1.0},
     "fast_dllm-none": {"preset": "fast_dllm", "threshold": 0.5, "cache": "none"},
     "fast_dllm-prefix": {"preset": "fast_dllm", "threshold": 0.5, "cache": "prefix"},
@@ -77,7 +78,7 @@ def test_ragged_batch_gives_each_row_what_it_gives_alone(model, method):
         assert torch.equal(batch.commit_steps[index], alone.commit_steps[0])
         assert batch.forward_passes[index] == alone.forward_passes[0]
         assert torch.equal(batch.tokens_per_forward[index], alone.tokens_per_forward[0])
-    assert len(set(batch.forward_passes.tolist())) > 1 or method in ("llada", "dream", "guided", "dkv_cache")
+    assert len(set(batch.forward_passes.tolist())) > 1 or method in ("llada", "dream", "origin", "guided", "dkv_cache")
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -214,6 +215,68 @@ def test_forcing_every_activated_block_costs_no_more_forwards(model):
     assert every < first == 64
 
 
+def test_origin_commits_each_mask_with_the_probability_of_the_grid(model):
+    ids = prompts([6])[0][None]
+    arguments = {"max_new_tokens": 200, "steps": 4, "eps": 0.2, "early_stop": False, "return_dict_in_generate": True}
+    output = model.generate(ids, preset="dream_origin", seed=0, num_return_sequences=20, **arguments)
+    assert output.forward_passes.eq(4).all()
+    # the grid 1, .8, .6, .4 and the rest in the last forward: a fifth of all masks in each of the first three
+    shares = torch.stack([(output.commit_steps == forward).float().mean() for forward in (1, 2, 3, 4)])
+    assert (shares - torch.tensor([0.2, 0.2, 0.2, 0.4])).abs().max() < 4 * (0.25 / 4000) ** 0.5
+    assert (output.commit_steps == 1).sum(dim=1).unique().numel() > 3
+
+
+def test_a_cache_is_taken_over_to_the_next_turn(model):
+    first = prompts([12])[0][None]
+    arguments = {"preset": "d3llm", "cache": "block", "threshold": 1.0, "max_new_tokens": 16, "block_size": 8}
+    arguments |= {"early_stop": False, "return_dict_in_generate": True}
+    output = model.generate(first, **arguments)
+    second = torch.cat([output.sequences, prompts([5], seed=2)[0][None]], dim=1)
+    known = output.past_key_values.tokens[0].eq(output.sequences[0]).long().cumprod(dim=0).sum()
+    assert 12 <= known < 28  # what the last forward committed was computed as a mask
+
+    widths, forward = [], model.forward
+
+    def count(**inputs):
+        widths.append(inputs["input_ids"].shape[1])
+        return forward(**inputs)
+
+    model.forward = count
+    try:
+        resumed = model.generate(second, past_key_values=output.past_key_values, **arguments)
+    finally:
+        del model.forward
+    assert max(widths) == second.shape[1] + 16 - known
+    assert (resumed.sequences[:, second.shape[1] :] != MASK).all()
+    assert torch.equal(resumed.sequences[:, : second.shape[1]], second)
+
+
+def test_a_cache_of_the_same_canvas_changes_nothing(model):
+    """With block-causal attention the prompt does not depend on what follows: its keys and values may be kept."""
+    ids = prompts([12])[0][None]
+    arguments = {"preset": "d2f", "attention": "block_causal", "threshold": 0.6, "max_new_tokens": 24, "block_size": 8}
+    arguments |= {"return_dict_in_generate": True}
+    fresh = model.generate(ids, **arguments)
+    again = model.generate(ids, past_key_values=fresh.past_key_values, **arguments)
+    assert torch.equal(fresh.sequences, again.sequences)
+    assert torch.equal(fresh.commit_steps, again.commit_steps)
+
+
+def test_a_preset_for_another_attention_is_refused():
+    built = tiny_model(LLaDAModelLM)
+    ids = prompts([6])[0][None]
+    built.config.attention = "bidirectional"
+    with pytest.raises(ValueError, match="'d2f' decodes with block_causal attention and this model was trained with"):
+        built.generate(ids, preset="d2f", max_new_tokens=8)
+    built.generate(ids, preset="d2f", attention="block_causal", max_new_tokens=8)
+    built.config.attention = "block_causal"
+    with pytest.raises(ValueError, match="'llada' decodes with bidirectional attention"):
+        built.generate(ids, preset="llada", max_new_tokens=8)
+    plain = built.generate(ids, max_new_tokens=8, early_stop=False)
+    same = built.generate(ids, max_new_tokens=8, early_stop=False, attention="block_causal")
+    assert torch.equal(plain, same)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_at_most_two_host_reads_a_forward(model, method, padded):
@@ -316,6 +379,10 @@ def test_generate_returns_ids_unless_asked(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"past_key_values": CanvasCache(2, 8), "cache": "dual"}, "must come from an earlier generate"),
+        ({"past_key_values": CanvasCache(2, 8)}, "needs a run with a cache"),
+        ({"past_key_values": CanvasCache(2, 8), "cache": "dual", "cfg_scale": 1.0}, "one sequence without padding"),
+        ({"past_key_values": (), "cache": "dual"}, "must be a CanvasCache, not a tuple"),
         ({"preset": "d3lm"}, "`preset`='d3lm' is unknown.*did you mean `d3llm`"),
         ({"treshold": 0.5}, "unknown generation field `treshold`.*did you mean `threshold`"),
         ({"num_beams": 4}, "unknown generation field `num_beams`"),

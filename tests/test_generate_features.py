@@ -18,6 +18,7 @@ from transformers import (
     pipeline,
 )
 
+from d3llm.generation import CanvasSpanStreamer
 from d3llm.generation.noise import Draw
 
 from .test_decoding import MASK, METHODS, left_pad, model, prompts  # noqa: F401
@@ -209,6 +210,24 @@ def test_streamers_of_transformers(checkpoint, streamer_class, capsys):
         assert "".join(streamer) == text
     else:
         assert capsys.readouterr().out.rstrip("\n").endswith(text[-12:])
+
+
+def test_span_streamer_tells_what_is_committed(checkpoint):
+    tiny, tokenizer = checkpoint
+    ids, mask = tokenizer("one two three", return_tensors="pt")["input_ids"], tiny.config.mask_token_id
+    streamer = CanvasSpanStreamer(tokenizer, mask_token_id=mask, timeout=30)
+    arguments = {"max_new_tokens": 16, "block_size": 8, "early_stop": False, "return_dict_in_generate": True}
+    output = tiny.generate(ids, streamer=streamer, preset="d3llm", output_history=True, **arguments)
+    states = list(streamer)
+    assert len(states) == output.forward_passes[0]
+    for spans, canvas in zip(states, output.history[0], strict=True):
+        flags = [span.committed for span in spans for _ in range(span.positions)]
+        assert flags == (canvas[3:] != mask).tolist()
+        committed = " ".join(span.text for span in spans if span.committed)
+        assert committed.split() == tokenizer.decode(canvas[3:][canvas[3:] != mask]).split()
+    assert [span.committed for span in states[-1]] == [True]
+    with pytest.raises(ValueError, match="mask_token_id"):
+        CanvasSpanStreamer(type("Tokenizer", (), {"mask_token_id": None})())
 
 
 def test_text_generation_pipeline(checkpoint):
