@@ -39,21 +39,13 @@ def load_model(
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in eval mode, and its tokenizer.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise OSError(
-            f"No checkpoint in {folder}: it has no config.json. Give a folder as written by `save_pretrained` or "
-            "`hf download MODEL --local-dir FOLDER`."
-        )
+    model_type, known = _model_type(folder)
+    if not known:
+        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected LLaDA or Dream.")
     import torch
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
-
-    import d3llm.modeling  # noqa: F401  registers the model classes
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     quiet_libraries()
-    with _naming(folder, "config.json"):
-        model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if model_type not in CONFIG_MAPPING or not CONFIG_MAPPING[model_type].__module__.startswith("d3llm."):
-        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected LLaDA or Dream.")
     with _naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if not weights:
@@ -73,9 +65,70 @@ def load_model(
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:  # transformers only warns and fills them with random numbers
         raise OSError(f"The weights in {folder} lack {missing[0]} ({len(missing)} missing): get the folder again.")
+    return _put(model, device), tokenizer
+
+
+def is_diffusion_model(folder: str | Path) -> bool:
+    """
+    Whether a checkpoint is of one of this package's model classes.
+
+    Args:
+        folder (`str` or `Path`): The checkpoint folder.
+
+    Returns:
+        `bool`: `False` for other models, such as autoregressive ones.
+    """
+    return _model_type(Path(folder))[1]
+
+
+def load_autoregressive_model(
+    folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Loads model and tokenizer of any checkpoint folder that `AutoModelForCausalLM` takes, as a baseline.
+
+    Args:
+        folder (`str` or `Path`): The checkpoint folder.
+        device (`str`, *optional*): Where to put the model; by default the GPU if there is one.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the folder's code may run.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in eval mode, and its tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet_libraries()
+    folder = Path(folder)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with _naming(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    with _naming(folder, "model"):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
+    return _put(model, device), tokenizer
+
+
+def _model_type(folder: Path) -> tuple[str | None, bool]:
+    """What a checkpoint's config calls its model, and whether the class is this package's."""
+    if not (folder / "config.json").is_file():
+        raise OSError(
+            f"No checkpoint in {folder}: it has no config.json. Give a folder as written by `save_pretrained` or "
+            "`hf download MODEL --local-dir FOLDER`."
+        )
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    import d3llm.modeling  # noqa: F401  registers the model classes
+
+    with _naming(folder, "config.json"):
+        model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
+    return model_type, model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith("d3llm.")
+
+
+def _put(model: PreTrainedModel, device: str | None) -> PreTrainedModel:
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return model.to(device).eval(), tokenizer
+        return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise ValueError(f"Cannot use the device {device!r}: {_first_line(error)}") from error
 

@@ -96,6 +96,21 @@ def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if not name.startswith("output_")}
 
 
+def batch_indices(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """
+    Which prompts share a batch: those of similar length, the longest first.
+
+    Args:
+        lengths (`Sequence[int]`): Token counts of the prompts.
+        batch_size (`int`): Prompts per batch.
+
+    Returns:
+        `list[list[int]]`: Indices of prompts, batch by batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
 def generate_in_batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -140,12 +155,10 @@ def generate_in_batches(
     fields = {name: value for name, value in generation_kwargs.items() if name not in CALLABLES}
     config = resolve_generation_config(model, lengths, **fields)
     options = {**generation_kwargs, "max_new_tokens": config.max_new_tokens, "return_dict_in_generate": True}
-    order = sorted(range(len(prompts)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    for indices in batch_indices(lengths, batch_size):
         if all(index in done for index in indices):
             continue
-        input_ids, attention_mask = _left_pad([encoded[index] for index in indices], tokenizer.pad_token_id or 0)
+        input_ids, attention_mask = left_pad([encoded[index] for index in indices], tokenizer.pad_token_id or 0)
         input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
         if seeds is not None:
             options["seed"] = [seeds[index] for index in indices]
@@ -185,7 +198,7 @@ def _token_ids(
     return encode_prompt(tokenizer, prompt, chat=chat)  # type: ignore[arg-type]
 
 
-def _left_pad(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`input_ids` and `attention_mask`, both `(batch, longest row)` long."""
     width = max(len(row) for row in rows)
     input_ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows])

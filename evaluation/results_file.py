@@ -52,7 +52,7 @@ class ResultsFile:
             _lock(self._file, self.path)
             if self.overwrite or os.fstat(self._file.fileno()).st_size == 0:
                 self._file.truncate(0)  # before the settings: a kill in between leaves nothing that looks like ours
-                _write_atomically(self.settings_path, json.dumps(self.settings, indent=2).encode() + b"\n")
+                write_atomically(self.settings_path, json.dumps(self.settings, indent=2).encode() + b"\n")
             else:
                 self._compare_settings()
                 self._read()
@@ -88,7 +88,7 @@ class ResultsFile:
         if list(self.lines) != self.keys:
             self.lines = {key: self.lines[key] for key in self.keys}
             self.__exit__(None, None, None)  # Windows replaces no open file
-            _write_atomically(self.path, "".join(line + "\n" for line in self.lines.values()).encode("utf-8"))
+            write_atomically(self.path, "".join(line + "\n" for line in self.lines.values()).encode("utf-8"))
 
     def _compare_settings(self) -> None:
         try:
@@ -185,7 +185,14 @@ def check_writable(path: Path) -> None:
         raise OSError(f"Cannot write {path}: no permission to write there.")
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """
+    Writes a file under a temporary name and renames it: it is at any moment the old or the new one.
+
+    Args:
+        path (`Path`): The file.
+        content (`bytes`): All of its content.
+    """
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(content)

@@ -1,0 +1,313 @@
+"""`d3llm eval`: accuracy, TPF and TPS of a model on tasks, one result file per point."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import sys
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
+
+
+if TYPE_CHECKING:
+    from d3llm.evaluation.tasks import Sample, Task
+
+BATCH_SIZE = 8
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="measure accuracy and parallelism on tasks",
+        usage="%(prog)s --tasks NAME,... --output DIR [--model DIR] [--preset NAME] [--sweep FIELD=VALUE,...] "
+        "[--FIELD VALUE]...",
+        add_help=False,
+    )
+    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="see docs/evaluation.md")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the result files")
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,...",
+        help="measure a point for each value; several --sweep make a point for each combination",
+    )
+    add_task_arguments(parser)
+    add_decoding_arguments(parser)
+    parser.add_argument(
+        "--assistant-model", metavar="DIR", help="assist an autoregressive model with a smaller one (batch size 1)"
+    )
+    parser.add_argument("--method", metavar="NAME", help="name in tables (default: model and preset)")
+    parser.add_argument("--overwrite", action="store_true", help="start again if there are results")
+    parser.add_argument(
+        "--harness",
+        choices=("lm_eval",),
+        help="run tasks of lm-evaluation-harness instead (pip install 'd3llm[eval]')",
+    )
+    parser.set_defaults(run=run)
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which samples are decoded and how they are checked."""
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="take the problems from a file instead of the Hub, for one task or all",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first problems of each task")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="use the chat template (default: as the task says)",
+    )
+    parser.add_argument(
+        "--allow-code-execution", action="store_true", help="run the programs that the model writes, confined"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    check_task_arguments(args)
+    points = [(point, point_fields(args, point)) for point in sweep_points(args.sweep)]
+    if args.harness == "lm_eval":
+        from d3llm.evaluation.lm_eval_model import run_lm_eval
+
+        if len(points) > 1:
+            raise ValueError("--harness lm_eval measures one point: leave out --sweep.")
+        run_lm_eval(checkpoint_folder(args), points[0][1], args)
+        return
+    tasks = find_tasks(args)
+    data = data_files(args, tasks)
+    loaded = {task.name: task.load(data.get(task.name), "test", args.limit) for task in tasks}
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    from d3llm.evaluation.measurement import Processes
+
+    processes = Processes.from_accelerate(cpu=args.device == "cpu")
+    measurer = Measurer(args, processes)
+    rows = []
+    for task in tasks:
+        for point, fields in points:
+            rows.append((point, measurer.measure(task, loaded[task.name], data.get(task.name), point, fields)))
+    if processes.index == 0:
+        print_table(rows)
+
+
+def check_task_arguments(args: argparse.Namespace) -> None:
+    """Raises when a number is out of range, before anything is loaded."""
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {args.limit}.")
+
+
+def find_tasks(args: argparse.Namespace) -> list[Task]:
+    """The tasks that `--tasks` names."""
+    from d3llm.evaluation.tasks import TASKS
+    from d3llm.generation.configuration_diffusion import suggestion
+    from d3llm.quickstart.task import QUICKSTART
+
+    known = {QUICKSTART.name: QUICKSTART, **TASKS}
+    tasks = []
+    for name in dict.fromkeys(name.strip() for name in args.tasks.split(",")):
+        if name not in known:
+            raise ValueError(f"Unknown task {name!r}{suggestion(name, known)}: expected some of {', '.join(known)}.")
+        if known[name].runs_code and not args.allow_code_execution:
+            raise ValueError(f"The task {name} runs programs that the model writes: allow it, --allow-code-execution.")
+        tasks.append(known[name])
+    return tasks
+
+
+def data_files(args: argparse.Namespace, tasks: list[Task]) -> dict[str, Path]:
+    """The file of each task that has one."""
+    names = {task.name for task in tasks}
+    files: dict[str, Path] = {}
+    for value in args.data:
+        name, equals, file = value.partition("=")
+        if equals and name in names:
+            files[name] = Path(file)
+        else:
+            files = {name: Path(value) for name in names} | files
+    return files
+
+
+def sweep_points(sweeps: list[str]) -> list[dict[str, str]]:
+    """`["threshold=0.1,0.3", "block-size=32"]` as a point per combination, values as written."""
+    axes = []
+    for sweep in sweeps:
+        name, equals, values = sweep.partition("=")
+        if not equals or not all(value.strip() for value in values.split(",")):
+            raise ValueError(f"--sweep is FIELD=VALUE,..., got {sweep!r}.")
+        axes.append([(name.strip().replace("-", "_"), value.strip()) for value in values.split(",")])
+    return [dict(point) for point in itertools.product(*axes)]
+
+
+def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, Any]:
+    """The fields of `DiffusionGenerationConfig` of a point, checked."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in point.items()]
+    return parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags]))
+
+
+class Measurer:
+    """
+    Measures points of one model, which is loaded once.
+
+    Args:
+        args (`argparse.Namespace`): The parsed arguments.
+        processes (`Processes`): The processes that share the work.
+    """
+
+    def __init__(self, args: argparse.Namespace, processes):
+        from .loading import is_diffusion_model, load_autoregressive_model, load_model
+
+        self.args, self.processes = args, processes
+        device = args.device
+        if device is None and processes.count > 1:
+            import torch
+
+            device = f"cuda:{processes.index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        self.folder = checkpoint_folder(args)
+        options = {"device": device, "trust_remote_code": args.trust_remote_code}
+        self.diffusion = is_diffusion_model(self.folder)
+        self.model, self.tokenizer = (load_model if self.diffusion else load_autoregressive_model)(
+            self.folder, **options
+        )
+        self.assistant = None
+        if args.assistant_model is not None:
+            if self.diffusion:
+                raise ValueError("--assistant-model is for autoregressive models, and this one is a diffusion model.")
+            self.assistant, _ = load_autoregressive_model(Path(args.assistant_model), **options)
+
+    def measure(
+        self, task: Task, samples: list[Sample], data: Path | None, point: dict[str, str], fields: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Measures one point and returns its result."""
+        from d3llm.evaluation import fingerprint_files
+        from d3llm.evaluation.measurement import measure
+
+        prompts = [task.encode(self.tokenizer, sample, self.args.chat) for sample in samples]
+        decode, decoding = self._decoder(task, samples, prompts, fields)
+        method = self.args.method or "-".join(
+            [self.folder.resolve().name, *([fields["preset"]] if "preset" in fields else [])]
+            + (["assisted"] if self.assistant is not None else [])
+        )
+        settings = {
+            "method": method,
+            "model": self.args.model or self.folder.name,
+            "weights": fingerprint_files([self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "assistant_model": self.args.assistant_model,
+            "source": task.source if data is None else data.name,
+            "split": "test",
+            "chat": task.chat if self.args.chat is None else self.args.chat,
+            "point": {name: fields[name] for name in point},
+            "decoding": decoding,
+        }
+        name = ".".join([method, task.name, *(f"{field}={value}" for field, value in point.items())])
+        path = self.args.output / (re.sub(r"[^\w.=+-]", "_", name) + ".json")
+        with self._progress(f"{task.name} {' '.join(f'{k}={v}' for k, v in point.items())}", len(samples)) as progress:
+            return measure(
+                path,
+                task,
+                samples,
+                prompts,
+                decode,
+                settings,
+                batch_size=self.args.batch_size,
+                overwrite=self.args.overwrite,
+                processes=self.processes,
+                progress=progress,
+            )
+
+    def _decoder(self, task: Task, samples: list[Sample], prompts: list[list[int]], fields: dict[str, Any]):
+        """What decodes a task with this model, and the parameters that a result depends on."""
+        from d3llm.evaluation import decoding_fields, generate_in_batches, resolve_generation_config
+        from d3llm.evaluation.autoregressive import generate_autoregressively
+        from d3llm.evaluation.choices import choose_in_batches
+
+        if samples[0].choices:
+            return partial(choose_in_batches, self.model, self.tokenizer, samples, prompts), {}
+        fields = {"max_new_tokens": task.max_new_tokens, **fields}
+        if task.stop_strings:
+            fields.setdefault("stop_strings", list(task.stop_strings))
+        if self.diffusion:
+            config = resolve_generation_config(self.model, [len(prompt) for prompt in prompts], **fields)
+            decode = partial(generate_in_batches, self.model, self.tokenizer, prompts, **fields)
+            return decode, {"preset": config.preset, **decoding_fields(config)}
+        unknown = sorted(set(fields) - {"max_new_tokens", "stop_strings"})
+        if unknown:
+            raise ValueError(f"{self.folder} is autoregressive: `{unknown[0]}` is a field of diffusion models.")
+        decode = partial(
+            generate_autoregressively,
+            self.model,
+            self.tokenizer,
+            prompts,
+            assistant_model=self.assistant,
+            **fields,
+        )
+        return decode, {"autoregressive": True, **fields}
+
+    def _progress(self, description: str, total: int):
+        """A context with a function that advances a bar, where there is a terminal to draw one on."""
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        if self.processes.index or not console.is_terminal:
+            return nullcontext()
+        return _Bar(console, description, total)
+
+
+class _Bar:
+    def __init__(self, console, description: str, total: int):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console)
+        self.task = self.progress.add_task(description.strip(), total=total)
+
+    def __enter__(self):
+        self.progress.start()
+        return partial(self.progress.advance, self.task)
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+
+def print_table(rows: list[tuple[dict[str, str], dict[str, Any]]]) -> None:
+    """Prints a line per point."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Measured points", title_justify="left")
+    for name in ("task", "method", "point"):
+        table.add_column(name)
+    for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", "seconds"):
+        table.add_column(name, justify="right")
+    for point, result in rows:
+        low, high = result["accuracy_interval"]
+        tpf, tps = result["tokens_per_forward"], result["tokens_per_second"]
+        table.add_row(
+            result["task"],
+            result["method"],
+            " ".join(f"{name}={value}" for name, value in point.items()),
+            str(result["num_samples"]),
+            f"{result['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+            "" if tpf is None else f"{tpf:.2f}",
+            "" if tps is None else f"{tps:.0f}",
+            str(result["tokens"]),
+            str(result["forwards"]),
+            f"{result['seconds']:.1f}",
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a log has no edge
+    console.print(table)
+    sys.stdout.flush()

@@ -1,0 +1,224 @@
+"""Measures one model with one decoding on one task: a result file, and a file of samples that survives a kill."""
+
+import json
+import platform
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .batches import DecodedBatch, batch_indices
+from .decoding import wilson_interval
+from .results_file import ResultsFile, fingerprint, write_atomically
+from .tasks import Sample, Task
+
+
+SCHEMA = "d3llm-result-1"
+
+
+class Decode(Protocol):
+    """What decodes: [`generate_in_batches`] and its like, with everything but these arguments bound."""
+
+    def __call__(self, *, batch_size: int, done: Collection[int]) -> Iterator[DecodedBatch]: ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """
+    The processes that share a measurement, as `accelerate launch` starts them.
+
+    Attributes:
+        index (`int`): Which this one is, counted from 0.
+        count (`int`): How many there are.
+        gather (`Callable[[Any], list[Any]]`): Collects a value of each process on all of them.
+    """
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+
+    @classmethod
+    def from_accelerate(cls, cpu: bool = False) -> "Processes":
+        """The processes of `accelerate launch`; one when there is none."""
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+
+        state = PartialState(cpu=cpu)
+        if state.num_processes == 1:
+            return cls()
+        return cls(state.process_index, state.num_processes, lambda value: gather_object([value]))
+
+
+def measure(
+    path: Path,
+    task: Task,
+    samples: Sequence[Sample],
+    prompts: Sequence[Sequence[int]],
+    decode: Decode,
+    settings: dict[str, Any],
+    *,
+    batch_size: int = 8,
+    overwrite: bool = False,
+    processes: Processes | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """
+    Decodes the samples of a task, checks the answers and writes the result.
+
+    Samples are written batch by batch to `NAME.samples.jsonl` beside `path`. The next call with the same settings goes
+    on with what is missing, so that a kill loses no more than the batch at hand. The processes take turns at the
+    batches; which samples share a batch does not depend on how many processes there are.
+
+    Args:
+        path (`Path`): The result file to be, `NAME.json`.
+        task ([`Task`]): The task.
+        samples (`Sequence[Sample]`): Its samples.
+        prompts (`Sequence[Sequence[int]]`): Token ids of their prompts.
+        decode ([`Decode`]): Decodes the prompts.
+        settings (`dict[str, Any]`): What identifies the measurement: `model`, `method`, `decoding` and the like.
+        batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to start again when there are samples.
+        processes ([`Processes`], *optional*): The processes; by default this one.
+        progress (`Callable[[int], None]`, *optional*): Called with the number of samples that are done.
+
+    Returns:
+        `dict[str, Any]`: The result, see `docs/evaluation.md`; the same on every process.
+
+    Raises:
+        `ValueError`: For samples that were made with other settings.
+        `OSError`: For a path that cannot be written.
+    """
+    processes = processes or Processes()
+    settings = {
+        "schema": SCHEMA,
+        "task": task.name,
+        "title": task.title,
+        "checker": task.checker,
+        "data": fingerprint([[s.id, list(p), repr(s.reference)] for s, p in zip(samples, prompts, strict=True)]),
+        "num_samples": len(samples),
+        "batch_size": batch_size,
+        **settings,
+    }
+    keys = [(sample.id, 0) for sample in samples]
+    number = {sample.id: index for index, sample in enumerate(samples)}
+    own = path.with_suffix(f".samples{f'.{processes.index}' if processes.index else ''}.jsonl")
+    with ExitStack() as stack:
+        results = ResultsFile(own, keys, settings, overwrite=overwrite)
+        if processes.index == 0:
+            stack.enter_context(results)
+            _absorb(path, results, settings, discard=overwrite)
+        finished = {number[identity] for lines in processes.gather(list(results.lines)) for identity, _ in lines}
+        if processes.index:
+            stack.enter_context(results)
+        if progress is not None:
+            progress(len(finished))
+        others = {
+            index
+            for turn, batch in enumerate(batch_indices([len(prompt) for prompt in prompts], batch_size))
+            if turn % processes.count != processes.index
+            for index in batch
+        }
+        for batch in decode(batch_size=batch_size, done=finished | others):
+            results.append(_records(batch, task, samples))
+            if progress is not None:
+                progress(len({row.index for row in batch.rows} - finished))
+        if processes.index:
+            stack.close()  # before process 0 opens it
+        processes.gather(None)
+        if processes.index == 0:
+            _absorb(path, results, settings)
+            results.finish()
+            records = [json.loads(line) for line in results.lines.values()]
+            result = {**settings, **summarize(records), "hardware": hardware(processes.count), "versions": versions()}
+            write_atomically(path, _to_json(result))
+    return processes.gather(result if processes.index == 0 else None)[0]
+
+
+def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """
+    What the samples say together.
+
+    Args:
+        records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`.
+
+    Returns:
+        `dict[str, Any]`: Accuracy (a share of 1) with its interval, TPF, TPS, sums, and a list per quantity with a
+        value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated.
+    """
+    correct = sum(record["correct"] for record in records)
+    tokens, forwards, seconds = (sum(record[name] for record in records) for name in ("tokens", "forwards", "seconds"))
+    return {
+        "accuracy": correct / len(records),
+        "accuracy_interval": list(wilson_interval(correct, len(records))),
+        "interval": "95 % Wilson",
+        "tokens_per_forward": tokens / forwards if tokens else None,
+        "tokens_per_second": tokens / seconds if tokens else None,
+        "tokens": tokens,
+        "forwards": forwards,
+        "seconds": seconds,
+        "samples": {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")},
+    }
+
+
+def hardware(processes: int = 1) -> dict[str, Any]:
+    """
+    What a measurement of time depends on.
+
+    Args:
+        processes (`int`, *optional*, defaults to 1): How many processes share it, each with a device.
+
+    Returns:
+        `dict[str, Any]`: `device`, `threads` of each process, `processes`.
+    """
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = platform.processor() or platform.machine()
+        cpuinfo = Path("/proc/cpuinfo")
+        if cpuinfo.is_file():
+            lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+            device = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), device)
+    return {"device": device, "threads": torch.get_num_threads(), "processes": processes}
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a measurement depends on."""
+    packages = {name: version(name) for name in ("d3llm", "torch", "transformers")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _to_json(result: dict[str, Any]) -> bytes:
+    """A line per quantity, and one per quantity of the samples."""
+    head = json.dumps({name: value for name, value in result.items() if name != "samples"}, indent=1)
+    samples = ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in result["samples"].items())
+    return f'{head[:-2]},\n "samples": {{\n{samples}\n }}\n}}\n'.encode()
+
+
+def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    records = []
+    for row in batch.rows:
+        sample, text = samples[row.index], task.cut(row.text)
+        records.append(
+            {
+                "id": sample.id,
+                "correct": task.check(sample, text),
+                "tokens": row.tokens,
+                "forwards": row.forwards,
+                "seconds": batch.seconds / len(batch.rows),
+                "text": text,
+            }
+        )
+    return records
+
+
+def _absorb(path: Path, results: ResultsFile, settings: dict[str, Any], discard: bool = False) -> None:
+    """Takes over what other processes wrote, in this run or in one that was interrupted, and deletes their files."""
+    for part in sorted(path.parent.glob(f"{path.stem}.samples.[0-9]*.jsonl")):
+        with ResultsFile(part, results.keys, settings, overwrite=discard) as others:
+            results.append(json.loads(line) for line in others.lines.values())
+        others.settings_path.unlink()
+        part.unlink()
