@@ -63,7 +63,7 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         base_model=facts.base_model if is_hub_id(facts.base_model) else None,
         base_model_relation="finetune" if is_hub_id(facts.base_model) else None,
         datasets=[facts.trajectories] if is_hub_id(facts.trajectories) else None,
-        model_name=facts.name,
+        model_name=facts.name if facts.results else None,
         eval_results=_model_index(facts) or None,
     )
     return _render("model_card.md.jinja", metadata, facts=facts, repo_id=repo_id, shorten=shorten, is_hub_id=is_hub_id)

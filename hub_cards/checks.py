@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -62,7 +63,7 @@ def check_files(files: Files) -> None:
         )
 
 
-def check_card(files: Files) -> dict:
+def check_card(files: Files) -> dict[str, Any]:
     """
     Reads the metadata of a card and refuses one without a licence.
 
@@ -70,21 +71,36 @@ def check_card(files: Files) -> dict:
         files (`dict[str, Path | bytes]`): Content by path in the repository.
 
     Returns:
-        `dict`: The metadata.
+        `dict[str, Any]`: The metadata.
 
     Raises:
         `ValueError`: For a missing card, damaged metadata or no licence in it.
     """
     if "README.md" not in files:
         raise ValueError("There is no card (README.md).")
-    text = read(files["README.md"]).decode("utf-8", "replace").replace("\r\n", "\n")
-    match = re.match(r"---\n(.*?)\n---(\n|$)", text, re.DOTALL)
+    metadata = card_metadata(read(files["README.md"]).decode("utf-8", "replace"))
+    if not metadata.get("license"):
+        raise ValueError("README.md names no licence: write `license: ...` between `---` lines at its top.")
+    return metadata
+
+
+def card_metadata(text: str) -> dict[str, Any]:
+    """
+    The metadata at the top of a card; empty when there is none.
+
+    Args:
+        text (`str`): The card.
+
+    Raises:
+        `ValueError`: If it is damaged.
+    """
+    match = re.match(r"---\n(.*?)\n---(\n|$)", text.replace("\r\n", "\n"), re.DOTALL)
     try:
         metadata = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError as error:
         raise ValueError(f"The metadata of README.md is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(metadata, dict) or not metadata.get("license"):
-        raise ValueError("README.md names no licence: write `license: ...` between `---` lines at its top.")
+    if not isinstance(metadata, dict):
+        raise ValueError("The metadata of README.md is no mapping of names to values.")
     return metadata
 
 

@@ -28,6 +28,7 @@ RUN_STATE = (
     "zero_to_fp32.py",
 )
 NEVER = ("*.tmp", "*~", ".DS_Store", "__pycache__/*", "*/__pycache__/*", ".git/*", ".cache/*", "_*")
+AUP_FOLDER = Path(str(package_files("d3llm.evaluation.aup")))
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 
 
@@ -49,7 +50,9 @@ class Repository:
     left_out: tuple[str, ...] = ()
 
 
-def model_repository(folder: Path, repo_id: str, facts: ModelFacts | None = None) -> Repository:
+def model_repository(
+    folder: Path, repo_id: str, facts: ModelFacts | None = None, picture: Path | None = None
+) -> Repository:
     """
     A model's folder: weights, code, tokenizer, card.
 
@@ -58,6 +61,7 @@ def model_repository(folder: Path, repo_id: str, facts: ModelFacts | None = None
         repo_id (`str`): Where it goes.
         facts ([`ModelFacts`], *optional*): What the card says; by default the `model_facts.json` of the folder, and
             without one README.md goes as it is.
+        picture (`Path`, *optional*): A file that the card shows and that is not in the folder.
 
     Raises:
         `ValueError`: For a folder that is not whole or holds what must not go.
@@ -67,6 +71,8 @@ def model_repository(folder: Path, repo_id: str, facts: ModelFacts | None = None
     files = repository.files
     if facts is None and MODEL_FACTS in files:
         facts = read_facts(ModelFacts, folder / MODEL_FACTS)
+    if picture is not None:
+        files[picture.name] = picture
     if facts is not None:
         files["README.md"] = model_card(facts, repo_id).encode()
         files[MODEL_FACTS] = facts_json(facts).encode()
@@ -136,12 +142,11 @@ def metric_repository(folder: Path, repo_id: str) -> Repository:
     return repository
 
 
-def space_repository(repo_id: str, model: str) -> Repository:
+def space_repository(model: str) -> Repository:
     """
     The demo Space, which shows a model fill its canvas.
 
     Args:
-        repo_id (`str`): Where it goes.
         model (`str`): Hub id of the model.
 
     Raises:

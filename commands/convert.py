@@ -1,0 +1,35 @@
+"""`d3llm convert`: makes a clean model folder of an adapter, a sharded checkpoint or a folder with old code."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "convert", help="make a self-contained model folder of an adapter, a sharded checkpoint or old remote code"
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="DIR", help="LoRA adapter, FSDP or DeepSpeed checkpoint, or model"
+    )
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to write; it must not exist")
+    parser.add_argument("--base-model", type=Path, metavar="DIR", help="the model that an adapter or checkpoint is of")
+    parser.add_argument("--license", metavar="ID", help="that of the base model (default: what DIR says)")
+    parser.add_argument("--base-model-id", metavar="OWNER/NAME", help="the base model on the Hub, for the card")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from d3llm.hub_cards.convert import convert
+
+    from .loading import quiet_libraries
+
+    quiet_libraries()
+    facts = convert(
+        args.source,
+        args.output,
+        base_model=args.base_model,
+        license=args.license,
+        base_model_id=args.base_model_id,
+    )
+    sys.stdout.write(f"{facts.architecture}, {facts.parameters} parameters, in {args.output}\n")

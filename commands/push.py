@@ -1,0 +1,125 @@
+"""`d3llm push`: sends models, trajectories, the metric and demo Spaces to the Hub, each with its card."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from d3llm.hub_cards import ModelFacts
+    from d3llm.hub_cards.repositories import Repository
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("push", help="send a model, trajectories, the metric or a demo to the Hub")
+    kinds = parser.add_subparsers(title="what", metavar="WHAT", dest="kind", required=True)
+
+    model = _add_kind(kinds, "model", "a model's folder: weights, code, tokenizer, card")
+    model.add_argument("folder", type=Path, metavar="DIR", help="as `save_pretrained` or `d3llm convert` leaves it")
+    model.add_argument("--license", metavar="ID", help="that of the base model, for the card")
+    model.add_argument("--base-model", metavar="OWNER/NAME", help="the base model on the Hub, for the card")
+    model.add_argument(
+        "--results", type=Path, nargs="+", metavar="PATH", help="files of `d3llm eval`, or folders of them"
+    )
+    model.add_argument("--picture", type=Path, metavar="PNG", help="accuracy against parallelism, for the card")
+
+    trajectories = _add_kind(kinds, "trajectories", "a trajectory data set; private by default")
+    trajectories.add_argument("folder", type=Path, metavar="DIR", help="as `d3llm extract` leaves it")
+
+    metric = _add_kind(kinds, "metric", "a metric's Space, for `evaluate.load`")
+    metric.add_argument(
+        "folder", type=Path, nargs="?", metavar="DIR", help="holds the metric's module (default: that of AUP)"
+    )
+
+    space = _add_kind(kinds, "space", "the demo Space: a model fills its canvas")
+    space.add_argument("--model", required=True, metavar="OWNER/NAME", help="the model that it runs")
+
+    _add_kind(kinds, "custom-generate", "the decoder, for models of other people")
+    for kind in kinds.choices.values():
+        kind.add_argument("repo", metavar="REPO", help="owner/name on the Hub; created when it is not there")
+
+
+def _add_kind(kinds: argparse._SubParsersAction, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = kinds.add_parser(name, help=summary)
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print what would go")
+    parser.add_argument("--replace", action="store_true", help="replace other content of REPO; its history stays")
+    visible = parser.add_mutually_exclusive_group()
+    visible.add_argument("--private", action="store_const", const=True, help="only you see a new repository")
+    visible.add_argument("--public", action="store_const", const=False, dest="private", help="everybody sees it")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    repository = _repository(args)
+    for path in repository.left_out:
+        sys.stderr.write(f"left out: {path}\n")
+    if args.dry_run:
+        _print_plan(args, repository)
+        return
+    from d3llm.hub_cards.push import push
+
+    pushed = push(repository, args.repo, private=args.private, replace=args.replace)
+    changed = f"{pushed.changed} files changed" if pushed.changed else "nothing to change, all of it was there"
+    sys.stdout.write(f"{pushed.url} ({changed}, commit {pushed.commit[:8]})\n")
+
+
+def _repository(args: argparse.Namespace) -> Repository:
+    from d3llm.hub_cards import repositories
+
+    if args.kind == "model":
+        return repositories.model_repository(args.folder, args.repo, _model_facts(args), args.picture)
+    if args.kind == "trajectories":
+        return repositories.trajectory_repository(args.folder, args.repo)
+    if args.kind == "metric":
+        return repositories.metric_repository(args.folder or repositories.AUP_FOLDER, args.repo)
+    if args.kind == "space":
+        return repositories.space_repository(args.model)
+    return repositories.custom_generate_repository(args.repo)
+
+
+def _model_facts(args: argparse.Namespace) -> ModelFacts | None:
+    """What the card is made of; `None` when the folder has a card of its own, which then goes as it is."""
+    from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
+    from d3llm.hub_cards.measured import model_facts, with_results
+
+    given = {"license": args.license, "base_model": args.base_model}
+    given = {name: value for name, value in given.items() if value is not None}
+    if (args.folder / MODEL_FACTS).is_file():
+        facts = dataclasses.replace(read_facts(ModelFacts, args.folder / MODEL_FACTS), **given)
+    elif not (args.folder / "README.md").is_file():
+        facts = model_facts(args.folder, **{"license": "", **given})
+    elif given or args.results or args.picture:
+        raise ValueError(
+            f"{args.folder / 'README.md'} was not made from facts: take it away, or leave out --license, "
+            "--base-model, --results and --picture."
+        )
+    else:
+        return None
+    if args.picture:
+        facts = dataclasses.replace(facts, picture=args.picture.name)
+    return with_results(facts, args.folder, args.results) if args.results else facts
+
+
+def _print_plan(args: argparse.Namespace, repository: Repository) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    private = repository.private if args.private is None else args.private
+    visible = "private" if private else "public"
+    table = Table(title=f"{args.repo} ({repository.kind}, {visible} if it is new)", title_justify="left")
+    table.add_column("file")
+    table.add_column("size", justify="right")
+    total = 0
+    for path, content in sorted(repository.files.items()):
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        total += size
+        table.add_row(path, decimal(size))
+    table.add_section()
+    table.add_row(f"{len(repository.files)} files; nothing was sent", decimal(total))
+    Console(highlight=False).print(table)

@@ -1,0 +1,218 @@
+"""Makes clean model folders of adapters, of what a sharded training saved, and of published folders with old code."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from ..modeling import DreamModel, LLaDAModelLM
+from ..modeling.flat_code import write_files
+from .cards import is_hub_id, model_card
+from .checks import card_metadata
+from .facts import MODEL_FACTS, ModelFacts, facts_json, read_facts
+from .measured import model_facts, read_json
+
+
+MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {"llada": LLaDAModelLM, "Dream": DreamModel}
+
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.jinja",
+    "tokenization_*.py",
+)
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    base_model: Path | None = None,
+    license: str | None = None,
+    base_model_id: str | None = None,
+) -> ModelFacts:
+    """
+    Writes a model as a folder of ours: safetensors, config, code, tokenizer, card. It appears when it is whole.
+
+    Args:
+        source (`Path`): A LoRA adapter; a checkpoint of DeepSpeed (`global_step*`) or of FSDP
+            (`pytorch_model_fsdp_0`); or a model's folder, such as the published ones of d3LLM and dParallel, which
+            have the same keys.
+        output (`Path`): The folder to be.
+        base_model (`Path`, *optional*): Folder of the model that an adapter belongs to, or whose config and tokenizer
+            a sharded checkpoint has; by default what the adapter names, or the checkpoint's own files.
+        license (`str`, *optional*): SPDX id for the card, that of the base model; by default what `source` says.
+        base_model_id (`str`, *optional*): Hub id of the base model, for the card.
+
+    Returns:
+        [`ModelFacts`]: What its card says.
+
+    Raises:
+        `ValueError`: For a key that is missing, superfluous or of another shape, and for a card without a licence.
+        `OSError`: For files that are not there or damaged, an output that exists, a full disk.
+    """
+    if not source.is_dir():
+        raise OSError(f"There is no folder {source}.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OSError(f"{output} exists: name another folder, nothing is overwritten.")
+    known, own_card = _known_facts(source, license, base_model_id)
+    home = source  # of config and tokenizer
+    if (source / "adapter_config.json").is_file():
+        home = base_model or Path(read_json(source / "adapter_config.json").get("base_model_name_or_path") or "")
+        model = _merge(_load(home), source)
+    elif any(source.glob("*.safetensors")):
+        model = _load(source)
+    else:
+        home = base_model or source
+        model = _fill(_model_class(home), home, _sharded_state(source), source)
+    with _whole(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer = next((place for place in (source, home) if (place / "tokenizer_config.json").is_file()), None)
+        if tokenizer is None:
+            raise OSError(f"{home} has no tokenizer: name a folder that has one with --base-model.")
+        for file in (file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)):
+            shutil.copy(file, folder)
+        facts = model_facts(folder, **{**known, "name": output.resolve().name})
+        if own_card is not None:
+            write_files(folder, {"README.md": own_card})
+        else:
+            write_files(folder, {"README.md": model_card(facts), MODEL_FACTS: facts_json(facts)})
+    return facts
+
+
+def _known_facts(source: Path, license: str | None, base_model_id: str | None) -> tuple[dict[str, Any], str | None]:
+    """What is known of a model before it is loaded, and a card of ours that somebody wrote by hand: that is kept."""
+    known: dict[str, Any] = {}
+    own_card = None
+    if (source / MODEL_FACTS).is_file():
+        before = read_facts(ModelFacts, source / MODEL_FACTS)
+        kept = ("license", "base_model", "teacher", "trajectories", "recipe", "hyperparameters", "training_tasks")
+        known = {name: getattr(before, name) for name in kept}
+    elif (source / "README.md").is_file():
+        text = (source / "README.md").read_text(encoding="utf-8")
+        card = card_metadata(text)
+        own_card = text if "d3llm" in (card.get("tags") or []) else None
+        known = {name: card[name] for name in ("license", "base_model") if isinstance(card.get(name), str)}
+    given = {"license": license, "base_model": base_model_id}
+    known |= {name: value for name, value in given.items() if value is not None}
+    if "license" not in known:
+        raise ValueError(f"{source} names no licence: give that of its base model, --license apache-2.0.")
+    if base_model_id is not None and not is_hub_id(base_model_id):
+        raise ValueError(f"--base-model-id {base_model_id}: write the Hub's owner/name.")
+    return known, own_card
+
+
+def _model_class(folder: Path) -> type[PreTrainedModel]:
+    """Which class of ours reads the model in a folder."""
+    if not (folder / "config.json").is_file():
+        raise OSError(f"{folder} has no config.json: name the base model's folder with --base-model.")
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type not in MODEL_CLASSES:
+        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected one of {', '.join(MODEL_CLASSES)}.")
+    return MODEL_CLASSES[model_type]
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    """A model with exactly the keys of a folder's safetensors; pickles are not read."""
+    model_class = _model_class(folder)
+    try:
+        model, report = model_class.from_pretrained(
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise OSError(f"The weights in {folder} are damaged: {error}") from error
+    mismatched = [str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in report["mismatched_keys"]]
+    _refuse(folder, report["missing_keys"], report["unexpected_keys"], mismatched)
+    return model
+
+
+def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """A model with a LoRA adapter added to its weights."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    file = adapter / "adapter_model.safetensors"
+    if not file.is_file():
+        raise OSError(f"{adapter} has no adapter_model.safetensors; pickled adapters are not read.")
+    try:
+        stored = load_file(file)
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    except SafetensorError as error:
+        raise OSError(f"{file} is damaged: {error}") from error
+    except RuntimeError as error:  # sizes that do not fit
+        raise ValueError(f"{adapter} does not fit its base model: {str(error).splitlines()[-1].strip()}") from error
+    wanted = get_peft_model_state_dict(adapted)
+    _refuse(adapter, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), [])
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def _sharded_state(source: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint in which every process saved its part."""
+    shards = source / "pytorch_model_fsdp_0"
+    if shards.is_dir():
+        from accelerate.utils import merge_fsdp_weights
+
+        with tempfile.TemporaryDirectory() as folder:
+            merge_fsdp_weights(str(shards), folder)
+            return load_file(Path(folder, "model.safetensors"))
+    if any(source.glob("global_step*")):
+        try:
+            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+        except ImportError as error:
+            raise ValueError(f"Only DeepSpeed reads its checkpoint {source}: pip install deepspeed.") from error
+        return get_fp32_state_dict_from_zero_checkpoint(str(source))
+    raise OSError(
+        f"{source} has no weights: neither *.safetensors nor a checkpoint of FSDP (pytorch_model_fsdp_0) or DeepSpeed "
+        "(global_step*). Pickled weights are not read."
+    )
+
+
+def _fill(
+    model_class: type[PreTrainedModel], home: Path, state: dict[str, torch.Tensor], source: Path
+) -> PreTrainedModel:
+    """A model with the config of a folder and exactly these weights, in their type."""
+    config = model_class.config_class.from_pretrained(home)
+    model = model_class(config).to(next(iter(state.values())).dtype)
+    wanted = model.state_dict()
+    stored = {wanted[name].data_ptr() for name in wanted.keys() & state.keys()}
+    tied = {name for name in wanted if wanted[name].data_ptr() in stored}
+    wrong_shape = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    _refuse(source, wanted.keys() - state.keys() - tied, state.keys() - wanted.keys(), wrong_shape)
+    model.load_state_dict(state, strict=False)
+    if (home / "generation_config.json").is_file():
+        model.generation_config = model.generation_config_class.from_pretrained(home)
+    return model
+
+
+def _refuse(source: Path, missing: Iterable[str], superfluous: Iterable[str], wrong_shape: Iterable[str]) -> None:
+    """Names the first key that does not belong to the model."""
+    for what, found in (("lacks", missing), ("has, too,", superfluous), ("has another shape of", wrong_shape)):
+        keys = sorted(found)
+        if keys:
+            raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} such keys): nothing was converted.")
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A folder that takes its name when everything in it is written, and is gone when that fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.replace(folder, output)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"Cannot write {output}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
