@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from .batches import DecodedBatch, DecodedRow, batch_indices, left_pad
 
@@ -49,8 +49,8 @@ def generate_autoregressively(
     eos_token_ids = _eos_token_ids(model, tokenizer)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad_token_id}
-    if stop_strings:
-        options |= {"stop_strings": list(stop_strings), "tokenizer": tokenizer}
+    if stop_strings:  # not by name: an assistant would ask for a tokenizer that it is not given
+        options["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, list(stop_strings))])
     forwards_of_model = 0
 
     def count(*_) -> None:

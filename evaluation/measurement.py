@@ -1,6 +1,7 @@
 """Measures one model with one decoding on one task: a result file, and a file of samples that survives a kill."""
 
 import json
+import os
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
@@ -47,7 +48,11 @@ class Processes:
         from accelerate import PartialState
         from accelerate.utils import gather_object
 
-        state = PartialState(cpu=cpu)
+        state, expected = PartialState(cpu=cpu), int(os.environ.get("WORLD_SIZE", 1))
+        if state.num_processes != expected:
+            raise ValueError(
+                f"{expected} processes were launched and know nothing of each other: see docs/evaluation.md."
+            )
         if state.num_processes == 1:
             return cls()
         return cls(state.process_index, state.num_processes, lambda value: gather_object([value]))
@@ -103,14 +108,15 @@ def measure(
         "batch_size": batch_size,
         **settings,
     }
+    flat = {**{name: value for name, value in settings.items() if name != "decoding"}, **settings["decoding"]}
     keys = [(sample.id, 0) for sample in samples]
     number = {sample.id: index for index, sample in enumerate(samples)}
     own = path.with_suffix(f".samples{f'.{processes.index}' if processes.index else ''}.jsonl")
     with ExitStack() as stack:
-        results = ResultsFile(own, keys, settings, overwrite=overwrite)
+        results = ResultsFile(own, keys, flat, overwrite=overwrite)
         if processes.index == 0:
             stack.enter_context(results)
-            _absorb(path, results, settings, discard=overwrite)
+            _absorb(path, results, discard=overwrite)
         finished = {number[identity] for lines in processes.gather(list(results.lines)) for identity, _ in lines}
         if processes.index:
             stack.enter_context(results)
@@ -130,7 +136,7 @@ def measure(
             stack.close()  # before process 0 opens it
         processes.gather(None)
         if processes.index == 0:
-            _absorb(path, results, settings)
+            _absorb(path, results)
             results.finish()
             records = [json.loads(line) for line in results.lines.values()]
             result = {**settings, **summarize(records), "hardware": hardware(processes.count), "versions": versions()}
@@ -215,10 +221,10 @@ def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list
     return records
 
 
-def _absorb(path: Path, results: ResultsFile, settings: dict[str, Any], discard: bool = False) -> None:
+def _absorb(path: Path, results: ResultsFile, discard: bool = False) -> None:
     """Takes over what other processes wrote, in this run or in one that was interrupted, and deletes their files."""
     for part in sorted(path.parent.glob(f"{path.stem}.samples.[0-9]*.jsonl")):
-        with ResultsFile(part, results.keys, settings, overwrite=discard) as others:
+        with ResultsFile(part, results.keys, results.settings, overwrite=discard) as others:
             results.append(json.loads(line) for line in others.lines.values())
         others.settings_path.unlink()
         part.unlink()

@@ -18,7 +18,7 @@ def cot_prompt(question: str) -> str:
 
 
 def long_prompt(question: str) -> str:
-    """The first five problems of the train split with their solutions, about 900 tokens, and the question."""
+    """The first five problems of the train split with their solutions, about 1,900 characters, and the question."""
     shots = [f"Question: {row['question']}\nAnswer: {row['answer']}" for row in exemplars()["gsm8k"]]
     return joined(shots, f"Question: {question}\nAnswer:")
 
