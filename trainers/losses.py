@@ -75,50 +75,55 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, labels, temperature, teacher_hidden, teacher_weight, teacher_bias):
-        ctx.save_for_backward(hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias)
-        ctx.temperature = temperature
-        results = hidden.new_zeros(4, len(hidden), dtype=torch.float32)
+        cross_entropy, certainty, divergence, entropy, normalizer, sharp_normalizer = (
+            hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(6)
+        )
         correct = torch.zeros_like(labels, dtype=torch.bool)
         for part in _chunks(hidden, weight):
             logits = F.linear(hidden[part], weight, bias).float()
-            log_p = logits.log_softmax(dim=-1)
-            results[0, part] = -log_p.gather(1, labels[part, None])[:, 0]
             correct[part] = logits.argmax(dim=-1) == labels[part]
-            results[1, part] = _entropy((logits / temperature).log_softmax(dim=-1))
-            results[3, part] = _entropy(log_p)
+            normalizer[part], entropy[part] = _normalizer_and_entropy(logits)
+            cross_entropy[part] = normalizer[part] - logits.gather(1, labels[part, None])[:, 0]
             if teacher_hidden is not None:
                 log_r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().log_softmax(dim=-1)
-                results[2, part] = (log_r.exp() * (log_r - log_p)).sum(dim=-1)
-        cross_entropy, certainty, divergence, entropy = results.unbind()
+                log_p = logits - normalizer[part, None]
+                divergence[part] = (log_r.exp() * (log_r - log_p)).sum(dim=-1)
+            sharp_normalizer[part], certainty[part] = _normalizer_and_entropy(logits.div_(temperature))
+        ctx.save_for_backward(
+            *(hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias),
+            *(normalizer, sharp_normalizer, certainty.clone()),
+        )
+        ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy, correct)
         return cross_entropy, certainty, divergence, entropy, correct
 
     @staticmethod
-    def backward(ctx, of_cross_entropy, of_certainty, of_divergence, _entropy_grad, _correct_grad):
-        hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias = ctx.saved_tensors
+    def backward(ctx, of_cross_entropy, of_certainty, of_divergence, _of_entropy, _of_correct):
+        hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
+        normalizer, sharp_normalizer, entropy = (tensor[:, None] for tensor in rest)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
+        # In the dtype of the weights, as of any layer: one in float32 would be the largest tensor of all.
+        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        bias_grad = torch.zeros_like(bias) if bias is not None and wants_bias else None
         for part in _chunks(hidden, weight):
             logits = F.linear(hidden[part], weight, bias).float()
-            log_q = (logits / ctx.temperature).log_softmax(dim=-1)
-            grad = log_q.exp() * (log_q + _entropy(log_q)[:, None]) * (-of_certainty[part, None] / ctx.temperature)
-            p = logits.softmax(dim=-1)
-            grad += p * of_cross_entropy[part, None]
-            grad.scatter_add_(1, labels[part, None], -of_cross_entropy[part, None])
+            grad = logits / ctx.temperature - sharp_normalizer[part]  # log q
+            q = grad.exp()
+            grad.add_(entropy[part]).mul_(q).mul_(-of_certainty[part, None] / ctx.temperature)
+            p = logits.sub_(normalizer[part]).exp_()
             if teacher_hidden is not None:
                 r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().softmax(dim=-1)
                 grad += (p - r) * of_divergence[part, None]
+            grad += p.mul_(of_cross_entropy[part, None])
+            grad.scatter_add_(1, labels[part, None], -of_cross_entropy[part, None])
             if bias_grad is not None:
                 bias_grad += grad.sum(dim=0)
             grad = grad.to(weight.dtype)
             if hidden_grad is not None:
                 hidden_grad[part] = grad @ weight
             if weight_grad is not None:
-                weight_grad += grad.T @ hidden[part]
-        weight_grad = None if weight_grad is None else weight_grad.to(weight.dtype)
-        bias_grad = None if bias_grad is None else bias_grad.to(bias.dtype)
+                weight_grad.addmm_(grad.T, hidden[part])
         return hidden_grad, weight_grad, bias_grad, None, None, None, None, None
 
 
@@ -127,5 +132,10 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(hidden), rows)]
 
 
-def _entropy(log_probabilities: Tensor) -> Tensor:
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+def _normalizer_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exponentials Z of each row, and H = Z - sum softmax(z) z."""
+    largest = logits.amax(dim=-1)
+    exponentials = (logits - largest[:, None]).exp_()
+    total = exponentials.sum(dim=-1)
+    normalizer = largest + total.log()
+    return normalizer, normalizer - torch.einsum("mv,mv->m", exponentials, logits) / total

@@ -95,6 +95,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     > [!NOTE]
     > These parameters have default values different from [`~transformers.TrainingArguments`]:
     > - `bf16`: Defaults to `True` on a GPU that supports it, else `False`.
+    > - `ddp_find_unused_parameters`: Defaults to `False`: every parameter is used in every step.
     > - `learning_rate`: Defaults to `2e-5` instead of `5e-5`.
     > - `logging_steps`: Defaults to `10` instead of `500`.
     > - `logging_nan_inf_filter`: Defaults to `False` instead of `True`: a loss that is no number ends the run.
@@ -108,6 +109,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Whether DDP looks for parameters without a gradient: there are none."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are no number out of the log; here they end the run."}

@@ -168,10 +168,9 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
 
-    @property
-    def progress(self) -> float:
-        """Share of the optimizer steps done, 0 to 1."""
-        return self.state.global_step / max(1, self.state.max_steps)
+    def progress_at(self, step: int) -> float:
+        """Share of the optimizer steps that are done before a step, 0 to 1."""
+        return step / max(1, self.state.max_steps)
 
     def curriculum(self, progress: float) -> tuple[tuple[float, float], int]:
         """Range of the mask ratio and size of the windows at some progress of training."""
@@ -255,8 +254,9 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         and counted over all of them and all processes, before the first one is computed.
         """
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        step = self.state.global_step
         for batch in batches:
-            self.add_targets(batch, self.corrupt(batch, self.state.global_step, self.progress))
+            self.add_targets(batch, self.corrupt(batch, step, self.progress_at(step)))
         if not batches:
             return batches, None
         counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
@@ -431,7 +431,10 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
         self._sums[mode].zero_()
         if sums["all"]:
-            ratios, window_size = self.curriculum(self.progress if mode == "train" else 1.0)
+            # The step that is logged is done, and counted.
+            ratios, window_size = self.curriculum(
+                self.progress_at(self.state.global_step - 1) if mode == "train" else 1.0
+            )
             parts = {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
             parts |= {"mask_ratio_bound": ratios[0], "window_size": window_size}
             logs |= parts if mode == "train" else {f"eval_{name}": value for name, value in parts.items()}
