@@ -66,23 +66,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     fields = parse_fields(args)
 
-    from accelerate import PartialState
     from datasets import disable_progress_bars
 
-    from d3llm.trainers.extract import ExtractionConfig, extract_trajectories
+    from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, process_state
 
     from .loading import load_model
 
     teacher = args.model if _is_hub_id(args.model) else checkpoint_folder(args).resolve().name
-    given = {
-        name: value for name in _field_names(ExtractionConfig) if (value := getattr(args, name, None)) is not None
-    }
+    names = [field.name for field in dataclasses.fields(ExtractionConfig)]
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     if args.order == "published":
         given.setdefault("prompt_column", "prompt_ids")
     config = ExtractionConfig(**given, teacher=teacher, decoding=fields)
     disable_progress_bars()
     with _log_to_stderr():
-        state = PartialState()
+        state = process_state()
         model, tokenizer = load_model(
             _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args),
             device=args.device or str(state.device),
@@ -94,10 +92,6 @@ def run(args: argparse.Namespace) -> None:
         share = f", {counts.share_correct:.1%} answered right" if counts.share_correct is not None else ""
         left_out = f", {len(counts.too_long)} prompts too long" if counts.too_long else ""
         sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{share}{left_out} in {args.output}\n")
-
-
-def _field_names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import decoding_fields, resolve_generation_config
@@ -173,7 +175,7 @@ def extract_trajectories(
         `ValueError`: For bad data, fields that do not fit, and a folder that holds another extraction.
         `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
     """
-    state = PartialState()
+    state = process_state()
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if state.num_processes != expected:
         raise ValueError(f"{expected} processes were launched and know nothing of each other: check the launch line.")
@@ -198,6 +200,17 @@ def extract_trajectories(
         return None
     finish(parts, config.license)
     return extraction_counts(parts)
+
+
+def process_state() -> PartialState:
+    """
+    This process among those that were launched.
+
+    Returns:
+        `PartialState`: Of accelerate, which has to be told that there is no accelerator: it would silently count one
+        process otherwise.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 class Extraction:

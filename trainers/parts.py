@@ -102,6 +102,8 @@ class Parts:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             if self._metadata(parquet).get("plan") != self.fingerprint:
                 raise ValueError("it is of another version")
+            if not parquet.schema_arrow.equals(TRAJECTORY_FEATURES.arrow_schema):
+                raise ValueError("it has other columns")
             parquet.read()
 
     def counts(self, index: int) -> dict[str, Any] | None:
@@ -127,9 +129,11 @@ class Parts:
         """
         schema = TRAJECTORY_FEATURES.arrow_schema
         own = json.dumps({"plan": self.fingerprint, "counts": counts})
-        table = pa.Table.from_pylist(rows, schema=schema.with_metadata({**schema.metadata, METADATA: own.encode()}))
+        schema = schema.with_metadata({**schema.metadata, METADATA: own.encode()})
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+            if rows:  # `load_dataset` cannot read a row group without rows
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         try:
             write_atomically(self.path(index), buffer.getvalue())
         except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -69,7 +70,9 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
     path = Path(name)
     files = [str(file) for file in _parquet_files(path)] if path.exists() else None
     try:
-        if files:
+        if files and not any(pq.read_metadata(file).num_rows for file in files):
+            dataset = Dataset.from_list([], features=TRAJECTORY_FEATURES)  # which `load_dataset` cannot read
+        elif files:
             dataset = load_dataset("parquet", data_files=files, split="train")
         else:
             dataset = load_dataset(str(name), split=split)
