@@ -1,0 +1,229 @@
+"""Compares methods by AUP: measured result files and the published tables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .aup.aup import area_under_parallelism, bootstrap_interval
+from .measurement import SCHEMA
+
+
+MEASURED = "measured"  # the table of results that join no other
+
+
+@dataclass(frozen=True)
+class Point:
+    """
+    One setting of a method on a task.
+
+    Attributes:
+        tokens_per_forward (`float`): TPF.
+        accuracy (`float`): In percent.
+        tokens_per_second (`float`, *optional*): TPS.
+        hardware (`str`, *optional*): What the TPS was measured on.
+        samples (`dict[str, list]`, *optional*): Per sample `id`, `tokens`, `forwards`, `correct`, for intervals.
+    """
+
+    tokens_per_forward: float
+    accuracy: float
+    tokens_per_second: float | None = None
+    hardware: str | None = None
+    samples: dict[str, list] | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    The points of a method on a task.
+
+    Attributes:
+        table (`str`): Table that it is compared in.
+        task (`str`): Title of the task.
+        method (`str`): Name of the method.
+        points (`tuple[Point, ...]`): By rising TPF.
+        measured (`bool`): Whether it comes from result files rather than from a published table.
+    """
+
+    table: str
+    task: str
+    method: str
+    points: tuple[Point, ...]
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Board:
+    """
+    AUP of every curve of a table.
+
+    Attributes:
+        table (`str`): Name of the table.
+        tasks (`list[str]`): Titles of the tasks, in the order of their first appearance.
+        methods (`list[str]`): Methods by falling average; those that lack a task come last.
+        curves (`dict[tuple[str, str], Curve]`): Curves by method and task.
+        y_max (`dict[str, float | None]`): Best accuracy of each task that the areas refer to; `None` for each
+            method's own.
+        areas (`dict[tuple[str, str], float]`): AUP by method and task.
+        intervals (`dict[tuple[str, str], tuple[float, float]]`): 95 % bootstrap intervals of measured curves.
+    """
+
+    table: str
+    tasks: list[str]
+    methods: list[str]
+    curves: dict[tuple[str, str], Curve]
+    y_max: dict[str, float | None]
+    areas: dict[tuple[str, str], float]
+    intervals: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+    def average(self, method: str) -> float | None:
+        """Mean AUP over the table's tasks; `None` for a method that lacks one."""
+        areas = [self.areas.get((method, task)) for task in self.tasks]
+        return None if None in areas else sum(areas) / len(areas)  # type: ignore[arg-type]
+
+
+def published() -> dict[str, Any]:
+    """The published figures, see `published.yaml`: `tables`, `speed` and `closed`."""
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+
+
+def published_curves() -> list[Curve]:
+    """The curves of the published tables."""
+    return [
+        Curve(table, task, method, tuple(Point(*point) for point in points))
+        for table, tasks in published()["tables"].items()
+        for task, methods in tasks.items()
+        for method, points in methods.items()
+    ]
+
+
+def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]:
+    """
+    The curves that result files make: those of one task and method are one curve.
+
+    Args:
+        paths (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
+        table (`str`, *optional*, defaults to `"measured"`): Table that they join.
+
+    Returns:
+        `list[Curve]`: The curves.
+
+    Raises:
+        `ValueError`: For a file that is no result, and for points of one curve that are not on the same samples.
+        `OSError`: For a file that is not there.
+    """
+    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for file in files:
+        if ".samples.jsonl" in file.name:
+            continue  # the settings of a file of samples
+        result = _read_result(file)
+        if result["tokens_per_forward"] is not None:
+            groups.setdefault((result["title"], result["method"]), []).append(result)
+    if not groups:
+        raise ValueError(f"No results in {', '.join(map(str, paths))}: give result files of `d3llm eval`.")
+    curves = []
+    for (task, method), results in groups.items():
+        for result in results[1:]:
+            for name in ("task", "data"):
+                if result[name] != results[0][name]:
+                    raise ValueError(
+                        f"{method} was measured on {task} with different samples: make a curve of one set of samples, "
+                        "or give the points different names (--method)."
+                    )
+        points = [
+            Point(
+                result["tokens_per_forward"],
+                100 * result["accuracy"],
+                result["tokens_per_second"],
+                result["hardware"]["device"],
+                result["samples"],
+            )
+            for result in results
+        ]
+        points.sort(key=lambda point: point.tokens_per_forward)
+        curves.append(Curve(table, task, method, tuple(points), measured=True))
+    return curves
+
+
+def make_boards(
+    curves: Sequence[Curve],
+    y_max: str | Mapping[str, float] = "table",
+    baseline: str | None = None,
+    resamples: int = 1000,
+) -> list[Board]:
+    """
+    AUP of every curve, table by table.
+
+    Args:
+        curves (`Sequence[Curve]`): The curves.
+        y_max (`str` or `Mapping[str, float]`, *optional*, defaults to `"table"`):
+            Best accuracy that the areas refer to: `"table"`, the best of any method of the table, as published, so
+            that a new competitor changes all other scores; `"own"`, each method's own best; or values pinned by task,
+            in percent, which do not change with the company. A task without a pinned value is an error.
+        baseline (`str`, *optional*): Method whose first point anchors the floor below which points are dropped.
+        resamples (`int`, *optional*, defaults to 1000): For the intervals of measured curves; 0 for none.
+
+    Returns:
+        `list[Board]`: The tables.
+
+    Raises:
+        `ValueError`: For an unknown convention, a task without a pinned value or baseline.
+    """
+    if isinstance(y_max, str) and y_max not in ("table", "own"):
+        raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
+    boards = []
+    for table in dict.fromkeys(curve.table for curve in curves):
+        own = [curve for curve in curves if curve.table == table]
+        by_key = {(curve.method, curve.task): curve for curve in own}
+        tasks = list(dict.fromkeys(curve.task for curve in own))
+        best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
+        areas, intervals = {}, {}
+        for key, curve in by_key.items():
+            kwargs: dict[str, float | None] = {"y_max": best[curve.task]}
+            if baseline is not None:
+                if (baseline, curve.task) not in by_key:
+                    raise ValueError(f"The baseline {baseline!r} has no points on {curve.task} in the table {table}.")
+                kwargs["baseline_accuracy"] = by_key[baseline, curve.task].points[0].accuracy
+            areas[key] = area_under_parallelism(
+                [point.tokens_per_forward for point in curve.points],
+                [point.accuracy for point in curve.points],
+                **kwargs,  # type: ignore[arg-type]
+            )
+            if curve.measured and resamples:
+                columns = {
+                    name: [point.samples[name] for point in curve.points]  # type: ignore[index]
+                    for name in ("tokens", "forwards", "correct")
+                }
+                intervals[key] = bootstrap_interval(**columns, resamples=resamples, **kwargs)
+        board = Board(table, tasks, [], by_key, best, areas, intervals)
+        methods = list(dict.fromkeys(curve.method for curve in own))
+        board.methods.extend(sorted(methods, key=lambda method: -(board.average(method) or -1)))
+        boards.append(board)
+    return boards
+
+
+def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Curve]) -> float | None:
+    if convention == "own":
+        return None
+    if convention == "table":
+        return max(point.accuracy for curve in curves for point in curve.points) or None
+    if task not in convention:
+        raise ValueError(f"No y_max is pinned for the task {task}: give it, {task}=VALUE.")
+    return convention[task]  # type: ignore[index]
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise OSError(f"No result file {file}.")
+    try:
+        result = json.loads(file.read_bytes())
+        schema = result["schema"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is no result file of `d3llm eval`.") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{file} has the schema {schema!r}: expected {SCHEMA!r}.")
+    return result

@@ -1,0 +1,259 @@
+"""Pictures of a leaderboard, as PNG and SVG. Lines, markers and hatches tell the methods apart without colour."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from .leaderboard import Board
+
+
+MARKERS = "oDs^vP*Xh"
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "oo", "--")
+ALPHA = 3.0  # of the weight that the area is drawn with
+
+
+def draw(
+    board: Board, folder: Path, speed: Mapping[str, Mapping[str, float]], closed: Mapping[str, Any]
+) -> list[Path]:
+    """
+    Draws every picture that a table has data for.
+
+    Args:
+        board ([`~d3llm.evaluation.leaderboard.Board`]): The table.
+        folder (`Path`): Where to write `NAME-TABLE.png` and `NAME-TABLE.svg`.
+        speed (`Mapping[str, Mapping[str, float]]`): Published tokens per second on the first task, by hardware and
+            method.
+        closed (`Mapping[str, Any]`): Closed systems, with `tokens_per_second` and `hardware`.
+
+    Returns:
+        `list[Path]`: What was written.
+    """
+    figures = {"curves": draw_curves(board), "bars": draw_bars(board)}
+    if len(board.tasks) >= 3:
+        figures["radar"] = draw_radar(board)
+    speeds = speed_points(board, speed)
+    if speeds:
+        figures["speed"] = draw_speed(board, speeds, closed)
+    return [path for name, figure in figures.items() for path in _save(figure, folder / f"{name}-{board.table}")]
+
+
+def style(board: Board, method: str) -> dict[str, Any]:
+    """Colour, marker, line and hatch of a method, the same in all pictures of the table."""
+    index = board.methods.index(method)
+    shade = 0.85 * index / max(1, len(board.methods) - 1)
+    return {
+        "color": matplotlib.colormaps["viridis"](shade),
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+        "hatch": HATCHES[index % len(HATCHES)],
+    }
+
+
+def draw_curves(board: Board) -> Figure:
+    """Accuracy against TPF, a panel per task; the AUP of the best method is the shaded area."""
+    columns = min(3, len(board.tasks))
+    rows = math.ceil(len(board.tasks) / columns)
+    figure = _figure(5.2 * columns, 4.0 * rows)
+    for number, task in enumerate(board.tasks):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        methods = sorted(
+            (method for method in board.methods if (method, task) in board.areas),
+            key=lambda method: -board.areas[method, task],
+        )
+        for method in methods:
+            points = board.curves[method, task].points
+            look = style(board, method)
+            axes.plot(
+                [point.tokens_per_forward for point in points],
+                [point.accuracy for point in points],
+                color=look["color"],
+                marker=look["marker"],
+                linestyle=look["linestyle"],
+                label=f"{method}: {board.areas[method, task]:.1f}",
+                zorder=3,
+            )
+        _shade_area(axes, board, methods[0], task)
+        low, high = axes.get_ylim()
+        accuracies = [point.accuracy for method in methods for point in board.curves[method, task].points]
+        axes.set_ylim(max(0.0, min(low, min(accuracies) - 4)), min(101.0, max(high, max(accuracies) + 2)))
+        axes.set_xlim(left=0)
+        axes.set_title(task)
+        axes.set_xlabel("tokens per forward")
+        axes.set_ylabel("accuracy (%)")
+        axes.grid(color="0.88", linewidth=0.6)
+        axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="best")
+    return figure
+
+
+def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
+    points = board.curves[method, task].points
+    best = board.y_max[task] or max(point.accuracy for point in points) or 1.0
+    weighted = [point.accuracy * min(math.exp(-ALPHA * (1 - point.accuracy / best)), 1.0) for point in points]
+    first = points[0]
+    axes.fill_between([0, first.tokens_per_forward], first.accuracy, color="0.85", zorder=0, linewidth=0)
+    if len(points) > 1:
+        parallelism = [point.tokens_per_forward for point in points]
+        axes.fill_between(parallelism, weighted, color="0.85", zorder=0, linewidth=0)
+        axes.plot(parallelism, weighted, color="0.45", linewidth=0.8, linestyle=":", zorder=1)
+    floor = min(weighted + [first.accuracy])
+    axes.set_ylim(bottom=max(0.0, min(axes.get_ylim()[0], floor - 3)))
+
+
+def draw_bars(board: Board) -> Figure:
+    """AUP by task and method, with the interval of measured curves."""
+    figure = _figure(2.6 + 2.3 * len(board.tasks), 4.2)
+    axes = figure.add_subplot()
+    width = 0.86 / len(board.methods)
+    for index, method in enumerate(board.methods):
+        look = style(board, method)
+        present = [(place, task) for place, task in enumerate(board.tasks) if (method, task) in board.areas]
+        positions = [place + (index - (len(board.methods) - 1) / 2) * width for place, _ in present]
+        heights = [board.areas[method, task] for _, task in present]
+        ends = [
+            board.intervals.get((method, task), (height, height))
+            for (_, task), height in zip(present, heights, strict=True)
+        ]
+        axes.bar(
+            positions,
+            heights,
+            width,
+            yerr=[
+                [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)],
+                [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)],
+            ],
+            color=look["color"],
+            hatch=look["hatch"],
+            edgecolor="white",
+            error_kw={"linewidth": 1, "capsize": 2},
+            label=method,
+        )
+        for position, height in zip(positions, heights, strict=True):
+            axes.annotate(
+                f"{height:.0f}", (position, height), (0, 2), textcoords="offset points", ha="center", fontsize=6
+            )
+    axes.set_xticks(range(len(board.tasks)), board.tasks)
+    axes.set_ylabel("AUP")
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="0.88", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def draw_radar(board: Board) -> Figure:
+    """AUP of each task as a share of the best method's."""
+    figure = _figure(7.4, 5.4)
+    axes = figure.add_subplot(projection="polar")
+    angles = [2 * math.pi * number / len(board.tasks) for number in range(len(board.tasks))]
+    best = [max(area for (_, other), area in board.areas.items() if other == task) or 1.0 for task in board.tasks]
+    for method in board.methods:
+        if board.average(method) is None:
+            continue
+        look = style(board, method)
+        shares = [board.areas[method, task] / top for task, top in zip(board.tasks, best, strict=True)]
+        axes.plot(
+            angles + angles[:1],
+            shares + shares[:1],
+            color=look["color"],
+            marker=look["marker"],
+            linestyle=look["linestyle"],
+            label=method,
+        )
+    axes.set_xticks(angles, [f"{task}\n(best {top:.0f})" for task, top in zip(board.tasks, best, strict=True)])
+    axes.tick_params(axis="x", pad=16)
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_ylim(0, 1.05)
+    axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["25 %", "50 %", "75 %", "100 %"], fontsize=7)
+    axes.set_rlabel_position(180 / len(board.tasks))
+    axes.grid(color="0.85", linewidth=0.6)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.16, 1.05))
+    return figure
+
+
+def speed_points(board: Board, speed: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[str, float, float]]]:
+    """
+    (method, TPS, accuracy) by hardware, on the table's first task; never two kinds of hardware in one panel.
+
+    Args:
+        board ([`~d3llm.evaluation.leaderboard.Board`]): The table.
+        speed (`Mapping[str, Mapping[str, float]]`): Published tokens per second, of each method's fastest point.
+
+    Returns:
+        `dict[str, list[tuple[str, float, float]]]`: By hardware.
+    """
+    task, points = board.tasks[0], {}
+    for (method, of_task), curve in board.curves.items():
+        if of_task != task:
+            continue
+        if curve.measured:
+            for point in curve.points:
+                row = (method, point.tokens_per_second, point.accuracy)
+                points.setdefault(point.hardware, []).append(row)
+        else:
+            for hardware, methods in speed.items():
+                if method in methods:
+                    points.setdefault(hardware, []).append((method, methods[method], curve.points[-1].accuracy))
+    return points
+
+
+def draw_speed(
+    board: Board, speeds: Mapping[str, list[tuple[str, float, float]]], closed: Mapping[str, Any]
+) -> Figure:
+    """Accuracy against tokens per second, a panel per hardware; closed systems are lines at what their makers say."""
+    figure = _figure(6.2 * len(speeds), 4.4)
+    for number, (hardware, points) in enumerate(speeds.items()):
+        axes = figure.add_subplot(1, len(speeds), number + 1)
+        for method in board.methods:
+            own = sorted((tps, accuracy) for name, tps, accuracy in points if name == method)
+            if own:
+                look = style(board, method)
+                axes.plot(
+                    *zip(*own, strict=True),
+                    color=look["color"],
+                    marker=look["marker"],
+                    linestyle=look["linestyle"],
+                    label=method,
+                )
+        for name, system in closed.items():
+            if system["hardware"] == hardware:
+                axes.axvline(system["tokens_per_second"], color="0.5", linestyle=(0, (1, 2)))
+                axes.annotate(
+                    f"{name}: {system['tokens_per_second']} (quoted)",
+                    (system["tokens_per_second"], 0.03),
+                    (-3, 0),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    rotation=90,
+                    ha="right",
+                    fontsize=7,
+                )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.set_xlabel(f"tokens per second, {hardware}")
+        axes.set_ylabel(f"accuracy on {board.tasks[0]} (%)")
+        axes.grid(color="0.88", linewidth=0.6)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")  # no pyplot: it would look for a display
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    paths = []
+    for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
+        path = stem.with_name(stem.name + suffix)
+        temporary = stem.with_name(f".{stem.name}.tmp{suffix}")
+        with matplotlib.rc_context({"svg.hashsalt": "d3llm"}):
+            figure.savefig(temporary, **options)
+        os.replace(temporary, path)
+        paths.append(path)
+    return paths
