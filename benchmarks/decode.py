@@ -4,8 +4,9 @@ For each preset: tokens per second, forwards, host reads and dispatched operator
 
     overhead = wall time of generate() / wall time of the very same forwards alone
 
-(the same windows, caches and rows of the head, replayed from a recording). Weights are random, so the commit schedule
-is fixed: every preset keeps its blocks and its cache but commits a fixed number of tokens per forward.
+(the same windows, caches and rows of the head, replayed from a recording; the head in one go, as `forward()` runs it),
+and "inside", the share of a run's wall time that passes inside the transformer and its head. Weights are random, so the
+commit schedule is fixed: every preset keeps its blocks and its cache but commits a fixed number of tokens per forward.
 
     python benchmarks/decode.py                          # about 100 M parameters, LLaDA's vocabulary
     python benchmarks/decode.py --model quickstart --batch-sizes 1 4 16 --json docs/results/decode_quickstart.json
@@ -46,35 +47,43 @@ MODELS: dict[str, Callable[[], LLaDAModelLM]] = {
 }
 
 
-class OperatorCounter(TorchDispatchMode):
-    """Counts operators outside the model's forward."""
+class Watch(TorchDispatchMode):
+    """While it is on, times the transformer and its head, keeps the arguments of the former, and counts the operators
+    outside of both."""
 
-    def __init__(self):
+    def __init__(self, model: LLaDAModelLM, count_operators: bool = False):
         super().__init__()
-        self.count = 0
-        self.inside = False
+        self.model, self.count_operators = model, count_operators
+        self.calls: list[dict] = []
+        self.seconds, self.operators, self.inside = 0.0, 0, False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not self.inside
+        self.operators += not self.inside
         return func(*args, **(kwargs or {}))
 
+    def __enter__(self):
+        self.parts = (self.model, self.model.get_output_embeddings())
+        for part in self.parts:
+            part.forward = self._watched(part.forward, keep=part is self.model)
+        return super().__enter__() if self.count_operators else self
 
-class Recorder:
-    """Stands in for a model's forward: keeps the arguments of each call, and says when one is running."""
+    def __exit__(self, *error):
+        for part in self.parts:
+            del part.forward
+        return super().__exit__(*error) if self.count_operators else None
 
-    def __init__(self, model: LLaDAModelLM, counter: OperatorCounter | None = None):
-        self.forward, self.counter = model.forward, counter
-        self.calls: list[dict] = []
+    def _watched(self, forward: Callable, keep: bool) -> Callable:
+        def call(*args, **inputs):
+            if keep:
+                self.calls.append(inputs)
+            self.inside, start = True, time.perf_counter()
+            try:
+                return forward(*args, **inputs)
+            finally:
+                self.seconds += time.perf_counter() - start
+                self.inside = False
 
-    def __call__(self, **inputs):
-        self.calls.append(inputs)
-        if self.counter is None:
-            return self.forward(**inputs)
-        self.counter.inside = True
-        try:
-            return self.forward(**inputs)
-        finally:
-            self.counter.inside = False
+        return call
 
 
 @torch.no_grad()
@@ -89,41 +98,36 @@ def replay(model: LLaDAModelLM, calls: list[dict]) -> float:
                 length = inputs["past_key_values"].layers[0].canvas_length
                 cache = CanvasCache(model.config.num_hidden_layers, length)
             inputs = inputs | {"past_key_values": cache}
-        model(**inputs)
+        model(**inputs | {"run_head": True})
     return time.perf_counter() - start
 
 
 def measure(model: LLaDAModelLM, prompt: torch.Tensor, repeats: int, **arguments) -> dict[str, float]:
     """Cost of one preset: the least of `repeats` timings of generate() and of its forwards."""
     arguments |= {"return_dict_in_generate": True, "early_stop": False}
-    recorder = Recorder(model)
-    model.forward = recorder
-    output = model.generate(prompt, **arguments)  # also the warm-up
-    model.forward = recorder.forward
-    seconds, forward_seconds = [], []
+    with Watch(model, count_operators=True) as operators:
+        output = model.generate(prompt, **arguments)  # also the warm-up
+    seconds, forward_seconds, inside = [], [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        model.generate(prompt, **arguments)
+        with Watch(model) as watch:
+            model.generate(prompt, **arguments)
         seconds.append(time.perf_counter() - start)
-        forward_seconds.append(replay(model, recorder.calls))
-
-    counter = OperatorCounter()
-    model.forward = Recorder(model, counter)
-    with counter:
-        model.generate(prompt, **arguments)
-    model.forward = recorder.forward
+        inside.append(watch.seconds / seconds[-1])
+        forward_seconds.append(replay(model, watch.calls))
     with count_host_reads() as reads:
         model.generate(prompt, **arguments)
 
-    forwards = len(recorder.calls)
+    forwards = len(operators.calls)
     return {
         "tokens_per_second": len(prompt) * arguments["max_new_tokens"] / min(seconds),
         "forwards": forwards,
         "tokens_per_forward": float(output.tokens_per_forward.mean()),
         "milliseconds_per_forward": 1000 * min(seconds) / forwards,
         "overhead": min(seconds) / min(forward_seconds),
+        "share_inside": max(inside),
         "host_reads_per_forward": len(reads) / forwards,
-        "operators_per_forward": counter.count / forwards,
+        "operators_per_forward": operators.operators / forwards,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -149,7 +153,7 @@ def main():
     length = min(args.prompt_length, model.config.max_position_embeddings - args.new_tokens)
     rows, console = [], Console()
     table = Table(title=f"{args.model}, prompt {length}, {args.new_tokens} new tokens, {args.threads} threads")
-    columns = ["tokens/s", "forwards", "ms/forward", "overhead", "reads/fwd", "ops/fwd", "peak MiB"]
+    columns = ["tokens/s", "forwards", "ms/fwd", "overhead", "inside", "reads/fwd", "ops/fwd", "MiB"]
     for column in ["preset", "dtype", "batch", *columns]:
         table.add_column(column, justify="right" if column in columns else "left")
     for dtype in args.dtypes:
@@ -169,9 +173,9 @@ def main():
                     steps=args.new_tokens // args.tokens_per_forward,
                 )
                 rows.append({"model": args.model, "preset": preset, "dtype": dtype, "batch_size": batch} | row)
-                shown = ["tokens_per_second", "forwards", "milliseconds_per_forward", "overhead"]
+                shown = ["tokens_per_second", "forwards", "milliseconds_per_forward", "overhead", "share_inside"]
                 shown += ["host_reads_per_forward", "operators_per_forward", "peak_memory_mib"]
-                formats = ["{:.1f}", "{:.0f}", "{:.2f}", "{:.3f}", "{:.2f}", "{:.0f}", "{:.0f}"]
+                formats = ["{:.1f}", "{:.0f}", "{:.2f}", "{:.3f}", "{:.1%}", "{:.2f}", "{:.0f}", "{:.0f}"]
                 cells = [form.format(row[name]) for form, name in zip(formats, shown, strict=True)]
                 table.add_row(preset, dtype, str(batch), *cells)
                 console.print(f"{preset} {dtype} batch {batch}: overhead {row['overhead']:.3f}", highlight=False)

@@ -27,6 +27,7 @@ QUICKSTART = Task(
     "drawn by d3llm.quickstart",
     load,
     check,
+    chat=True,
     max_new_tokens=96,
     checker="the number after ####",
 )

@@ -1,0 +1,207 @@
+"""Distils the embedded student from the embedded teacher: extract → distill → measure, on a CPU."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
+from ..evaluation.measurement import measure
+from ..evaluation.results_file import write_atomically
+from ..evaluation.tasks import Sample
+from ..modeling.modeling_llada import LLaDAModelLM
+from ..trainers.distill import last_checkpoint
+from ..trainers.extract import ExtractionConfig, extract_trajectories
+from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+from ..trainers.trajectories import load_trajectories
+from . import checkpoint_path
+from .problems import generate_problems
+from .task import QUICKSTART
+
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
+RECIPE_FILE = "recipe.yaml"
+
+
+def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[str, Any]]:
+    """
+    Runs the whole recipe in a folder, or goes on with it there.
+
+    Args:
+        output (`Path`): `trajectories/`, `training/`, `student/` and `results/` go there.
+        recipe_path (`Path`, *optional*): YAML recipe; by default `student.yaml`.
+
+    Returns:
+        `list[dict]`: The results of all points, see `docs/evaluation.md`.
+
+    Raises:
+        `ValueError`: For a folder that holds a run of another recipe, and for fields that nothing knows.
+    """
+    recipe = yaml.safe_load((recipe_path or DEFAULT_RECIPE).read_text(encoding="utf-8"))
+    keep_recipe(output, recipe)
+    trajectories = extract(recipe, output / "trajectories")
+    student = train(recipe, trajectories, output / "training", output / "student")
+    return measure_methods(recipe, {"student": student}, output / "results")
+
+
+def keep_recipe(output: Path, recipe: dict[str, Any]) -> None:
+    """Writes the recipe into the folder of a run; a folder with another recipe is refused."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / RECIPE_FILE
+    if path.exists() and yaml.safe_load(path.read_text(encoding="utf-8")) != recipe:
+        raise ValueError(f"{path} is another recipe: choose another folder, or delete this one.")
+    write_atomically(path, yaml.safe_dump(recipe, sort_keys=False).encode())
+
+
+def extract(recipe: dict[str, Any], folder: Path) -> Path:
+    """
+    Records the teacher on problems of the train split.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        folder (`Path`): For the trajectories.
+
+    Returns:
+        `Path`: `folder`.
+    """
+    source = recipe["problems"]
+    problems = generate_problems("train", source["count"], source["seed"])
+    lines = [json.dumps({"prompt": problem.question, "answer": str(problem.answer)}) + "\n" for problem in problems]
+    file = folder.with_name("problems.jsonl")
+    write_atomically(file, "".join(lines).encode())
+    settings = dict(recipe["extraction"])
+    config = ExtractionConfig(
+        dataset=str(file),
+        output=folder,
+        teacher="d3llm quickstart teacher",
+        answer_column="answer",
+        check="hash",
+        license="apache-2.0",
+        seed=recipe["seed"],
+        decoding={**recipe["decoding"], "preset": settings.pop("preset")},
+        **settings,
+    )
+    extract_trajectories(load("teacher"), load_tokenizer(), config)
+    return folder
+
+
+def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path) -> Path:
+    """
+    Trains a student on trajectories whose answer is right.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        trajectories (`Path`): What [`extract`] made.
+        folder (`Path`): For checkpoints.
+        student (`Path`): For the trained student; nothing is done when it is there.
+
+    Returns:
+        `Path`: `student`.
+    """
+    if student.exists():
+        return student
+    dataset = load_trajectories(str(trajectories))
+    right = [row for row, correct in enumerate(dataset["correct"]) if correct]
+    tokenizer = load_tokenizer()
+    trainer = PseudoTrajectoryTrainer(
+        model=load("teacher", attn_implementation="eager"),  # on a CPU the backward pass of sdpa takes half as long again
+        args=PseudoTrajectoryConfig(
+            output_dir=str(folder),
+            seed=recipe["seed"],
+            max_new_tokens=recipe["decoding"]["max_new_tokens"],
+            save_total_limit=1,
+            report_to="none",
+            use_cpu=True,
+            **recipe["training"],
+        ),
+        train_dataset=dataset.select(right),
+        processing_class=tokenizer,
+    )
+    checkpoint = last_checkpoint(str(folder))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    unfinished = student.with_name(f"{student.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    write_atomically(
+        unfinished / "training_log.json", (json.dumps(trainer.state.log_history, indent=1) + "\n").encode()
+    )
+    unfinished.rename(student)
+    return student
+
+
+def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[dict[str, Any]]:
+    """
+    Measures the methods of a recipe on unseen problems, one result file per point; finished points are read.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        students (`dict[str, Path]`): Checkpoints by the name that `model` has in the recipe, beside the teacher.
+        folder (`Path`): For the result files.
+
+    Returns:
+        `list[dict[str, Any]]`: The results.
+    """
+    plan, results = recipe["measurement"], []
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = generate_problems(plan["split"], plan["problems"], plan["seed"])
+    samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
+    tokenizer = load_tokenizer()
+    prompts = [QUICKSTART.encode(tokenizer, sample, chat=True) for sample in samples]
+    for method in plan["methods"]:
+        name, preset = method["model"], method["preset"]
+        path = students.get(name, checkpoint_path("teacher"))
+        model = load(path)
+        for threshold in method.get("thresholds", [None]):
+            point = {} if threshold is None else {"threshold": threshold}
+            fields = {**recipe["decoding"], "preset": preset, "early_stop": True, **point}
+            config = resolve_generation_config(model, [len(prompt) for prompt in prompts], **fields)
+            settings = {
+                "method": f"{name}-{preset}",
+                "model": name,
+                "weights": fingerprint_files([path / "config.json", path / "model.safetensors"]),
+                "dtype": "float32",
+                "source": QUICKSTART.source,
+                "split": plan["split"],
+                "seed": plan["seed"],
+                "point": point,
+                "decoding": {"preset": preset, **decoding_fields(config)},
+            }
+            suffix = "" if threshold is None else f".threshold={threshold}"
+            results.append(
+                measure(
+                    folder / f"{name}-{preset}{suffix}.json",
+                    QUICKSTART,
+                    samples,
+                    prompts,
+                    partial(generate_in_batches, model, tokenizer, prompts, **fields),
+                    settings,
+                    batch_size=plan["batch_size"],
+                )
+            )
+            logger.info(
+                "%s%s: %.1f %% at %.2f tokens per forward",
+                settings["method"],
+                suffix,
+                100 * results[-1]["accuracy"],
+                results[-1]["tokens_per_forward"],
+            )
+    return results
+
+
+def load(checkpoint: str | Path, **kwargs: Any) -> LLaDAModelLM:
+    """An embedded model by its name, or the one in a folder."""
+    path = checkpoint_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    return LLaDAModelLM.from_pretrained(path, **kwargs).eval()
+
+
+def load_tokenizer():
+    return AutoTokenizer.from_pretrained(checkpoint_path("teacher"))
