@@ -632,9 +632,12 @@ def test_the_command_says_what_is_wrong(tiny_checkpoint, problems, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-def launch(line: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0", "-m", "d3llm.trainers.extract", *line]
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def launch(launcher: tuple[str, ...], line: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", *launcher, "-m", "d3llm.trainers.extract", *line]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -644,7 +647,7 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     problems = write_jsonl(tmp_path / "problems.jsonl", rows)
     options = ["--chunk-size", "1", "--temperatures", "1.0", "--early-stop", "false"]
     folder = tmp_path / "killed"
-    run = launch(arguments(tiny_checkpoint, problems, folder, *options))
+    run = launch(ACCELERATE, arguments(tiny_checkpoint, problems, folder, *options))
     data = folder / "data"
     deadline = time.monotonic() + 120
     while len(list(data.glob("*.parquet")) if data.exists() else []) < 4:
@@ -657,7 +660,7 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     done = {path.name: path.stat().st_mtime_ns for path in data.glob("*.parquet")}
     assert 4 <= len(done) < 24 and not (folder / "README.md").exists()
 
-    resumed = launch(arguments(tiny_checkpoint, problems, folder, *options))
+    resumed = launch(TORCHRUN, arguments(tiny_checkpoint, problems, folder, *options))
     out, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     share = -(-(24 - len(done)) // 2)

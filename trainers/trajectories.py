@@ -71,7 +71,7 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
     files = [str(file) for file in _parquet_files(path)] if path.exists() else None
     try:
         if files and not any(pq.read_metadata(file).num_rows for file in files):
-            dataset = Dataset.from_list([], features=TRAJECTORY_FEATURES)  # which `load_dataset` cannot read
+            dataset = Dataset(TRAJECTORY_FEATURES.arrow_schema.empty_table())  # which `load_dataset` cannot read
         elif files:
             dataset = load_dataset("parquet", data_files=files, split="train")
         else:
