@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerCallback
 
 from d3llm.modeling import LLaDAModelLM
+from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.trajectories import tokenizer_fingerprint
@@ -151,6 +153,32 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoint, tmp_path):
         trainer.model.get_output_embeddings().weight[5] = math.nan
     with pytest.raises(ValueError, match=r"loss at step 0 is nan, for the samples random/\d+, random/"):
         trainer.train()
+
+
+class FillDisk(TrainerCallback):
+    """From a step on no file can grow beyond some kilobytes."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_full_disk_stops_the_run_and_leaves_what_was_done(tiny_checkpoint, tmp_path):
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(tiny_checkpoint, tmp_path, callbacks=[FillDisk(3)], **options)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match=r"after step 3: .*Checkpoints of earlier steps are whole"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert last_checkpoint(str(tmp_path)) == tmp_path / "checkpoint-2"
+    resumed = make_trainer(tiny_checkpoint, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4
 
 
 def test_held_out_problems_choose_the_best_model(tiny_checkpoint, tmp_path):

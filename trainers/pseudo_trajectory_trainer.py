@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -49,6 +50,10 @@ class HeldOutPrompts:
 
     prompts: Sequence[Any]
     check: Callable[[int, str], bool]
+
+
+class CannotWriteError(OSError):
+    """A checkpoint could not be written."""
 
 
 class PseudoTrajectoryTrainer(_BaseTrainer):
@@ -425,19 +430,40 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()
         return {"accuracy": correct / prompts, "tokens_per_forward": tokens / forwards}
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
+        with self._writing():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._writing():
+            super()._save_checkpoint(model, trial)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except CannotWriteError:
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            raise CannotWriteError(
+                f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
+                "earlier steps are whole: make room and go on from the last one."
+            ) from error
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss since the last log, over all processes, and where the curricula stand."""
         mode = "train" if self.model.training else "eval"
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
         self._sums[mode].zero_()
         if sums["all"]:
-            # The step that is logged is done, and counted.
-            ratios, window_size = self.curriculum(
-                self.progress_at(self.state.global_step - 1) if mode == "train" else 1.0
-            )
             parts = {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
-            parts |= {"mask_ratio_bound": ratios[0], "window_size": window_size}
-            logs |= parts if mode == "train" else {f"eval_{name}": value for name, value in parts.items()}
+            if mode == "train":
+                # The step that is logged is done, and counted.
+                (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
+                logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
+            else:
+                logs |= {f"eval_{name}": value for name, value in parts.items()}
         super().log(logs, start_time)
 
 
