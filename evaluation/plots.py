@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from .leaderboard import Board
@@ -79,30 +80,32 @@ def draw_curves(board: Board) -> Figure:
                 zorder=3,
             )
         _shade_area(axes, board, methods[0], task)
-        low, high = axes.get_ylim()
-        accuracies = [point.accuracy for method in methods for point in board.curves[method, task].points]
-        axes.set_ylim(max(0.0, min(low, min(accuracies) - 4)), min(101.0, max(high, max(accuracies) + 2)))
         axes.set_xlim(left=0)
         axes.set_title(task)
         axes.set_xlabel("tokens per forward")
         axes.set_ylabel("accuracy (%)")
         axes.grid(color="0.88", linewidth=0.6)
-        axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="best")
+        axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="lower right")
+    figure.supxlabel(
+        "shaded: the AUP of the best method, under its weighted accuracy (dotted); the axes are cut below", fontsize=8
+    )
     return figure
 
 
 def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
+    """Shades the AUP of a method; the axis is cut below what there is to see."""
     points = board.curves[method, task].points
     best = board.y_max[task] or max(point.accuracy for point in points) or 1.0
     weighted = [point.accuracy * min(math.exp(-ALPHA * (1 - point.accuracy / best)), 1.0) for point in points]
     first = points[0]
-    axes.fill_between([0, first.tokens_per_forward], first.accuracy, color="0.85", zorder=0, linewidth=0)
+    curves = [curve for (_, other), curve in board.curves.items() if other == task]
+    accuracies = [point.accuracy for curve in curves for point in curve.points]
+    axes.set_ylim(max(0, 5 * math.floor(min(weighted + accuracies) / 5) - 5), min(102.0, max(accuracies) + 3))
+    axes.fill_between([0, first.tokens_per_forward], first.accuracy, color="0.87", zorder=0, linewidth=0)
     if len(points) > 1:
         parallelism = [point.tokens_per_forward for point in points]
-        axes.fill_between(parallelism, weighted, color="0.85", zorder=0, linewidth=0)
-        axes.plot(parallelism, weighted, color="0.45", linewidth=0.8, linestyle=":", zorder=1)
-    floor = min(weighted + [first.accuracy])
-    axes.set_ylim(bottom=max(0.0, min(axes.get_ylim()[0], floor - 3)))
+        axes.fill_between(parallelism, weighted, color="0.87", zorder=0, linewidth=0)
+        axes.plot(parallelism, weighted, color="0.4", linewidth=0.8, linestyle=":", zorder=1)
 
 
 def draw_bars(board: Board) -> Figure:
@@ -115,27 +118,15 @@ def draw_bars(board: Board) -> Figure:
         present = [(place, task) for place, task in enumerate(board.tasks) if (method, task) in board.areas]
         positions = [place + (index - (len(board.methods) - 1) / 2) * width for place, _ in present]
         heights = [board.areas[method, task] for _, task in present]
-        ends = [
-            board.intervals.get((method, task), (height, height))
-            for (_, task), height in zip(present, heights, strict=True)
-        ]
-        axes.bar(
-            positions,
-            heights,
-            width,
-            yerr=[
-                [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)],
-                [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)],
-            ],
-            color=look["color"],
-            hatch=look["hatch"],
-            edgecolor="white",
-            error_kw={"linewidth": 1, "capsize": 2},
-            label=method,
-        )
-        for position, height in zip(positions, heights, strict=True):
+        axes.bar(positions, heights, width, color=look["color"], hatch=look["hatch"], edgecolor="white", label=method)
+        tops = list(heights)
+        for number, (_, task) in enumerate(present):
+            if (method, task) in board.intervals:
+                low, tops[number] = board.intervals[method, task]
+                axes.plot([positions[number]] * 2, [low, tops[number]], color="black", linewidth=1, marker="_")
+        for position, height, top in zip(positions, heights, tops, strict=True):
             axes.annotate(
-                f"{height:.0f}", (position, height), (0, 2), textcoords="offset points", ha="center", fontsize=6
+                f"{height:.0f}", (position, top), (0, 3), textcoords="offset points", ha="center", fontsize=6
             )
     axes.set_xticks(range(len(board.tasks)), board.tasks)
     axes.set_ylabel("AUP")
@@ -217,7 +208,7 @@ def draw_speed(
                     *zip(*own, strict=True),
                     color=look["color"],
                     marker=look["marker"],
-                    linestyle=look["linestyle"],
+                    linestyle=look["linestyle"] if len(own) > 1 else "",
                     label=method,
                 )
         for name, system in closed.items():
@@ -234,6 +225,7 @@ def draw_speed(
                     fontsize=7,
                 )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(f"tokens per second, {hardware}")
@@ -253,7 +245,7 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_name(stem.name + suffix)
         temporary = stem.with_name(f".{stem.name}.tmp{suffix}")
         with matplotlib.rc_context({"svg.hashsalt": "d3llm"}):
-            figure.savefig(temporary, **options)
+            figure.savefig(temporary, bbox_inches="tight", **options)
         os.replace(temporary, path)
         paths.append(path)
     return paths
