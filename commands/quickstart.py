@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 
@@ -15,6 +16,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     teacher.add_argument("--resume", action="store_true", help="go on from the last state in the output folder")
     teacher.set_defaults(run=run_train_teacher)
+    student = actions.add_parser(
+        "distill", help="distil a student from the teacher and measure both; a run that was cut goes on"
+    )
+    student.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")
+    student.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("runs/student"), help="default: %(default)s"
+    )
+    student.set_defaults(run=run_distill)
+    ablation = actions.add_parser(
+        "ablate", help="train students with parts of the recipe changed and compare them; a run that was cut goes on"
+    )
+    ablation.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("runs/ablation"), help="default: %(default)s"
+    )
+    ablation.set_defaults(run=run_ablate)
 
 
 def run_train_teacher(args: argparse.Namespace) -> None:
@@ -28,6 +44,27 @@ def run_train_teacher(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.recipe} is not YAML: {error}") from error
     if not args.resume and (args.output / STATE_FILE).exists():
         raise ValueError(f"{args.output} holds a run: add --resume to go on with it, or choose another --output.")
+    log_progress()
+    train_teacher(args.recipe, args.output, resume=args.resume)
+
+
+def run_distill(args: argparse.Namespace) -> None:
+    from d3llm.quickstart.distill_student import distill_student
+
+    from .eval import print_table
+
+    log_progress()
+    results = distill_student(args.output, args.recipe)
+    print_table([(result["point"], result) for result in results])
+
+
+def run_ablate(args: argparse.Namespace) -> None:
+    from d3llm.quickstart.ablation import ablation_rows, markdown_table, run_ablation
+
+    log_progress()
+    sys.stdout.write(markdown_table(ablation_rows(run_ablation(args.output))))
+
+
+def log_progress() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("d3llm").setLevel(logging.INFO)
-    train_teacher(args.recipe, args.output, resume=args.resume)

@@ -112,7 +112,9 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     right = [row for row, correct in enumerate(dataset["correct"]) if correct]
     tokenizer = load_tokenizer()
     trainer = PseudoTrajectoryTrainer(
-        model=load("teacher", attn_implementation="eager"),  # on a CPU the backward pass of sdpa takes half as long again
+        model=load(
+            "teacher", attn_implementation="eager"
+        ),  # on a CPU the backward pass of sdpa takes half as long again
         args=PseudoTrajectoryConfig(
             output_dir=str(folder),
             seed=recipe["seed"],

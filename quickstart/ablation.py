@@ -1,0 +1,136 @@
+"""Takes the recipe of the student apart: one part changed at a time, each measured on unseen problems."""
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..evaluation.aup.aup import area_under_parallelism, bootstrap_interval
+from .distill_student import DEFAULT_RECIPE, extract, keep_recipe, measure_methods, train
+
+
+ABLATION = Path(__file__).resolve().parent / "ablation.yaml"
+TEACHER = "teacher"
+BASELINE = "llada"  # the teacher's preset with one token per forward
+
+
+def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: Path | None = None) -> Path:
+    """
+    Runs what is missing of an ablation.
+
+    Args:
+        output (`Path`): Trajectories, students and result files go there.
+        ablation_path (`Path`, *optional*): Seeds, variants and decoders; by default `ablation.yaml`.
+        recipe_path (`Path`, *optional*): The recipe that the variants change; by default `student.yaml`.
+
+    Returns:
+        `Path`: The folder of result files, for [`ablation_rows`].
+    """
+    recipe = yaml.safe_load((recipe_path or DEFAULT_RECIPE).read_text(encoding="utf-8"))
+    ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
+    keep_recipe(output, recipe | {"ablation": ablation})
+    results = output / "results"
+    decoders = [{"model": TEACHER, **decoder} for decoder in ablation["decoders"].values()]
+    baseline = {"model": TEACHER, "preset": BASELINE}
+    measure_methods(_measuring(recipe, [baseline, *decoders]), {}, results)
+    trajectories = extract(recipe, output / "trajectories")
+    for seed in ablation["seeds"]:
+        for variant, changes in ablation["variants"].items():
+            name = f"{variant.replace(' ', '_')}-{seed}"
+            changed = recipe | {"seed": seed, "training": recipe["training"] | changes}
+            student = train(changed, trajectories, output / "training" / name, output / "students" / name)
+            decoders = [{"model": name, **decoder} for decoder in ablation["decoders"].values()]
+            measure_methods(_measuring(recipe, decoders), {name: student}, results)
+    return results
+
+
+def _measuring(recipe: dict[str, Any], methods: list[dict[str, Any]]) -> dict[str, Any]:
+    return recipe | {"measurement": recipe["measurement"] | {"methods": methods}}
+
+
+def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict[str, Any]]:
+    """
+    What the result files say, a row per variant and decoder.
+
+    AUP is anchored at the teacher with one token per forward: `y_max` is the best accuracy of all rows, and points
+    that lose more than 5 points against the teacher are dropped, so that a student that is worse everywhere gains
+    nothing.
+
+    Args:
+        results (`Path`): Folder of the result files.
+        ablation_path (`Path`, *optional*): As for [`run_ablation`].
+
+    Returns:
+        `list[dict[str, Any]]`: `variant`, `decoder`, `seeds`, `aup` (mean over the seeds), `aup_interval` (95 %
+        bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
+    """
+    ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
+    measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    measured = {name: result for name, result in measured.items() if "accuracy" in result}
+    best = 100 * max(result["accuracy"] for result in measured.values())
+    anchor = {"y_max": best, "baseline_accuracy": 100 * measured[f"{TEACHER}-{BASELINE}"]["accuracy"]}
+    rows = [_row("teacher, one token per forward", "sequential", [[measured[f"{TEACHER}-{BASELINE}"]]], anchor)]
+    for variant in (TEACHER, *ablation["variants"]):
+        seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
+        for decoder, plan in ablation["decoders"].items():
+            names = [
+                [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}.threshold={t}" for t in plan["thresholds"]]
+                for seed in seeds
+            ]
+            curves = [[measured[name] for name in curve] for curve in names if all(name in measured for name in curve)]
+            if curves:
+                rows.append(_row(variant, decoder, curves, anchor))
+    return rows
+
+
+def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor: dict[str, float]) -> dict[str, Any]:
+    """A row from curves (seeds, points) of result files."""
+    areas = [
+        area_under_parallelism(
+            [point["tokens_per_forward"] for point in curve], [100 * point["accuracy"] for point in curve], **anchor
+        )
+        for curve in curves
+    ]
+    intervals = [
+        bootstrap_interval(
+            *([point["samples"][name] for point in curve] for name in ("tokens", "forwards", "correct")), **anchor
+        )
+        for curve in curves
+    ]
+    # the mean over seeds varies by the draw of the problems, as one curve does, and by the draw of the seeds
+    half = mean(high - low for low, high in intervals) / 2
+    spread = 1.96 * float(np.std(areas, ddof=1)) / len(areas) ** 0.5 if len(areas) > 1 else 0.0
+    center = mean(areas)
+    margin = (half**2 + spread**2) ** 0.5
+    return {
+        "variant": variant,
+        "decoder": decoder,
+        "seeds": len(curves),
+        "aup": center,
+        "aup_interval": [center - margin, center + margin],
+        "points": [
+            {
+                **points[0]["point"],
+                "accuracy": mean(100 * point["accuracy"] for point in points),
+                "tokens_per_forward": mean(point["tokens_per_forward"] for point in points),
+            }
+            for points in zip(*curves, strict=True)
+        ],
+    }
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table: AUP, and accuracy in percent @ TPF at each threshold."""
+    thresholds = [point["threshold"] for point in rows[-1]["points"]]
+    heads = ["recipe", "decoding", "seeds", "AUP (95 % interval)", *(f"{t} nats" for t in thresholds)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        low, high = row["aup_interval"]
+        points = [f"{point['accuracy']:.1f} @ {point['tokens_per_forward']:.2f}" for point in row["points"]]
+        points += [""] * (len(thresholds) - len(points))
+        cells = [row["variant"], row["decoder"], str(row["seeds"]), f"{row['aup']:.0f} ({low:.0f} to {high:.0f})"]
+        lines.append("| " + " | ".join([*cells, *points]) + " |")
+    return "\n".join(lines) + "\n"
