@@ -139,10 +139,10 @@ def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[D
     return dataset.select(range(rows)), dataset.select(range(rows, len(dataset)))
 
 
-def read_held_out(arguments: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> HeldOutPrompts:
+def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> HeldOutPrompts:
     """The problems that are decoded at each evaluation."""
     samples = Samples(
-        arguments.held_out,
+        dataset,
         tokenizer,
         prompt_column=arguments.held_out_prompt_column,
         columns=[arguments.held_out_answer_column],
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=held_out_rows,
         processing_class=tokenizer,
         teacher=load_model(teacher_name, model_args) if teacher_name else None,
-        held_out=read_held_out(arguments, tokenizer) if arguments.held_out else None,
+        held_out=read_held_out(arguments.held_out, arguments, tokenizer) if arguments.held_out else None,
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

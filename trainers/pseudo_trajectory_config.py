@@ -107,7 +107,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
-    gradient_checkpointing: bool | None = field(
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
     ddp_find_unused_parameters: bool | None = field(

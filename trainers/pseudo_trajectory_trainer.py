@@ -30,6 +30,7 @@ MEANS = {
     "cross_entropy": "masked",
     "complementary_cross_entropy": "complementary_masked",
     "certainty": "correct",
+    "complementary_certainty": "complementary_correct",
     "divergence": "far",
     "masked_entropy": "all",
     "share_correct": "all",
@@ -107,9 +108,11 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
 
     Raises:
         `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
-        `FloatingPointError`: While training, when a loss is no number; names the step and the samples.
+        `ValueError`: While training, when a loss is no number; it names the step and the samples.
+        `OSError`: When a checkpoint cannot be written.
     """
 
+    loss_is_scaled_for_ga: bool | None
     _tag_names = ["d3llm", "pseudo-trajectory"]
     _name = "Pseudo-trajectory distillation"
     _paper = {"title": "d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation", "id": "2601.07568"}
@@ -321,11 +324,9 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
             `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss, and its parts as logged.
         """
         args = self.args
-        supervised, far = inputs["supervised"], inputs["far"]
-        views, rows, length = supervised.shape
-        # The one host read of a micro-batch before its backward pass: how many positions there are.
-        view, row, position = supervised.nonzero(as_tuple=True)
-        picked = torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position])
+        views, rows, length = inputs["supervised"].shape
+        # A host read: how many positions there are. The other one of a micro-batch is whether the loss is a number.
+        view, row, position = picked = inputs["supervised"].nonzero(as_tuple=True)
         losses = self._redirect(
             model,
             self.accelerator.unwrap_model(model),
@@ -333,50 +334,50 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
             inputs["noisy_ids"],
             inputs["attention_mask"].repeat(views, 1),
             inputs["input_ids"].repeat(views, 1),
-            picked,
+            torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
         )
+        sums = self._sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
 
-        is_far = far[view, row, position]
-        weights = inputs["weights"][row] * ~is_far
-        in_view = [weights * (view == number) for number in range(2)]
-        by_token = args.normalization == "tokens"
-        if by_token and num_items_in_batch is not None:
-            # Wrappers average gradients over the processes; the mean here is over the positions of all of them.
-            counts = num_items_in_batch / self.accelerator.num_processes
-        else:
-            counts = inputs["counts"].float()
-        right = [weight * losses.correct for weight in in_view]
-        right_counts = counts[:2] if by_token else torch.stack([(weight > 0).sum() for weight in right])
-        counts, right_counts = counts.clamp(min=1e-9), right_counts.clamp(min=1e-9)
-
-        cross_entropy = [(losses.cross_entropy * weight).sum() for weight in in_view]
-        certainty = [(losses.certainty * weight).sum() for weight in right]
-        if not args.complementary_entropy:
-            certainty = certainty[:1]
-        divergence = (losses.divergence * is_far).sum()
-        loss = (
-            sum(part / count for part, count in zip(cross_entropy, counts[:2], strict=True))
-            + args.entropy_weight * sum(part / count for part, count in zip(certainty, right_counts, strict=False))
-            + args.kl_weight * divergence / counts[2]
-        ) * args.loss_scale
+        counts = (
+            inputs["counts"]
+            if num_items_in_batch is None or args.normalization == "microbatch"
+            # Wrappers average gradients over the processes; the means here are over the positions of all of them.
+            else (num_items_in_batch / self.accelerator.num_processes)
+        )
+        masked, complementary_masked, far = counts.clamp(min=1e-9)
+        correct, complementary_correct = masked, complementary_masked
+        if args.normalization == "microbatch":
+            correct, complementary_correct = sums["correct"].clamp(min=1), sums["complementary_correct"].clamp(min=1)
+        loss = sums["cross_entropy"] / masked + sums["complementary_cross_entropy"] / complementary_masked
+        loss = loss + args.entropy_weight * sums["certainty"] / correct
+        if args.complementary_entropy:
+            loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
+        loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["index"]))
-        parts = {
-            "cross_entropy": cross_entropy[0],
-            "masked": in_view[0],
-            "complementary_cross_entropy": cross_entropy[1],
-            "complementary_masked": in_view[1],
-            "certainty": sum(certainty),
-            "correct": sum(right[: len(certainty)]),
-            "divergence": divergence,
-            "far": is_far,
-            "masked_entropy": losses.entropy,
-            "share_correct": losses.correct,
-            "all": torch.ones_like(losses.entropy),
+        sums = {name: value.detach() for name, value in sums.items()}
+        self._sums["train" if self.model.training else "eval"] += torch.stack([sums[name] for name in SUMS])
+        return (loss, sums) if return_outputs else loss
+
+    def _sum_up(self, losses: TokenLosses, far: Tensor, weights: Tensor, view: Tensor) -> dict[str, Tensor]:
+        """The sums and counts in `SUMS` over the M positions, each of which has a weight and belongs to a view."""
+        weights = weights * ~far
+        sums = {
+            "divergence": (losses.divergence * far).sum(),
+            "far": far.sum(),
+            "masked_entropy": losses.entropy.sum(),
+            "share_correct": losses.correct.sum(),
+            "all": torch.ones_like(losses.entropy).sum(),
         }
-        sums = torch.stack([parts[name].detach().float().sum() for name in SUMS])
-        self._sums["train" if self.model.training else "eval"] += sums
-        return (loss, dict(zip(SUMS, sums.unbind(), strict=True))) if return_outputs else loss
+        for number, prefix in enumerate(("", "complementary_")):
+            here = weights * (view == number)
+            sums |= {
+                f"{prefix}cross_entropy": (losses.cross_entropy * here).sum(),
+                f"{prefix}masked": here.sum(),
+                f"{prefix}certainty": (losses.certainty * losses.correct * here).sum(),
+                f"{prefix}correct": (losses.correct * here).sum(),
+            }
+        return {name: value.float() for name, value in sums.items()}
 
     def _describe_bad_loss(self, loss: Tensor, index: Tensor) -> str:
         dataset = self.train_dataset if self.model.training else self.eval_dataset
