@@ -117,6 +117,9 @@ def self_contained(save_pretrained: Callable) -> Callable:
         # the first class of this folder: FSDP puts a class of its own in front
         model_class = next(c for c in type(self).__mro__ if c.__module__.startswith(f"{__package__}."))
         files, self.config.auto_map = _code_of(model_class)
+        if self.can_generate():
+            # under this flag, loading would ignore decoding parameters
+            self.generation_config._from_model_config = False
         saves = self.should_save_on_this_rank(is_main_process)
         push_to_hub = push_to_hub and saves
         hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
