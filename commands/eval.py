@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -15,6 +17,7 @@ from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
 
 
 if TYPE_CHECKING:
+    from d3llm.evaluation.measurement import Processes
     from d3llm.evaluation.tasks import Sample, Task
 
 BATCH_SIZE = 8
@@ -78,11 +81,7 @@ def run(args: argparse.Namespace) -> None:
     check_task_arguments(args)
     points = [(point, point_fields(args, point)) for point in sweep_points(args.sweep)]
     if args.harness == "lm_eval":
-        from d3llm.evaluation.lm_eval_model import run_lm_eval
-
-        if len(points) > 1:
-            raise ValueError("--harness lm_eval measures one point: leave out --sweep.")
-        run_lm_eval(checkpoint_folder(args), points[0][1], args)
+        run_harness(args, points)
         return
     tasks = find_tasks(args)
     data = data_files(args, tasks)
@@ -93,12 +92,64 @@ def run(args: argparse.Namespace) -> None:
 
     processes = Processes.from_accelerate(cpu=args.device == "cpu")
     measurer = Measurer(args, processes)
-    rows = []
-    for task in tasks:
-        for point, fields in points:
-            rows.append((point, measurer.measure(task, loaded[task.name], data.get(task.name), point, fields)))
+    results = [
+        measurer.measure(task, loaded[task.name], data.get(task.name), point, fields)
+        for task in tasks
+        for point, fields in points
+    ]
     if processes.index == 0:
-        print_table(rows)
+        print_table(results)
+
+
+def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dict[str, Any]]]) -> None:
+    """Runs tasks of lm-evaluation-harness and writes what it says into one file."""
+    if len(points) > 1 or args.data:
+        raise ValueError("--harness lm_eval takes neither --sweep nor --data: it has its own tasks and one point.")
+    from importlib.util import find_spec
+
+    if find_spec("lm_eval") is None:
+        raise ValueError("lm-evaluation-harness is not installed: pip install 'd3llm[eval]'.")
+    from d3llm.evaluation import lm_eval_model
+    from d3llm.evaluation.measurement import hardware, versions
+    from d3llm.evaluation.results_file import write_atomically
+
+    from .loading import load_model
+
+    if args.allow_code_execution:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what its code tasks ask for
+    args.output.mkdir(parents=True, exist_ok=True)
+    folder, fields = checkpoint_folder(args), points[0][1]
+    model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
+    result = lm_eval_model.run_harness(
+        model,
+        tokenizer,
+        args.tasks.split(","),
+        batch_size=args.batch_size,
+        limit=args.limit,
+        chat=bool(args.chat),
+        allow_code_execution=args.allow_code_execution,
+        **fields,
+    )
+    result |= {"model": args.model or folder.name, "fields": fields, "hardware": hardware(), "versions": versions()}
+    path = args.output / f"{method_name(args, folder, fields)}.lm_eval.json"
+    write_atomically(path, json.dumps(result, indent=1, default=str).encode() + b"\n")
+    for task, metrics in result["results"].items():
+        figures = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
+        sys.stdout.write(f"{task}: {', '.join(figures)}\n")
+    if result["forwards"]:
+        sys.stdout.write(
+            f"{result['tokens']} tokens in {result['forwards']} forwards, TPF {result['tokens_per_forward']:.2f}, "
+            f"TPS {result['tokens_per_second']:.0f}\n"
+        )
+    sys.stdout.write(f"written to {path}\n")
+
+
+def method_name(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> str:
+    """What tables and files call this model with this preset."""
+    if args.method is not None:
+        return args.method
+    parts = [folder.resolve().name, fields.get("preset"), "assisted" if args.assistant_model is not None else None]
+    return "-".join(part for part in parts if part)
 
 
 def check_task_arguments(args: argparse.Namespace) -> None:
@@ -163,12 +214,13 @@ class Measurer:
     Args:
         args (`argparse.Namespace`): The parsed arguments.
         processes (`Processes`): The processes that share the work.
+        split (`str`, *optional*, defaults to `"test"`): Where the samples come from, for the result file.
     """
 
-    def __init__(self, args: argparse.Namespace, processes):
+    def __init__(self, args: argparse.Namespace, processes: Processes, split: str = "test"):
         from .loading import is_diffusion_model, load_autoregressive_model, load_model
 
-        self.args, self.processes = args, processes
+        self.args, self.processes, self.split = args, processes, split
         device = args.device
         if device is None and processes.count > 1:
             import torch
@@ -195,10 +247,7 @@ class Measurer:
 
         prompts = [task.encode(self.tokenizer, sample, self.args.chat) for sample in samples]
         decode, decoding = self._decoder(task, samples, prompts, fields)
-        method = self.args.method or "-".join(
-            [self.folder.resolve().name, *([fields["preset"]] if "preset" in fields else [])]
-            + (["assisted"] if self.assistant is not None else [])
-        )
+        method = method_name(self.args, self.folder, fields)
         settings = {
             "method": method,
             "model": self.args.model or self.folder.name,
@@ -206,7 +255,7 @@ class Measurer:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "assistant_model": self.args.assistant_model,
             "source": task.source if data is None else data.name,
-            "split": "test",
+            "split": self.split,
             "chat": task.chat if self.args.chat is None else self.args.chat,
             "point": {name: fields[name] for name in point},
             "decoding": decoding,
@@ -281,7 +330,7 @@ class _Bar:
         self.progress.stop()
 
 
-def print_table(rows: list[tuple[dict[str, str], dict[str, Any]]]) -> None:
+def print_table(results: list[dict[str, Any]]) -> None:
     """Prints a line per point."""
     from rich.console import Console
     from rich.table import Table
@@ -291,13 +340,13 @@ def print_table(rows: list[tuple[dict[str, str], dict[str, Any]]]) -> None:
         table.add_column(name)
     for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", "seconds"):
         table.add_column(name, justify="right")
-    for point, result in rows:
+    for result in results:
         low, high = result["accuracy_interval"]
         tpf, tps = result["tokens_per_forward"], result["tokens_per_second"]
         table.add_row(
             result["task"],
             result["method"],
-            " ".join(f"{name}={value}" for name, value in point.items()),
+            " ".join(f"{name}={value}" for name, value in result["point"].items()),
             str(result["num_samples"]),
             f"{result['accuracy']:.1%} ({low:.1%} to {high:.1%})",
             "" if tpf is None else f"{tpf:.2f}",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart
+from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,7 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="d3llm", description="Fast diffusion language models in the Hugging Face stack.")
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart):
+    for command in (
+        convert,
+        demo,
+        distill,
+        eval,
+        extract,
+        generate,
+        infill,
+        leaderboard,
+        presets,
+        push,
+        quickstart,
+        tune,
+    ):
         command.add_parser(subparsers)
     return parser
 

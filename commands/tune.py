@@ -1,0 +1,128 @@
+"""`d3llm tune`: finds the thresholds of a checkpoint and writes them into its generation_config.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .eval import (
+    Measurer,
+    add_task_arguments,
+    check_task_arguments,
+    data_files,
+    find_tasks,
+    point_fields,
+    print_table,
+    sweep_points,
+)
+from .fields import add_decoding_arguments
+
+
+DEFAULT_SWEEPS = {  # by the unit of the score
+    "entropy": "threshold=0.1,0.2,0.3,0.4,0.5,0.6,0.8,1.0",
+    "probability": "threshold=0.5,0.6,0.7,0.8,0.9,0.95",
+    "margin": "threshold=0.3,0.5,0.7,0.8,0.9,0.95",
+}
+LIMIT = 100
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "tune",
+        help="find the best thresholds of a checkpoint",
+        usage="%(prog)s --model DIR --tasks NAME --output DIR [--preset NAME] [--max-loss PERCENT] "
+        "[--objective {aup,tps}] [--sweep FIELD=VALUE,...] [--FIELD VALUE]...",
+        add_help=False,
+    )
+    parser.add_argument("--tasks", required=True, metavar="NAME", help="one task; its validation split, not its test")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the measured points")
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=1.0,
+        metavar="PERCENT",
+        help="loss of accuracy allowed (default: %(default)s)",
+    )
+    parser.add_argument("--objective", choices=("aup", "tps"), default="aup", help="default: %(default)s")
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,...",
+        help="what to try, as for d3llm eval, for example block_add_threshold=0.1,0.5 (default: thresholds)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the choice, and write nothing to the checkpoint")
+    add_task_arguments(parser)
+    add_decoding_arguments(parser)
+    parser.set_defaults(run=run, limit=LIMIT, method=None, assistant_model=None, overwrite=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_task_arguments(args)
+    if args.model is None:
+        raise ValueError("--model is missing: tune writes into the checkpoint's folder.")
+    if not 0 <= args.max_loss <= 100:
+        raise ValueError(f"--max-loss is a loss of accuracy from 0 to 100 %, got {args.max_loss}.")
+    (task, *others) = find_tasks(args)
+    if others:
+        raise ValueError("--tasks is one task here: a checkpoint has one setting.")
+    sweeps = args.sweep
+    if not any(sweep.partition("=")[0].strip() == "threshold" for sweep in sweeps):
+        sweeps = [*sweeps, DEFAULT_SWEEPS[score_of(args)]]
+    points = [(point, point_fields(args, point)) for point in sweep_points(sweeps)]
+    data = data_files(args, [task]).get(task.name)
+    samples = task.load(data, "validation", args.limit)
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    from d3llm.evaluation.measurement import Processes
+    from d3llm.evaluation.tuning import choose_point
+
+    processes = Processes.from_accelerate(cpu=args.device == "cpu")
+    measurer = Measurer(args, processes, split="validation")
+    if not measurer.diffusion:
+        raise ValueError(f"{args.model} is no diffusion model: it has no thresholds.")
+    results = [measurer.measure(task, samples, data, point, fields) for point, fields in points]
+    if processes.index:
+        return
+    print_table(results)
+    chosen = choose_point(results, args.objective, args.max_loss)
+    fields = next(fields for (_, fields), result in zip(points, results, strict=True) if result is chosen)
+    said = ", ".join(f"{name}={value}" for name, value in chosen["point"].items())
+    tpf, accuracy = chosen["tokens_per_forward"], chosen["accuracy"]
+    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}, accuracy {accuracy:.1%})\n")
+    if not args.dry_run:
+        path = write_fields(Path(args.model), fields)
+        sys.stdout.write(f"written to {path}\n")
+
+
+def score_of(args: argparse.Namespace) -> str:
+    """The score that a threshold is compared with: the unit of the thresholds to try."""
+    from d3llm.generation import DiffusionGenerationConfig
+
+    fields = point_fields(args, {})
+    if not fields.get("preset") and (Path(args.model) / "generation_config.json").is_file():
+        fields = {**json.loads((Path(args.model) / "generation_config.json").read_text(encoding="utf-8")), **fields}
+    config = DiffusionGenerationConfig(**{name: fields[name] for name in ("preset", "score") if fields.get(name)})
+    score = config.resolve().score
+    if score not in DEFAULT_SWEEPS:
+        raise ValueError(f"There is no default sweep for the score {score!r}: give one, --sweep threshold=VALUE,...")
+    return score
+
+
+def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
+    """Puts fields into a checkpoint's generation_config.json and keeps what else is there; atomically."""
+    from d3llm.evaluation.results_file import write_atomically
+    from d3llm.generation import DiffusionGenerationConfig
+    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS
+
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "preset" in fields:  # replaces the method that was there
+        values = {name: value for name, value in values.items() if name not in METHOD_DEFAULTS}
+    values |= fields
+    DiffusionGenerationConfig.from_dict(dict(values))  # refuses what could not be read again
+    write_atomically(path, json.dumps(values, indent=2, sort_keys=True).encode() + b"\n")
+    return path
