@@ -47,7 +47,8 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
     numbers = _mix(state[:, None] + torch.arange(1, length + 5, device=index.device) * _GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
-    return Draws(*uniform[:, :4].unbind(dim=1), uniform[:, 4:])
+    ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
+    return Draws(ratio, window, filled, known, uniform[:, 4:])
 
 
 _GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer

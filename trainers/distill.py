@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from datasets import Dataset
@@ -100,11 +100,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
     if "--config" in argv[:-1]:
         place = argv.index("--config") + 1
         argv[place] = str(find_recipe(argv[place]))
-    parser = _Parser((DistillArguments, PseudoTrajectoryConfig, ModelConfig), prog="d3llm distill", allow_abbrev=False)
+    kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
+    parser = _Parser(kinds, prog="d3llm distill", allow_abbrev=False)
     try:
-        *groups, rest = parser.parse_args_and_config(argv, return_remaining_strings=True)
+        parsed: Any = parser.parse_args_and_config(argv, return_remaining_strings=True)
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe is not YAML: {error}") from error
+    *groups, rest = parsed
     if rest:
         raise ValueError(f"Nothing is called {' '.join(rest)} (see `d3llm distill --help`).")
     return tuple(groups)

@@ -33,24 +33,19 @@ def add_lora(model: PreTrainedModel, peft_config: LoraConfig) -> PeftModel:
     """
     peft_config = deepcopy(peft_config)
     model_type = model.config.model_type
-    if peft_config.target_modules is None:
-        if model_type not in TARGET_MODULES:
-            raise ValueError(
-                f"The LoRA layers of a {model_type!r} model are not known: name them in `target_modules`."
-            )
-        peft_config.target_modules = set(TARGET_MODULES[model_type])
-    names = [name for name, _ in model.named_modules()]
-    if not isinstance(peft_config.target_modules, str):
-        unmatched = [
-            target
-            for target in sorted(peft_config.target_modules)
-            if not any(name == target or name.endswith(f".{target}") for name in names)
-        ]
+    known = TARGET_MODULES.get(model_type)
+    targets = known if peft_config.target_modules is None else peft_config.target_modules
+    if targets is None:
+        raise ValueError(f"The LoRA layers of a {model_type!r} model are not known: name them in `target_modules`.")
+    if not isinstance(targets, str):
+        names = [f".{name}" for name, _ in model.named_modules()]
+        unmatched = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in names))
         if unmatched:
             raise ValueError(
                 f"No layer of the {model_type!r} model is called {', '.join(unmatched)}: `target_modules` may name "
-                f"{', '.join(TARGET_MODULES.get(model_type, []))}."
+                f"{', '.join(known or [])}."
             )
+    peft_config.target_modules = targets
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
     if peft_config.exclude_modules is None:
         peft_config.exclude_modules = [head]
@@ -59,7 +54,8 @@ def add_lora(model: PreTrainedModel, peft_config: LoraConfig) -> PeftModel:
 
 def merge_adapter(model: PeftModel, folder: str | os.PathLike) -> Path:
     """
-    Saves a LoRA model as a plain one, its adapters added to the weights.
+    Saves a LoRA model as a plain one, its adapters added to the weights. An adapter in a folder of its own is merged by
+    [`~d3llm.hub_cards.convert.convert`].
 
     Args:
         model (`PeftModel`): The model; it is no PEFT model any more afterwards.

@@ -112,7 +112,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         `OSError`: When a checkpoint cannot be written.
     """
 
-    loss_is_scaled_for_ga: bool | None
+    loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
     _tag_names = ["d3llm", "pseudo-trajectory"]
     _name = "Pseudo-trajectory distillation"
     _paper = {"title": "d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation", "id": "2601.07568"}
