@@ -54,8 +54,7 @@ def add_lora(model: PreTrainedModel, peft_config: LoraConfig) -> PeftModel:
 
 def merge_adapter(model: PeftModel, folder: str | os.PathLike) -> Path:
     """
-    Saves a LoRA model as a plain one, its adapters added to the weights. An adapter in a folder of its own is merged by
-    [`~d3llm.hub_cards.convert.convert`].
+    Saves a LoRA model as a plain one, its adapters added to the weights. (`d3llm convert` does it for a folder.)
 
     Args:
         model (`PeftModel`): The model; it is no PEFT model any more afterwards.
