@@ -309,6 +309,7 @@ def test_a_damaged_part_is_made_again(tiny, problems, tmp_path, caplog, damage):
         middle = content.index(b"\x28\xb5\x2f\xfd") + 20  # inside the first page, which is compressed by zstd
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         part.write_bytes({"truncated": content[: len(content) // 2], "flipped": flipped, "empty": b""}[damage])
+    (folder / "data" / "train-00000-of-00003.parquet").unlink()  # made first, when the other is still damaged
     (folder / "data" / ".train-00002-of-00003.parquet.77.tmp").write_bytes(b"half")
     extract(tiny, problems, folder)
     assert contents(folder) == before
@@ -557,7 +558,7 @@ def test_data_sets_that_are_no_trajectories(tmp_path):
             "bad/train/0 .column 'order'. has 1 commit steps, and the response 2 tokens, with its EOS",
         ),
         (
-            [{"prompt": "one", "response": "two", "order": [-1, 1]}],
+            [{"prompt": "one", "response": "two", "order": [1, 40000]}],
             {"order": "column", "response_column": "response", "order_column": "order"},
             "is no list of commit steps",
         ),

@@ -254,7 +254,7 @@ class Extraction:
             "eos_token_id": self.eos_token_ids,
             "tokenizer": tokenizer_fingerprint(tokenizer),
         }
-        given = (tokenizer, self.eos_token_ids, config.response_column, vocab_size)
+        given: tuple[Any, ...] = (tokenizer, self.eos_token_ids, config.response_column, vocab_size)
         self.order: Callable[[list[Sample]], list[Trajectory]]
         if config.order == "teacher":
             self.order = TeacherRuns(
@@ -272,6 +272,7 @@ class Extraction:
         elif config.order == "left_to_right":
             self.order = LeftToRight(*given)
         elif config.order == "column":
+            assert config.order_column is not None  # the config has checked it
             self.order = OrderColumn(*given, order_column=config.order_column)
         elif config.order == "ar_rank":
             order_model = load_order_model(config.order_model, tokenizer, model.device)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .parts import Parts
+from .trajectory_facts import ChunkCounts
 
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ class ExtractionProgress:
         self.missing = set(todo)
         self.samples = samples
         self.visible = visible
-        self.done = self.correct = self.judged = 0
+        self.counts = ChunkCounts()
         for index in set(range(parts.count)) - self.missing:
             self._count(index)
-        self.before = self.done
+        self.before = self.counts.samples
         self.began = time.monotonic()
         console = Console(stderr=True, highlight=False)
         self.bar = Progress(
@@ -46,7 +47,9 @@ class ExtractionProgress:
             console=console,
             disable=not (visible and console.is_terminal),
         )
-        self.task = self.bar.add_task("extracting", total=samples, completed=self.done, figures=self._figures())
+        self.task = self.bar.add_task(
+            "extracting", total=samples, completed=self.counts.samples, figures=self._figures()
+        )
 
     def __enter__(self) -> "ExtractionProgress":
         self.bar.start()
@@ -65,22 +68,19 @@ class ExtractionProgress:
             if self.parts.path(index).exists():
                 self._count(index)
                 self.missing.remove(index)
-        self.bar.update(self.task, completed=self.done, figures=self._figures())
+        self.bar.update(self.task, completed=self.counts.samples, figures=self._figures())
         if self.bar.disable:
-            left = (self.samples - self.done) / self.rate if self.rate else float("inf")
-            logger.info("%d of %d samples, %s, %.0f s left", self.done, self.samples, self._figures(), left)
+            left = (self.samples - self.counts.samples) / self.rate if self.rate else float("inf")
+            logger.info("%d of %d samples, %s, %.0f s left", self.counts.samples, self.samples, self._figures(), left)
 
     @property
     def rate(self) -> float:
         """Samples per second of this run."""
-        return (self.done - self.before) / max(time.monotonic() - self.began, 1e-9)
+        return (self.counts.samples - self.before) / max(time.monotonic() - self.began, 1e-9)
 
     def _count(self, index: int) -> None:
-        counts = self.parts.counts(index)
-        self.done += counts["samples"]
-        self.correct += counts["correct"]
-        self.judged += counts["correct"] + counts["wrong"]
+        self.counts += ChunkCounts(**self.parts.counts(index))
 
     def _figures(self) -> str:
-        share = f", {self.correct / self.judged:.1%} correct" if self.judged else ""
-        return f"{self.rate:.2f} samples/s{share}"
+        share = self.counts.share_correct
+        return f"{self.rate:.2f} samples/s" + (f", {share:.1%} correct" if share is not None else "")

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
 from .samples import Sample, check_ids
+from .trajectories import LARGEST_STEP
 
 
 ORDERS = ("teacher", "random", "left_to_right", "column", "ar_rank", "published")
@@ -133,8 +135,8 @@ class OrderColumn(GivenResponses):
         steps = [sample.row[self.order_column] for sample in samples]
         for sample, order, response in zip(samples, steps, responses, strict=True):
             where = f"The order of {sample.id} (column {self.order_column!r})"
-            if not isinstance(order, list) or not all(isinstance(step, int) and step >= 0 for step in order):
-                raise ValueError(f"{where} is no list of commit steps, whole numbers counted from 1.")
+            if not isinstance(order, list) or not all(_is_step(step) for step in order):
+                raise ValueError(f"{where} is no list of commit steps, whole numbers from 1 to {LARGEST_STEP}.")
             if len(order) != len(response):
                 raise ValueError(
                     f"{where} has {len(order)} commit steps, and the response {len(response)} tokens, with its EOS."
@@ -214,6 +216,10 @@ class PublishedTrajectories:
             raise ValueError(f"{sample.id} cannot be used: {error}.") from error
         end = length_up_to_eos(response, self.eos_token_ids)
         return Trajectory(response[:end], steps[:end], len(trajectory), sample.row[CORRECT_COLUMN])
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, int) and 0 <= step <= LARGEST_STEP
 
 
 def length_up_to_eos(response: list[int], eos_token_ids: Collection[int]) -> int:

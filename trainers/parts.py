@@ -83,7 +83,10 @@ class Parts:
         return self.folder / "data" / f"train-{index:05d}-of-{self.count:05d}.parquet"
 
     def todo(self) -> list[int]:
-        """The parts that are not there, or damaged, or of another plan; every one that is there is read in full."""
+        """
+        The parts that are not there. Every one that is there is read in full, and removed if it is damaged or of
+        another plan: it would count as finished otherwise.
+        """
         missing = []
         for index in range(self.count):
             try:
@@ -93,6 +96,7 @@ class Parts:
             except (OSError, ValueError) as error:  # pyarrow's errors are both
                 reason = str(error).splitlines()[0]
                 logger.warning("%s is made again: %s", self.path(index).name, reason)
+                self.path(index).unlink(missing_ok=True)  # another process may have been quicker
                 missing.append(index)
         return missing
 
@@ -106,14 +110,16 @@ class Parts:
                 raise ValueError("it has other columns")
             parquet.read()
 
-    def counts(self, index: int) -> dict[str, Any] | None:
-        """What was counted in the chunk of a part, see [`ChunkCounts`]; `None` when the part is not there."""
-        if not self.path(index).exists():
-            return None
+    def counts(self, index: int) -> dict[str, Any]:
+        """What was counted in the chunk of a finished part, see [`ChunkCounts`]."""
         return self._metadata(pq.ParquetFile(self.path(index)))["counts"]
 
+    def finished(self) -> list[int]:
+        """The parts that are there."""
+        return [index for index in range(self.count) if self.path(index).exists()]
+
     def is_complete(self) -> bool:
-        return all(self.path(index).exists() for index in range(self.count))
+        return len(self.finished()) == self.count
 
     def write(self, index: int, rows: list[dict[str, Any]], counts: dict[str, Any]) -> None:
         """
@@ -153,7 +159,7 @@ class Parts:
 
 def _flat(plan: dict[str, Any]) -> dict[str, Any]:
     """The values of a plan and of the dictionaries in it, by name."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in plan.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}
     return flat

@@ -89,8 +89,7 @@ def extraction_counts(parts: Parts) -> ChunkCounts:
     Returns:
         [`ChunkCounts`]: Their sum.
     """
-    found = (parts.counts(index) for index in range(parts.count))
-    return sum((ChunkCounts(**counts) for counts in found if counts is not None), ChunkCounts())
+    return sum((ChunkCounts(**parts.counts(index)) for index in parts.finished()), ChunkCounts())
 
 
 def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFacts:
