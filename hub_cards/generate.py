@@ -23,6 +23,21 @@ logger = logging.get_logger(__name__)
 FAMILIES = {"llada": 0, "Dream": 1}  # model_type -> logits_shift
 
 
+class FinishedHead:
+    """
+    The LM head of a model whose forward has run it already.
+
+    Args:
+        weight (`torch.Tensor` of shape `(vocab, hidden)`): Of the head that was run.
+    """
+
+    def __init__(self, weight: torch.Tensor):
+        self.weight = weight
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
 class AdaptedModel(DiffusionGenerationMixin):
     """
     What the decoder asks of a model, answered by a foreign one.
@@ -62,13 +77,18 @@ class AdaptedModel(DiffusionGenerationMixin):
             logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model does not have")
         return config
 
+    def get_output_embeddings(self) -> FinishedHead:
+        return FinishedHead(self.model.get_output_embeddings().weight)
+
     def __call__(
         self,
         input_ids: torch.LongTensor,
         position_ids: torch.LongTensor,
         attention_mask: torch.LongTensor | None,
         logits_to_keep: torch.LongTensor,
+        run_head: bool,
     ) -> CausalLMOutput:
+        """Logits in the place of the hidden states that the decoder asks for: foreign forwards run their head."""
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
@@ -76,7 +96,8 @@ class AdaptedModel(DiffusionGenerationMixin):
                 seen = attention_mask.bool()[:, None, None]
                 inputs |= {"attention_mask": seen & seen.transpose(2, 3), "position_ids": position_ids}
         logits = self.model(**inputs).logits
-        return CausalLMOutput(logits=logits.gather(1, logits_to_keep[..., None].expand(-1, -1, logits.shape[-1])))
+        kept = logits.gather(1, logits_to_keep[..., None].expand(-1, -1, logits.shape[-1]))
+        return CausalLMOutput(hidden_states=(kept,))
 
 
 def generate(
