@@ -29,6 +29,8 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
     Raises:
         `OSError`, `ValueError`: For a folder without config or weights, or with damaged ones.
     """
+    if not folder.is_dir():
+        raise OSError(f"There is no folder {folder}.")
     config = read_json(folder / "config.json")
     found: dict[str, Any] = {
         "name": folder.resolve().name,
