@@ -1,4 +1,4 @@
-"""`d3llm demo`: the shipped teacher solves unseen problems, one token per forward and then many."""
+"""`d3llm demo`: the shipped models solve unseen problems, the teacher one token per forward, the student many."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +22,37 @@ if TYPE_CHECKING:
 
     from .canvas import CanvasStreamer
 
-MODEL = "teacher"
-PRESETS = {"llada": "one token per forward", "d3llm": "several blocks at once"}
 MAX_NEW_TOKENS = 96
 PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measured then
 
 
+@dataclass(frozen=True)
+class Method:
+    """
+    A model and how it decodes.
+
+    Attributes:
+        model (`str`): Name of an embedded checkpoint.
+        preset (`str`): Name of a preset.
+        caption (`str`): What that means, in a few words.
+        is_shown (`bool`): Whether its canvas is drawn.
+    """
+
+    model: str
+    preset: str
+    caption: str
+    is_shown: bool = True
+
+
+METHODS = (
+    Method("teacher", "llada", "one token per forward"),
+    Method("teacher", "d3llm", "several blocks at once", is_shown=False),
+    Method("student", "d3llm", "distilled, several blocks at once"),
+)
+
+
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("demo", help="watch the shipped model solve unseen problems, and measure it")
+    parser = subparsers.add_parser("demo", help="watch the shipped models solve unseen problems, and measure them")
     parser.add_argument("--problems", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows per batch (default: %(default)s)")
     parser.add_argument(
@@ -65,24 +89,30 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     console = Console(highlight=False)
     problems = generate_problems("test", args.problems, args.seed)
-    model, tokenizer = load_model(checkpoint_path(MODEL), device="cpu")
+    models = {}
+    for name in dict.fromkeys(method.model for method in METHODS):
+        models[name], tokenizer = load_model(checkpoint_path(name), device="cpu")
 
     console.print(f"[bold]An unseen problem[/bold] (of {len(problems)})\n{problems[0].question}\n")
-    shown = {preset: _show(console, model, tokenizer, problems[0], preset) for preset in PRESETS}
+    shown = {
+        method: _show(console, models[method.model], tokenizer, problems[0], method)
+        for method in METHODS
+        if method.is_shown
+    }
 
     def check(index: int, text: str) -> bool:
         return extract_answer(text) == problems[index].answer
 
-    results: dict[str, DecodingResult] = {}
+    results: dict[Method, DecodingResult] = {}
     with _progress(console) as progress:
-        for preset in PRESETS:
-            task = progress.add_task(f"decoding with {preset}", total=len(problems))
-            results[preset] = evaluate_decoding(
-                model,
+        for method in METHODS:
+            task = progress.add_task(f"{method.model} with {method.preset}", total=len(problems))
+            results[method] = evaluate_decoding(
+                models[method.model],
                 tokenizer,
                 [problem.question for problem in problems],
                 check,
-                preset=preset,
+                preset=method.preset,
                 batch_size=args.batch_size,
                 progress=partial(progress.advance, task),
                 max_new_tokens=MAX_NEW_TOKENS,
@@ -98,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show(
-    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem: Problem, preset: str
+    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem: Problem, method: Method
 ) -> CanvasStreamer:
     """Decodes one problem while its canvas is drawn; returns the streamer, which holds every frame."""
     import torch
@@ -116,7 +146,7 @@ def _show(
         model.generate(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
-            preset=preset,
+            preset=method.preset,
             max_new_tokens=MAX_NEW_TOKENS,
             early_stop=True,
             streamer=streamer,
@@ -130,21 +160,21 @@ def _show(
 
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            streamer.listener = lambda streamer: live.update(_panel(streamer, preset), refresh=True)
+            streamer.listener = lambda streamer: live.update(_panel(streamer, method), refresh=True)
             streamer.pause = PAUSE
             decode()
-            live.update(_panel(streamer, preset, verdict=verdict()), refresh=True)
+            live.update(_panel(streamer, method, verdict=verdict()), refresh=True)
     else:
         decode()
-        console.print(_panel(streamer, preset, verdict=verdict()))
+        console.print(_panel(streamer, method, verdict=verdict()))
     return streamer
 
 
-def _panel(streamer: CanvasStreamer, preset: str, forward: int | None = None, verdict: str = "") -> RenderableType:
+def _panel(streamer: CanvasStreamer, method: Method, forward: int | None = None, verdict: str = "") -> RenderableType:
     from rich.panel import Panel
 
     forward = forward or len(streamer.frames)
-    title = f"[bold]{preset}[/bold], {PRESETS[preset]}"
+    title = f"[bold]{method.model}, {method.preset}[/bold]: {method.caption}"
     subtitle = f"forward {forward}: {streamer.committed(forward)} tokens committed{verdict}"
     return Panel(streamer.render(forward), title=title, subtitle=subtitle)
 
@@ -157,20 +187,20 @@ def _progress(console: Console):
     )
 
 
-def _table(results: dict[str, DecodingResult]) -> RenderableType:
+def _table(results: dict[Method, DecodingResult]) -> RenderableType:
     from rich.table import Table
 
     n = len(next(iter(results.values())).records)
-    table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, early stop at EOS in both", title_justify="left")
+    table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, early stop at EOS", title_justify="left")
     table.add_column("model")
     table.add_column("preset")
     for name in ("accuracy (95 % interval)", "TPF", "TPS", "forwards"):
         table.add_column(name, justify="right")
-    for preset, result in results.items():
+    for method, result in results.items():
         low, high = result.accuracy_interval
         table.add_row(
-            MODEL,
-            f"[bold]{preset}[/bold]",
+            method.model,
+            f"[bold]{method.preset}[/bold]",
             f"{result.accuracy:.1%} ({low:.1%} to {high:.1%})",
             f"{result.tokens_per_forward:.2f}",
             f"{result.tokens_per_second:.0f}",
@@ -179,12 +209,12 @@ def _table(results: dict[str, DecodingResult]) -> RenderableType:
     return table
 
 
-def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
+def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
     """The measurements as JSON; `accuracy` and its interval are shares of 1, `forwards` the sum over the problems."""
     rows = [
         {
-            "model": MODEL,
-            "preset": preset,
+            "model": method.model,
+            "preset": method.preset,
             "accuracy": result.accuracy,
             "accuracy_interval": list(result.accuracy_interval),
             "tokens_per_forward": result.tokens_per_forward,
@@ -193,7 +223,7 @@ def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dic
             "tokens": result.tokens,
             "seconds": result.seconds,
         }
-        for preset, result in results.items()
+        for method, result in results.items()
     ]
     return {
         "rows": rows,
@@ -212,7 +242,7 @@ def _report(results: dict[str, DecodingResult], args: argparse.Namespace) -> dic
     }
 
 
-def _picture(question: str, shown: dict[str, CanvasStreamer], table: RenderableType) -> str:
+def _picture(question: str, shown: dict[Method, CanvasStreamer], table: RenderableType) -> str:
     """An SVG of every canvas after the same number of forwards, and the table."""
     from io import StringIO
 
@@ -221,8 +251,8 @@ def _picture(question: str, shown: dict[str, CanvasStreamer], table: RenderableT
     console = Console(record=True, width=92, file=StringIO(), force_terminal=True, highlight=False)
     console.print(f"[dim]$[/dim] d3llm demo\n\n{question}\n")
     forward = max(1, round(0.7 * min(len(streamer.frames) for streamer in shown.values())))
-    for preset, streamer in shown.items():
-        console.print(_panel(streamer, preset, forward))
+    for method, streamer in shown.items():
+        console.print(_panel(streamer, method, forward))
     console.print()
     console.print(table)
     return console.export_svg(title="d3llm demo")

@@ -2,8 +2,10 @@
 
 import copy
 import gzip
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +16,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import d3llm.modeling
+from d3llm.commands.loading import load_model
 from d3llm.commands.main import main
-from d3llm.evaluation import measurement, wilson_interval
+from d3llm.evaluation import measurement, resolve_generation_config, wilson_interval
 from d3llm.evaluation.batches import batch_indices
 from d3llm.evaluation.code_execution import run_program
 from d3llm.evaluation.tasks import TASKS
 from d3llm.evaluation.tasks.code import complete_program, extract_code, without_broken_end
 from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_answer
 from d3llm.evaluation.tasks.data import exemplars
+from d3llm.evaluation.tuning import choose_point
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
+from d3llm.quickstart import checkpoint_path
 
 from .conftest import ROOT
 from .test_commands import run_fails
@@ -448,3 +453,80 @@ def test_summary_is_ratios_of_sums():
     ]
     summary = measurement.summarize(records)
     assert (summary["tokens_per_forward"], summary["tokens_per_second"], summary["accuracy"]) == (2.0, 5.0, 0.5)
+
+
+def test_tuning_writes_the_choice(tmp_path, capsys):
+    folder = shutil.copytree(checkpoint_path("teacher"), tmp_path / "teacher")
+    before = json.loads((folder / "generation_config.json").read_text())
+    flags = ["tune", "--model", str(folder), "--tasks", "quickstart", "--limit", "3", "--sweep", "threshold=0.01,0.5"]
+    flags += ["--output", str(tmp_path / "points"), "--device", "cpu", "--preset", "d3llm", "--max-loss", "40"]
+    assert main([*flags, "--dry-run"]) == 0
+    assert json.loads((folder / "generation_config.json").read_text()) == before
+    assert main(flags) == 0
+    assert "threshold=0.5" in capsys.readouterr().out
+    after = json.loads((folder / "generation_config.json").read_text())
+    assert (after["preset"], after["threshold"], after["max_new_tokens"]) == ("d3llm", 0.5, before["max_new_tokens"])
+    assert all(result["split"] == "validation" for result in results_in(tmp_path / "points"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config = resolve_generation_config(model, [20])
+    assert (config.preset, config.threshold, config.block_add_threshold) == ("d3llm", 0.5, 0.1)
+
+
+def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> dict:
+    fields = {"threshold": threshold, **others}
+    return {"point": fields, "tokens_per_forward": tpf, "accuracy": accuracy, "tokens_per_second": tps}
+
+
+def test_the_choice_by_objective_and_loss():
+    points = [
+        point(0.1, 2.0, 0.80, 50, block_add_threshold=0.1),
+        point(0.5, 6.0, 0.795, 90, block_add_threshold=0.1),
+        point(0.9, 9.0, 0.70, 200, block_add_threshold=0.1),
+        point(0.1, 1.5, 0.80, 60, block_add_threshold=1.0),
+        point(0.5, 3.0, 0.80, 150, block_add_threshold=1.0),
+    ]
+    assert choose_point(points, "aup", 1.0) is points[1]
+    assert choose_point(points, "tps", 1.0) is points[4]
+    assert choose_point(points, "tps", 20.0) is points[2]
+    assert choose_point(points, "aup", 0.0) is points[4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "quickstart"], "--model"),
+        (["--tasks", "quickstart,mmlu", "--model", "x"], "one task"),
+        (["--tasks", "quickstart", "--model", "x", "--max-loss", "-1"], "--max-loss"),
+        (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
+    ],
+)
+def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
+    assert message in run_fails(capsys, "tune", "--output", str(tmp_path / "out"), *flags)
+
+
+def test_harness_is_asked_for(capsys, tmp_path):
+    flags = ["--tasks", "gsm8k_cot", "--harness", "lm_eval", "--output", str(tmp_path)]
+    assert "--sweep" in run_fails(capsys, "eval", *flags, "--sweep", "threshold=0.1,0.2")
+    if importlib.util.find_spec("lm_eval") is None:
+        assert "d3llm[eval]" in run_fails(capsys, "eval", *flags)
+
+
+def test_harness_tasks(tmp_path, diffusion_folder, gsm8k_file):
+    pytest.importorskip("lm_eval")
+    from d3llm.evaluation.lm_eval_model import run_harness
+
+    model, tokenizer = load_model(diffusion_folder, device="cpu")
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(gsm8k_file)}},
+        "test_split": "test",
+    }
+    generates = {"task": "g", "output_type": "generate_until", "doc_to_text": "{{question}}",
+                 "doc_to_target": "{{answer}}", "generation_kwargs": {"until": ["Q"], "max_gen_toks": 8},
+                 "metric_list": [{"metric": "exact_match"}], **common}  # fmt: skip
+    chooses = {"task": "c", "output_type": "multiple_choice", "doc_to_text": "{{question}}",
+               "doc_to_choice": ["one", "two"], "doc_to_target": 0, "metric_list": [{"metric": "acc"}],
+               **common}  # fmt: skip
+    result = run_harness(model, tokenizer, [generates, chooses], limit=2, preset="d3llm")
+    assert result["results"]["g"]["exact_match,none"] == 0 and 0 <= result["results"]["c"]["acc,none"] <= 1
+    assert 0 < result["tokens"] <= 16 and result["tokens_per_forward"] == result["tokens"] / result["forwards"]
