@@ -11,7 +11,7 @@ from trl import get_peft_config
 
 from d3llm.commands.main import main
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
-from d3llm.trainers.distill import RECIPES, last_checkpoint, parse_arguments
+from d3llm.trainers.distill import RECIPES, DistillArguments, last_checkpoint, parse_arguments, split_trajectories
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 
 from .trajectory_rows import random_trajectories
@@ -80,6 +80,21 @@ def test_a_recipe_names_only_fields_that_exist():
             assert [getattr(group, field) for group in parsed if hasattr(group, field)] == [value], (name, field)
 
 
+def test_wrong_answers_are_left_out_and_the_last_rows_held_out():
+    rows = random_trajectories(9)
+    assert list(rows["correct"]) == [False, True, True] * 3
+    train, held_out = split_trajectories(rows, DistillArguments(eval_trajectories=2))
+    assert list(train["id"]) == [f"random/{index}" for index in (1, 2, 4, 5)]
+    assert list(held_out["id"]) == ["random/7", "random/8"]
+    assert len(split_trajectories(rows, DistillArguments(keep="all"))[0]) == 9
+    unjudged = random_trajectories(3, correct=None)
+    assert len(split_trajectories(unjudged, DistillArguments())[0]) == 3
+    with pytest.raises(ValueError, match=r"No trajectory in .* has a correct answer: .*--keep all"):
+        split_trajectories(random_trajectories(3, correct=False), DistillArguments())
+    with pytest.raises(ValueError, match="leaves nothing to train on: there are 6"):
+        split_trajectories(rows, DistillArguments(eval_trajectories=6))
+
+
 @pytest.fixture
 def trajectories(tmp_path) -> Path:
     random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
@@ -106,7 +121,7 @@ def test_command_trains_stops_and_goes_on(tiny_checkpoint, trajectories, tmp_pat
     assert LLaDAModelLM.from_pretrained(broken).generate(torch.tensor([[3, 4]]), max_new_tokens=8).shape == (1, 10)
 
 
-def test_command_leaves_out_wrong_answers_and_saves_adapters_merged(tiny_checkpoint, trajectories, tmp_path):
+def test_command_decodes_held_out_problems_and_saves_adapters_merged(tiny_checkpoint, trajectories, tmp_path):
     output = tmp_path / "student"
     held_out = tmp_path / "problems.jsonl"
     held_out.write_text('{"question": "one plus one", "answer": "2"}\n{"question": "is", "answer": "3"}\n')

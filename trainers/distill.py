@@ -129,7 +129,8 @@ def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[D
             raise ValueError(
                 f"No trajectory in {arguments.trajectories} has a correct answer: take all of them with --keep all."
             )
-        logger.info("Left out %d of %d trajectories, whose answer is wrong.", len(dataset) - len(kept), len(dataset))
+        if len(kept) < len(dataset):
+            logger.warning("Left out %d of %d trajectories: wrong answers.", len(dataset) - len(kept), len(dataset))
         dataset = dataset.select(kept)
     if not arguments.eval_trajectories:
         return dataset, None
@@ -231,11 +232,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
-    if model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
-        folder = merge_adapter(
-            trainer.accelerator.unwrap_model(trainer.model), Path(training_args.output_dir) / "merged"
-        )
-        tokenizer.save_pretrained(folder)
+    if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
+        logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
+    elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
+        adapted = trainer.accelerator.unwrap_model(trainer.model)
+        tokenizer.save_pretrained(merge_adapter(adapted, Path(training_args.output_dir) / "merged"))
 
 
 if __name__ == "__main__":
