@@ -129,7 +129,12 @@ def _load(folder: Path) -> PreTrainedModel:
     model_class = _model_class(folder)
     try:
         model, report = model_class.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype="auto",
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
         )
     except SafetensorError as error:
         raise OSError(f"The weights in {folder} are damaged: {error}") from error
