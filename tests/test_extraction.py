@@ -537,6 +537,7 @@ def test_data_sets_that_are_no_trajectories(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
+        ([], {}, r"bad\.jsonl is empty"),
         ([{"question": "one"}], {}, "has no column 'prompt', only question"),
         ([{"prompt": "one"}, {"prompt": " "}], {}, r"The prompt of bad/train/1 is empty"),
         ([{"prompt": [2, 16]}], {}, "bad/train/0 cannot be used: it has ids from 2 to 16, and the vocabulary has 16"),

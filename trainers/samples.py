@@ -138,7 +138,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         `Dataset`: Its rows.
 
     Raises:
-        `ValueError`: For a file of another kind.
+        `ValueError`: For a file of another kind, or an empty one.
         `OSError`: If it cannot be read.
     """
     path = Path(dataset)
@@ -146,6 +146,8 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         raise ValueError(f"{path} is of no known kind: expected one of {', '.join(READERS)}.")
     if path.suffix in READERS and not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"{path} is empty.")
     try:
         if path.is_file():
             rows = load_dataset(READERS[path.suffix], data_files=str(path), split=split)
