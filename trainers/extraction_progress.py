@@ -43,7 +43,7 @@ class ExtractionProgress:
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             console=console,
             disable=not (visible and console.is_terminal),
         )
