@@ -54,8 +54,7 @@ def run_distill(args: argparse.Namespace) -> None:
     from .eval import print_table
 
     log_progress()
-    results = distill_student(args.output, args.recipe)
-    print_table([(result["point"], result) for result in results])
+    print_table(distill_student(args.output, args.recipe))
 
 
 def run_ablate(args: argparse.Namespace) -> None:

@@ -183,7 +183,7 @@ def make_boards(
         best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
         areas, intervals = {}, {}
         for key, curve in by_key.items():
-            kwargs: dict[str, float | None] = {"y_max": best[curve.task]}
+            kwargs: dict[str, Any] = {"y_max": best[curve.task]}
             if baseline is not None:
                 if (baseline, curve.task) not in by_key:
                     raise ValueError(f"The baseline {baseline!r} has no points on {curve.task} in the table {table}.")
@@ -191,10 +191,10 @@ def make_boards(
             areas[key] = area_under_parallelism(
                 [point.tokens_per_forward for point in curve.points],
                 [point.accuracy for point in curve.points],
-                **kwargs,  # type: ignore[arg-type]
+                **kwargs,
             )
             if curve.measured and resamples:
-                columns = {
+                columns: dict[str, Any] = {
                     name: [point.samples[name] for point in curve.points]  # type: ignore[index]
                     for name in ("tokens", "forwards", "correct")
                 }
@@ -207,13 +207,11 @@ def make_boards(
 
 
 def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Curve]) -> float | None:
-    if convention == "own":
-        return None
-    if convention == "table":
-        return max(point.accuracy for curve in curves for point in curve.points) or None
+    if isinstance(convention, str):
+        return None if convention == "own" else max(point.accuracy for c in curves for point in c.points) or None
     if task not in convention:
         raise ValueError(f"No y_max is pinned for the task {task}: give it, {task}=VALUE.")
-    return convention[task]  # type: ignore[index]
+    return convention[task]
 
 
 def _read_result(file: Path) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def draw_bars(board: Board) -> Figure:
 def draw_radar(board: Board) -> Figure:
     """AUP of each task as a share of the best method's."""
     figure = _figure(7.4, 5.4)
-    axes = figure.add_subplot(projection="polar")
+    axes: Any = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * number / len(board.tasks) for number in range(len(board.tasks))]
     best = [max(area for (_, other), area in board.areas.items() if other == task) or 1.0 for task in board.tasks]
     for method in board.methods:
@@ -178,14 +178,16 @@ def speed_points(board: Board, speed: Mapping[str, Mapping[str, float]]) -> dict
     Returns:
         `dict[str, list[tuple[str, float, float]]]`: By hardware.
     """
-    task, points = board.tasks[0], {}
+    task = board.tasks[0]
+    points: dict[str, list[tuple[str, float, float]]] = {}
     for (method, of_task), curve in board.curves.items():
         if of_task != task:
             continue
         if curve.measured:
             for point in curve.points:
-                row = (method, point.tokens_per_second, point.accuracy)
-                points.setdefault(point.hardware, []).append(row)
+                if point.hardware is not None and point.tokens_per_second is not None:
+                    row = (method, point.tokens_per_second, point.accuracy)
+                    points.setdefault(point.hardware, []).append(row)
         else:
             for hardware, methods in speed.items():
                 if method in methods:

@@ -41,4 +41,5 @@ def choose_point(results: Sequence[dict[str, Any]], objective: str = "aup", max_
             y_max=100 * best or None,
         )
 
-    return max(max(curves.values(), key=area), key=lambda result: result["tokens_per_forward"])
+    best_curve = max(curves.values(), key=area)
+    return max(best_curve, key=lambda result: result["tokens_per_forward"])

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -114,7 +115,7 @@ def bootstrap_interval(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    **area_kwargs: float | None,
+    **area_kwargs: Any,
 ) -> tuple[float, float]:
     """
     Percentile bootstrap interval of the AUP over the samples of a task (Efron 1979).
@@ -163,6 +164,6 @@ class AccuracyUnderParallelism(evaluate.Metric):
         )
 
     def _compute(
-        self, tokens_per_forward: Sequence[float], accuracy: Sequence[float], **area_kwargs: float | None
+        self, tokens_per_forward: Sequence[float], accuracy: Sequence[float], **area_kwargs: Any
     ) -> dict[str, float]:
         return {"aup": area_under_parallelism(tokens_per_forward, accuracy, **area_kwargs)}
