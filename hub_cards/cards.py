@@ -62,7 +62,7 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         tags=[*TAGS, "custom_code", *([facts.recipe] if facts.recipe else [])],
         base_model=facts.base_model if is_hub_id(facts.base_model) else None,
         base_model_relation="finetune" if is_hub_id(facts.base_model) else None,
-        datasets=[facts.trajectories] if is_hub_id(facts.trajectories) else None,
+        datasets=[str(facts.trajectories)] if is_hub_id(facts.trajectories) else None,
         model_name=facts.name if facts.results else None,
         eval_results=_model_index(facts) or None,
     )

@@ -173,7 +173,9 @@ def _sharded_state(source: Path) -> dict[str, torch.Tensor]:
             return load_file(Path(folder, "model.safetensors"))
     if any(source.glob("global_step*")):
         try:
-            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+            from deepspeed.utils.zero_to_fp32 import (  # type: ignore[import-not-found]
+                get_fp32_state_dict_from_zero_checkpoint,
+            )
         except ImportError as error:
             raise ValueError(f"Only DeepSpeed reads its checkpoint {source}: pip install deepspeed.") from error
         return get_fp32_state_dict_from_zero_checkpoint(str(source))

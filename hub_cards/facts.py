@@ -145,7 +145,7 @@ class TrajectoryFacts:
     prompts: str | None = None
 
 
-Facts = TypeVar("Facts", ModelFacts, TrajectoryFacts, TaskResult, TaskArea)
+Facts = TypeVar("Facts")
 
 
 def facts_from_dict(kind: type[Facts], values: dict[str, Any], where: str = "facts") -> Facts:
@@ -162,7 +162,7 @@ def facts_from_dict(kind: type[Facts], values: dict[str, Any], where: str = "fac
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected an object, got {type(values).__name__}")
-    fields = {part.name: part for part in dataclasses.fields(kind)}
+    fields = {part.name: part for part in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     unknown = sorted(values.keys() - fields.keys())
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
@@ -180,7 +180,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     kind = typing.get_origin(hint) or hint
     if kind is list and isinstance(value, list):
         (item,) = typing.get_args(hint)
-        if dataclasses.is_dataclass(item):
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
             return [facts_from_dict(item, entry, f"{where}[{i}]") for i, entry in enumerate(value)]
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):

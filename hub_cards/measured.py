@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
         "name": folder.resolve().name,
         "architecture": (config.get("architectures") or ["?"])[0],
         "parameters": sum(math.prod(shape) for shape in tensor_shapes(folder).values()),
-        "decoding": _decoding(folder),
+        "decoding": decoding_fields(_generation_config(folder)),
         "chat": (folder / "chat_template.jinja").is_file(),
-        "versions": {name: version(name) for name in LIBRARIES if _installed(name)},
+        "versions": library_versions(),
     }
     return ModelFacts(license=license, **{**found, **known})
 
@@ -118,14 +118,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _decoding(folder: Path) -> dict[str, Any]:
-    """Fields of generation_config.json that say how to decode, without those that say which tokens are special."""
+def _generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    fields = read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of what made a model."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def decoding_fields(generation_config: dict[str, Any]) -> dict[str, Any]:
+    """
+    How a model decodes.
+
+    Args:
+        generation_config (`dict[str, Any]`): The values of a generation_config.json.
+
+    Returns:
+        `dict[str, Any]`: Those that are set, without special tokens and notes of transformers.
+    """
     return {
         name: value
-        for name, value in fields.items()
-        if value is not None and not name.endswith("_token_id") and not name.startswith(("transformers_", "_"))
+        for name, value in generation_config.items()
+        if value not in (None, False)
+        and not name.endswith("_token_id")
+        and not name.startswith(("transformers_", "output_", "_"))
     }
 
 
@@ -167,11 +185,3 @@ def _area(results: list[TaskResult]) -> TaskArea | None:
     accuracies = [100 * result.accuracy for result in results]
     area = area_under_parallelism([result.tokens_per_forward for result in results], accuracies)
     return TaskArea(results[0].task, area, max(accuracies), len(results), results[0].dataset, results[0].split)
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True

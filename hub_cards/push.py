@@ -90,7 +90,7 @@ def push(
     api = api or HfApi()
     if not is_hub_id(repo_id):
         raise PushError(f"{repo_id!r} is no name of a repository: write owner/name.")
-    where = {"repo_id": repo_id, "repo_type": repository.kind}
+    where: dict[str, Any] = {"repo_id": repo_id, "repo_type": repository.kind}
     private = repository.private if private is None else private
     with _explained(repo_id):
         _patiently(api.whoami)
@@ -105,13 +105,11 @@ def push(
         changed = _missing(present, repository)
 
         def commit() -> None:
-            operations = [CommitOperationAdd(path, _source(repository.files[path])) for path in changed]
-            deletions = [CommitOperationDelete(path) for path in superfluous]
+            operations: list[Any] = [CommitOperationAdd(path, _source(repository.files[path])) for path in changed]
+            operations += [CommitOperationDelete(path) for path in superfluous]
             title = message or f"Upload {repository.kind} with d3llm"
             try:
-                api.create_commit(
-                    operations=[*operations, *deletions], commit_message=title, parent_commit=head, **where
-                )
+                api.create_commit(operations=operations, commit_message=title, parent_commit=head, **where)
             except HTTPError as error:
                 # a retry after a lost answer finds its own commit
                 if _status(error) != 412 or _missing(_state(api, where)[1], repository):
@@ -126,7 +124,7 @@ def push(
     return Pushed(f"{api.endpoint}/{prefix}{repo_id}", head or "", len(changed) + len(superfluous))
 
 
-def _state(api: HfApi, where: dict[str, str]) -> tuple[str | None, dict[str, RepoFile]]:
+def _state(api: HfApi, where: dict[str, Any]) -> tuple[str | None, dict[str, RepoFile]]:
     """Head and files of a repository; `None` and nothing for one that is not there."""
     try:
         head = api.repo_info(**where).sha
@@ -136,14 +134,14 @@ def _state(api: HfApi, where: dict[str, str]) -> tuple[str | None, dict[str, Rep
     return head, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
-def _check_same(api: HfApi, where: dict[str, str], repo_id: str, superfluous: list[str]) -> None:
+def _check_same(api: HfApi, where: dict[str, Any], repo_id: str, superfluous: list[str]) -> None:
     """Refuses a repository that something else was pushed to."""
     if superfluous:
         found = f"files that the push does not have, such as {superfluous[0]}"
     else:
         if api.file_exists(filename="README.md", **where):
-            metadata = metadata_load(api.hf_hub_download(filename="README.md", **where)) or {}
-            if "d3llm" in (metadata.get("tags") or []):
+            card = api.hf_hub_download(repo_id, "README.md", repo_type=where["repo_type"])
+            if "d3llm" in ((metadata_load(card) or {}).get("tags") or []):
                 return
         found = "other content: its card has no tag `d3llm`"
     raise PushError(f"{repo_id} holds {found}. Choose another name, or --replace it (its history stays).")
@@ -197,10 +195,10 @@ def _patiently(call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result
 
 
 def _is_passing(error: BaseException) -> bool:
-    error = _root(error)
-    if isinstance(error, json.JSONDecodeError):  # a page in place of an answer
+    root = _root(error)
+    if isinstance(root, json.JSONDecodeError):  # a page in place of an answer
         return True
-    return isinstance(error, HTTPError) and (_status(error) in BUSY or _status(error) is None)
+    return isinstance(root, HTTPError) and (_status(root) in BUSY or _status(root) is None)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -221,13 +219,13 @@ def _explained(repo_id: str) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise PushError("There is no token for the Hub: run `hf auth login`, or set HF_TOKEN.") from error
     except (HTTPError, RuntimeError, json.JSONDecodeError) as wrapped:
-        error = _root(wrapped)
+        cause = _root(wrapped)
         reasons = {
             401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: make one with write access, or choose another name",
             412: "somebody else has committed meanwhile: look at it and push again",
         }
-        reason = reasons.get(_status(error) or 0, f"{type(error).__name__}: {error}".strip().splitlines()[0])
-        if _is_passing(error):
+        reason = reasons.get(_status(cause) or 0, f"{type(cause).__name__}: {cause}".strip().splitlines()[0])
+        if _is_passing(cause):
             reason = f"the Hub stays out of reach ({reason}): push again, what has arrived is not sent again"
-        raise PushError(f"Nothing was changed in {repo_id}: {reason}.") from error
+        raise PushError(f"Nothing was changed in {repo_id}: {reason}.") from wrapped

@@ -129,10 +129,10 @@ def metric_repository(folder: Path, repo_id: str) -> Repository:
     module = inside.files.get(f"{name}.py")
     if module is None:
         raise ValueError(f"{folder} has no {name}.py: the repository must be named as the metric's module is.")
-    texts = {}
+    texts: dict[str, str] = {}
     for node in ast.parse(read(module)).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            texts[getattr(node.targets[0], "id", "")] = node.value.value
+            texts[getattr(node.targets[0], "id", "")] = str(node.value.value)
     if "_DESCRIPTION" not in texts:
         raise ValueError(f"{name}.py says nothing of itself: it has no _DESCRIPTION.")
     card = metric_card(repo_id, name, texts["_DESCRIPTION"].strip(), texts.get("_KWARGS_DESCRIPTION", "").strip())
@@ -155,7 +155,11 @@ def space_repository(model: str) -> Repository:
     if not is_hub_id(model):
         raise ValueError(f"--model {model}: a Space runs a model of the Hub, written owner/name.")
     settings = json.dumps({"model": model}, indent=2) + "\n"
-    files = {**_shipped("space"), "settings.json": settings.encode(), "README.md": space_card(model).encode()}
+    files: dict[str, Path | bytes] = {
+        **_shipped("space"),
+        "settings.json": settings.encode(),
+        "README.md": space_card(model).encode(),
+    }
     return Repository("space", files)
 
 
@@ -168,7 +172,9 @@ def custom_generate_repository(repo_id: str) -> Repository:
     """
     from ..modeling.flat_code import flatten  # loads torch
 
-    files = {f"custom_generate/{name}": text.encode() for name, text in flatten(f"{__package__}.generate").items()}
+    files: dict[str, Path | bytes] = {
+        f"custom_generate/{name}": text.encode() for name, text in flatten(f"{__package__}.generate").items()
+    }
     files["README.md"] = custom_generate_card(repo_id).encode()
     return Repository("model", files)
 
@@ -177,7 +183,8 @@ def _folder(folder: Path, kind: str, left_out: list[str] | tuple[str, ...]) -> R
     """The files of a folder, without those that match `left_out`."""
     if not folder.is_dir():
         raise OSError(f"There is no folder {folder}.")
-    files, out = {}, []
+    files: dict[str, Path | bytes] = {}
+    out = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if any(fnmatch.fnmatch(name, pattern) for pattern in left_out):

@@ -137,9 +137,9 @@ def self_contained(save_pretrained: Callable) -> Callable:
 def write_files(folder: str | os.PathLike, files: dict[str, str]):
     """Writes text files, each one whole or not at all."""
     for name, text in files.items():
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=folder, delete=False) as file:
+        with tempfile.NamedTemporaryFile("wb", dir=os.fspath(folder), delete=False) as file:
             try:
-                file.write(text)
+                file.write(text.encode())
                 file.close()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, Path(folder, name))

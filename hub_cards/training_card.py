@@ -1,0 +1,50 @@
+"""The card of a model that has just been trained: what the training knows, and no results yet."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..modeling.flat_code import write_files
+from .cards import model_card
+from .checks import card_metadata
+from .facts import MODEL_FACTS, ModelFacts, facts_json
+from .measured import decoding_fields, library_versions
+
+
+def write_training_card(
+    folder: Path, model: PreTrainedModel, *, name: str, chat: bool = False, **known: Any
+) -> ModelFacts:
+    """
+    Writes README.md and the facts it is made of into a model's folder; `d3llm push` adds results and the licence.
+
+    Args:
+        folder (`Path`): Where the model is saved.
+        model (`PreTrainedModel`): The model, without adapters around it.
+        name (`str`): Title of the card.
+        chat (`bool`, *optional*, defaults to `False`): Whether the tokenizer has a chat template.
+        known (`Any`): Further fields of [`ModelFacts`], such as `hyperparameters`.
+
+    Returns:
+        [`ModelFacts`]: The facts. The licence is that in the base model's folder, `"other"` when it is not there.
+    """
+    base_model = model.config._name_or_path or None
+    facts = ModelFacts(
+        name=name,
+        license=_license(base_model),
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        base_model=base_model,
+        decoding=decoding_fields(model.generation_config.to_dict()),
+        chat=chat,
+        versions=library_versions(),
+        **known,
+    )
+    write_files(folder, {"README.md": model_card(facts), MODEL_FACTS: facts_json(facts)})
+    return facts
+
+
+def _license(base_model: str | None) -> str:
+    card = Path(base_model or "", "README.md")
+    license = card_metadata(card.read_text(encoding="utf-8")).get("license") if card.is_file() else None
+    return license if isinstance(license, str) else "other"
