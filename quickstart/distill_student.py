@@ -75,13 +75,13 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     source = recipe["problems"]
     problems = generate_problems("train", source["count"], source["seed"])
     lines = [json.dumps({"prompt": problem.question, "answer": str(problem.answer)}) + "\n" for problem in problems]
-    file = folder.with_name("problems.jsonl")
+    file = folder.with_name("prompts.jsonl")
     write_atomically(file, "".join(lines).encode())
     settings = dict(recipe["extraction"])
     config = ExtractionConfig(
         dataset=str(file),
         output=folder,
-        teacher="d3llm quickstart teacher",
+        teacher="teacher",
         answer_column="answer",
         check="hash",
         license="apache-2.0",
