@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..modeling.flat_code import write_files
-from .cards import model_card
+from .cards import is_hub_id, model_card
 from .checks import card_metadata
 from .facts import MODEL_FACTS, ModelFacts, facts_json
 from .measured import decoding_fields, library_versions
@@ -34,7 +34,7 @@ def write_training_card(
         license=_license(base_model),
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        base_model=base_model,
+        base_model=base_model if is_hub_id(base_model) else base_model and Path(base_model).name,
         decoding=decoding_fields(model.generation_config.to_dict()),
         chat=chat,
         versions=library_versions(),

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from d3llm.evaluation import fingerprint_files
 from d3llm.hub_cards import (
+    MODEL_FACTS,
     ModelFacts,
     TaskArea,
     TaskResult,
@@ -27,6 +28,7 @@ from d3llm.hub_cards.measured import model_facts, with_results
 
 from .conftest import ROOT
 from .hub import check_card
+from .trajectory_rows import make_trainer
 
 
 GOLDEN_CARDS = Path(__file__).parent / "cards"
@@ -226,3 +228,19 @@ def test_names():
     assert is_hub_id("a/b")
     assert not any(is_hub_id(name) for name in (None, "", "a", "a/b/c", "/tmp/x", "a b/c"))
     assert [shorten(n) for n in (950, 2_277_696, 8_015_581_184)] == ["950", "2.28M", "8.02B"]
+
+
+def test_a_trained_model_has_its_card(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, max_steps=1, window_sizes=[8, 16])
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(dataset_name="ada/trajectories")
+    facts = read_facts(ModelFacts, tmp_path / MODEL_FACTS)
+    assert (facts.trajectories, facts.license) == ("ada/trajectories", "other")
+    assert facts.base_model == tiny_checkpoint.name
+    assert facts.hyperparameters["window_sizes"] == [8, 16]
+    assert facts.hyperparameters["steps"] == 1
+    assert facts.teacher
+    card = (tmp_path / "README.md").read_text()
+    assert "| window_sizes | [8, 16] |" in card
+    assert str(tiny_checkpoint) not in card  # a path of this machine says nothing to others

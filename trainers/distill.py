@@ -232,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card(dataset_name=arguments.trajectories)
     if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
         logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..evaluation import evaluate_decoding, resolve_generation_config
+from ..hub_cards.training_card import write_training_card
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
 from .lora import add_lora
@@ -36,6 +38,16 @@ MEANS = {
     "share_correct": "all",
 }
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
+# Of the training arguments, what the model's card tells beside the fields of the recipe.
+CARD_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "bf16",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
         self.held_out = held_out
+        self.teacher_name = train_dataset[0]["teacher"] if train_dataset else None
         self._redirect = _ForwardRedirection()
         super().__init__(
             model=model,
@@ -172,6 +185,39 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ):
+        """
+        Writes the model's card, and the facts it is made of, into the output folder.
+
+        Args:
+            model_name (`str`, *optional*): Its title; the name of the folder when not given.
+            dataset_name (`str`, *optional*): The trajectories.
+            tags (`str` or `list[str]`, *optional*): Without effect: the card has its own.
+        """
+        if not self.is_world_process_zero():
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
+        values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
+            "steps": self.state.global_step,
+            "processes": self.args.world_size,
+            "lora_rank": model.peft_config["default"].r if is_peft_model(model) else None,
+        }
+        write_training_card(
+            Path(self.args.output_dir),
+            model.get_base_model() if is_peft_model(model) else model,
+            name=model_name or Path(self.args.output_dir).resolve().name,
+            chat=bool(getattr(self.processing_class, "chat_template", None)),
+            teacher=self.teacher_name,
+            trajectories=dataset_name,
+            hyperparameters={n: getattr(v, "value", v) for n, v in values.items() if v not in (None, False)},
+        )
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
