@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .aup.aup import area_under_parallelism, bootstrap_interval
+from .aup.aup import area_under_parallelism, bootstrap_interval, points_above_floor
 from .measurement import SCHEMA
 
 
@@ -65,6 +65,7 @@ class Board:
         curves (`dict[tuple[str, str], Curve]`): Curves by method and task.
         y_max (`dict[str, float | None]`): Best accuracy of each task that the areas refer to; `None` for each
             method's own.
+        kept (`dict[tuple[str, str], list[tuple[float, float]]]`): The points (TPF, accuracy) above the floor.
         areas (`dict[tuple[str, str], float]`): AUP by method and task.
         intervals (`dict[tuple[str, str], tuple[float, float]]`): 95 % bootstrap intervals of measured curves.
     """
@@ -74,6 +75,7 @@ class Board:
     methods: list[str]
     curves: dict[tuple[str, str], Curve]
     y_max: dict[str, float | None]
+    kept: dict[tuple[str, str], list[tuple[float, float]]]
     areas: dict[tuple[str, str], float]
     intervals: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
@@ -181,25 +183,26 @@ def make_boards(
         by_key = {(curve.method, curve.task): curve for curve in own}
         tasks = list(dict.fromkeys(curve.task for curve in own))
         best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
-        areas, intervals = {}, {}
+        kept, areas, intervals = {}, {}, {}
         for key, curve in by_key.items():
-            kwargs: dict[str, Any] = {"y_max": best[curve.task]}
+            floor: dict[str, Any] = {}
             if baseline is not None:
                 if (baseline, curve.task) not in by_key:
                     raise ValueError(f"The baseline {baseline!r} has no points on {curve.task} in the table {table}.")
-                kwargs["baseline_accuracy"] = by_key[baseline, curve.task].points[0].accuracy
-            areas[key] = area_under_parallelism(
+                floor["baseline_accuracy"] = by_key[baseline, curve.task].points[0].accuracy
+            points = (
                 [point.tokens_per_forward for point in curve.points],
                 [point.accuracy for point in curve.points],
-                **kwargs,
             )
+            kept[key] = points_above_floor(*points, **floor)
+            areas[key] = area_under_parallelism(*points, y_max=best[curve.task], **floor)
             if curve.measured and resamples:
                 columns: dict[str, Any] = {
                     name: [point.samples[name] for point in curve.points]  # type: ignore[index]
                     for name in ("tokens", "forwards", "correct")
                 }
-                intervals[key] = bootstrap_interval(**columns, resamples=resamples, **kwargs)
-        board = Board(table, tasks, [], by_key, best, areas, intervals)
+                intervals[key] = bootstrap_interval(**columns, resamples=resamples, y_max=best[curve.task], **floor)
+        board = Board(table, tasks, [], by_key, best, kept, areas, intervals)
         methods = list(dict.fromkeys(curve.method for curve in own))
         board.methods.extend(sorted(methods, key=lambda method: -(board.average(method) or -1)))
         boards.append(board)

@@ -10,13 +10,13 @@ import matplotlib
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
+from .aup.aup import weight
 from .leaderboard import Board
 
 
 MARKERS = "oDs^vP*Xh"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "oo", "--")
-ALPHA = 3.0  # of the weight that the area is drawn with
 
 
 def draw(
@@ -79,6 +79,18 @@ def draw_curves(board: Board) -> Figure:
                 label=f"{method}: {board.areas[method, task]:.1f}",
                 zorder=3,
             )
+            kept = board.kept[method, task]
+            dropped = [(p.tokens_per_forward, p.accuracy) for p in points]
+            dropped = [point for point in dropped if point not in kept]
+            axes.plot(
+                [parallelism for parallelism, _ in dropped],
+                [accuracy for _, accuracy in dropped],
+                color=look["color"],
+                marker=look["marker"],
+                markerfacecolor="white",
+                linestyle="",
+                zorder=4,
+            )
         _shade_area(axes, board, methods[0], task)
         axes.set_xlim(left=0)
         axes.set_title(task)
@@ -87,23 +99,25 @@ def draw_curves(board: Board) -> Figure:
         axes.grid(color="0.88", linewidth=0.6)
         axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="lower right")
     figure.supxlabel(
-        "shaded: the AUP of the best method, under its weighted accuracy (dotted); the axes are cut below", fontsize=8
+        "shaded: the AUP of the best method, under its weighted accuracy (dotted)\n"
+        "hollow: points below the floor, which do not count; the accuracy axis does not begin at 0",
+        fontsize=8,
     )
     return figure
 
 
 def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
     """Shades the AUP of a method; the axis is cut below what there is to see."""
-    points = board.curves[method, task].points
-    best = board.y_max[task] or max(point.accuracy for point in points) or 1.0
-    weighted = [point.accuracy * min(math.exp(-ALPHA * (1 - point.accuracy / best)), 1.0) for point in points]
-    first = points[0]
     curves = [curve for (_, other), curve in board.curves.items() if other == task]
     accuracies = [point.accuracy for curve in curves for point in curve.points]
+    points = board.kept[method, task]
+    best = board.y_max[task] or max(point.accuracy for point in board.curves[method, task].points) or 1.0
+    weighted = [y * weight(y, best) for _, y in points]
     axes.set_ylim(max(0, 5 * math.floor(min(weighted + accuracies) / 5) - 5), min(102.0, max(accuracies) + 3))
-    axes.fill_between([0, first.tokens_per_forward], first.accuracy, color="0.87", zorder=0, linewidth=0)
+    if points:
+        axes.fill_between([0, points[0][0]], points[0][1], color="0.87", zorder=0, linewidth=0)
     if len(points) > 1:
-        parallelism = [point.tokens_per_forward for point in points]
+        parallelism = [tokens_per_forward for tokens_per_forward, _ in points]
         axes.fill_between(parallelism, weighted, color="0.87", zorder=0, linewidth=0)
         axes.plot(parallelism, weighted, color="0.4", linewidth=0.8, linestyle=":", zorder=1)
 

@@ -5,6 +5,8 @@ import gzip
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,15 +19,18 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 import d3llm.modeling
 from d3llm.commands.loading import load_model
-from d3llm.commands.main import main
+from d3llm.commands.main import build_parser, main
 from d3llm.evaluation import measurement, resolve_generation_config, wilson_interval
+from d3llm.evaluation.aup.aup import area_under_parallelism
 from d3llm.evaluation.batches import batch_indices
+from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.code_execution import run_program
-from d3llm.evaluation.tasks import TASKS
+from d3llm.evaluation.tasks import TASKS, Sample
 from d3llm.evaluation.tasks.code import complete_program, extract_code, without_broken_end
 from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_answer
 from d3llm.evaluation.tasks.data import exemplars
 from d3llm.evaluation.tuning import choose_point
+from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
 
@@ -123,6 +128,11 @@ def test_quickstart_points(tmp_path, capsys):
         assert result["hardware"]["processes"] == 1 and set(result["versions"]) > {"torch", "d3llm"}
         assert f"{result['tokens_per_forward']:.2f}" in printed and f"{result['accuracy']:.1%}" in printed
     assert str(Path.home()) not in json.dumps([slow, fast])
+    assert main(["leaderboard", str(tmp_path)]) == 0
+    area = area_under_parallelism(
+        *zip(*((r["tokens_per_forward"], 100 * r["accuracy"]) for r in (slow, fast)), strict=True)
+    )
+    assert f"{area:.1f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["gsm8k_cot", "gsm8k_cot_instruct", "gsm8k_long"])
@@ -270,6 +280,36 @@ def test_multiple_choice(tmp_path, folder, byte_tokenizer, request):
             assert text == str(scores.index(max(scores)))
         assert text in ("0", "1", "2")
     assert result["accuracy"] == sum(text == str(row["answer"]) for text, row in zip(texts, MMLU, strict=True)) / 2
+
+
+def test_choices_are_scored_at_their_own_positions(byte_tokenizer):
+    """A model that likes late letters: what it is asked to score must be the choices, each behind its prompt."""
+    asked = []
+
+    class Model:
+        device = "cpu"
+
+        def score(self, input_ids, answer_mask, attention_mask, *, num_samples, seed):
+            asked.append(num_samples)
+            texts = [byte_tokenizer.decode(row[mask]) for row, mask in zip(input_ids, answer_mask, strict=True)]
+            prompts = [
+                byte_tokenizer.decode(row[(real > 0) & ~mask])
+                for row, mask, real in zip(input_ids, answer_mask, attention_mask, strict=True)
+            ]
+            assert [prompt[-1] for prompt in prompts] == [".", ".", "?", "?"]
+            return torch.tensor([float(ord(text[-1])) for text in texts])
+
+    samples = [
+        Sample("a", "Much longer.", 0, choices=("x", "c")),
+        Sample("b", "Short?", 1, choices=("c", "x")),
+    ]
+    prompts = [byte_tokenizer(sample.prompt)["input_ids"] for sample in samples]
+    (batch,) = choose_in_batches(Model(), byte_tokenizer, samples, prompts)
+    assert [(row.index, row.text, row.forwards) for row in batch.rows] == [(0, "0", 2), (1, "1", 2)]
+    assert asked == [1]  # single tokens: exact
+    samples[1] = Sample("b", "Short?", 1, choices=("cc", "x"))
+    (batch,) = choose_in_batches(Model(), byte_tokenizer, samples, prompts, num_samples=16)
+    assert asked == [1, 16] and batch.rows[1].forwards == 32
 
 
 HUMANEVAL = {
@@ -530,3 +570,35 @@ def test_harness_tasks(tmp_path, diffusion_folder, gsm8k_file):
     result = run_harness(model, tokenizer, [generates, chooses], limit=2, preset="d3llm")
     assert result["results"]["g"]["exact_match,none"] == 0 and 0 <= result["results"]["c"]["acc,none"] <= 1
     assert 0 < result["tokens"] <= 16 and result["tokens_per_forward"] == result["tokens"] / result["forwards"]
+
+
+PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    d3llm (.+)$", PAGE, re.MULTILINE))
+def test_the_lines_of_the_docs_parse(line):
+    args, rest = build_parser().parse_known_args(shlex.split(line))
+    flags = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in rest if flag.startswith("--")}
+    assert (not rest or args.takes_fields) and flags <= KNOWN_FIELDS
+    for name in getattr(args, "tasks", "").split(","):
+        assert not name or name in TASKS or name == "quickstart" or args.harness
+
+
+def test_the_docs_name_every_task_and_quantity(uninterrupted):
+    plain = {name.removesuffix("_instruct") for name in TASKS}
+    assert all(f"`{name}`" in PAGE for name in plain | {"quickstart"})
+    assert set(re.findall(r"`(\w+)`", PAGE.partition("## Result files")[2])) >= set(uninterrupted["result"])
+
+
+def test_the_result_files_of_the_docs_are_whole():
+    results = results_in(ROOT / "docs" / "results" / "quickstart")
+    assert len({(result["method"], str(result["point"])) for result in results}) == len(results) == 10
+    for result in results:
+        counts = result["samples"]
+        assert result["num_samples"] == len(counts["id"]) == 200 and result["split"] == "test"
+        assert result["accuracy"] == sum(counts["correct"]) / 200
+        assert result["tokens_per_forward"] == sum(counts["tokens"]) / sum(counts["forwards"])
+        row = (
+            f"| `{result['decoding']['preset']}` | {result['point'].get('threshold', '')} | {result['accuracy']:.1%} "
+        )
+        assert row in PAGE and f"| {result['tokens_per_forward']:.2f} |" in PAGE.partition(row)[2].splitlines()[0]

@@ -94,17 +94,32 @@ def area_under_parallelism(
         raise ValueError(f"`y_max` must be above 0, got {y_max}.")
     if 0 < max(accuracy) <= 1:
         warnings.warn("`accuracy` is expected in percent, and no value is above 1.", stacklevel=2)
-    points = sorted(zip(tokens_per_forward, accuracy, strict=True), key=lambda point: point[0])
+    points = points_above_floor(tokens_per_forward, accuracy, max_drop, baseline_accuracy)
     best = max(accuracy) if y_max is None else y_max
-    floor = (points[0][1] if baseline_accuracy is None else baseline_accuracy) - max_drop
-    points = [(parallelism, y) for parallelism, y in points if y >= floor]
     if not points or best == 0:
         return 0.0
-    weighted = [y * min(math.exp(-alpha * (1 - y / best)), 1.0) for _, y in points]
+    weighted = [y * weight(y, best, alpha) for _, y in points]
     area = points[0][0] * points[0][1]
     for i in range(1, len(points)):
         area += (points[i][0] - points[i - 1][0]) * (weighted[i] + weighted[i - 1]) / 2
     return float(area)
+
+
+def points_above_floor(
+    tokens_per_forward: Sequence[float],
+    accuracy: Sequence[float],
+    max_drop: float = 5.0,
+    baseline_accuracy: float | None = None,
+) -> list[tuple[float, float]]:
+    """The points of a curve that count for its AUP, by rising TPF; see [`area_under_parallelism`]."""
+    points = sorted(zip(tokens_per_forward, accuracy, strict=True), key=lambda point: point[0])
+    floor = (points[0][1] if baseline_accuracy is None else baseline_accuracy) - max_drop
+    return [(parallelism, y) for parallelism, y in points if y >= floor]
+
+
+def weight(y: float, y_max: float, alpha: float = 3.0) -> float:
+    r"""$W(y)$, the weight of an accuracy; see [`area_under_parallelism`]."""
+    return min(math.exp(-alpha * (1 - y / y_max)), 1.0)
 
 
 def bootstrap_interval(
