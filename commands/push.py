@@ -76,7 +76,7 @@ def _repository(args: argparse.Namespace) -> Repository:
     if args.kind == "trajectories":
         return repositories.trajectory_repository(args.folder, args.repo)
     if args.kind == "metric":
-        return repositories.metric_repository(args.folder or repositories.AUP_FOLDER, args.repo)
+        return repositories.metric_repository(args.folder, args.repo)
     if args.kind == "space":
         return repositories.space_repository(args.model)
     return repositories.custom_generate_repository(args.repo)

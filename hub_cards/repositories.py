@@ -28,7 +28,6 @@ RUN_STATE = (
     "zero_to_fp32.py",
 )
 NEVER = ("*.tmp", "*~", ".DS_Store", "__pycache__/*", "*/__pycache__/*", ".git/*", ".cache/*", "_*")
-AUP_FOLDER = Path(str(package_files("d3llm.evaluation.aup")))
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 
 
@@ -112,18 +111,19 @@ def trajectory_repository(folder: Path, repo_id: str) -> Repository:
     return repository
 
 
-def metric_repository(folder: Path, repo_id: str) -> Repository:
+def metric_repository(folder: Path | None, repo_id: str) -> Repository:
     """
     The Space of a metric, for `evaluate.load(repo_id)`.
 
     Args:
-        folder (`Path`): Holds the metric's module.
+        folder (`Path`, *optional*): Holds the metric's module; that of AUP by default.
         repo_id (`str`): Where it goes; `evaluate` asks for a module of the repository's name.
 
     Raises:
         `ValueError`: For a folder without a module of that name, or one that says nothing of itself.
         `OSError`: For a folder that is not there.
     """
+    folder = folder or Path(str(package_files("d3llm.evaluation.aup")))
     name = repo_id.rpartition("/")[2]
     inside = _folder(folder, "space", [*NEVER, "__init__.py"])
     module = inside.files.get(f"{name}.py")
