@@ -180,6 +180,14 @@ def test_other_content_is_only_replaced_when_asked_to(hub, repository):
     assert hub.repository("ada/m").head.files.keys() == {*repository.files, ".gitattributes"}
 
 
+def test_a_replacement_whose_answer_got_lost_is_found_by_the_next_attempt(hub, repository):
+    push(Repository("model", {"README.md": CARD, "notes.txt": b"mine"}), "ada/m", api=api(hub))
+    hub.faults.append(Fault("POST", "/commit/", -1))
+    push(repository, "ada/m", replace=True, api=api(hub))
+    assert hub.repository("ada/m").head.files.keys() == {*repository.files, ".gitattributes"}
+    assert len(hub.repository("ada/m").commits) == 3
+
+
 def test_another_model_under_the_same_names_is_other_content(hub, repository):
     push(Repository("model", {**repository.files, "README.md": b"---\nlicense: mit\n---\n"}), "ada/m", api=api(hub))
     with pytest.raises(PushError, match="no tag `d3llm`"):
