@@ -22,10 +22,10 @@ from d3llm.commands.loading import load_model
 from d3llm.commands.main import build_parser, main
 from d3llm.evaluation import measurement, resolve_generation_config, wilson_interval
 from d3llm.evaluation.aup.aup import area_under_parallelism
-from d3llm.evaluation.batches import batch_indices
+from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.code_execution import run_program
-from d3llm.evaluation.tasks import TASKS, Sample
+from d3llm.evaluation.tasks import TASKS, Sample, Task
 from d3llm.evaluation.tasks.code import complete_program, extract_code, without_broken_end
 from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_answer
 from d3llm.evaluation.tasks.data import exemplars
@@ -218,9 +218,25 @@ def test_what_other_processes_wrote_is_taken_over(tmp_path, uninterrupted):
     assert untimed(results_in(tmp_path)[0]) == untimed(uninterrupted["result"])
 
 
-def test_turns_of_processes_cover_all_samples():
-    batches = batch_indices([5, 1, 9, 9, 3], 2)
-    assert batches == [[2, 3], [0, 4], [1]]
+def test_a_process_decodes_its_turns_only(tmp_path):
+    samples = [Sample(str(index), "x" * length, None) for index, length in enumerate([5, 1, 9, 9, 3])]
+    lengths = [len(sample.prompt) for sample in samples]
+    assert batch_indices(lengths, 2) == [[2, 3], [0, 4], [1]]
+
+    def decode(*, batch_size, done):
+        for indices in batch_indices(lengths, batch_size):
+            if not set(indices) <= done:
+                yield DecodedBatch([DecodedRow(index, 0, "", 1, 1, [0], [1]) for index in indices], 1.0)
+
+    task = Task("t", "T", "", lambda *_: [], lambda *_: True)
+    alone = measurement.Processes(0, 2, lambda value: [value])  # the other one never comes
+    with pytest.raises(ValueError, match="lacks 2 results"):
+        prompts = [[0] * length for length in lengths]
+        measurement.measure(
+            tmp_path / "r.json", task, samples, prompts, decode, {"decoding": {}}, batch_size=2, processes=alone
+        )
+    lines = (tmp_path / "r.samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["2", "3", "1"]
 
 
 def test_autoregressive_baselines(tmp_path, autoregressive_folder, gsm8k_file):
