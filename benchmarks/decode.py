@@ -4,9 +4,10 @@ For each preset: tokens per second, forwards, host reads and dispatched operator
 
     overhead = wall time of generate() / wall time of the very same forwards alone
 
-(the same windows, caches and rows of the head, replayed from a recording; the head in one go, as `forward()` runs it),
-and "inside", the share of a run's wall time that passes inside the transformer and its head. Weights are random, so the
-commit schedule is fixed: every preset keeps its blocks and its cache but commits a fixed number of tokens per forward.
+(the same windows, caches and rows of the head, replayed from a recording; the head in one go, as `forward()` runs
+it), and "inside", the share of a run's wall time that passes inside the transformer and its head. Weights are random,
+so the commit schedule is fixed: every preset keeps its blocks and its cache, and commits a fixed number of tokens per
+forward.
 
     python benchmarks/decode.py                          # about 100 M parameters, LLaDA's vocabulary
     python benchmarks/decode.py --model quickstart --batch-sizes 1 4 16 --json docs/results/decode_quickstart.json
@@ -151,7 +152,7 @@ def main():
     torch.set_num_threads(args.threads)
     model = MODELS[args.model]().eval()
     length = min(args.prompt_length, model.config.max_position_embeddings - args.new_tokens)
-    rows, console = [], Console()
+    rows, console = [], Console(width=120)
     table = Table(title=f"{args.model}, prompt {length}, {args.new_tokens} new tokens, {args.threads} threads")
     columns = ["tokens/s", "forwards", "ms/fwd", "overhead", "inside", "reads/fwd", "ops/fwd", "MiB"]
     for column in ["preset", "dtype", "batch", *columns]:

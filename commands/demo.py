@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from d3llm.evaluation import check_writable, evaluate_decoding
+    from d3llm.evaluation.files import write_atomically
     from d3llm.quickstart import checkpoint_path
     from d3llm.quickstart.problems import extract_answer, generate_problems
 
@@ -122,9 +123,9 @@ def run(args: argparse.Namespace) -> None:
     console.print()
     console.print(table)
     if args.json is not None:
-        write_atomically(args.json, json.dumps(_report(results, args), indent=2) + "\n")
+        write_atomically(args.json, (json.dumps(_report(results, args), indent=2) + "\n").encode())
     if args.svg is not None:
-        write_atomically(args.svg, _picture(problems[0].question, shown, table))
+        write_atomically(args.svg, _picture(problems[0].question, shown, table).encode())
 
 
 def _show(
@@ -256,13 +257,3 @@ def _picture(question: str, shown: dict[Method, CanvasStreamer], table: Renderab
     console.print()
     console.print(table)
     return console.export_svg(title="d3llm demo")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -110,8 +110,8 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
     if find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed: pip install 'd3llm[eval]'.")
     from d3llm.evaluation import lm_eval_model
+    from d3llm.evaluation.files import write_atomically
     from d3llm.evaluation.measurement import hardware, versions
-    from d3llm.evaluation.results_file import write_atomically
 
     from .loading import load_model
 

@@ -114,7 +114,7 @@ def score_of(args: argparse.Namespace) -> str:
 
 def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
     """Puts fields into a checkpoint's generation_config.json and keeps what else is there; atomically."""
-    from d3llm.evaluation.results_file import write_atomically
+    from d3llm.evaluation.files import write_atomically
     from d3llm.generation import DiffusionGenerationConfig
     from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS
 

@@ -14,7 +14,8 @@ import torch
 
 from .batches import DecodedBatch, batch_indices
 from .decoding import wilson_interval
-from .results_file import ResultsFile, fingerprint, write_atomically
+from .files import write_atomically
+from .results_file import ResultsFile, fingerprint
 from .tasks import Sample, Task
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from .files import write_atomically
+
 
 SAMPLE = 2**20  # bytes
 Key = tuple[Hashable, int]
@@ -183,22 +185,6 @@ def check_writable(path: Path) -> None:
         raise OSError(f"Cannot write {path}: there is no folder {folder}. Make it first.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise OSError(f"Cannot write {path}: no permission to write there.")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Writes a file under a temporary name and renames it: it is at any moment the old or the new one.
-
-    Args:
-        path (`Path`): The file.
-        content (`bytes`): All of its content.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

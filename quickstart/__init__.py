@@ -1,10 +1,10 @@
-"""The embedded default: word problems, a teacher trained on them, and where its checkpoint is."""
+"""The embedded default: word problems, a teacher trained on them, a student distilled from it, and where they are."""
 
 from pathlib import Path
 
 
 _FOLDER = Path(__file__).resolve().parent
-CHECKPOINTS = ("teacher",)
+CHECKPOINTS = ("teacher", "student")
 
 
 def checkpoint_path(name: str) -> Path:
@@ -12,7 +12,7 @@ def checkpoint_path(name: str) -> Path:
     The folder of an embedded checkpoint, for `from_pretrained`.
 
     Args:
-        name (`str`): Name of the checkpoint: `"teacher"`.
+        name (`str`): Name of the checkpoint: `"teacher"` or `"student"`.
 
     Returns:
         `Path`: The folder.

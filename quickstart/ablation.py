@@ -96,7 +96,10 @@ def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor:
     ]
     intervals = [
         bootstrap_interval(
-            *([point["samples"][name] for point in curve] for name in ("tokens", "forwards", "correct")), **anchor
+            [point["samples"]["tokens"] for point in curve],
+            [point["samples"]["forwards"] for point in curve],
+            [point["samples"]["correct"] for point in curve],
+            **anchor,
         )
         for curve in curves
     ]

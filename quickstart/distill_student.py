@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
+from ..evaluation.files import write_atomically
 from ..evaluation.measurement import measure
-from ..evaluation.results_file import write_atomically
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.distill import last_checkpoint
@@ -131,7 +131,8 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     unfinished = student.with_name(f"{student.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
-    trainer.model.save_pretrained(unfinished)
+    trainer.model.generation_config.preset = "d3llm"
+    PreTrainedModel.save_pretrained(trainer.model, unfinished)  # without the code: what loads it here has it
     tokenizer.save_pretrained(unfinished)
     write_atomically(
         unfinished / "training_log.json", (json.dumps(trainer.state.log_history, indent=1) + "\n").encode()

@@ -1,13 +1,11 @@
-"""`d3llm demo` on the shipped teacher."""
+"""`d3llm demo` on the shipped models."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
-from d3llm.commands import demo
 from d3llm.commands.main import main
 from d3llm.evaluation import wilson_interval
 from d3llm.quickstart import checkpoint_path
@@ -44,13 +42,14 @@ def run(tmp_path_factory):
 
 def test_the_report(run):
     report, _, _ = run
-    assert [(row["model"], row["preset"]) for row in report["rows"]] == [("teacher", "llada"), ("teacher", "d3llm")]
+    methods = [("teacher", "llada"), ("teacher", "d3llm"), ("student", "d3llm")]
+    assert [(row["model"], row["preset"]) for row in report["rows"]] == methods
     for row in report["rows"]:
         assert row["accuracy_interval"] == list(wilson_interval(round(6 * row["accuracy"]), 6))
         assert row["tokens_per_forward"] == pytest.approx(row["tokens"] / row["forwards"])
         assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
-    llada, d3llm = report["rows"]
-    assert llada["tokens_per_forward"] <= 1.0 < d3llm["tokens_per_forward"]
+    llada, d3llm, student = report["rows"]
+    assert llada["tokens_per_forward"] <= 1.0 < d3llm["tokens_per_forward"] < student["tokens_per_forward"]
     assert (report["problems"], report["seed"], report["batch_size"], report["split"]) == (6, 1, 3, "test")
     assert set(report["versions"]) == {"python", "d3llm", "torch", "transformers"}
 
@@ -80,15 +79,6 @@ def test_the_same_seed_gives_the_same_problems_and_answers(run, tmp_path):
             other["tokens"],
             other["forwards"],
         )
-
-
-def test_no_half_written_report(tmp_path, monkeypatch):
-    path = tmp_path / "demo.json"
-    path.write_text("before")
-    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        demo.write_atomically(path, "after")
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
 def test_an_installation_without_the_checkpoint(capsys, monkeypatch, tmp_path):

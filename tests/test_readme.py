@@ -47,6 +47,7 @@ def test_the_numbers_are_those_of_the_result_file():
     for row in report["rows"]:
         low, high = row["accuracy_interval"]
         cells = [
+            row["model"],
             row["preset"],
             f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})",
             f"{row['tokens_per_forward']:.2f}",

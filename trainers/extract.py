@@ -20,12 +20,13 @@ from accelerate.utils import parse_flag_from_env
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import decoding_fields, resolve_generation_config
+from ..evaluation.files import write_atomically
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
 from .answer_checks import CHECKS
 from .extraction_progress import ExtractionProgress
 from .orders import ORDERS, ARRank, LeftToRight, OrderColumn, PublishedTrajectories, RandomOrder, Trajectory
-from .parts import Parts, write_atomically
+from .parts import Parts
 from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN
 from .samples import Sample, Samples
 from .teacher_runs import TeacherRuns

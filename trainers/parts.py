@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..evaluation import fingerprint
+from ..evaluation.files import write_atomically
 from .trajectories import TRAJECTORY_FEATURES
 
 
@@ -188,23 +188,3 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {WAY_OUT}.") from error
     return plan
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """
-    Writes a file so that it is at any moment the old one or the new one.
-
-    Args:
-        path (`Path`): The file.
-        content (`bytes`): What it is to hold.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
