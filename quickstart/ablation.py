@@ -71,7 +71,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
     measured = {name: result for name, result in measured.items() if "accuracy" in result}
     best = 100 * max(result["accuracy"] for result in measured.values())
-    anchor = {"y_max": best, "baseline_accuracy": 100 * measured[f"{TEACHER}-{BASELINE}"]["accuracy"]}
+    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": 100 * measured[f"{TEACHER}-{BASELINE}"]["accuracy"]}
     rows = [_row("teacher, one token per forward", "sequential", [[measured[f"{TEACHER}-{BASELINE}"]]], anchor)]
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
@@ -86,7 +86,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     return rows
 
 
-def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor: dict[str, float]) -> dict[str, Any]:
+def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor: dict[str, Any]) -> dict[str, Any]:
     """A row from curves (seeds, points) of result files."""
     areas = [
         area_under_parallelism(
