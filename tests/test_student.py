@@ -7,11 +7,14 @@ import json
 import pytest
 import yaml
 
+from d3llm.evaluation import fingerprint_files
 from d3llm.evaluation.aup.aup import area_under_parallelism
 from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart import ablation, checkpoint_path
 from d3llm.quickstart.distill_student import DEFAULT_RECIPE, distill_student
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+
+from .conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,19 @@ def test_another_recipe_is_refused(run, recipe):
     file.with_name("other.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(ValueError, match="another recipe"):
         distill_student(output, file.with_name("other.yaml"))
+
+
+def test_the_card_states_the_result_files():
+    card = (checkpoint_path("student") / "README.md").read_text()
+    files = sorted((ROOT / "docs/results/student").glob("student-d3llm.*.json"))
+    assert len(files) == 4
+    for file in files:
+        measured = json.loads(file.read_text())
+        weights = [checkpoint_path("student") / name for name in ("config.json", "model.safetensors")]
+        assert measured["weights"] == fingerprint_files(weights)
+        low, high = measured["accuracy_interval"]
+        accuracy = f"{measured['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+        assert f"| {measured['point']['threshold']} | {accuracy} | {measured['tokens_per_forward']:.2f} |" in card
 
 
 def test_every_variant_is_a_valid_recipe(tmp_path):
