@@ -104,8 +104,8 @@ def test_round_trip_keeps_keys_and_config(golden, name, tmp_path):
     weights, saved = load_file(source / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert saved.keys() == weights.keys()
     assert all(torch.equal(saved[key], weights[key]) for key in weights)
-    # transformers 5 states its version and calls `torch_dtype` `dtype`
-    rewritten = {"transformers_version", "torch_dtype", "dtype"}
+    # transformers 5 states its version and calls `torch_dtype` `dtype`; `auto_map` names the code that is saved along
+    rewritten = {"transformers_version", "torch_dtype", "dtype", "auto_map"}
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path))
     assert {k: v for k, v in before.items() if k not in rewritten} == {
         k: v for k, v in after.items() if k not in rewritten

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..generation.noise import mix
+
 
 # Of the linear noise schedule of LLaDA (arXiv 2502.09992, Algorithms 1 and 2): no ratio is quite 0.
 MIN_MASK_PROBABILITY = 1e-3
@@ -55,11 +57,7 @@ _GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit int
 
 
 def _mix(state: Tensor) -> Tensor:
-    """SplitMix64's finalizer on int64, whose products wrap; `>>` keeps the sign, hence the bit masks."""
-    state = state + _GOLDEN_GAMMA
-    state = (state ^ ((state >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
-    state = (state ^ ((state >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
-    return state ^ ((state >> 31) & ((1 << 33) - 1))
+    return mix(state + _GOLDEN_GAMMA)
 
 
 @dataclass(frozen=True)
