@@ -49,7 +49,9 @@ class Processes:
         from accelerate import PartialState
         from accelerate.utils import gather_object
 
-        state, expected = PartialState(cpu=cpu), int(os.environ.get("WORLD_SIZE", 1))
+        # without being told, accelerate counts one process where there is no accelerator
+        state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+        expected = int(os.environ.get("WORLD_SIZE", 1))
         if state.num_processes != expected:
             raise ValueError(
                 f"{expected} processes were launched and know nothing of each other: see docs/evaluation.md."

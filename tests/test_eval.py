@@ -189,7 +189,7 @@ def test_other_settings_do_not_mix(tmp_path, uninterrupted, capsys):
 
 
 def test_processes_share_the_samples(tmp_path, uninterrupted):
-    flags = [*uninterrupted["flags"], "--output", tmp_path, *FLAGS]
+    flags = [*uninterrupted["flags"], "--output", tmp_path, "--preset", "d3llm", "--batch-size", "2"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                "--main_process_port", "0", "-m", "d3llm.commands.main", "eval", *map(str, flags)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -185,6 +185,7 @@ def extract_trajectories(
     parts.check_plan()
     if state.is_main_process:
         parts.write_plan()
+        parts.remove_leftovers()  # before anybody writes: at the end it would take away what others are writing
     state.wait_for_everyone()
     parts.check_plan()
     todo = parts.todo()
@@ -367,7 +368,6 @@ def finish(parts: Parts, license: str) -> None:
     facts = trajectory_facts(parts.folder, license)
     write_atomically(parts.folder / TRAJECTORY_FACTS, facts_json(facts).encode())
     write_atomically(parts.folder / "README.md", trajectory_card(facts).encode())
-    parts.remove_leftovers()
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
