@@ -38,8 +38,8 @@ from .windows import Window, make_policy
 
 logger = logging.get_logger(__name__)
 
-# Logits that are in memory at a time, and that one pass goes over: a pass over what the last-level cache of a CPU
-# holds takes a fifth of the time of one over fresh memory.
+# Logits that are in memory at a time, and that one pass goes over: as many as the last-level cache of a CPU holds,
+# since a pass over fresh memory waits for it.
 HEAD_ELEMENTS = 2**24
 PASS_ELEMENTS = 2**22
 

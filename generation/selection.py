@@ -65,7 +65,7 @@ def propose_part(
     kinds = {config.score, config.forced_score or config.score}
     scores = {}
     if "entropy" in kinds:
-        # a batch of row times column: several times as fast as a product and its sum
+        # a batch of row times column, since a product and its sum would write a tensor of the size of the logits
         scores["entropy"] = torch.bmm(weights[:, None], logits[..., None])[:, 0, 0] / total - total.log()
     if "margin" in kinds:
         top = weights.topk(2, dim=-1).values
