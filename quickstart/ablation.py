@@ -15,6 +15,7 @@ from .distill_student import DEFAULT_RECIPE, extract, keep_recipe, measure_metho
 ABLATION = Path(__file__).resolve().parent / "ablation.yaml"
 TEACHER = "teacher"
 BASELINE = "llada"  # the teacher's preset with one token per forward
+STUDENT_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95 % quantile of Student's t for the mean of n seeds
 
 
 def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: Path | None = None) -> Path:
@@ -33,14 +34,17 @@ def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: P
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
     keep_recipe(output, recipe | {"ablation": ablation})
     results = output / "results"
-    decoders = [{"model": TEACHER, **decoder} for decoder in ablation["decoders"].values()]
+    decoders = [
+        {"model": TEACHER, **decoder, "thresholds": ablation["teacher_thresholds"]}
+        for decoder in ablation["decoders"].values()
+    ]
     baseline = {"model": TEACHER, "preset": BASELINE}
     measure_methods(_measuring(recipe, [baseline, *decoders]), {}, results)
     trajectories = extract(recipe, output / "trajectories")
     for seed in ablation["seeds"]:
         for variant, changes in ablation["variants"].items():
             name = f"{variant.replace(' ', '_')}-{seed}"
-            changed = recipe | {"seed": seed, "training": recipe["training"] | changes}
+            changed = recipe | {"seed": seed, "training": recipe["training"] | ablation["training"] | changes}
             student = train(changed, trajectories, output / "training" / name, output / "students" / name)
             decoders = [{"model": name, **decoder} for decoder in ablation["decoders"].values()]
             measure_methods(_measuring(recipe, decoders), {name: student}, results)
@@ -64,8 +68,9 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         ablation_path (`Path`, *optional*): As for [`run_ablation`].
 
     Returns:
-        `list[dict[str, Any]]`: `variant`, `decoder`, `seeds`, `aup` (mean over the seeds), `aup_interval` (95 %
-        bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
+        `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %: bootstrap
+        over problems, and Student's t over the seeds), and `points`, for each threshold the means of accuracy in
+        percent and TPF.
     """
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
     measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
@@ -76,8 +81,9 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
         for decoder, plan in ablation["decoders"].items():
+            thresholds = ablation["teacher_thresholds"] if variant == TEACHER else plan["thresholds"]
             names = [
-                [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}.threshold={t}" for t in plan["thresholds"]]
+                [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}.threshold={t}" for t in thresholds]
                 for seed in seeds
             ]
             curves = [[measured[name] for name in curve] for curve in names if all(name in measured for name in curve)]
@@ -105,14 +111,15 @@ def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor:
     ]
     # the mean over seeds varies by the draw of the problems, as one curve does, and by the draw of the seeds
     half = mean(high - low for low, high in intervals) / 2
-    spread = 1.96 * float(np.std(areas, ddof=1)) / len(areas) ** 0.5 if len(areas) > 1 else 0.0
+    seeds = len(areas)
+    spread = STUDENT_T[seeds] * float(np.std(areas, ddof=1)) / seeds**0.5 if seeds > 1 else 0.0
     center = mean(areas)
     margin = (half**2 + spread**2) ** 0.5
     return {
         "variant": variant,
         "decoder": decoder,
-        "seeds": len(curves),
         "aup": center,
+        "aup_of_seeds": areas,
         "aup_interval": [center - margin, center + margin],
         "points": [
             {
@@ -127,13 +134,17 @@ def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor:
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table: AUP, and accuracy in percent @ TPF at each threshold."""
-    thresholds = [point["threshold"] for point in rows[-1]["points"]]
-    heads = ["recipe", "decoding", "seeds", "AUP (95 % interval)", *(f"{t} nats" for t in thresholds)]
+    thresholds = sorted({point.get("threshold", 0.0) for row in rows for point in row["points"]})
+    heads = [f"{threshold} nats" if threshold else "no threshold" for threshold in thresholds]
+    heads = ["recipe", "decoding", "AUP of each seed", "AUP (95 % interval)", *heads]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         low, high = row["aup_interval"]
-        points = [f"{point['accuracy']:.1f} @ {point['tokens_per_forward']:.2f}" for point in row["points"]]
-        points += [""] * (len(thresholds) - len(points))
-        cells = [row["variant"], row["decoder"], str(row["seeds"]), f"{row['aup']:.0f} ({low:.0f} to {high:.0f})"]
-        lines.append("| " + " | ".join([*cells, *points]) + " |")
+        points = {point.get("threshold", 0.0): point for point in row["points"]}
+        seeds = ", ".join(f"{area:.0f}" for area in row["aup_of_seeds"])
+        cells = [row["variant"], row["decoder"], seeds, f"{row['aup']:.0f} ({low:.0f} to {high:.0f})"]
+        for threshold in thresholds:
+            point = points.get(threshold)
+            cells.append(f"{point['accuracy']:.1f} @ {point['tokens_per_forward']:.2f}" if point else "")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -82,8 +82,10 @@ def test_the_card_states_the_result_files():
 
 def test_every_variant_is_a_valid_recipe(tmp_path):
     recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
-    for changes in yaml.safe_load(ablation.ABLATION.read_text())["variants"].values():
-        PseudoTrajectoryConfig(output_dir=str(tmp_path), use_cpu=True, **(recipe["training"] | changes))
+    plan = yaml.safe_load(ablation.ABLATION.read_text())
+    for changes in plan["variants"].values():
+        training = recipe["training"] | plan["training"] | changes
+        PseudoTrajectoryConfig(output_dir=str(tmp_path), use_cpu=True, **training)
 
 
 def result(threshold, accuracy, tpf):
@@ -98,12 +100,13 @@ def test_rows_of_an_ablation(tmp_path):
         "seeds": [0, 1],
         "variants": {"d3llm without noise": {}},
         "decoders": {"multi-block": {"preset": "d3llm", "thresholds": [0.2, 0.5]}},
+        "teacher_thresholds": [0.1, 0.2],
     }
     (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(plan))
     files = {
         "teacher-llada": result(None, 98, 0.8),
-        "teacher-d3llm.threshold=0.2": result(0.2, 97, 2.0),
-        "teacher-d3llm.threshold=0.5": result(0.5, 90, 2.5),  # dropped: more than 5 points below 98
+        "teacher-d3llm.threshold=0.1": result(0.1, 97, 2.0),
+        "teacher-d3llm.threshold=0.2": result(0.2, 90, 2.5),  # dropped: more than 5 points below 98
     }
     for seed, tpf in ((0, 4.0), (1, 5.0)):
         files[f"d3llm_without_noise-{seed}-d3llm.threshold=0.2"] = result(0.2, 98, tpf)
@@ -115,9 +118,11 @@ def test_rows_of_an_ablation(tmp_path):
     assert teacher["aup"] == pytest.approx(2.0 * 97)
     expected = [area_under_parallelism([tpf, 2 * tpf], [98, 96], y_max=98) for tpf in (4.0, 5.0)]
     assert student["aup"] == pytest.approx(sum(expected) / 2)
-    assert student["seeds"] == 2
+    assert student["aup_of_seeds"] == pytest.approx(expected)
     assert student["aup_interval"][0] < min(expected) < max(expected) < student["aup_interval"][1]
     assert student["points"][1] == {"threshold": 0.5, "accuracy": 96.0, "tokens_per_forward": 9.0}
     table = ablation.markdown_table([one_token, teacher, student])
-    assert "| d3llm without noise | multi-block | 2 |" in table
+    assert "| d3llm without noise | multi-block | {:.0f}, {:.0f} |".format(*expected) in table
+    assert "| no threshold | 0.1 nats | 0.2 nats | 0.5 nats |" in table
+    assert "98.0 @ 0.80 |  |  |  |" in table
     assert "96.0 @ 9.00" in table
