@@ -68,8 +68,8 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         ablation_path (`Path`, *optional*): As for [`run_ablation`].
 
     Returns:
-        `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %: bootstrap
-        over problems, and Student's t over the seeds), and `points`, for each threshold the means of accuracy in
+        `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 % by bootstrap
+        over problems and Student's t over the seeds), and `points`, for each threshold the means of accuracy in
         percent and TPF.
     """
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
