@@ -68,9 +68,9 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         ablation_path (`Path`, *optional*): As for [`run_ablation`].
 
     Returns:
-        `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 % by bootstrap
-        over problems and Student's t over the seeds), and `points`, for each threshold the means of accuracy in
-        percent and TPF.
+        `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %, by
+        bootstrap over problems and Student's t over the seeds), and `points`, for each threshold the means of accuracy
+        in percent and TPF.
     """
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
     measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
