@@ -1,8 +1,11 @@
 """The card of a model that has just been trained: what the training knows, and no results yet."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel
 
 from ..modeling.flat_code import write_files
@@ -10,6 +13,9 @@ from .cards import is_hub_id, model_card
 from .checks import card_metadata
 from .facts import MODEL_FACTS, ModelFacts, facts_json
 from .measured import decoding_fields, library_versions
+
+
+logger = logging.getLogger(__name__)
 
 
 def write_training_card(
@@ -26,7 +32,7 @@ def write_training_card(
         known (`Any`): Further fields of [`ModelFacts`], such as `hyperparameters`.
 
     Returns:
-        [`ModelFacts`]: The facts. The licence is that in the base model's folder, `"other"` when it is not there.
+        [`ModelFacts`]: The facts. The licence is that on the base model's card, `"other"` when it has none.
     """
     base_model = model.config._name_or_path or None
     facts = ModelFacts(
@@ -45,6 +51,12 @@ def write_training_card(
 
 
 def _license(base_model: str | None) -> str:
+    """The licence on the card of a model, in a folder or on the Hub; `"other"` when nobody says."""
     card = Path(base_model or "", "README.md")
+    if not card.is_file() and is_hub_id(base_model):
+        try:
+            card = Path(hf_hub_download(str(base_model), "README.md"))
+        except (OSError, HTTPError) as error:
+            logger.warning("The card says licence `other`: that of %s cannot be read (%s).", base_model, error)
     license = card_metadata(card.read_text(encoding="utf-8")).get("license") if card.is_file() else None
     return license if isinstance(license, str) else "other"

@@ -16,6 +16,8 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 import d3llm.modeling  # noqa: F401  registers the model classes
 
+from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
+from ..hub_cards.cards import is_hub_id
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from .answer_checks import CHECKS
 from .lora import merge_adapter
@@ -192,6 +194,17 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
+def card_facts(trajectories: str, argv: Sequence[str]) -> dict[str, Any]:
+    """What the model's card says of the run: its trajectories, what they are about, and the name of its recipe."""
+    facts: dict[str, Any] = {"trajectories": trajectories if is_hub_id(trajectories) else Path(trajectories).name}
+    if (Path(trajectories) / TRAJECTORY_FACTS).is_file():
+        made_of = read_facts(TrajectoryFacts, Path(trajectories) / TRAJECTORY_FACTS)
+        facts["training_tasks"] = [made_of.prompts or made_of.name]
+    if "--config" in argv[:-1]:
+        facts["recipe"] = Path(argv[argv.index("--config") + 1]).stem
+    return facts
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """
     Trains a student and saves it, its tokenizer and, of adapters, a merged model.
@@ -203,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         `ValueError`: For arguments, data or a loss that cannot be used.
         `OSError`: For files that cannot be read or written.
     """
-    arguments, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments, training_args, model_args = parse_arguments(argv)
     if arguments.trajectories is None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     checkpoint = last_checkpoint(training_args.output_dir)
@@ -229,10 +243,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         held_out=read_held_out(arguments.held_out, arguments, tokenizer) if arguments.held_out else None,
         peft_config=get_peft_config(model_args),
     )
+    trainer.card_facts = card_facts(str(arguments.trajectories), argv)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset_name=arguments.trajectories)
+    trainer.create_model_card()
     if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
         logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
