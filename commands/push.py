@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from d3llm.hub_cards.repositories import Repository
 
 
+PICTURE = "accuracy_parallelism.png"
+
+
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("push", help="send a model, trajectories, the metric or a demo to the Hub")
     kinds = parser.add_subparsers(title="what", metavar="WHAT", dest="kind", required=True)
@@ -25,7 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     model.add_argument(
         "--results", type=Path, nargs="+", metavar="PATH", help="files of `d3llm eval`, or folders of them"
     )
-    model.add_argument("--picture", type=Path, metavar="PNG", help="accuracy against parallelism, for the card")
+    model.add_argument(
+        "--picture", type=Path, metavar="PNG", help="for the card (default: drawn from the curves in --results)"
+    )
 
     trajectories = _add_kind(kinds, "trajectories", "a trajectory data set; private by default")
     trajectories.add_argument("folder", type=Path, metavar="DIR", help="as `d3llm extract` leaves it")
@@ -72,7 +77,8 @@ def _repository(args: argparse.Namespace) -> Repository:
     from d3llm.hub_cards import repositories
 
     if args.kind == "model":
-        return repositories.model_repository(args.folder, args.repo, _model_facts(args), args.picture)
+        facts, picture = _model_facts(args)
+        return repositories.model_repository(args.folder, args.repo, facts, picture)
     if args.kind == "trajectories":
         return repositories.trajectory_repository(args.folder, args.repo)
     if args.kind == "metric":
@@ -82,8 +88,8 @@ def _repository(args: argparse.Namespace) -> Repository:
     return repositories.custom_generate_repository(args.repo)
 
 
-def _model_facts(args: argparse.Namespace) -> ModelFacts | None:
-    """What the card is made of; `None` when the folder has a card of its own, which then goes as it is."""
+def _model_facts(args: argparse.Namespace) -> tuple[ModelFacts | None, Path | bytes | None]:
+    """What the card is made of, and its picture; nothing for a folder with a card of its own, which goes as it is."""
     from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
     from d3llm.hub_cards.measured import model_facts, with_results
 
@@ -99,10 +105,16 @@ def _model_facts(args: argparse.Namespace) -> ModelFacts | None:
             "--base-model, --results and --picture."
         )
     else:
-        return None
+        return None, None
+    if args.results:
+        facts = with_results(facts, args.folder, args.results)
     if args.picture:
-        facts = dataclasses.replace(facts, picture=args.picture.name)
-    return with_results(facts, args.folder, args.results) if args.results else facts
+        return dataclasses.replace(facts, picture=args.picture.name), args.picture
+    if args.results and facts.areas:
+        from d3llm.evaluation.plots import curves_png
+
+        return dataclasses.replace(facts, picture=PICTURE), curves_png(args.results)
+    return facts, None
 
 
 def _print_plan(args: argparse.Namespace, repository: Repository) -> None:

@@ -1,8 +1,9 @@
 """Pictures of a leaderboard, as PNG and SVG. Lines, markers and hatches tell the methods apart without colour."""
 
+import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from .aup.aup import weight
-from .leaderboard import Board
+from .leaderboard import Board, make_boards, measured_curves
 
 
 MARKERS = "oDs^vP*Xh"
@@ -42,6 +43,22 @@ def draw(
     if speeds:
         figures["speed"] = draw_speed(board, speeds, closed)
     return [path for name, figure in figures.items() for path in _save(figure, folder / f"{name}-{board.table}")]
+
+
+def curves_png(results: Sequence[Path]) -> bytes:
+    """
+    Accuracy against TPF of what was measured, each curve with its AUP relative to its own best accuracy.
+
+    Args:
+        results (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
+
+    Returns:
+        `bytes`: A PNG file.
+    """
+    (board,) = make_boards(measured_curves(results), "own", resamples=0)
+    file = io.BytesIO()
+    draw_curves(board).savefig(file, format="png", dpi=150, bbox_inches="tight")
+    return file.getvalue()
 
 
 def style(board: Board, method: str) -> dict[str, Any]:

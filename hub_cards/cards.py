@@ -192,7 +192,8 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
         }
         rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
     for area in facts.areas:
-        name = f"accuracy under parallelism (y_max {area.y_max:g}, {area.points} points)"
+        how = ", ".join(filter(None, [area.preset, f"y_max {area.y_max:g}", f"{area.points} points"]))
+        name = f"accuracy under parallelism ({how})"
         rows.append(_eval_result(area, "aup", round(area.aup, 2), name))
     return rows
 

@@ -55,6 +55,7 @@ class TaskArea:
         aup (`float`): Percent times tokens per forward.
         y_max (`float`): Accuracy in percent that the weight is relative to.
         points (`int`): Points of the curve.
+        preset (`str`, *optional*): The preset that decoded them.
         dataset (`str`, *optional*): Hub id of the data set.
         split (`str`, *optional*): Its split.
     """
@@ -63,6 +64,7 @@ class TaskArea:
     aup: float
     y_max: float
     points: int
+    preset: str | None = None
     dataset: str | None = None
     split: str | None = None
 

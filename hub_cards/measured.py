@@ -50,8 +50,8 @@ def with_results(facts: ModelFacts, folder: Path, paths: list[Path]) -> ModelFac
     Args:
         facts ([`ModelFacts`]): What was known.
         folder (`Path`): The model's folder: what was measured must be what lies there.
-        paths (`list[Path]`): Result files of `d3llm eval`, or folders of them. Several points of a task make a curve
-            and an AUP, relative to its own best accuracy.
+        paths (`list[Path]`): Result files of `d3llm eval`, or folders of them. Several points of a task
+            and a preset make a curve and an AUP, relative to its own best accuracy.
 
     Returns:
         [`ModelFacts`]: With these results in place of earlier ones.
@@ -75,8 +75,10 @@ def with_results(facts: ModelFacts, folder: Path, paths: list[Path]) -> ModelFac
         if record["weights"] != weights:
             raise ValueError(f"{file} measured other weights than those in {folder}: measure these (`d3llm eval`).")
         results.append(_task_result(record, model_type))
-    areas = [_area([r for r in results if r.task == task]) for task in dict.fromkeys(r.task for r in results)]
-    return dataclasses.replace(facts, results=results, areas=[area for area in areas if area is not None])
+    curves: dict[tuple[str, str | None], list[TaskResult]] = {}
+    for result in results:
+        curves.setdefault((result.task, result.decoding.get("preset")), []).append(result)
+    return dataclasses.replace(facts, results=results, areas=[_area(c) for c in curves.values() if len(c) > 1])
 
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
@@ -176,12 +178,13 @@ def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, 
     return {"preset": decoding.get("preset"), **different}
 
 
-def _area(results: list[TaskResult]) -> TaskArea | None:
-    """The AUP of a curve of two points or more."""
+def _area(curve: list[TaskResult]) -> TaskArea:
+    """The AUP of points that one preset reaches on one task."""
     from ..evaluation.aup.aup import area_under_parallelism
 
-    if len(results) < 2:
-        return None
-    accuracies = [100 * result.accuracy for result in results]
-    area = area_under_parallelism([result.tokens_per_forward for result in results], accuracies)
-    return TaskArea(results[0].task, area, max(accuracies), len(results), results[0].dataset, results[0].split)
+    accuracies = [100 * result.accuracy for result in curve]
+    area = area_under_parallelism([result.tokens_per_forward for result in curve], accuracies)
+    first = curve[0]
+    return TaskArea(
+        first.task, area, max(accuracies), len(curve), first.decoding.get("preset"), first.dataset, first.split
+    )

@@ -50,7 +50,7 @@ class Repository:
 
 
 def model_repository(
-    folder: Path, repo_id: str, facts: ModelFacts | None = None, picture: Path | None = None
+    folder: Path, repo_id: str, facts: ModelFacts | None = None, picture: Path | bytes | None = None
 ) -> Repository:
     """
     A model's folder: weights, code, tokenizer, card.
@@ -60,7 +60,7 @@ def model_repository(
         repo_id (`str`): Where it goes.
         facts ([`ModelFacts`], *optional*): What the card says; by default the `model_facts.json` of the folder, and
             without one README.md goes as it is.
-        picture (`Path`, *optional*): A file that the card shows and that is not in the folder.
+        picture (`Path` or `bytes`, *optional*): What the card shows as `facts.picture`, when it is not in the folder.
 
     Raises:
         `ValueError`: For a folder that is not whole or holds what must not go.
@@ -70,9 +70,9 @@ def model_repository(
     files = repository.files
     if facts is None and MODEL_FACTS in files:
         facts = read_facts(ModelFacts, folder / MODEL_FACTS)
-    if picture is not None:
-        files[picture.name] = picture
     if facts is not None:
+        if picture is not None and facts.picture:
+            files[facts.picture] = picture
         files["README.md"] = model_card(facts, repo_id).encode()
         files[MODEL_FACTS] = facts_json(facts).encode()
         files |= {path: text.encode() for path, text in eval_results(facts).items()}

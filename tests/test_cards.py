@@ -73,7 +73,7 @@ MODEL = ModelFacts(
         ),
         TaskResult("Own task", 10, 1.0, [0.722, 1.0], 2.5, 60.0, "Example CPU"),
     ],
-    areas=[TaskArea("GSM8K", 637.65, 74.0, 2, "openai/gsm8k", "test")],
+    areas=[TaskArea("GSM8K", 637.65, 74.0, 2, "d3llm", "openai/gsm8k", "test")],
     picture="accuracy.png",
     chat=True,
     versions={"torch": "2.13.0"},
@@ -131,7 +131,7 @@ def test_the_metadata_says_what_was_measured():
     measured = {(result.dataset_name, result.metric_name): result.metric_value for result in data.eval_results}
     assert measured["GSM8K", "accuracy (d3llm)"] == 73.5
     assert measured["GSM8K", "tokens per second (llada; Example GPU)"] == 31.5
-    assert measured["GSM8K", "accuracy under parallelism (y_max 74, 2 points)"] == 637.65
+    assert measured["GSM8K", "accuracy under parallelism (d3llm, y_max 74, 2 points)"] == 637.65
 
 
 def test_local_names_stay_out_of_the_metadata():
@@ -216,7 +216,9 @@ def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
     assert [result.decoding for result in measured.results] == [{"preset": "d3llm", "threshold": 0.4}] * 2
     assert measured.results[0].hardware == "Example CPU, 2 threads, batch size 2"
     (area,) = measured.areas
-    assert (area.task, area.y_max, area.points) == ("GSM8K", 100.0, 2)
+    assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K", "d3llm", 100.0, 2)
+    write_result(two, tiny_checkpoint, decoding={"preset": "llada"})
+    assert not with_results(facts, tiny_checkpoint, [one, two]).areas  # points of two presets are no curve
     write_result(two, tiny_checkpoint, weights="0" * 16)
     with pytest.raises(ValueError, match="measured other weights"):
         with_results(facts, tiny_checkpoint, [one, two])

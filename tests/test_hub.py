@@ -20,6 +20,7 @@ from d3llm.hub_cards.push import PushError, push
 from d3llm.hub_cards.repositories import Repository, model_repository, space_repository
 
 from .hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub, loopback_hub
+from .test_cards import write_result
 
 
 CARD = b"---\nlicense: apache-2.0\ntags:\n- d3llm\n---\n# A model\n"
@@ -215,6 +216,22 @@ def test_a_model_goes_with_everything_it_needs(hub, model_folder, capsys):
     files = hub.repository("ada/m").head.files
     assert {"modeling_llada.py", "model.safetensors", "tokenizer.json", "README.md"} <= files.keys()
     assert not any(path.startswith(("checkpoint", "optimizer")) for path in files)
+
+
+def test_curves_are_drawn_on_the_card(hub, model_folder, tmp_path):
+    (model_folder / "README.md").unlink()
+    results = tmp_path / "results"
+    results.mkdir()
+    known = {"task": "gsm8k", "data": "a", "method": "m", "samples": {}}
+    write_result(results / "one.json", model_folder, **known)
+    write_result(results / "two.json", model_folder, **known, accuracy=1.0, tokens_per_forward=1.0)
+    command = ["push", "model", str(model_folder), "ada/m", "--license", "mit", "--results", str(results)]
+    assert main(command) == 0
+    files = hub.repository("ada/m").head.files
+    assert files["accuracy_parallelism.png"].startswith(b"\x89PNG")
+    assert b"(accuracy_parallelism.png)" in files["README.md"]
+    assert main(command) == 0
+    assert len(hub.repository("ada/m").commits) == 2  # drawn again, it is the same
 
 
 def test_a_dry_run_checks_and_sends_nothing(hub, model_folder, capsys):
