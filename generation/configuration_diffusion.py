@@ -80,6 +80,7 @@ SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold")
 # (lowest, highest, whether the lowest itself is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
     "eps": (0, 1, False),
+    "threshold": (0, math.inf, True),
     "factor": (0, math.inf, True),
     "entropy_bound": (0, math.inf, True),
     "block_add_threshold": (0, 1, True),
