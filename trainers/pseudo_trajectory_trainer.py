@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -132,6 +133,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
     Raises:
         `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
+        `ValueError`: When processes that were launched together do not know of each other.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
         `OSError`: When a checkpoint cannot be written.
     """
@@ -197,9 +199,20 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         )
         if self.args.n_gpu > 1:
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
+        self._check_processes()
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+
+    def _check_processes(self) -> None:
+        """Some ways to launch several processes leave each of them alone, without a word."""
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        joined = self.accelerator.num_processes if self.accelerator.use_distributed else 1
+        if not launched == joined == self.args.world_size:
+            raise ValueError(
+                f"{launched} processes were launched, of which accelerate joins {joined}: each would train a model of "
+                "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
+            )
 
     def create_model_card(
         self,
