@@ -1,8 +1,11 @@
 """`d3llm push` against a loopback Hub: a push ends complete, or says what is missing."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -18,7 +21,10 @@ from d3llm.hub_cards import push as push_module
 from d3llm.hub_cards.facts import TRAJECTORY_FACTS
 from d3llm.hub_cards.push import PushError, push
 from d3llm.hub_cards.repositories import Repository, model_repository, space_repository
+from d3llm.quickstart import checkpoint_path
+from d3llm.quickstart.problems import extract_answer, generate_problems
 
+from .conftest import ROOT
 from .hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub, loopback_hub
 from .test_cards import write_result
 
@@ -216,6 +222,28 @@ def test_a_model_goes_with_everything_it_needs(hub, model_folder, capsys):
     files = hub.repository("ada/m").head.files
     assert {"modeling_llada.py", "model.safetensors", "tokenizer.json", "README.md"} <= files.keys()
     assert not any(path.startswith(("checkpoint", "optimizer")) for path in files)
+
+
+def test_the_shipped_student_solves_problems_where_it_is_downloaded(hub, tmp_path):
+    folder, problems = tmp_path / "student", generate_problems("test", 20, 1)
+    assert main(["convert", str(checkpoint_path("student")), str(folder)]) == 0
+    assert main(["push", "model", str(folder), "ada/student"]) == 0
+    (tmp_path / "questions.json").write_text(json.dumps([problem.question for problem in problems]))
+    script = [sys.executable, str(ROOT / "tests/hub_solve.py"), "ada/student"]
+    environment = {**os.environ, **hub.environment(tmp_path / "downloads")}
+    done = subprocess.run(
+        [*script, str(tmp_path / "questions.json"), str(tmp_path / "answers.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    right = sum(
+        extract_answer(text) == problem.answer for text, problem in zip(answers["texts"], problems, strict=True)
+    )
+    assert right >= 18
+    assert sum(answers["forwards"]) < 20 * 12  # one token per forward would take about 50 each
 
 
 def test_curves_are_drawn_on_the_card(hub, model_folder, tmp_path):
