@@ -1,36 +1,26 @@
 """`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import (
     GenerationConfig,
     GenerationMixin,
     LogitsProcessorList,
-    MaxTimeCriteria,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
 from .canvas_stream import CanvasStream
-from .configuration_diffusion import (
-    INHERITED_FIELDS,
-    METHOD_DEFAULTS,
-    RUN_DEFAULTS,
-    SCHEDULED,
-    DiffusionGenerationConfig,
-    check_fields,
-)
+from .configuration_diffusion import DiffusionGenerationConfig
 from .guidance import Guidance
 from .likelihood import LikelihoodMixin
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
+from .preparation import SpecialTokens
 from .selection import propose, select
 from .stops import Stops
 from .windows import Window, make_policy
@@ -46,15 +36,6 @@ PASS_ELEMENTS = 2**22
 
 def round_up(number: int, multiple: int, canvas: Canvas) -> int:
     return min(canvas.length, -(-number // multiple) * multiple)
-
-
-@dataclass
-class SpecialTokens:
-    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s an ended row (`mask` when nothing can)."""
-
-    mask: int
-    eos: torch.LongTensor
-    fill: int
 
 
 class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
@@ -367,166 +348,3 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         if self.config._attn_implementation == "eager":
             return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, torch.finfo(self.dtype).min)
         return visible
-
-    def _prepare_prompt(self, inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
-        if (inputs is None) == (input_ids is None):
-            raise ValueError("pass the prompts once, as `inputs` or as `input_ids`")
-        prompt = inputs if inputs is not None else input_ids
-        if not isinstance(prompt, torch.Tensor) or prompt.ndim != 2 or prompt.is_floating_point():
-            raise ValueError("`input_ids` must be a tensor of token ids of shape (batch, positions)")
-        if not prompt.numel():
-            raise ValueError(f"`input_ids` of shape {tuple(prompt.shape)} is an empty prompt: pass at least one token")
-        return prompt.long()
-
-    def _prepare_diffusion_config(
-        self,
-        generation_config: GenerationConfig | None,
-        kwargs: dict[str, Any],
-        prompt_length: int,
-        fill: bool = False,
-    ) -> DiffusionGenerationConfig:
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        check_fields(kwargs, known={*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS})
-        own = DiffusionGenerationConfig.from_plain(self.generation_config)
-        config = own if generation_config is None else DiffusionGenerationConfig.from_plain(generation_config)
-        if generation_config is not None:
-            method = METHOD_DEFAULTS if config.preset is not None else ()
-            inherited = [*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS]
-            config.update(defaults_only=True, **{n: getattr(own, n) for n in inherited if n not in method})
-        if "preset" in kwargs:
-            config.update(**dict.fromkeys(METHOD_DEFAULTS))
-        if kwargs.pop("use_cache", True) is False:
-            kwargs["cache"] = "none"
-        config.update(**kwargs)
-
-        if config.max_new_tokens is None and config.max_length is not None:
-            config.max_new_tokens = config.max_length - prompt_length
-        longest = self.config.max_position_embeddings
-        if config.max_new_tokens is None and longest is not None:
-            config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
-        config = self._prepare_attention(config)
-        if config.attention == "block_causal" and self.config._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError(
-                f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
-                f"not {self.config._attn_implementation!r}"
-            )
-        if fill:
-            config.early_stop = False  # an EOS in a text to fill in is part of it
-            if longest is not None and prompt_length > longest:
-                raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
-            return config
-        if longest is not None and prompt_length + config.max_new_tokens > longest:
-            raise ValueError(
-                f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
-                f"{longest} positions of the model: shorten the prompt or generate less"
-            )
-        blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
-        if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
-            raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
-        return config
-
-    def _prepare_attention(self, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
-        """Resolve the config, and hold its attention against the one that the weights were trained with, if
-        `attention` in config.json says which. An `attention` that the caller gives is taken as it is."""
-        trained = getattr(self.config, "attention", None)
-        if config.attention is not None or (trained is not None and config.preset is None):
-            config.attention = config.attention or trained
-            return config.resolve(self.config.model_type)
-        config = config.resolve(self.config.model_type)
-        if trained is not None and config.attention != trained:
-            raise ValueError(
-                f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
-                f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
-            )
-        if trained is None and config.attention == "block_causal":
-            logger.warning_once(
-                f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
-                "does not say (`attention`) whether these were"
-            )
-        return config
-
-    def _prepare_padding(
-        self, prompt: torch.LongTensor, attention_mask: torch.Tensor | None
-    ) -> torch.LongTensor | None:
-        if attention_mask is None:
-            return None
-        if attention_mask.shape != prompt.shape:
-            raise ValueError(
-                f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
-                f"{tuple(prompt.shape)}"
-            )
-        attention_mask = (attention_mask != 0).long()
-        if not attention_mask[:, -1].all() or (attention_mask.diff(dim=1) < 0).any():
-            raise ValueError(
-                "`attention_mask` must have its zeros on the left and no row of zeros only: set "
-                "`tokenizer.padding_side = 'left'` for generation"
-            )
-        return None if attention_mask.all() else attention_mask
-
-    def _prepare_seeds(self, config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-        """A seed for every row (B,): that of its prompt, or the one of all, and another for each return sequence."""
-        if config.seed is None:
-            return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        seeds, copies = torch.tensor(config.seed, device=prompt.device), config.num_return_sequences
-        if seeds.ndim and len(seeds) != len(prompt) // copies:
-            raise ValueError(f"`seed` lists {len(seeds)} seeds for {len(prompt) // copies} prompts")
-        return seeds.expand(len(prompt) // copies).repeat_interleave(copies) + (
-            torch.arange(len(prompt), device=prompt.device) % copies
-        )
-
-    def _prepare_cache(
-        self, canvas: Canvas, config: DiffusionGenerationConfig, past_key_values: CanvasCache | None
-    ) -> tuple[CanvasCache | None, int]:
-        """The cache of a run, and how many positions from the start it holds already."""
-        if past_key_values is None:
-            cached = config.cache != "none"
-            return (CanvasCache(self.config.num_hidden_layers, canvas.length) if cached else None), 0
-        if config.cache == "none":
-            raise ValueError("`past_key_values` needs a run with a cache: set `cache`")
-        if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
-            raise ValueError("`past_key_values` takes one sequence without padding and without `cfg_scale`")
-        if not isinstance(past_key_values, CanvasCache):
-            raise ValueError(f"`past_key_values` must be a CanvasCache, not a {type(past_key_values).__name__}")
-        first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
-        # the row before the first masked position may be the one that predicts it
-        return past_key_values, past_key_values.resume(canvas.tokens, limit=first_masked - 1)
-
-    def _prepare_stops(
-        self,
-        config: DiffusionGenerationConfig,
-        stopping_criteria: StoppingCriteriaList | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        special: SpecialTokens,
-    ) -> Stops | None:
-        criteria = StoppingCriteriaList(stopping_criteria or [])
-        if config.max_time is not None:
-            criteria.append(MaxTimeCriteria(config.max_time))
-        stop_strings = None
-        if config.stop_strings:
-            if tokenizer is None:
-                raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
-            try:
-                stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
-            except (ValueError, IndexError) as error:
-                raise ValueError(
-                    "`stop_strings` needs a tokenizer that can spell any text, and this one cannot: use "
-                    "`stopping_criteria` or `eos_token_id`"
-                ) from error
-        if stop_strings is None and not criteria:
-            return None
-        if special.fill == special.mask:
-            raise ValueError(
-                "a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither"
-            )
-        return Stops(criteria, stop_strings, special.mask)
-
-    def _prepare_special_token_ids(
-        self, config: DiffusionGenerationConfig, device: torch.device | str
-    ) -> SpecialTokens:
-        mask = self._mask_token_id(config)
-        eos = [] if config.eos_token_id is None else config.eos_token_id
-        eos = [eos] if isinstance(eos, int) else list(eos)
-        # models with several stop tokens were trained on answers padded with one of them
-        candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
-        fill = next((token for token in candidates if token is not None), mask)
-        return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .preparation import PreparationMixin
+
 
 def mask_answer(
     answer: torch.BoolTensor, sample: int, num_samples: int, generator: torch.Generator
@@ -43,11 +45,9 @@ def answer_log_likelihood(
     return token_logprobs.masked_fill(~masked, 0.0).sum(dim=1) * weight
 
 
-class LikelihoodMixin:
+class LikelihoodMixin(PreparationMixin):
     """Adds `score()` to a model that has `logit_rows`."""
 
-    config: Any
-    generation_config: Any
     logit_rows: Callable[[torch.Tensor], torch.Tensor]
     __call__: Callable[..., Any]
 
@@ -103,11 +103,3 @@ class LikelihoodMixin:
             logits = self(input_ids=noisy, attention_mask=attention_mask, logits_to_keep=rows).logits
             total += answer_log_likelihood(logits, tokens, masked.gather(1, positions), length / count)
         return total / num_samples
-
-    def _mask_token_id(self, generation_config: Any) -> int:
-        for config in (generation_config, self.config):
-            if getattr(config, "mask_token_id", None) is not None:
-                return config.mask_token_id
-        raise ValueError(
-            f"{type(self).__name__} has no mask token: set `mask_token_id` in config.json or pass it to generate()"
-        )

@@ -147,6 +147,7 @@ def test_command_decodes_held_out_problems_and_saves_adapters_merged(tiny_checkp
         (["--window_size", "3"], "see `d3llm distill --help`"),
         (["--corruption", "blocks"], "invalid choice: 'blocks'"),
         ([], "Which trajectories?"),
+        (["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"], "allow it, --allow_code_execution"),
         (["--trajectories", "/nowhere"], "Cannot load trajectories from /nowhere"),
     ],
 )

@@ -50,6 +50,8 @@ class DistillArguments:
         held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Where in it they are.
         held_out_check (`str`, *optional*, defaults to `"number"`): How answers are compared.
         held_out_limit (`int`, *optional*): How many of them, from the first.
+        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether the check `"code"` may run what was
+            generated.
         resume (`bool`, *optional*, defaults to `False`): Go on from the last whole checkpoint in `output_dir`.
         merge (`bool`, *optional*, defaults to `True`): After training adapters, also save a plain model, in
             `output_dir/merged`.
@@ -70,6 +72,9 @@ class DistillArguments:
     held_out_answer_column: str = field(default="answer", metadata={"help": "Column of their answers."})
     held_out_check: str = field(
         default="number", metadata={"help": "How answers are compared.", "choices": list(CHECKS)}
+    )
+    allow_code_execution: bool = field(
+        default=False, metadata={"help": "Let held_out_check=code run what was generated."}
     )
     held_out_limit: int | None = field(default=None, metadata={"help": "How many of them."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in `output_dir`."})
@@ -220,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, training_args, model_args = parse_arguments(argv)
     if arguments.trajectories is None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
+    if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
+        raise ValueError("held_out_check='code' runs programs that nobody has read: allow it, --allow_code_execution.")
     checkpoint = last_checkpoint(training_args.output_dir)
     if checkpoint is not None and not arguments.resume:
         raise ValueError(
