@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..evaluation.aup.aup import area_under_parallelism, bootstrap_interval
+from ..evaluation.aup.aup import area_under_parallelism, bootstrap_areas
 from .distill_student import DEFAULT_RECIPE, extract, keep_recipe, measure_methods, train
 
 
 ABLATION = Path(__file__).resolve().parent / "ablation.yaml"
 TEACHER = "teacher"
 BASELINE = "llada"  # the teacher's preset with one token per forward
-STUDENT_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95 % quantile of Student's t for the mean of n seeds
 
 
 def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: Path | None = None) -> Path:
@@ -69,8 +68,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
 
     Returns:
         `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %, by
-        bootstrap over problems and Student's t over the seeds), and `points`, for each threshold the means of accuracy
-        in percent and TPF.
+        bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
     """
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
     measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
@@ -100,27 +98,26 @@ def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor:
         )
         for curve in curves
     ]
-    intervals = [
-        bootstrap_interval(
-            [point["samples"]["tokens"] for point in curve],
-            [point["samples"]["forwards"] for point in curve],
-            [point["samples"]["correct"] for point in curve],
-            **anchor,
-        )
-        for curve in curves
-    ]
-    # the mean over seeds varies by the draw of the problems, as one curve does, and by the draw of the seeds
-    half = mean(high - low for low, high in intervals) / 2
-    seeds = len(areas)
-    spread = STUDENT_T[seeds] * float(np.std(areas, ddof=1)) / seeds**0.5 if seeds > 1 else 0.0
-    center = mean(areas)
-    margin = (half**2 + spread**2) ** 0.5
+    resampled = np.stack(
+        [
+            bootstrap_areas(
+                [point["samples"]["tokens"] for point in curve],
+                [point["samples"]["forwards"] for point in curve],
+                [point["samples"]["correct"] for point in curve],
+                **anchor,
+            )
+            for curve in curves
+        ]
+    )
+    # each resample of the problems is one of the seeds, too
+    picks = np.random.default_rng(0).integers(len(curves), size=resampled.shape)
+    means = np.take_along_axis(resampled, picks, axis=0).mean(axis=0)
     return {
         "variant": variant,
         "decoder": decoder,
-        "aup": center,
+        "aup": mean(areas),
         "aup_of_seeds": areas,
-        "aup_interval": [center - margin, center + margin],
+        "aup_interval": np.quantile(means, [0.025, 0.975]).tolist(),
         "points": [
             {
                 **points[0]["point"],

@@ -3,6 +3,8 @@
 import re
 from dataclasses import fields
 
+from d3llm.evaluation.leaderboard import make_boards, measured_curves
+from d3llm.quickstart.ablation import ablation_rows, markdown_table
 from d3llm.trainers.distill import RECIPES
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
@@ -38,3 +40,12 @@ def test_the_python_on_the_page_compiles():
     assert blocks
     for block in blocks:
         compile(block, "docs/training.md", "exec")
+
+
+def test_the_tables_state_the_result_files():
+    (board,) = make_boards(measured_curves([ROOT / "docs/results/student"]), "table", "teacher-llada")
+    for (method, task), area in board.areas.items():
+        name, _, preset = method.partition("-")
+        low, high = board.intervals[method, task]
+        assert f"| {name} | `{preset}` | {area:.1f} ({low:.1f} to {high:.1f}) |\n" in PAGE
+    assert markdown_table(ablation_rows(ROOT / "docs/results/ablation")) in PAGE

@@ -5,35 +5,27 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from huggingface_hub import HfApi
 from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..evaluation import evaluate_decoding, resolve_generation_config
-from ..hub_cards.push import PushError
-from ..hub_cards.training_card import write_training_card
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
-from .hub_push import push_training
 from .lora import add_lora
 from .losses import TokenLosses, token_losses
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .publishing_trainer import PublishingTrainer, check_push
 from .student_data import COLUMNS, StudentFacts, TrajectoryCollator, prepare_trajectories, teacher_max_new_tokens
-from .trl_base import _BaseTrainer, _ForwardRedirection
+from .trl_base import _ForwardRedirection
 
-
-logger = logging.get_logger(__name__)
 
 # What the log shows, and which of the sums it is divided by.
 MEANS = {
@@ -46,16 +38,6 @@ MEANS = {
     "share_correct": "all",
 }
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
-# Of the training arguments, what the model's card tells beside the fields of the recipe.
-CARD_ARGUMENTS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +59,7 @@ class CannotWriteError(OSError):
     """A checkpoint could not be written."""
 
 
-class PseudoTrajectoryTrainer(_BaseTrainer):
+class PseudoTrajectoryTrainer(PublishingTrainer):
     """
     Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and its relatives.
 
@@ -165,7 +147,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         if args.kl_weight and teacher is None and not is_peft_model(model):
             raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
         if args.push_to_hub:
-            _check_push(args)
+            check_push(args)
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
         base = model.get_base_model() if is_peft_model(model) else model
@@ -185,7 +167,7 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
         self.held_out = held_out
         self.teacher_name = train_dataset[0]["teacher"] if train_dataset else None
-        self.card_facts: dict[str, Any] = {}
+        self.card_facts = {}
         self._redirect = _ForwardRedirection()
         super().__init__(
             model=model,
@@ -213,103 +195,6 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
                 f"{launched} processes were launched, of which accelerate joins {joined}: each would train a model of "
                 "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
             )
-
-    def create_model_card(
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-    ):
-        """
-        Writes the model's card, and the facts it is made of, into the output folder.
-
-        Args:
-            model_name (`str`, *optional*): Its title; the name of the folder when not given.
-            dataset_name (`str`, *optional*): The trajectories.
-            tags (`str` or `list[str]`, *optional*): Without effect: the card has its own.
-        """
-        if self.is_world_process_zero():
-            name = model_name or Path(self.args.output_dir).resolve().name
-            self._write_card(Path(self.args.output_dir), name, dataset_name)
-
-    def _write_card(self, folder: Path, name: str, trajectories: str | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
-        values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
-            "steps": self.state.global_step,
-            "processes": self.args.world_size,
-            "lora_rank": model.peft_config["default"].r if is_peft_model(model) else None,
-        }
-        facts = {
-            "teacher": self.teacher_name,
-            "hyperparameters": {n: getattr(v, "value", v) for n, v in values.items() if v not in (None, False)},
-            **self.card_facts,
-        }
-        write_training_card(
-            folder,
-            model.get_base_model() if is_peft_model(model) else model,
-            name=name,
-            chat=bool(getattr(self.processing_class, "chat_template", None)),
-            **(facts | ({} if trajectories is None else {"trajectories": trajectories})),
-        )
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ):
-        """
-        Saves the model and pushes it as `d3llm push model` does: one commit, checked before and after, without
-        pickles. Adapters are merged for it.
-
-        Args:
-            commit_message (`str`, *optional*), private (`bool`, *optional*): As in [`~transformers.Trainer`].
-            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the push; else a future is returned.
-            token (`str`, *optional*): The token, in place of `args.hub_token`.
-            revision (`str`, *optional*): Must be `None`: a push goes to the main branch.
-            kwargs (`Any`): For [`~PseudoTrajectoryTrainer.create_model_card`].
-
-        Returns:
-            [`~d3llm.hub_cards.push.Pushed`]: Where it is; `None` on all processes but the first.
-
-        Raises:
-            `ValueError`: For what must not go to the Hub.
-            `OSError`: When the Hub refuses, or stays out of reach.
-        """
-        if revision is not None:
-            raise ValueError(f"revision={revision!r}: a push goes to the main branch of the repository.")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        kwargs.setdefault("model_name", self.hub_model_id.rpartition("/")[2])
-        self.create_model_card(**kwargs)
-        return self._push(Path(self.args.output_dir), commit_message, token, blocking)
-
-    def _push(self, folder: Path, message: str | None, token: str | None = None, blocking: bool = True):
-        api = HfApi(token=token or self.args.hub_token)
-        model = self.accelerator.unwrap_model(self.model)
-        base = model.get_base_model() if is_peft_model(model) else model
-        push = push_training if blocking else partial(api.run_as_future, push_training)
-        return push(folder, self.hub_model_id, base_model=base.config._name_or_path, message=message, api=api)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """A push that fails does not end the training: the next one sends what is missing."""
-        model = self.accelerator.unwrap_model(self.model)
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or is_peft_model(model):
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._write_card(Path(checkpoint_folder), self.hub_model_id.rpartition("/")[2])
-        try:
-            self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
-        except PushError as error:
-            logger.warning("Step %d is not on the Hub: %s", self.state.global_step, error)
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
@@ -604,16 +489,6 @@ class PseudoTrajectoryTrainer(_BaseTrainer):
             else:
                 logs |= {f"eval_{name}": value for name, value in parts.items()}
         super().log(logs, start_time)
-
-
-def _check_push(args: PseudoTrajectoryConfig) -> None:
-    if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} would push the optimizer's state, which is a pickle: choose "
-            "'end' or 'every_save'."
-        )
-    if args.hub_revision is not None:
-        raise ValueError(f"hub_revision={args.hub_revision!r}: a push goes to the main branch of the repository.")
 
 
 def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:

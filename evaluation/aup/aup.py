@@ -122,18 +122,17 @@ def weight(y: float, y_max: float, alpha: float = 3.0) -> float:
     return min(math.exp(-alpha * (1 - y / y_max)), 1.0)
 
 
-def bootstrap_interval(
+def bootstrap_areas(
     tokens: Sequence[Sequence[int]],
     forwards: Sequence[Sequence[int]],
     correct: Sequence[Sequence[bool]],
     *,
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
     **area_kwargs: Any,
-) -> tuple[float, float]:
+) -> list[float]:
     """
-    Percentile bootstrap interval of the AUP over the samples of a task (Efron 1979).
+    AUP of resamples of the samples of a task (Efron 1979).
 
     The points of a curve are measured on the same samples, so a resample draws samples and takes what each of them
     contributed to every point. TPF is the ratio of the sums, as in the measurement itself.
@@ -143,22 +142,43 @@ def bootstrap_interval(
         forwards (`Sequence[Sequence[int]]` of shape `(points, samples)`): Forwards.
         correct (`Sequence[Sequence[bool]]` of shape `(points, samples)`): Whether the answer was right.
         resamples (`int`, *optional*, defaults to 1000): How many resamples.
-        level (`float`, *optional*, defaults to 0.95): Share of the resamples between the ends.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
+        seed (`int`, *optional*, defaults to 0): Of the draws; the same draws for curves of as many samples.
         area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`area_under_parallelism`]. A `y_max` that
             is given does not vary; the method's own best does.
 
     Returns:
-        `tuple[float, float]`: Lower and upper end.
+        `list[float]`: An area for each resample.
     """
     per_sample = np.stack([np.asarray(values, dtype=np.int64) for values in (tokens, forwards, correct)])
     samples = per_sample.shape[-1]
     draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples)
     sums = np.einsum("kps,rs->krp", per_sample, draws)
-    areas = [
+    return [
         area_under_parallelism((t / f).tolist(), (100 * c / samples).tolist(), **area_kwargs)
         for t, f, c in zip(*sums, strict=True)
     ]
+
+
+def bootstrap_interval(
+    tokens: Sequence[Sequence[int]],
+    forwards: Sequence[Sequence[int]],
+    correct: Sequence[Sequence[bool]],
+    *,
+    level: float = 0.95,
+    **kwargs: Any,
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap interval of the AUP over the samples of a task.
+
+    Args:
+        tokens, forwards, correct (`Sequence` of shape `(points, samples)`): As for [`bootstrap_areas`].
+        level (`float`, *optional*, defaults to 0.95): Share of the resamples between the ends.
+        kwargs: Further arguments of [`bootstrap_areas`].
+
+    Returns:
+        `tuple[float, float]`: Lower and upper end.
+    """
+    areas = bootstrap_areas(tokens, forwards, correct, **kwargs)
     low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -1,0 +1,182 @@
+"""A trainer whose models go to the Hub as `d3llm push model` sends them: whole, described, without pickles."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from huggingface_hub import HfApi, snapshot_download
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from ..hub_cards.convert import convert
+from ..hub_cards.push import Pushed, PushError, push
+from ..hub_cards.repositories import model_repository
+from ..hub_cards.training_card import write_training_card
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .trl_base import _BaseTrainer
+
+
+logger = logging.get_logger(__name__)
+
+# Of the training arguments, what the model's card tells beside the fields of the recipe.
+CARD_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "bf16",
+    "seed",
+)
+
+
+def push_training(folder: Path, repo_id: str, *, base_model: str | None, message: str | None, api: HfApi) -> Pushed:
+    """
+    Makes a repository on the Hub equal to a model's folder, without what the training keeps for itself.
+
+    Args:
+        folder (`Path`): A model with its card, or adapters, which are merged on the way.
+        repo_id (`str`): Where it goes.
+        base_model (`str`, *optional*): Folder or Hub id of the model that adapters belong to.
+        message (`str`, *optional*): Title of the commit.
+        api (`HfApi`): Which Hub, and which token.
+
+    Returns:
+        [`~d3llm.hub_cards.push.Pushed`]: Where it is.
+
+    Raises:
+        `ValueError`: For what must not go to the Hub.
+        `OSError`: As from [`~d3llm.hub_cards.push.push`].
+    """
+    with tempfile.TemporaryDirectory() as work:
+        if (folder / "adapter_config.json").is_file():
+            base = Path(base_model or "")
+            if not base.is_dir():
+                base = Path(snapshot_download(str(base_model), token=api.token))
+            merged = Path(work, "merged")
+            convert(folder, merged, base_model=base)
+            folder = merged
+        return push(model_repository(folder, repo_id), repo_id, message=message, api=api)
+
+
+def check_push(args: PseudoTrajectoryConfig) -> None:
+    """Refuses, before the training, what could not be pushed behind it."""
+    if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} would push the optimizer's state, which is a pickle: choose "
+            "'end' or 'every_save'."
+        )
+    if args.hub_revision is not None:
+        raise ValueError(f"hub_revision={args.hub_revision!r}: a push goes to the main branch of the repository.")
+
+
+class PublishingTrainer(_BaseTrainer):
+    """
+    The part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`] that writes cards and pushes.
+
+    Attributes:
+        teacher_name (`str`, *optional*): The model that made the trajectories.
+        card_facts (`dict[str, Any]`): Further fields of [`~d3llm.hub_cards.ModelFacts`] for the card.
+    """
+
+    teacher_name: str | None
+    card_facts: dict[str, Any]
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ):
+        """
+        Writes the model's card, and the facts it is made of, into the output folder.
+
+        Args:
+            model_name (`str`, *optional*): Its title; the name of the folder when not given.
+            dataset_name (`str`, *optional*): The trajectories.
+            tags (`str` or `list[str]`, *optional*): Without effect: the card has its own.
+        """
+        if self.is_world_process_zero():
+            name = model_name or Path(self.args.output_dir).resolve().name
+            self._write_card(Path(self.args.output_dir), name, dataset_name)
+
+    def _write_card(self, folder: Path, name: str, trajectories: str | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
+        values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
+            "steps": self.state.global_step,
+            "processes": self.args.world_size,
+            "lora_rank": model.peft_config["default"].r if is_peft_model(model) else None,
+        }
+        facts = {
+            "teacher": self.teacher_name,
+            "hyperparameters": {n: getattr(v, "value", v) for n, v in values.items() if v not in (None, False)},
+            **self.card_facts,
+        }
+        write_training_card(
+            folder,
+            model.get_base_model() if is_peft_model(model) else model,
+            name=name,
+            chat=bool(getattr(self.processing_class, "chat_template", None)),
+            **(facts | ({} if trajectories is None else {"trajectories": trajectories})),
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ):
+        """
+        Saves the model and pushes it as `d3llm push model` does: one commit, checked before and after, without
+        pickles. Adapters are merged for it.
+
+        Args:
+            commit_message (`str`, *optional*), private (`bool`, *optional*): As in [`~transformers.Trainer`].
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the push; else a future is returned.
+            token (`str`, *optional*): The token, in place of `args.hub_token`.
+            revision (`str`, *optional*): Must be `None`: a push goes to the main branch.
+            kwargs (`Any`): For [`~PseudoTrajectoryTrainer.create_model_card`].
+
+        Returns:
+            [`~d3llm.hub_cards.push.Pushed`]: Where it is; `None` on all processes but the first.
+
+        Raises:
+            `ValueError`: For what must not go to the Hub.
+            `OSError`: When the Hub refuses, or stays out of reach.
+        """
+        if revision is not None:
+            raise ValueError(f"revision={revision!r}: a push goes to the main branch of the repository.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        kwargs.setdefault("model_name", self.hub_model_id.rpartition("/")[2])
+        self.create_model_card(**kwargs)
+        return self._push(Path(self.args.output_dir), commit_message, token, blocking)
+
+    def _push(self, folder: Path, message: str | None, token: str | None = None, blocking: bool = True):
+        api = HfApi(token=token or self.args.hub_token)
+        model = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if is_peft_model(model) else model
+        push = push_training if blocking else partial(api.run_as_future, push_training)
+        return push(folder, self.hub_model_id, base_model=base.config._name_or_path, message=message, api=api)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """A push that fails does not end the training: the next one sends what is missing."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or is_peft_model(model):
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._write_card(Path(checkpoint_folder), self.hub_model_id.rpartition("/")[2])
+        try:
+            self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+        except PushError as error:
+            logger.warning("Step %d is not on the Hub: %s", self.state.global_step, error)
