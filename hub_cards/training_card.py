@@ -37,7 +37,7 @@ def write_training_card(
     base_model = model.config._name_or_path or None
     facts = ModelFacts(
         name=name,
-        license=_license(base_model),
+        license=license_of(base_model),
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         base_model=base_model if is_hub_id(base_model) else base_model and Path(base_model).name,
@@ -50,7 +50,7 @@ def write_training_card(
     return facts
 
 
-def _license(base_model: str | None) -> str:
+def license_of(base_model: str | None) -> str:
     """The licence on the card of a model, in a folder or on the Hub; `"other"` when nobody says."""
     card = Path(base_model or "", "README.md")
     if not card.is_file() and is_hub_id(base_model):

@@ -21,6 +21,7 @@ from d3llm.hub_cards import (
     facts_json,
     model_card,
     read_facts,
+    training_card,
     trajectory_card,
 )
 from d3llm.hub_cards.cards import custom_generate_card, is_hub_id, metric_card, shorten, space_card
@@ -246,3 +247,22 @@ def test_a_trained_model_has_its_card(tiny_checkpoint, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "| window_sizes | [8, 16] |" in card
     assert str(tiny_checkpoint) not in card  # a path of this machine says nothing to others
+
+
+def test_the_licence_is_that_of_the_base_model(tmp_path, monkeypatch, caplog):
+    def download(repo_id, filename):
+        assert (repo_id, filename) == ("ada/base", "README.md")
+        return str(tmp_path / "README.md")
+
+    monkeypatch.setattr(training_card, "hf_hub_download", download)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert training_card.license_of("ada/base") == "mit"
+    assert training_card.license_of(str(tmp_path)) == "mit"
+    assert training_card.license_of(None) == "other"
+
+    def unreachable(repo_id, filename):
+        raise OSError("no network")
+
+    monkeypatch.setattr(training_card, "hf_hub_download", unreachable)
+    assert training_card.license_of("ada/base") == "other"
+    assert "that of ada/base cannot be read (no network)" in caplog.text

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from trl import get_peft_config
 
 from d3llm.commands.main import main
+from d3llm.hub_cards import ModelFacts, read_facts
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
 from d3llm.trainers.distill import RECIPES, DistillArguments, last_checkpoint, parse_arguments, split_trajectories
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
@@ -137,7 +138,11 @@ def test_command_decodes_held_out_problems_and_saves_adapters_merged(tiny_checkp
     assert any("eval_tokens_per_forward" in entry for entry in state["log_history"])
     assert (output / "adapter_config.json").is_file()
     assert (output / "merged" / "tokenizer.json").is_file()
-    assert LLaDAModelLM.from_pretrained(output / "merged").config.model_type == "llada"
+    merged = LLaDAModelLM.from_pretrained(output / "merged")
+    facts = read_facts(ModelFacts, output / "merged" / "model_facts.json")
+    assert facts.parameters == merged.num_parameters()
+    assert facts.trajectories == "trajectories"
+    assert main(["push", "model", "--dry-run", str(output / "merged"), "ada/merged"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
         logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
-        adapted = trainer.accelerator.unwrap_model(trainer.model)
-        tokenizer.save_pretrained(merge_adapter(adapted, Path(training_args.output_dir) / "merged"))
+        merged = merge_adapter(
+            trainer.accelerator.unwrap_model(trainer.model), Path(training_args.output_dir) / "merged"
+        )
+        tokenizer.save_pretrained(merged)
+        trainer.write_card(merged, Path(training_args.output_dir).resolve().name)
 
 
 if __name__ == "__main__":

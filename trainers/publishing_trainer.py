@@ -100,9 +100,17 @@ class PublishingTrainer(_BaseTrainer):
         """
         if self.is_world_process_zero():
             name = model_name or Path(self.args.output_dir).resolve().name
-            self._write_card(Path(self.args.output_dir), name, dataset_name)
+            self.write_card(Path(self.args.output_dir), name, dataset_name)
 
-    def _write_card(self, folder: Path, name: str, trajectories: str | None = None) -> None:
+    def write_card(self, folder: Path, name: str, trajectories: str | None = None) -> None:
+        """
+        Writes the card of the model as it is now, and the facts it is made of.
+
+        Args:
+            folder (`Path`): Where the model is saved.
+            name (`str`): Title of the card.
+            trajectories (`str`, *optional*): In place of those in `card_facts`.
+        """
         model = self.accelerator.unwrap_model(self.model)
         recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
         values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
@@ -175,7 +183,7 @@ class PublishingTrainer(_BaseTrainer):
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or is_peft_model(model):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._write_card(Path(checkpoint_folder), self.hub_model_id.rpartition("/")[2])
+        self.write_card(Path(checkpoint_folder), self.hub_model_id.rpartition("/")[2])
         try:
             self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
         except PushError as error:
