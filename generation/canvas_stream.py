@@ -7,7 +7,8 @@ from .canvas import Canvas
 
 
 class CanvasStream:
-    """Feeds a streamer of transformers: final blocks by `put`, what is still open by `put_draft`."""
+    """Feeds a streamer of transformers: final blocks by `put`, what is still open by `put_draft`. Reads the canvas on
+    the host after each forward: a run without a streamer does not come here."""
 
     def __init__(self, streamer: BaseStreamer):
         self.streamer = streamer

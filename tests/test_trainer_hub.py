@@ -21,7 +21,7 @@ def hub():
         yield hub
 
 
-def distill(hub, model: Path, work: Path, *options: str) -> str:
+def distill(hub, model: Path, work: Path, *options: str, code: int = 0) -> str:
     """Runs the command in a process that talks to the loopback Hub; returns what it printed."""
     random_trajectories().to_parquet(str(work / "trajectories" / "part.parquet"))
     arguments = (
@@ -36,7 +36,7 @@ def distill(hub, model: Path, work: Path, *options: str) -> str:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
 
@@ -65,6 +65,14 @@ def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_
     assert "- Teacher: tiny." in text
     assert "- Trajectories: trajectories." in text
     assert "| steps | 2 |" in text
+
+
+def test_a_push_that_is_refused_at_the_end_is_not_called_a_full_disk(hub, tiny_checkpoint, tmp_path):
+    hub.faults = [Fault("POST", r"/commit/", 403, times=99)]
+    printed = distill(hub, tiny_checkpoint, tmp_path, "--use_peft", "false", code=2)
+    assert "d3llm: error: Nothing was changed in ada/student: the token may not write there" in printed
+    assert "Cannot write" not in printed
+    assert (tmp_path / "student" / "model.safetensors").is_file()
 
 
 def test_adapters_are_pushed_merged(hub, tiny_checkpoint, tmp_path):

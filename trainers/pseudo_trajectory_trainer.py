@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..evaluation import evaluate_decoding, resolve_generation_config
+from ..hub_cards.push import PushError
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
 from .lora import add_lora
@@ -467,7 +468,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except CannotWriteError:
+        except (CannotWriteError, PushError):
             raise
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
             raise CannotWriteError(

@@ -11,7 +11,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..hub_cards.convert import convert
-from ..hub_cards.push import Pushed, PushError, push
+from ..hub_cards.push import Pushed, push
 from ..hub_cards.repositories import model_repository
 from ..hub_cards.training_card import write_training_card
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
@@ -186,5 +186,5 @@ class PublishingTrainer(_BaseTrainer):
         self.write_card(Path(checkpoint_folder), self.hub_model_id.rpartition("/")[2])
         try:
             self._push(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
-        except PushError as error:
+        except (OSError, ValueError) as error:
             logger.warning("Step %d is not on the Hub: %s", self.state.global_step, error)
