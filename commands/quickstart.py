@@ -30,6 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     ablation.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/ablation"), help="default: %(default)s"
     )
+    ablation.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="run these seeds alone, to divide the work (default: all of ablation.yaml)",
+    )
     ablation.set_defaults(run=run_ablate)
 
 
@@ -61,7 +68,7 @@ def run_ablate(args: argparse.Namespace) -> None:
     from d3llm.quickstart.ablation import ablation_rows, markdown_table, run_ablation
 
     log_progress()
-    sys.stdout.write(markdown_table(ablation_rows(run_ablation(args.output))))
+    sys.stdout.write(markdown_table(ablation_rows(run_ablation(args.output, seeds=args.seeds))))
 
 
 def log_progress() -> None:

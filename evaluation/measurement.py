@@ -1,5 +1,6 @@
 """Measures one model with one decoding on one task: a result file, and a file of samples that survives a kill."""
 
+import glob
 import json
 import os
 import platform
@@ -78,8 +79,8 @@ def measure(
     Decodes the samples of a task, checks the answers and writes the result.
 
     Samples are written batch by batch to `NAME.samples.jsonl` beside `path`. The next call with the same settings goes
-    on with what is missing, so that a kill loses no more than the batch at hand. The processes take turns at the
-    batches; which samples share a batch does not depend on how many processes there are.
+    on with what is missing, so that a kill loses no more than the batch at hand; a result file of the same settings is
+    read, though its samples are gone. The processes take turns at the batches; which samples share a batch does not depend on how many processes there are.
 
     Args:
         path (`Path`): The result file to be, `NAME.json`.
@@ -115,6 +116,10 @@ def measure(
     keys = [(sample.id, 0) for sample in samples]
     number = {sample.id: index for index, sample in enumerate(samples)}
     own = path.with_suffix(f".samples{f'.{processes.index}' if processes.index else ''}.jsonl")
+    kept = None if overwrite or processes.index else _kept_result(path, settings)
+    kept = processes.gather(kept)[0]
+    if kept is not None:
+        return kept
     with ExitStack() as stack:
         results = ResultsFile(own, keys, flat, overwrite=overwrite)
         if processes.index == 0:
@@ -205,6 +210,18 @@ def _to_json(result: dict[str, Any]) -> bytes:
     head = json.dumps({name: value for name, value in result.items() if name != "samples"}, indent=1)
     samples = ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in result["samples"].items())
     return f'{head[:-2]},\n "samples": {{\n{samples}\n }}\n}}\n'.encode()
+
+
+def _kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The result at `path`, if it has these settings and came without its samples."""
+    if list(path.parent.glob(f"{glob.escape(path.stem)}.samples.*jsonl")):
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+        same = {**result, **json.loads(json.dumps(settings))} == result
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return result if same else None
 
 
 def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Takes the recipe of the student apart: one part changed at a time, each measured on unseen problems."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,7 +18,12 @@ TEACHER = "teacher"
 BASELINE = "llada"  # the teacher's preset with one token per forward
 
 
-def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: Path | None = None) -> Path:
+def run_ablation(
+    output: Path,
+    ablation_path: Path | None = None,
+    recipe_path: Path | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Path:
     """
     Runs what is missing of an ablation.
 
@@ -25,12 +31,19 @@ def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: P
         output (`Path`): Trajectories, students and result files go there.
         ablation_path (`Path`, *optional*): Seeds, variants and decoders; by default `ablation.yaml`.
         recipe_path (`Path`, *optional*): The recipe that the variants change; by default `student.yaml`.
+        seeds (`Sequence[int]`, *optional*): Those of the file's seeds to run now; by default all.
 
     Returns:
         `Path`: The folder of result files, for [`ablation_rows`].
+
+    Raises:
+        `ValueError`: For a folder that holds another run, and for seeds that the file does not name.
     """
     recipe = yaml.safe_load((recipe_path or DEFAULT_RECIPE).read_text(encoding="utf-8"))
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
+    unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
+    if unknown:
+        raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}.")
     keep_recipe(output, recipe | {"ablation": ablation})
     results = output / "results"
     decoders = [
@@ -40,7 +53,7 @@ def run_ablation(output: Path, ablation_path: Path | None = None, recipe_path: P
     baseline = {"model": TEACHER, "preset": BASELINE}
     measure_methods(_measuring(recipe, [baseline, *decoders]), {}, results)
     trajectories = extract(recipe, output / "trajectories")
-    for seed in ablation["seeds"]:
+    for seed in seeds or ablation["seeds"]:
         for variant, changes in ablation["variants"].items():
             name = f"{variant.replace(' ', '_')}-{seed}"
             changed = recipe | {"seed": seed, "training": recipe["training"] | ablation["training"] | changes}

@@ -188,6 +188,29 @@ def test_other_settings_do_not_mix(tmp_path, uninterrupted, capsys):
     assert results_in(tmp_path)[0]["decoding"]["block_size"] == 4
 
 
+def test_a_result_file_alone_is_read(tmp_path, uninterrupted, monkeypatch):
+    """Its samples are not published with it; for other settings it counts as none."""
+    flags = [*uninterrupted["flags"], "--output", tmp_path, *FLAGS]
+    assert evaluate(*flags) == 0
+    for file in tmp_path.glob("*.samples.jsonl*"):
+        file.unlink()
+    calls, generate = [], LLaDAModelLM.generate
+
+    def counted(self, inputs, **kwargs):
+        calls.append(len(inputs))
+        return generate(self, inputs, **kwargs)
+
+    monkeypatch.setattr(d3llm.modeling.LLaDAModelLM, "generate", counted)
+    before = results_in(tmp_path)
+    assert evaluate(*flags) == 0 and not calls and results_in(tmp_path) == before
+    assert evaluate(*flags, "--block-size", 4) == 0 and calls
+    assert results_in(tmp_path)[0]["decoding"]["block_size"] == 4
+    for file in tmp_path.glob("*.samples.jsonl*"):
+        file.unlink()
+    calls.clear()
+    assert evaluate(*flags, "--block-size", 4, "--overwrite") == 0 and calls
+
+
 def test_processes_share_the_samples(tmp_path, uninterrupted):
     flags = [*uninterrupted["flags"], "--output", tmp_path, "--preset", "d3llm", "--batch-size", "2"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",

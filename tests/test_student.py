@@ -88,6 +88,20 @@ def test_every_variant_is_a_valid_recipe(tmp_path):
         PseudoTrajectoryConfig(output_dir=str(tmp_path), use_cpu=True, **training)
 
 
+def test_seeds_of_an_ablation_are_run_one_at_a_time(tmp_path, monkeypatch):
+    trained, measured = [], []
+    monkeypatch.setattr(ablation, "extract", lambda recipe, folder: folder)
+    monkeypatch.setattr(ablation, "measure_methods", lambda recipe, students, folder: measured.extend(students))
+    monkeypatch.setattr(ablation, "train", lambda recipe, *folders: trained.append((folders[2].name, recipe["seed"])))
+    ablation.run_ablation(tmp_path, seeds=[1])
+    variants = [name.replace(" ", "_") for name in yaml.safe_load(ablation.ABLATION.read_text())["variants"]]
+    assert trained == [(f"{name}-1", 1) for name in variants]
+    assert measured == [f"{name}-1" for name in variants]
+    with pytest.raises(ValueError, match=r"the seeds \[0, 1, 2\], not \[7\]"):
+        ablation.run_ablation(tmp_path, seeds=[0, 7])
+    assert len(trained) == len(variants)
+
+
 def result(threshold, accuracy, tpf):
     correct = [index < accuracy for index in range(100)]
     samples = {"correct": correct, "tokens": [50] * 100, "forwards": [round(50 / tpf)] * 100}
