@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
 
-from d3llm.modeling import LLaDAModelLM
+from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.trajectories import tokenizer_fingerprint
 
 from .conftest import ROOT
-from .trajectory_rows import MASK, logged_losses, make_trainer, random_rows, random_trajectories
+from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -221,6 +221,24 @@ def test_evaluation_loss_has_the_same_masks_each_time(tiny_checkpoint, tmp_path)
     assert trainer.evaluate()["eval_loss"] == first
 
 
+def test_other_trajectories_can_be_evaluated(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, eval_dataset=random_trajectories(8, seed=1))
+    first = trainer.evaluate()["eval_loss"]
+    other = trainer.evaluate(random_trajectories(8, seed=2))
+    assert other["eval_loss"] != first and "eval_share_correct" in other
+    assert trainer.evaluate(random_trajectories(8, seed=1))["eval_loss"] == first
+    with pytest.raises(ValueError, match="eval_dataset comes from a teacher whose mask token is 7"):
+        config = {"mask_token_id": 7, "eos_token_id": [EOS], "max_new_tokens": 24}
+        trainer.evaluate(random_trajectories(8, decode_config=json.dumps(config)))
+    assert trainer.evaluate()["eval_loss"] == first
+    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
+        trainer.evaluate({"other": random_trajectories(8)})
+    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
+        make_trainer(tiny_checkpoint, tmp_path, eval_dataset={"other": random_trajectories(8)})
+    with pytest.raises(ValueError, match="`train_dataset` is a list"):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=random_rows(4))
+
+
 def test_divergence_from_a_teacher(tiny_checkpoint, tmp_path):
     options: dict[str, Any] = {
         "layout": "single",
@@ -246,6 +264,20 @@ def test_divergence_from_a_teacher(tiny_checkpoint, tmp_path):
         teacher.get_output_embeddings().weight *= 1.5
     _, sums = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     assert sums["divergence"] > 0.1
+
+
+def test_a_teacher_whose_tokens_are_not_the_student_s_is_refused(tiny_checkpoint, tmp_path):
+    options: dict[str, Any] = {"layout": "single", "kl_weight": 1.0}
+    teacher = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
+    with pytest.raises(ValueError, match="`kl_weight`, which is 0: leave it out"):
+        make_trainer(tiny_checkpoint, tmp_path, teacher=teacher)
+    teacher.generation_config.mask_token_id = 7
+    with pytest.raises(ValueError, match="The teacher's mask token is 7, the student's 1"):
+        make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
+    teacher = LLaDAModelLM(LLaDAConfig(**{**teacher.config.to_dict(), "embedding_size": 20, "vocab_size": 20}))
+    with pytest.raises(ValueError, match="a vocabulary of 20 tokens, the student of 16"):
+        make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
 
 
 def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:

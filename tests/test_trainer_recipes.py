@@ -1,6 +1,7 @@
 """Each shipped recipe builds its masks and losses on a tiny model; the command line around them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ from trl import get_peft_config
 from d3llm.commands.main import main
 from d3llm.hub_cards import ModelFacts, read_facts
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
-from d3llm.trainers.distill import RECIPES, DistillArguments, last_checkpoint, parse_arguments, split_trajectories
+from d3llm.trainers.distill import (
+    RECIPES,
+    DistillArguments,
+    card_facts,
+    last_checkpoint,
+    parse_arguments,
+    split_recipe,
+    split_trajectories,
+)
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 
 from .trajectory_rows import random_trajectories
@@ -145,9 +154,36 @@ def test_command_decodes_held_out_problems_and_saves_adapters_merged(tiny_checkp
     assert main(["push", "model", "--dry-run", str(output / "merged"), "ada/merged"]) == 0
 
 
+def test_the_model_of_the_divergence_has_the_token_ids_of_the_student(tiny_checkpoint, trajectories, tmp_path, capsys):
+    options = ["--trajectories", str(trajectories), "--max_steps", "1", "--save_strategy", "no", "--layout", "single"]
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    options += ["--teacher_name_or_path", str(other)]
+    assert distill(tiny_checkpoint, tmp_path / "a", *options) == 2
+    assert "--teacher_name_or_path is for recipes with `kl_weight`, which is 0" in capsys.readouterr().err
+    assert distill(tiny_checkpoint, tmp_path / "a", "--kl_weight", "1", *options) == 0
+    vocabulary = json.loads((other / "tokenizer.json").read_text())
+    vocab = vocabulary["model"]["vocab"]
+    vocab["six"], vocab["seven"] = vocab["seven"], vocab["six"]
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
+    assert distill(tiny_checkpoint, tmp_path / "b", "--kl_weight", "1", *options) == 2
+    assert "other has other token ids than the student (2 differ, for example 'seven')" in capsys.readouterr().err
+
+
+def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
+    assert split_recipe(["--seed", "1", "--config", "a", "--bf16"]) == ("a", ["--seed", "1", "--bf16"])
+    assert split_recipe(["--seed", "1", "--config=a", "--bf16"]) == ("a", ["--seed", "1", "--bf16"])
+    assert split_recipe(["--seed", "1"]) == (None, ["--seed", "1"])
+    _, args, _ = parse_arguments(["--config=d3llm_dream", "--output_dir", "out", "--use_cpu", "--num_train_epochs=5"])
+    assert (args.window_sizes, args.num_train_epochs) == ([16, 24, 32], 5)
+    assert card_facts("tiny", ["--config=recipes/own.yaml"])["recipe"] == "own"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--config"], "Which recipe? --config needs"),
+        (["--config=nobody"], "No recipe nobody"),
         (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d3llm_dream"),
         (["--window_size", "3"], "see `d3llm distill --help`"),
         (["--corruption", "blocks"], "invalid choice: 'blocks'"),

@@ -103,10 +103,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
         `ValueError`: For an unknown field or a value that is not allowed.
         `OSError`: If there is no such recipe.
     """
-    argv = list(argv)
-    if "--config" in argv[:-1]:
-        place = argv.index("--config") + 1
-        argv[place] = str(find_recipe(argv[place]))
+    recipe, argv = split_recipe(argv)
+    if recipe is not None:
+        argv = ["--config", str(find_recipe(recipe)), *argv]
     kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
     parser = _Parser(kinds, prog="d3llm distill", allow_abbrev=False)
     try:
@@ -117,6 +116,18 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
     if rest:
         raise ValueError(f"Nothing is called {' '.join(rest)} (see `d3llm distill --help`).")
     return tuple(groups)
+
+
+def split_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe that `--config NAME` or `--config=NAME` names, if any, and the other arguments."""
+    for place, argument in enumerate(argv):
+        if argument == "--config" and place + 1 == len(argv):
+            raise ValueError("Which recipe? --config needs the name of a shipped one, or a YAML file.")
+        if argument == "--config":
+            return argv[place + 1], [*argv[:place], *argv[place + 2 :]]
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), [*argv[:place], *argv[place + 1 :]]
+    return None, list(argv)
 
 
 def find_recipe(name: str) -> Path:
@@ -184,6 +195,21 @@ def load_model(name: str | None, model_args: ModelConfig) -> PreTrainedModel:
     return model
 
 
+def load_teacher(
+    name: str, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Loads the model of the divergence, whose token ids must be those of the student's tokenizer."""
+    vocabulary = tokenizer.get_vocab()
+    own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
+    differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
+    if differ:
+        raise ValueError(
+            f"{name} has other token ids than the student ({len(differ)} differ, for example {differ[0]!r}): give a "
+            "--teacher_name_or_path with the same tokenizer."
+        )
+    return load_model(name, model_args)
+
+
 def last_checkpoint(output_dir: str) -> Path | None:
     """The last checkpoint that was written to its end: the state of the trainer is the last file of one."""
     folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
@@ -205,8 +231,9 @@ def card_facts(trajectories: str, argv: Sequence[str]) -> dict[str, Any]:
     if (Path(trajectories) / TRAJECTORY_FACTS).is_file():
         made_of = read_facts(TrajectoryFacts, Path(trajectories) / TRAJECTORY_FACTS)
         facts["training_tasks"] = [made_of.prompts or made_of.name]
-    if "--config" in argv[:-1]:
-        facts["recipe"] = Path(argv[argv.index("--config") + 1]).stem
+    recipe, _ = split_recipe(argv)
+    if recipe is not None:
+        facts["recipe"] = Path(recipe).stem
     return facts
 
 
@@ -227,6 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
         raise ValueError("held_out_check='code' runs programs that nobody has read: allow it, --allow_code_execution.")
+    if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
+        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: leave it out.")
     checkpoint = last_checkpoint(training_args.output_dir)
     if checkpoint is not None and not arguments.resume:
         raise ValueError(
@@ -234,19 +263,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     dataset = load_trajectories(arguments.trajectories, split=arguments.trajectories_split)
     dataset, held_out_rows = split_trajectories(dataset, arguments)
-    teacher_name = arguments.teacher_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         trust_remote_code=arguments.trust_remote_code,
     )
+    teacher = None
+    if arguments.teacher_name_or_path is not None:
+        teacher = load_teacher(
+            arguments.teacher_name_or_path, model_args, tokenizer, trust_remote_code=arguments.trust_remote_code
+        )
     trainer = PseudoTrajectoryTrainer(
         model=load_model(model_args.model_name_or_path, model_args),
         args=training_args,
         train_dataset=dataset,
         eval_dataset=held_out_rows,
         processing_class=tokenizer,
-        teacher=load_model(teacher_name, model_args) if teacher_name else None,
+        teacher=teacher,
         held_out=read_held_out(arguments.held_out, arguments, tokenizer) if arguments.held_out else None,
         peft_config=get_peft_config(model_args),
     )

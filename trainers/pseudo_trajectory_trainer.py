@@ -101,7 +101,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         eval_dataset (`Dataset`, *optional*): Held-out trajectories, for the loss.
         processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer; saved with the model and compared with
             the teacher's.
-        teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`; without it, the student with its adapters off.
+        teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`, with the student's token ids; without it, the
+            student with its adapters off.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode at each evaluation, with
             `args.eval_generation_kwargs`: `eval_accuracy` and `eval_tokens_per_forward`, good for
             `metric_for_best_model`. Needs an `eval_dataset` too.
@@ -115,6 +116,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
 
     Raises:
         `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+        `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
@@ -147,6 +149,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             model.enable_input_require_grads()
         if args.kl_weight and teacher is None and not is_peft_model(model):
             raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        if teacher is not None and not args.kl_weight:
+            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: leave it out, or set a weight.")
         if args.push_to_hub:
             check_push(args)
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
@@ -161,11 +165,16 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             max_length=args.max_length or base.config.max_position_embeddings,
             tokenizer=processing_class,
         )
+        if teacher is not None:
+            self._check_teacher(teacher, base)
         datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
+        for name, dataset in datasets.items():
+            _check_kind(dataset, name)
         length = args.max_new_tokens or max(map(teacher_max_new_tokens, datasets.values()), default=1)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
+        self.max_new_tokens = length
         self.held_out = held_out
         self.teacher_name = train_dataset[0]["teacher"] if train_dataset else None
         self.card_facts = {}
@@ -186,6 +195,21 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+
+    def _check_teacher(self, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+        """The divergence compares two distributions over the same tokens, of the same noisy canvas."""
+        rows = [model.get_output_embeddings().weight.shape[0] for model in (teacher, student)]
+        if rows[0] != rows[1]:
+            raise ValueError(
+                f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take a teacher with the "
+                "same."
+            )
+        mask = teacher._mask_token_id(resolve_generation_config(teacher, [1]))
+        if mask != self.student.mask_token_id:
+            raise ValueError(
+                f"The teacher's mask token is {mask}, the student's {self.student.mask_token_id}: take a teacher with "
+                "the same."
+            )
 
     def _check_processes(self) -> None:
         """Some ways to launch several processes leave each of them alone, without a word."""
@@ -424,6 +448,31 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         with torch.no_grad():
             return self.compute_loss(model, inputs).detach(), None, None
 
+    def evaluate(self, eval_dataset: Dataset | None = None, *args, **kwargs) -> dict[str, float]:  # type: ignore[override]
+        """
+        As in [`~transformers.Trainer`].
+
+        Args:
+            eval_dataset (`Dataset`, *optional*): Other trajectories than those of the constructor, checked as they
+                were.
+            args, kwargs: As there.
+
+        Returns:
+            `dict[str, float]`: The loss, its parts, and accuracy and TPF of held-out problems.
+
+        Raises:
+            `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+        """
+        if eval_dataset is None:
+            return super().evaluate(None, *args, **kwargs)
+        _check_kind(eval_dataset, "eval_dataset")
+        before = self.eval_dataset
+        self.eval_dataset = prepare_trajectories(eval_dataset, self.student, self.max_new_tokens, "eval_dataset")
+        try:  # in its place, so that a loss that is no number names the right samples
+            return super().evaluate(None, *args, **kwargs)
+        finally:
+            self.eval_dataset = before
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """The loss of held-out trajectories, and accuracy and TPF of held-out problems."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -490,6 +539,14 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             else:
                 logs |= {f"eval_{name}": value for name, value in parts.items()}
         super().log(logs, start_time)
+
+
+def _check_kind(dataset: Any, name: str) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
+            "`load_trajectories` (`concatenate_datasets` joins several)."
+        )
 
 
 def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
