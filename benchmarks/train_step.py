@@ -40,7 +40,7 @@ RECIPES = {
 
 def random_trajectories(rows: int, prompt: int, region: int, config: LLaDAConfig) -> Dataset:
     generator = torch.Generator().manual_seed(0)
-    decode_config = {"mask_token_id": config.mask_token_id, "max_new_tokens": region}
+    decode_config = {"mask_token_id": config.mask_token_id, "eos_token_id": [], "max_new_tokens": region}
     return Dataset.from_list(
         [
             {

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class DecodedRow:
         forwards (`int`): Forwards of the transformer for this row.
         token_ids (`list[int]`): Those tokens.
         commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
+        tail_steps (`list[int]`): The same for the positions behind them, up to the end of the canvas.
     """
 
     index: int
@@ -39,6 +40,7 @@ class DecodedRow:
     forwards: int
     token_ids: list[int]
     commit_steps: list[int]
+    tail_steps: list[int] = field(default_factory=list)
 
     @property
     def tokens_per_forward(self) -> float:
@@ -184,6 +186,7 @@ def generate_in_batches(
                 forwards=forwards[row],
                 token_ids=generated[row][: tokens[row]],
                 commit_steps=commit_steps[row][: tokens[row]],
+                tail_steps=commit_steps[row][tokens[row] :],
             )
             for row in range(len(generated))
         ]

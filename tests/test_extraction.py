@@ -26,7 +26,7 @@ from d3llm.trainers.answer_checks import CHECKS
 from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
 from d3llm.trainers.parts import Parts
 from d3llm.trainers.published_trajectories import read_published
-from d3llm.trainers.trajectories import TRAJECTORY_FEATURES, load_trajectories, read_decode_config
+from d3llm.trainers.trajectories import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
 from d3llm.trainers.trajectory_facts import trajectory_facts
 
 from .conftest import WORDS
@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_state_of_the_canvas_follows_from_a_row(tiny, problems, tmp_path, decoding):
     model, tokenizer = tiny
     extract(tiny, problems, tmp_path / "out", decoding=decoding)
-    rows = rows_of(tmp_path / "out")
+    rows, tails = rows_of(tmp_path / "out"), 0
     assert [row["id"] for row in rows] == [f"problems/train/{index}" for index in range(11)]
     for row, line in zip(rows, problems.read_text().splitlines(), strict=True):
         prompt = encode_prompt(tokenizer, json.loads(line)["prompt"])
@@ -94,10 +94,15 @@ def test_every_state_of_the_canvas_follows_from_a_row(tiny, problems, tmp_path, 
         for step, state in enumerate(states, start=1):
             # an EOS fills the positions behind it before their own commit: only one inside the response is not final
             assert np.array_equal(np.where(steps <= step, response, MASK), state)
+        canvas_steps = np.array(row["commit_steps"] + row["tail_steps"])
+        for step, state in enumerate(output.history[0, :, len(prompt) :].numpy(), start=1):
+            assert np.array_equal(canvas_steps > step, state == MASK)
+        tails += len(set(row["tail_steps"])) > 1
         assert (row["source"], row["teacher"], row["correct"]) == ("teacher", "tiny", None)
         config = read_decode_config(row)
         assert {name: config[name] for name in options} == options
         assert (config["mask_token_id"], config["eos_token_id"], config["temperature"]) == (MASK, [EOS], 0.0)
+    assert tails or decoding  # an EOS was committed in front of another one
 
 
 def test_one_token_per_forward_is_the_default(tiny, problems, tmp_path):
@@ -240,7 +245,7 @@ def test_the_folder_is_a_data_set_with_a_card(tiny, problems, tmp_path):
         "trajectory_facts.json",
     ]
     dataset = load_dataset(str(tmp_path / "out"), split="train")
-    assert dataset.features == TRAJECTORY_FEATURES and dataset.to_list() == rows_of(tmp_path / "out")
+    assert dataset.features == STORED_FEATURES and dataset.to_list() == rows_of(tmp_path / "out")
     assert load_trajectories(tmp_path / "out", vocab_size=16).to_list() == dataset.to_list()
     facts = trajectory_facts(tmp_path / "out", "mit")
     rows = dataset.to_list()

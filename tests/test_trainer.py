@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
 
@@ -18,7 +19,7 @@ from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
-from d3llm.trainers.trajectories import tokenizer_fingerprint
+from d3llm.trainers.trajectories import STORED_FEATURES, tokenizer_fingerprint
 
 from .conftest import ROOT
 from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
@@ -283,13 +284,11 @@ def test_a_teacher_whose_tokens_are_not_the_student_s_is_refused(tiny_checkpoint
 def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:
     from datasets import Dataset
 
-    from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
-
     with pytest.raises(ValueError) as error:
         make_trainer(
             tiny_checkpoint,
             tmp_path,
-            train_dataset=Dataset.from_list(rows, features=TRAJECTORY_FEATURES),
+            train_dataset=Dataset.from_list(rows, features=STORED_FEATURES),
             **options,
         )
     return str(error.value)
@@ -319,9 +318,42 @@ def test_a_teacher_with_another_vocabulary_is_refused(tiny_checkpoint, tmp_path)
     config = {"mask_token_id": MASK, "eos_token_id": [0], "max_new_tokens": 24, "tokenizer": "another"}
     rows = random_rows(4, decode_config=json.dumps(config))
     assert "another tokenizer or chat template" in refusal(tiny_checkpoint, tmp_path, rows, processing_class=tokenizer)
+    other_end = json.dumps(config | {"eos_token_id": [9]})
+    assert "ends with [9]; the student ends with [0]" in refusal(
+        tiny_checkpoint, tmp_path, random_rows(4, decode_config=other_end)
+    )
     config["tokenizer"] = tokenizer_fingerprint(tokenizer)
     dataset = random_trajectories(4, decode_config=json.dumps(config))
     make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, processing_class=tokenizer)
+
+
+def test_what_a_decode_config_does_not_say_is_asked_for(tiny_checkpoint, tmp_path):
+    unknown = json.dumps({"mask_token_id": MASK, "eos_token_id": [0]})
+    rows = random_rows(4, decode_config=unknown)
+    assert "train_dataset does not say how long the generated region is" in refusal(tiny_checkpoint, tmp_path, rows)
+    assert refusal(tiny_checkpoint, tmp_path, random_rows(4, decode_config="{}")).startswith("`decode_config` is no")
+    dataset = random_trajectories(4, decode_config=unknown)
+    trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, max_new_tokens=24)
+    assert len(trainer.train_dataset) == 4
+
+
+def test_columns_that_are_missing_are_named(tiny_checkpoint, tmp_path):
+    dataset = random_trajectories(4).remove_columns(["response_ids", "decode_config"])
+    with pytest.raises(
+        ValueError, match="train_dataset is no trajectory data set: it has no response_ids, decode_config"
+    ):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset)
+
+
+def test_the_canvas_has_the_order_of_the_tail(tiny_checkpoint, tmp_path):
+    rows = [row for row in random_rows(16) if 4 <= len(row["tail_steps"])]
+    with_tail, without = rows[0], {name: value for name, value in rows[1].items() if name != "tail_steps"}
+    for row, max_new_tokens in ((with_tail, 24), (with_tail, 20), (with_tail, 30), (without, 24)):
+        dataset = Dataset.from_list([row])
+        trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, max_new_tokens=max_new_tokens)
+        (steps,) = trainer.data_collator(list(trainer.train_dataset))["commit_steps"].tolist()
+        expected = row["commit_steps"] + row.get("tail_steps", [])
+        assert steps == (expected + expected[-1:] * 30)[:max_new_tokens]
 
 
 def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path, caplog):

@@ -12,12 +12,18 @@ ROWS, LENGTH = 64, 80
 
 @pytest.fixture
 def region() -> Region:
-    """Responses of 1 to 60 tokens in regions of 60 to 80 positions; every fifth one has no EOS."""
+    """
+    Responses of 1 to 60 tokens in regions of 60 to 80 positions; every fifth one has no EOS. The tail was filled in up
+    to three times before the response's own EOS, each time from an EOS further left.
+    """
     generator = torch.Generator().manual_seed(0)
     lengths = torch.arange(ROWS) % 60 + 1
     steps = torch.stack([torch.randperm(LENGTH, generator=generator) + 1 for _ in range(ROWS)])
     last = steps.gather(1, lengths[:, None] - 1)
-    steps = torch.where(torch.arange(LENGTH) < lengths[:, None], steps, last)
+    position = torch.arange(LENGTH)
+    for cut in range(3):  # from the response on: filled with its EOS, a tenth before the end of the region earlier
+        is_filled = position >= torch.maximum(lengths, lengths + 5 * cut)[:, None]
+        steps = torch.where(is_filled, (last - 10 * cut).clamp(min=1), steps)
     canvas = 60 + torch.arange(ROWS) % 21
     return Region(steps, lengths, canvas, torch.arange(ROWS) % 5 != 0)
 
@@ -54,7 +60,8 @@ def test_masked_are_the_last_of_the_window_in_commit_order(region):
     for row in range(ROWS):
         inside = range(int(corruption.start[row]), int(corruption.end[row]))
         masked = corruption.supervised[0, row]
-        order = sorted(inside, key=lambda i: (int(region.commit_steps[row, i]), i))
+        eos = int(region.response_lengths[row]) - 1
+        order = sorted(inside, key=lambda i: (int(region.commit_steps[row, i]), i if i < eos else 1000 - i))
         assert [bool(masked[i]) for i in order] == sorted(bool(masked[i]) for i in inside)
 
 
@@ -72,9 +79,37 @@ def test_prefix_is_clean_and_what_follows_the_window_is_masked_to_the_end(region
     behind = (position >= corruption.end[:, None]) & (position < region.canvas_lengths[:, None])
     padding = position >= region.canvas_lengths[:, None]
     assert not corruption.masked[:, before | padding].any()
-    assert corruption.masked[:, behind].all()
+    in_response = position < region.response_lengths[:, None]
+    assert corruption.masked[:, behind & (in_response | ~region.ended[:, None])].all()
+    assert window(region, use_trajectory=False).masked[:, behind].all()
     inside = ~before & ~behind & ~padding
     assert (corruption.masked[:, inside] == corruption.supervised[:, inside]).all()
+
+
+def test_the_tail_behind_a_window_is_what_the_teacher_had_filled_in(region):
+    """A state that was there: with the forward of the last shown token, the tail shows what it had committed then."""
+    position = torch.arange(LENGTH)
+    filled = 0
+    for step in range(20):
+        corruption = window(region, step, eos_tail=0)
+        for row in range(ROWS):
+            end, length = int(corruption.end[row]), int(region.response_lengths[row])
+            shown = [i for i in range(end) if not corruption.masked[0, row, i]]
+            forward = max((int(region.commit_steps[row, i]) for i in shown), default=0)
+            tail = (position >= max(end, length)) & (position < region.canvas_lengths[row])
+            expected = tail & (region.commit_steps[row] > forward) if region.ended[row] else tail
+            assert (corruption.masked[:, row] & tail == expected).all()
+            filled += int((tail & ~expected).any() and corruption.supervised[0, row].any())
+    assert filled > 100  # most of them before the response's own EOS, which is still masked
+
+
+def test_a_tail_is_filled_from_the_right(region):
+    """In a window over the tail, EOS are masked from the response's own on, without a gap of shown ones."""
+    for step in range(20):
+        corruption = window(region, step, window_size=None, eos_tail=20)
+        for row in region.ended.nonzero()[:, 0].tolist():
+            tail = corruption.masked[0, row, int(region.response_lengths[row]) : int(corruption.end[row])].long()
+            assert (tail.diff() <= 0).all()
 
 
 @pytest.mark.parametrize("eos_tail", [0, 8, 100])
@@ -101,7 +136,8 @@ def test_filled_tail_shows_eos_from_somewhere_behind_the_response(region):
             assert shown[first : int(region.canvas_lengths[row])].all()
     assert (filled.end > filled.start).all()
     last = region.canvas_lengths[:, None] - 1
-    filled_rows = [~window(region, step, filled_tail_share=0.25).masked[0].gather(1, last)[:, 0] for step in range(40)]
+    draws = [window(region, step, filled_tail_share=0.25, use_trajectory=False) for step in range(40)]
+    filled_rows = [~corruption.masked[0].gather(1, last)[:, 0] for corruption in draws]
     short = region.ended & (region.response_lengths < 20)  # whose windows never reach the end of the canvas
     assert torch.stack(filled_rows)[:, short].float().mean() == pytest.approx(0.25, abs=0.05)
 

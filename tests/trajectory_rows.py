@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
+from d3llm.trainers.trajectories import STORED_FEATURES
 
 
 EOS, MASK, FIRST_WORD, VOCABULARY = 0, 1, 3, 16  # of the tiny checkpoint
@@ -33,12 +33,15 @@ def random_rows(count: int = 32, max_new_tokens: int = 24, seed: int = 0, **fact
         )
         ended = index % 8 != 7
         response = [*words(length - 1), EOS] if ended else words(max_new_tokens)
+        steps = (torch.randperm(len(response), generator=generator) + 1).tolist()
+        filled = (steps[-1] + 1) // 2  # the forward that committed the first EOS of all, somewhere in the tail
         rows.append(
             {
                 "id": f"random/{index}",
                 "prompt_ids": words(prompt),
                 "response_ids": response,
-                "commit_steps": (torch.randperm(len(response), generator=generator) + 1).tolist(),
+                "commit_steps": steps,
+                "tail_steps": [filled] * (max_new_tokens - len(response)),
                 "num_forwards": len(response),
                 "correct": index % 3 != 0,
                 "source": "random",
@@ -53,7 +56,7 @@ def random_rows(count: int = 32, max_new_tokens: int = 24, seed: int = 0, **fact
 
 
 def random_trajectories(count: int = 32, **options: Any) -> Dataset:
-    return Dataset.from_list(random_rows(count, **options), features=TRAJECTORY_FEATURES)
+    return Dataset.from_list(random_rows(count, **options), features=STORED_FEATURES)
 
 
 def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectoryTrainer:

@@ -66,8 +66,8 @@ class Region:
     The generated regions of a batch, N positions wide, without their prompts.
 
     Attributes:
-        commit_steps (`Tensor` of shape `(B, N)`): The teacher's commit steps; what lies behind the response takes the
-            step of its last token, the first EOS, with which the decoder fills the rest.
+        commit_steps (`Tensor` of shape `(B, N)`): The teacher's commit steps, also of what lies behind the response:
+            the decoder fills the rest of the canvas with each EOS that it commits before all others.
         response_lengths (`Tensor` of shape `(B,)`): Tokens up to and including the first EOS.
         canvas_lengths (`Tensor` of shape `(B,)`): Positions of the row's own region; the rest up to N is padding.
         ended (`Tensor` of shape `(B,)`): Whether the response ends with EOS. If not, nothing is known behind it.
@@ -77,6 +77,16 @@ class Region:
     response_lengths: Tensor
     canvas_lengths: Tensor
     ended: Tensor
+
+    def commit_order(self) -> Tensor:
+        """
+        Keys `(B, N)`, larger = committed later, no two alike. Of positions that one forward committed the right ones
+        count as later; from the first EOS on the left ones, since an early stop fills from the right.
+        """
+        length = self.commit_steps.shape[1]
+        position = torch.arange(length, device=self.commit_steps.device)
+        place = torch.where(position < self.response_lengths[:, None] - 1, position, 2 * length - position)
+        return self.commit_steps.long() * (2 * length + 1) + place
 
     def supervised_lengths(self, eos_tail: int) -> Tensor:
         """Length `(B,)` of the part that windows and losses may touch: the response and a bounded number of EOS."""
@@ -121,12 +131,12 @@ def corrupt_window(
     1. The supervised part is the response and at most `eos_tail` EOS behind it. It is cut into windows from its start;
        one is drawn. A window never is empty; the last may be short.
     2. Exactly round(t k) of its k positions are masked, where t ~ U(`mask_ratio_range`): with `use_trajectory` the
-       last in the teacher's commit order (of positions committed by the same forward the right ones count as later),
-       otherwise random ones.
+       last in the teacher's commit order, otherwise random ones.
     3. What lies before the window is clean. What lies behind it is masked up to the end of the canvas, as the decoder
-       has it, and not in the loss.
-    4. In a share of the rows the decoder has committed an EOS at or behind the response's own and its early stop has
-       filled the rest: from there on all is EOS instead of mask, and the window ends there at the latest.
+       has it, and not in the loss; but for EOS behind the response that the teacher had committed, or its early stop
+       filled in, by the last forward of which the window shows a token.
+    4. In a share of the rows the decoder has committed an EOS at or behind the response's own sooner than the teacher,
+       and the rest is filled: from there on all is EOS instead of mask, and the window ends there at the latest.
     5. The complementary view masks the other positions of the window.
 
     Args:
@@ -161,7 +171,12 @@ def corrupt_window(
     inside = (position >= start[:, None]) & (position < end[:, None])
     behind = (position >= end[:, None]) & (position < torch.minimum(known, region.canvas_lengths)[:, None])
     count = (ratio * (end - start) + 0.5).floor().long()
-    masked = inside & _last(region.commit_steps if use_trajectory else draws.positions, inside, count)
+    masked = inside & _last(region.commit_order() if use_trajectory else draws.positions, inside, count)
+    if use_trajectory:
+        shown = (position < end[:, None]) & ~masked
+        last_forward = region.commit_steps.masked_fill(~shown, 0).amax(dim=1, keepdim=True)
+        is_tail = region.ended[:, None] & (position >= region.response_lengths[:, None])
+        behind = behind & ~(is_tail & (region.commit_steps <= last_forward))
     return _views(masked, inside, behind, complementary, ratio, start, end)
 
 
@@ -263,8 +278,8 @@ def mask_probability(ratio: Tensor) -> Tensor:
 
 
 def _last(key: Tensor, inside: Tensor, count: Tensor) -> Tensor:
-    """The `count` positions of each row with the largest keys among those `inside`; of equal keys the right ones."""
-    order = torch.where(inside, key.float(), -1.0).argsort(dim=1, stable=True)
+    """The `count` positions of each row with the largest keys, none below 0, among those `inside`."""
+    order = key.masked_fill(~inside, -1).argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(key.shape[1], device=key.device).expand_as(order))
     return rank >= key.shape[1] - count[:, None]
 

@@ -328,6 +328,7 @@ class Extraction:
             "prompt_ids": sample.prompt_ids,
             "response_ids": trajectory.response_ids,
             "commit_steps": trajectory.commit_steps,
+            "tail_steps": list(trajectory.tail_steps),
             "num_forwards": trajectory.num_forwards,
             "correct": trajectory.correct,
             "source": self.config.order,

@@ -6,7 +6,7 @@ An order is a function of a chunk of samples that gives a [`Trajectory`] for eac
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -34,6 +34,7 @@ class Trajectory:
         num_forwards (`int`): Forwards of the row.
         correct (`bool`, *optional*): Verdict of the answer check.
         attempt (`int`): Which temperature it was decoded at, counted from 0.
+        tail_steps (`Sequence[int]`): The forward that committed each position behind the response; empty if unknown.
     """
 
     response_ids: list[int]
@@ -41,6 +42,7 @@ class Trajectory:
     num_forwards: int
     correct: bool | None = None
     attempt: int = 0
+    tail_steps: Sequence[int] = ()
 
 
 class GivenResponses(ABC):
@@ -215,7 +217,8 @@ class PublishedTrajectories:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{sample.id} cannot be used: {error}.") from error
         end = length_up_to_eos(response, self.eos_token_ids)
-        return Trajectory(response[:end], steps[:end], len(trajectory), sample.row[CORRECT_COLUMN])
+        correct = sample.row[CORRECT_COLUMN]
+        return Trajectory(response[:end], steps[:end], len(trajectory), correct, tail_steps=steps[end:])
 
 
 def _is_step(step: Any) -> bool:

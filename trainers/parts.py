@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ..evaluation import fingerprint
 from ..evaluation.files import write_atomically
-from .trajectories import TRAJECTORY_FEATURES
+from .trajectories import STORED_FEATURES
 
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Parts:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             if self._metadata(parquet).get("plan") != self.fingerprint:
                 raise ValueError("it is of another version")
-            if not parquet.schema_arrow.equals(TRAJECTORY_FEATURES.arrow_schema):
+            if not parquet.schema_arrow.equals(STORED_FEATURES.arrow_schema):
                 raise ValueError("it has other columns")
             parquet.read()
 
@@ -127,13 +127,13 @@ class Parts:
 
         Args:
             index (`int`): Its number.
-            rows (`list[dict]`): With the columns of [`TRAJECTORY_FEATURES`]; may be empty.
+            rows (`list[dict]`): With the columns of [`STORED_FEATURES`]; may be empty.
             counts (`dict[str, Any]`): What was counted in the chunk, as JSON values.
 
         Raises:
             `OSError`: If it cannot be written, for example onto a full disk. The other parts are as they were.
         """
-        schema = TRAJECTORY_FEATURES.arrow_schema
+        schema = STORED_FEATURES.arrow_schema
         own = json.dumps({"plan": self.fingerprint, "counts": counts})
         schema = schema.with_metadata({**schema.metadata, METADATA: own.encode()})
         buffer = pa.BufferOutputStream()

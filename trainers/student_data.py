@@ -1,6 +1,5 @@
 """From a trajectory dataset to padded batches of canvases."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .trajectories import RowBatch, check_trajectories, read_decode_config, tokenizer_fingerprint
+from .trajectories import (
+    TRAJECTORY_FEATURES,
+    RowBatch,
+    check_trajectories,
+    read_decode_config,
+    tokenizer_fingerprint,
+    with_tail_steps,
+)
 
 
 logger = logging.get_logger(__name__)
 
-COLUMNS = ["prompt_ids", "response_ids", "commit_steps", "index"]
+COLUMNS = ["prompt_ids", "response_ids", "commit_steps", "tail_steps", "index"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,34 @@ class StudentFacts:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def teacher_max_new_tokens(dataset: Dataset) -> int:
-    """The longest generated region of the teacher's runs, positions; 0 without rows, which are refused later."""
-    lengths = (read_decode_config({"decode_config": text})["max_new_tokens"] for text in _decode_configs(dataset))
+def teacher_max_new_tokens(dataset: Dataset, name: str) -> int:
+    """
+    The longest generated region of the teacher's runs.
+
+    Args:
+        dataset (`Dataset`): Trajectories.
+        name (`str`): What to call the dataset in an error.
+
+    Returns:
+        `int`: Positions; 0 without rows, which are refused later.
+
+    Raises:
+        `ValueError`: If the trajectories do not say it: an order that is not the teacher's has no canvas. For missing
+            columns.
+    """
+    _check_columns(dataset, name)
+    lengths = [
+        read_decode_config({"decode_config": text}).get("max_new_tokens") for text in dataset.unique("decode_config")
+    ]
+    if None in lengths:
+        raise ValueError(f"{name} does not say how long the generated region is: give `max_new_tokens`.")
     return max(lengths, default=0)
+
+
+def _check_columns(dataset: Dataset, name: str) -> None:
+    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
+    if missing:
+        raise ValueError(f"{name} is no trajectory data set: it has no {', '.join(missing)}.")
 
 
 def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> Dataset:
@@ -52,7 +82,7 @@ def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens
     Checks trajectories against the student and leaves out those that do not fit into its canvas.
 
     Args:
-        dataset (`Dataset`): With the columns of `TRAJECTORY_FEATURES`.
+        dataset (`Dataset`): With the columns of `TRAJECTORY_FEATURES`, and `tail_steps` if they are known.
         student ([`StudentFacts`]): The student.
         max_new_tokens (`int`): Positions of the generated region.
         name (`str`): What to call the dataset in an error.
@@ -63,8 +93,10 @@ def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens
     Raises:
         `ValueError`: For faulty rows, rows of a teacher with another mask token or tokenizer, and if no row is left.
     """
+    _check_columns(dataset, name)
+    dataset = with_tail_steps(dataset)
     check_trajectories(dataset, vocab_size=student.vocab_size, name=name)
-    for text in _decode_configs(dataset):
+    for text in dataset.unique("decode_config"):
         _check_teacher(read_decode_config({"decode_config": text}), student, name)
     kept: list[np.ndarray] = []
     for batch in dataset.with_format("arrow").iter(batch_size=10_000):
@@ -94,15 +126,17 @@ def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens
     return dataset.add_column("index", np.arange(len(dataset)))
 
 
-def _decode_configs(dataset: Dataset) -> Sequence[str]:
-    return dataset.unique("decode_config")
-
-
 def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: str) -> None:
     if decode_config["mask_token_id"] != student.mask_token_id:
         raise ValueError(
             f"{name} comes from a teacher whose mask token is {decode_config['mask_token_id']}; the student's is "
             f"{student.mask_token_id}: they must share a tokenizer."
+        )
+    unknown = sorted(set(decode_config["eos_token_id"]) - set(student.eos_token_ids))
+    if unknown:
+        raise ValueError(
+            f"{name} comes from a teacher that ends with {unknown}; the student ends with {student.eos_token_ids}: set "
+            "`eos_token_id` in its generation_config.json."
         )
     taught = decode_config.get("tokenizer")
     if student.tokenizer is not None and taught is not None and taught != tokenizer_fingerprint(student.tokenizer):
@@ -127,7 +161,9 @@ class TrajectoryCollator:
     Pads trajectories, and nothing else: what is masked is drawn when the step is known.
 
     Prompts are padded on the left, so that the generated regions of a batch begin in one column; a region that is
-    shorter than others is padded on the right. What follows the response is the token that the decoder fills with.
+    shorter than others is padded on the right. What follows the response is the token that the decoder fills with, in
+    the order of `tail_steps`. Where that is unknown, or too short, the rest was filled first: with the last of the
+    steps that are known, or with the response's EOS.
 
     Args:
         max_new_tokens (`int`): Positions of a generated region; `max_length` may leave less.
@@ -150,7 +186,8 @@ class TrajectoryCollator:
             padding, tail = left - len(row["prompt_ids"]), width - len(row["response_ids"])
             canvas.append(fill * padding + row["prompt_ids"] + row["response_ids"] + fill * tail)
             valid.append([0] * padding + [1] * (left - padding + room) + [0] * (width - room))
-            steps.append(row["commit_steps"] + row["commit_steps"][-1:] * tail)
+            known = row["commit_steps"] + row["tail_steps"]
+            steps.append((known + known[-1:] * tail)[:width])
         return {
             "input_ids": torch.tensor(canvas),
             "attention_mask": torch.tensor(valid),

@@ -82,7 +82,14 @@ class TeacherRuns:
         )
         rows = sorted((row for batch in batches for row in batch.rows), key=lambda row: row.index)
         return [
-            Trajectory(row.token_ids, row.commit_steps, row.forwards, self._verdict(sample, row.text), attempt)
+            Trajectory(
+                row.token_ids,
+                row.commit_steps,
+                row.forwards,
+                self._verdict(sample, row.text),
+                attempt,
+                row.tail_steps,
+            )
             for sample, row in zip(samples, rows, strict=True)
         ]
 

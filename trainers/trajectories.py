@@ -45,7 +45,15 @@ Columns of a trajectory data set.
 - `source`: where the order comes from, a name in `d3llm.trainers.orders.ORDERS`.
 - `teacher`: the model, as it was named.
 - `decode_config`: JSON object: the resolved fields of `DiffusionGenerationConfig`, among them `mask_token_id`,
-  `eos_token_id` (a list) and `temperature`, and `tokenizer`, see [`tokenizer_fingerprint`].
+  `eos_token_id` (a list) and `temperature`, of a teacher's run, and `tokenizer`, see [`tokenizer_fingerprint`].
+"""
+
+STORED_FEATURES = Features({**TRAJECTORY_FEATURES, "tail_steps": List(Value("int16"))})
+"""
+What is loaded, and what an extraction writes: with one column more, which other data sets may lack.
+
+- `tail_steps`: the commit steps of what follows the response up to the end of the generated region: EOS, most of them
+  filled in by the early stop, from the right. Empty where nothing is known of them.
 """
 
 LARGEST_STEP = int(np.iinfo(np.int16).max)  # of `commit_steps`
@@ -62,7 +70,7 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
         vocab_size (`int`, *optional*): Number of rows of the student's embedding: no id may reach it.
 
     Returns:
-        `Dataset`: With the columns of [`TRAJECTORY_FEATURES`]; others are left out.
+        `Dataset`: With the columns of [`STORED_FEATURES`]; others are left out.
 
     Raises:
         `ValueError`: For an unfinished extraction, missing columns, and for what [`check_trajectories`] refuses.
@@ -72,7 +80,7 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
     files = [str(file) for file in _parquet_files(path)] if path.exists() else None
     try:
         if files and not any(pq.read_metadata(file).num_rows for file in files):
-            dataset = Dataset(TRAJECTORY_FEATURES.arrow_schema.empty_table())  # which `load_dataset` cannot read
+            dataset = Dataset(STORED_FEATURES.arrow_schema.empty_table())  # which `load_dataset` cannot read
         elif files:
             dataset = load_dataset("parquet", data_files=files, split="train")
         else:
@@ -82,19 +90,35 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
         raise OSError(
             f"Cannot load trajectories from {name}: {reason} (a folder, or a data set on the Hub?)"
         ) from error
+    dataset = with_tail_steps(dataset)
     missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
     if missing:
         raise ValueError(
             f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(dataset.column_names)}"
             ". Make one with `d3llm extract`."
         )
-    dataset = dataset.select_columns(list(TRAJECTORY_FEATURES))
+    dataset = dataset.select_columns(list(STORED_FEATURES))
     try:
-        dataset = dataset.cast(TRAJECTORY_FEATURES)
+        dataset = dataset.cast(STORED_FEATURES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"The columns of {name} are not those of a trajectory data set: {error}") from error
     check_trajectories(dataset, vocab_size=vocab_size, name=str(name))
     return dataset
+
+
+def with_tail_steps(dataset: Dataset) -> Dataset:
+    """
+    Adds the column that data sets of other origin may lack.
+
+    Args:
+        dataset (`Dataset`): Trajectories.
+
+    Returns:
+        `Dataset`: With `tail_steps`, of which nothing is known if they were missing.
+    """
+    if "tail_steps" in dataset.column_names:
+        return dataset
+    return dataset.add_column("tail_steps", [[]] * len(dataset), feature=STORED_FEATURES["tail_steps"])
 
 
 def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name: str = "The data set") -> None:
@@ -102,7 +126,7 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
     Checks every row of a trajectory data set.
 
     Args:
-        dataset (`Dataset`): With the columns of [`TRAJECTORY_FEATURES`].
+        dataset (`Dataset`): With the columns of [`STORED_FEATURES`].
         vocab_size (`int`, *optional*): Number of rows of the model's embedding.
         name (`str`, *optional*): What to call the data set in an error.
 
@@ -117,7 +141,7 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
         )
     for batch in dataset.with_format("arrow").iter(batch_size=10_000):
         rows = RowBatch(batch, name)
-        for column in TRAJECTORY_FEATURES:
+        for column in STORED_FEATURES:
             if column not in NULLABLE:
                 rows.refuse(rows.nulls(column), f"has no `{column}`")
         prompt, response, steps = (rows.lengths(name) for name in ("prompt_ids", "response_ids", "commit_steps"))
@@ -128,9 +152,10 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
         for column in ("prompt_ids", "response_ids"):
             outside = (rows.least(column) < 0) | (rows.greatest(column) >= limit)
             rows.refuse(outside, f"has `{column}` outside the vocabulary of {limit} tokens")
-        rows.refuse(rows.least("commit_steps") < 0, "has a negative commit step")
         forwards = batch["num_forwards"].to_numpy()
-        rows.refuse(rows.greatest("commit_steps") > forwards, "has a commit step above its `num_forwards`")
+        for column in ("commit_steps", "tail_steps"):
+            rows.refuse(rows.least(column) < 0, f"has a negative commit step in `{column}`")
+            rows.refuse(rows.greatest(column) > forwards, f"has a commit step above its `num_forwards` in `{column}`")
     repeated = [row for row, times in Counter(dataset.with_format(None)["id"]).items() if times > 1]
     if repeated:
         raise ValueError(f"{name}: row {repeated[0]!r} occurs twice ({len(repeated)} such).")
@@ -174,10 +199,13 @@ class RowBatch:
         return self._reduce(column, np.maximum)
 
     def _reduce(self, column: str, ufunc: np.ufunc) -> np.ndarray:
-        """Least or greatest element of each list, none of which is empty."""
-        values = self.table[column].combine_chunks()
-        starts = np.cumsum(self.lengths(column)) - self.lengths(column)
-        return ufunc.reduceat(np.asarray(values.flatten()), starts)
+        """Least or greatest element of each list; 0 of an empty one."""
+        values, lengths = np.asarray(self.table[column].combine_chunks().flatten()), self.lengths(column)
+        reduced = np.zeros(len(lengths), dtype=values.dtype)
+        filled = lengths > 0
+        if filled.any():
+            reduced[filled] = ufunc.reduceat(values, (np.cumsum(lengths) - lengths)[filled])
+        return reduced
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -202,8 +230,20 @@ def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: The fields, see [`TRAJECTORY_FEATURES`].
+
+    Raises:
+        `ValueError`: If it is no JSON object with `mask_token_id` and `eos_token_id`.
     """
-    return json.loads(row["decode_config"])
+    try:
+        config = json.loads(row["decode_config"])
+        if isinstance(config["mask_token_id"], int) and isinstance(config["eos_token_id"], list):
+            return config
+    except (ValueError, TypeError, LookupError):
+        pass
+    text = row["decode_config"]
+    raise ValueError(
+        f"`decode_config` is no JSON object with `mask_token_id` and a list `eos_token_id`: {text[:80]!r}."
+    )
 
 
 def _parquet_files(path: Path) -> list[Path]:
