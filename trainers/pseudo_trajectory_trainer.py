@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     from d3llm.trainers.trajectories import load_trajectories
 
     trainer = PseudoTrajectoryTrainer(
-        model=LLaDAModelLM.from_pretrained("teacher"),
+        model=LLaDAModelLM.from_pretrained("teacher", dtype="float32"),
         args=PseudoTrajectoryConfig(output_dir="student", window_sizes=[16, 24, 32]),
         train_dataset=load_trajectories("trajectories"),
     )
@@ -119,6 +119,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
+        `ValueError`: For trained weights in 16 bits of which nothing keeps a float32 copy.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
         `OSError`: When a checkpoint cannot be written.
     """
@@ -171,7 +172,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
         for name, dataset in datasets.items():
             _check_kind(dataset, name)
-        length = args.max_new_tokens or max(map(teacher_max_new_tokens, datasets.values()), default=1)
+        length = args.max_new_tokens or max((teacher_max_new_tokens(d, n) for n, d in datasets.items()), default=1)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
         self.max_new_tokens = length
@@ -192,6 +193,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         if self.args.n_gpu > 1:
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
         self._check_processes()
+        self._check_precision()
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
@@ -221,6 +223,19 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
                 "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
             )
 
+    def _check_precision(self) -> None:
+        """A step of a small learning rate is less than half a unit of 16 bits: most weights would never change."""
+        dtypes = {parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad}
+        low = [str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes]
+        # ZeRO keeps a float32 copy of what it trains in 16 bits, accelerate makes one for FSDP.
+        has_copy = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if low and not (has_copy and self.accelerator.mixed_precision != "no"):
+            raise ValueError(
+                f"The weights to train are {low[0]}, in which small steps are rounded away, and nothing keeps them in "
+                "float32: load the model with dtype float32 (bf16 autocast stays), train adapters (--use_peft), or "
+                "use DeepSpeed or FSDP with mixed precision; see docs/training.md."
+            )
+
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
 
@@ -236,7 +251,9 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             low = mask_ratio_bound(progress, args.min_mask_ratio, args.max_mask_ratio)
         return (low, args.max_mask_ratio), window_size_at(progress, args.window_sizes)
 
-    def corrupt(self, batch: dict[str, Tensor], step: int, progress: float) -> Corruption:
+    def corrupt(
+        self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0
+    ) -> Corruption:
         """
         Draws what is masked in a batch; a pure function of the seed, the step and the samples.
 
@@ -244,6 +261,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             batch (`dict[str, Tensor]`): From [`~d3llm.trainers.student_data.TrajectoryCollator`].
             step (`int`): Optimizer step, for the random numbers.
             progress (`float`): For the curricula.
+            micro_batch (`int`, *optional*, defaults to 0): Its number in the step. With `masking="reference"` the
+                ratio is one for each micro-batch, the same on every process.
 
         Returns:
             [`~d3llm.trainers.corruption.Corruption`]: One view or two.
@@ -259,9 +278,10 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
                 region, draws, complementary=complementary, mask_ratio_range=ratios, eos_tail=args.eos_tail
             )
         if args.masking == "reference":
+            shared = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
             return corrupt_reference(
                 region,
-                draws,
+                replace(draws, ratio=shared.expand_as(draws.ratio)),
                 use_trajectory=torch.full_like(batch["ended"], args.corruption == "trajectory"),
                 complementary=complementary,
                 mask_ratio_range=ratios,
@@ -311,8 +331,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         """
         batches = list(itertools.islice(epoch_iterator, num_batches))
         step = self.state.global_step
-        for batch in batches:
-            self.add_targets(batch, self.corrupt(batch, step, self.progress_at(step)))
+        for number, batch in enumerate(batches):
+            self.add_targets(batch, self.corrupt(batch, step, self.progress_at(step), number))
         if not batches:
             return batches, None
         counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
