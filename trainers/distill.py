@@ -80,6 +80,21 @@ class DistillArguments:
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in `output_dir`."})
     merge: bool = field(default=True, metadata={"help": "Also save adapters merged, in `output_dir/merged`."})
 
+    def __post_init__(self):
+        check_choices(self)
+        for name, least in (("eval_trajectories", 0), ("held_out_limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` is {value}: expected at least {least}.")
+
+
+def check_choices(arguments: DistillArguments | ModelConfig) -> None:
+    """The parser holds the command line against the choices of a field, but not a recipe."""
+    for name, described in arguments.__dataclass_fields__.items():
+        choices = described.metadata.get("choices")
+        if choices and getattr(arguments, name) not in choices:
+            raise ValueError(f"`{name}` is {getattr(arguments, name)!r}: expected one of {', '.join(choices)}.")
+
 
 class _Parser(TrlParser):
     """A parser whose errors take one line; its usage would take two hundred."""
@@ -115,7 +130,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
     *groups, rest = parsed
     if rest:
         raise ValueError(f"Nothing is called {' '.join(rest)} (see `d3llm distill --help`).")
-    return tuple(groups)
+    arguments, training_args, model_args = groups
+    check_choices(model_args)
+    return arguments, training_args, model_args
 
 
 def split_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
