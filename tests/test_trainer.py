@@ -7,13 +7,14 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
@@ -53,6 +54,31 @@ def test_training_fits_the_trajectories_and_logs_its_parts(tiny_checkpoint, tmp_
     assert last["masked_entropy"] < first["masked_entropy"]
     assert {"complementary_cross_entropy", "certainty", "mask_ratio_bound", "window_size"} <= set(last)
     assert (first["window_size"], last["window_size"]) == (8, 16)
+
+
+class Dashboard(TrainerCallback):
+    """Keeps what a run reports, in place of trackio, wandb or tensorboard."""
+
+    reports: ClassVar[list[dict[str, float]]] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.reports.append(logs)
+
+
+def test_report_to_receives_the_parts_of_the_loss(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "dashboard", Dashboard)
+    monkeypatch.setattr(Dashboard, "reports", [])
+    options = {"report_to": "dashboard", "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 4}
+    make_trainer(tiny_checkpoint, tmp_path, eval_dataset=random_trajectories(8, seed=1), **options).train()
+    *steps, evaluation, _ = Dashboard.reports  # the last is the summary of the run
+    parts = {"cross_entropy", "complementary_cross_entropy", "certainty", "complementary_certainty"}
+    parts |= {"masked_entropy", "share_correct"}
+    assert len(steps) == 2
+    for report in steps:
+        assert parts | {"loss", "learning_rate", "mask_ratio_bound", "window_size"} <= report.keys()
+        assert all(math.isfinite(report[name]) for name in parts)
+    assert steps[0]["mask_ratio_bound"] < steps[1]["mask_ratio_bound"]
+    assert {"eval_loss", *(f"eval_{name}" for name in parts)} <= evaluation.keys()
 
 
 def test_the_loss_is_the_mean_over_all_masked_positions(tiny_checkpoint, tmp_path):

@@ -1,11 +1,49 @@
-"""The chunked losses against the plain ones over all logits."""
+"""The chunked losses against the plain ones over all logits, in numbers and in memory."""
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
+from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers import losses
 from d3llm.trainers.losses import token_losses
+
+from .trajectory_rows import make_trainer
+
+
+class Allocations(TorchDispatchMode):
+    """
+    Notes what the operations inside allocate, in the backward pass too.
+
+    Attributes:
+        largest (`int`): Elements of the largest tensor.
+        peak (`int`): Largest sum of the bytes that are in use at a time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.peak = 0
+        self.in_use = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {id(x.untyped_storage()) for x in _tensors((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            if id(tensor.untyped_storage()) not in given:  # no view, nor a result in place
+                self.in_use[tensor.untyped_storage()] = tensor.untyped_storage().nbytes()
+                self.largest = max(self.largest, tensor.numel())
+        self.peak = max(self.peak, sum(self.in_use.values()))
+        return result
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -74,3 +112,49 @@ def test_saturated_logits_have_no_nan():
     (result.cross_entropy + result.certainty).sum().backward()
     assert result.certainty.item() == 0
     assert torch.isfinite(hidden.grad).all()
+
+
+def plain_losses(hidden, head, labels, temperature) -> list[torch.Tensor]:
+    """The way over all logits, for comparison."""
+    logits = head(hidden).float()
+    log_q = (logits / temperature).log_softmax(-1)
+    return [F.cross_entropy(logits, labels, reduction="none"), -(log_q.exp() * log_q).sum(-1)]
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_the_loss_of_a_batch_of_llada_takes_less_than_a_gigabyte(with_teacher):
+    """Batch 4 x 384, vocabulary 126,464, on tensors without contents. A narrow model, whose weights weigh little."""
+    positions, vocabulary, width = 4 * 384, 126_464, 64
+    with FakeTensorMode():
+        hidden, teacher_hidden = torch.randn(positions, width, requires_grad=True), torch.randn(positions, width)
+        head, teacher_head = (torch.nn.Linear(width, vocabulary, bias=False) for _ in range(2))
+        labels = torch.zeros(positions, dtype=torch.long)
+        teacher = (teacher_hidden, teacher_head) if with_teacher else None
+        with Allocations() as chunked:
+            found = token_losses(hidden, head, labels, 0.5, teacher)
+            (found.cross_entropy + found.certainty + found.divergence).sum().backward()
+        with Allocations() as plain:
+            sum(plain_losses(hidden, head, labels, 0.5)).sum().backward()
+    assert plain.largest == positions * vocabulary and plain.peak > 2 * 4 * plain.largest
+    assert chunked.largest <= losses.CHUNK_ELEMENTS
+    assert chunked.peak < 2**30
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_a_step_never_has_the_logits_of_all_positions(with_teacher, tiny_checkpoint, tmp_path, monkeypatch):
+    vocabulary = 4096
+    tiny = LLaDAModelLM.from_pretrained(tiny_checkpoint).config.to_dict()
+    model, teacher = (
+        LLaDAModelLM(LLaDAConfig(**{**tiny, "vocab_size": vocabulary, "embedding_size": vocabulary})) for _ in range(2)
+    )
+    model.save_pretrained(tmp_path / "model")
+    options: dict[str, Any] = {"layout": "single", "kl_weight": 1.0, "teacher": teacher} if with_teacher else {}
+    trainer = make_trainer(tmp_path / "model", tmp_path, max_mask_ratio=1.0, eos_tail=24, **options)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(16)])
+    trainer.add_targets(batch, trainer.corrupt(batch, step=0, progress=1.0))
+    weights = model.get_output_embeddings().weight.numel()
+    assert batch["supervised"].sum() * vocabulary > 4 * weights
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 8 * vocabulary)
+    with Allocations() as step:
+        trainer.compute_loss(trainer.model, batch).backward()
+    assert step.largest == weights  # their gradient is the largest tensor of all

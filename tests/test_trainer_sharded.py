@@ -6,14 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 
 from .conftest import ROOT
 from .trajectory_rows import make_trainer
 
 
-@pytest.mark.slow
 def test_sharded_step_equals_the_plain_one(tiny_checkpoint):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "tests.test_trainer_sharded", str(tiny_checkpoint)]
