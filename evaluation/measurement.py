@@ -80,7 +80,8 @@ def measure(
 
     Samples are written batch by batch to `NAME.samples.jsonl` beside `path`. The next call with the same settings goes
     on with what is missing, so that a kill loses no more than the batch at hand; a result file of the same settings is
-    read, though its samples are gone. The processes take turns at the batches; which samples share a batch does not depend on how many processes there are.
+    read, though its samples are gone. The processes take turns at the batches; which samples share a batch does not
+    depend on how many processes there are.
 
     Args:
         path (`Path`): The result file to be, `NAME.json`.

@@ -363,6 +363,18 @@ def test_what_a_decode_config_does_not_say_is_asked_for(tiny_checkpoint, tmp_pat
     assert len(trainer.train_dataset) == 4
 
 
+def test_the_reference_draws_one_ratio_for_a_micro_batch(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, masking="reference", filled_tail_share=0.0)
+    rows = list(trainer.train_dataset)
+    batches = [trainer.data_collator(rows[:4]), trainer.data_collator(rows[4:8])]  # as of two processes
+    ratios = [trainer.corrupt(batch, 3, 0.0, micro_batch).ratio for batch in batches for micro_batch in (0, 1)]
+    assert all(len(ratio.unique()) == 1 for ratio in ratios)
+    assert torch.equal(ratios[0], ratios[2]) and torch.equal(ratios[1], ratios[3])
+    assert ratios[0][0] != ratios[1][0]
+    exact = make_trainer(tiny_checkpoint, tmp_path).corrupt(batches[0], 3, 0.0)
+    assert len(exact.ratio.unique()) == 4
+
+
 def test_columns_that_are_missing_are_named(tiny_checkpoint, tmp_path):
     dataset = random_trajectories(4).remove_columns(["response_ids", "decode_config"])
     with pytest.raises(
@@ -372,7 +384,7 @@ def test_columns_that_are_missing_are_named(tiny_checkpoint, tmp_path):
 
 
 def test_the_canvas_has_the_order_of_the_tail(tiny_checkpoint, tmp_path):
-    rows = [row for row in random_rows(16) if 4 <= len(row["tail_steps"])]
+    rows = [row for row in random_rows(16) if len(row["tail_steps"]) >= 4]
     with_tail, without = rows[0], {name: value for name, value in rows[1].items() if name != "tail_steps"}
     for row, max_new_tokens in ((with_tail, 24), (with_tail, 20), (with_tail, 30), (without, 24)):
         dataset = Dataset.from_list([row])

@@ -33,7 +33,7 @@ def make_batch(case: dict[str, Any]) -> dict[str, torch.Tensor]:
     rows = []
     for row, (tokens, prompt) in enumerate(zip(recorded["input_ids"], prompts, strict=True)):
         records = torch.tensor(recorded["trajectory"][row] or [[0] * length])
-        steps = (records == case["params"]["mask_token_id"]).sum(dim=0)[prompt:]
+        steps = 1 + (records == case["params"]["mask_token_id"]).sum(dim=0)[prompt:]
         response = recorded["full_lengths"][row] - prompt
         steps[response:] = steps[:response].max()
         room, padding = length - prompt, left - prompt
@@ -77,7 +77,6 @@ def recorded_corruption(case: dict[str, Any], batch: dict[str, torch.Tensor]) ->
         mask_ratio_range=(params["mask_ratio"], params["mask_ratio"]),
         window_size=window_size,
         windows_over_canvas=dream,
-        first_record=0,
     )
 
 
@@ -157,7 +156,7 @@ def test_record_chosen_by_the_ratio():
     for case in RECORDED["trajectory_selector"]:
         start, end, records = case["block_start"], case["block_end"], case["n_steps"]
         # One token per record, left to right: what is masked tells which record it was.
-        steps = torch.arange(1, 65).clamp(max=records - 1)[None]
+        steps = torch.arange(2, 66).clamp(max=records)[None]
         corruption = corrupt_reference(
             Region(steps, torch.tensor([64]), torch.tensor([64]), torch.tensor([True])),
             Draws(*(torch.tensor([u]) for u in (0.0, (start // 16 + 0.5) / 5, 0.0, 0.0)), torch.zeros(1, 64)),
@@ -166,7 +165,6 @@ def test_record_chosen_by_the_ratio():
             mask_ratio_range=(case["mask_ratio"], case["mask_ratio"]),
             window_size=end - start,
             windows_over_canvas=True,
-            first_record=0,
         )
-        masked = (steps[0, start:end] > case["index"]).tolist()
+        masked = (steps[0, start:end] > case["index"] + 1).tolist()
         assert corruption.supervised[0, 0, start:end].tolist() == masked, case

@@ -220,7 +220,6 @@ def corrupt_reference(
     mask_ratio_range: tuple[float, float],
     window_size: int | None,
     windows_over_canvas: bool,
-    first_record: int = 1,
 ) -> Corruption:
     """
     The masking of the published training code, to reproduce its runs.
@@ -228,16 +227,14 @@ def corrupt_reference(
     The window starts at a multiple of `window_size` drawn from 0 to the span inclusive; the last choice reaches to
     the end of the canvas. Masked is what the teacher's record number `start + int((1 - t) size)` had not committed,
     counted over the whole response: this assumes one token per forward, strictly block after block, and yields
-    another ratio where windows and teacher's blocks do not meet. Without a trajectory positions of the window are
-    masked independently.
+    another ratio where windows and teacher's blocks do not meet. The records, counted from 0, begin after the first
+    commit, which the index does not allow for. Without a trajectory positions of the window are masked independently.
 
     Args:
         region ([`Region`]), draws ([`Draws`]), complementary (`bool`), mask_ratio_range (`tuple[float, float]`),
         window_size (`int`): As in [`corrupt_window`].
         use_trajectory (`Tensor` of shape `(B,)`): Rows masked by their trajectory.
         windows_over_canvas (`bool`): Whether windows are drawn over the padding too (Dream), or over the response.
-        first_record (`int`, *optional*, defaults to 1): Tokens that the teacher's first record holds. The published
-            records begin after the first commit, and the index does not allow for it.
 
     Returns:
         [`Corruption`]: Masks and windows.
@@ -256,9 +253,9 @@ def corrupt_reference(
         end = torch.minimum(end, region.canvas_lengths)
     inside = (position >= start[:, None]) & (position < end[:, None])
     behind = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
-    last_record = region.commit_steps.amax(dim=1) - first_record
+    last_record = region.commit_steps.amax(dim=1) - 1
     record = torch.minimum(start + ((1 - ratio) * (end - start)).long(), last_record)
-    by_order = region.commit_steps > (record + first_record)[:, None]
+    by_order = region.commit_steps > (record + 1)[:, None]
     # Its records are padded with masks for LLaDA and with EOS for Dream.
     outside = position >= region.response_lengths[:, None]
     by_order = by_order & ~outside if windows_over_canvas else by_order | outside

@@ -135,8 +135,8 @@ def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: s
     unknown = sorted(set(decode_config["eos_token_id"]) - set(student.eos_token_ids))
     if unknown:
         raise ValueError(
-            f"{name} comes from a teacher that ends with {unknown}; the student ends with {student.eos_token_ids}: set "
-            "`eos_token_id` in its generation_config.json."
+            f"{name} comes from a teacher that ends with {unknown}; the student ends with {student.eos_token_ids}: "
+            "set `eos_token_id` in its generation_config.json."
         )
     taught = decode_config.get("tokenizer")
     if student.tokenizer is not None and taught is not None and taught != tokenizer_fingerprint(student.tokenizer):
