@@ -71,3 +71,18 @@ def test_a_recipe_is_held_against_the_choices_too(tiny_checkpoint, trajectories,
     assert distill(tiny_checkpoint, tmp_path / "student", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "student").exists()
+
+
+def test_a_canvas_that_does_not_fit_the_model_is_refused(tiny_checkpoint, trajectories, tmp_path, capsys):
+    options = ["--trajectories", str(trajectories), "--config", "d3llm_llada"]
+    for given, message in (
+        (["--max_length", "384"], "`max_length` is 384, and the model has 128 positions for prompt and response"),
+        (["--max_length", "128", "--max_new_tokens", "256"], "`max_new_tokens` is 256, which leaves no room"),
+    ):
+        assert distill(tiny_checkpoint, tmp_path / "student", *options, *given) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "the teacher's runs have --max_new_tokens 24." in error
+    rows = random_trajectories(decode_config='{"mask_token_id": 1, "eos_token_id": [0]}')
+    with pytest.raises(ValueError, match="in the 128 positions of .*: give less.$"):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_new_tokens=128)

@@ -119,6 +119,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
+        `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
         `ValueError`: For trained weights in 16 bits of which nothing keeps a float32 copy.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
         `OSError`: When a checkpoint cannot be written.
@@ -172,6 +173,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
         for name, dataset in datasets.items():
             _check_kind(dataset, name)
+        _check_canvas(args, base.config.max_position_embeddings, datasets)
         length = args.max_new_tokens or max((teacher_max_new_tokens(d, n) for n, d in datasets.items()), default=1)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
@@ -566,6 +568,25 @@ def _check_kind(dataset: Any, name: str) -> None:
         raise ValueError(
             f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
             "`load_trajectories` (`concatenate_datasets` joins several)."
+        )
+
+
+def _check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset]) -> None:
+    """A canvas that no decoder takes is not trained either."""
+    taught = 0
+    with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place
+        taught = max(teacher_max_new_tokens(dataset, name) for name, dataset in datasets.items())
+    way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
+    if args.max_length is not None and args.max_length > positions:
+        raise ValueError(
+            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: give "
+            f"--max_length {positions} or less{way_out}."
+        )
+    limit = args.max_length or positions
+    if args.max_new_tokens is not None and args.max_new_tokens >= limit:
+        raise ValueError(
+            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions of "
+            f"prompt and response (`max_length`): give less{way_out}."
         )
 
 
