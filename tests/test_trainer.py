@@ -6,9 +6,11 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -16,13 +18,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from d3llm.commands.main import main
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.trajectories import STORED_FEATURES, tokenizer_fingerprint
 
-from .conftest import ROOT
 from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
 
@@ -147,31 +149,52 @@ def test_resumed_run_equals_an_unbroken_one(tiny_checkpoint, tmp_path):
     assert_same(weights(resumed.model), weights(whole.model))
 
 
-def launch(processes: int, folder: Path, output: Path, **options: Any) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "tests.trajectory_rows", str(folder), str(output), json.dumps(options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+def distill_on_two_processes(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "d3llm.trainers.distill", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
-    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
+    random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
+    arguments = ["--model_name_or_path", str(tiny_checkpoint), "--trajectories", str(tmp_path / "trajectories")]
+    arguments += ["--keep", "all", "--use_cpu", "--bf16", "false", "--report_to", "none", "--logging_steps", "1"]
+    arguments += ["--max_steps", "30", "--save_steps", "4", "--learning_rate", "1e-3", "--window_sizes", "8", "16"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run = launch(2, tiny_checkpoint, whole, then_die_in=str(broken), **options)
-    assert run.returncode != 0
-    assert (whole / "report.json").exists(), run.stderr
-    assert not (broken / "report.json").exists()
-    run = launch(2, tiny_checkpoint, broken, resume=str(broken / "checkpoint-4"), **options)
-    assert run.returncode == 0, run.stderr
+    to_whole, to_broken = ([*arguments, "--output_dir", str(folder)] for folder in (whole, broken))
+    two = ["--per_device_train_batch_size", "2"]
 
-    reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, broken)]
-    assert [report["world_size"] for report in reports] == [2, 2]
-    assert reports[0]["losses"] == reports[1]["losses"]
+    run = distill_on_two_processes(*to_broken, *two)
+    deadline = time.monotonic() + 120
+    while last_checkpoint(str(broken)) is None:
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
+        time.sleep(0.01)
+    children = psutil.Process(run.pid).children(recursive=True)
+    workers = [child for child in children if "--trajectories" in child.cmdline()]
+    assert len(workers) == 2
+    workers[1].kill()
+    run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert not (broken / "model.safetensors").exists()
+    assert last_checkpoint(str(broken)) is not None
+    runs = [distill_on_two_processes(*to_broken, *two, "--resume"), distill_on_two_processes(*to_whole, *two)]
+    for run in runs:
+        _, errors = run.communicate(timeout=240)
+        assert run.returncode == 0, errors
+
+    def losses(folder: Path) -> list[float]:
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        return [entry["loss"] for entry in log if "loss" in entry]
+
+    for folder in (whole, broken):
+        assert json.loads((folder / "model_facts.json").read_text())["hyperparameters"]["processes"] == 2
+    assert len(losses(whole)) == 30 and losses(broken) == losses(whole)
     assert_same(load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors"))
     # And one process with the whole batch does the same, up to the order of sums.
-    alone = make_trainer(tiny_checkpoint, tmp_path, **{**options, "per_device_train_batch_size": 4})
-    alone.train()
-    assert logged_losses(alone) == pytest.approx(reports[0]["losses"], rel=1e-4)
+    alone = [*arguments, "--output_dir", str(tmp_path / "alone"), "--per_device_train_batch_size", "4"]
+    assert main(["distill", *alone]) == 0
+    assert losses(tmp_path / "alone")[:6] == pytest.approx(losses(whole)[:6], rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoint, tmp_path):

@@ -1,14 +1,11 @@
-"""Random trajectories for a tiny model, and a run on them that another process can start."""
+"""Random trajectories for a tiny model, and a trainer on them."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
@@ -84,36 +81,3 @@ def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectory
 
 def logged_losses(trainer: PseudoTrajectoryTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-class DieAt(TrainerCallback):
-    """Ends a process without a word, as a machine that goes down."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step and args.process_index == args.world_size - 1:
-            os._exit(9)
-
-
-def main() -> None:
-    """
-    `python -m tests.trajectory_rows FOLDER OUTPUT OPTIONS` trains and writes losses and world size as JSON. With the
-    option `then_die_in`, it does the same again in that folder, but the last process ends after step 5.
-    """
-    torch.set_num_threads(1)
-    folder, output, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    broken, resume = options.pop("then_die_in", None), options.pop("resume", None)
-    trainer = make_trainer(folder, output, **options)
-    trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        report = {"world_size": trainer.accelerator.num_processes, "losses": logged_losses(trainer)}
-        (output / "report.json").write_text(json.dumps(report))
-    if broken:
-        make_trainer(folder, Path(broken), callbacks=[DieAt(5)], **options).train()
-
-
-if __name__ == "__main__":
-    main()
