@@ -1,10 +1,8 @@
 """Makes clean model folders of adapters, of what a sharded training saved, and of published folders with old code."""
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ..evaluation.files import whole_folder
 from ..modeling import DreamModel, LLaDAModelLM
 from ..modeling.flat_code import write_files
 from .cards import is_hub_id, model_card
@@ -77,7 +76,7 @@ def convert(
     else:
         home = base_model or source
         model = _fill(_model_class(home), home, _sharded_state(source), source)
-    with _whole(output) as folder:
+    with whole_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer = next((place for place in (source, home) if (place / "tokenizer_config.json").is_file()), None)
         if tokenizer is None:
@@ -208,18 +207,3 @@ def _refuse(source: Path, missing: Iterable[str], superfluous: Iterable[str], wr
         keys = sorted(found)
         if keys:
             raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} such keys): nothing was converted.")
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A folder that takes its name when everything in it is written, and is gone when that fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.replace(folder, output)
-    except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"Cannot write {output}: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

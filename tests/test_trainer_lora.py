@@ -1,9 +1,12 @@
 """LoRA: the right layers, a head that stays as it is, and a merged model that equals the adapters."""
 
+import resource
+
 import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from transformers import AutoTokenizer
 
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
 from d3llm.trainers.lora import add_lora, merge_adapter
@@ -76,6 +79,27 @@ def test_adapters_train_and_merge_into_the_same_model(tiny_checkpoint, tmp_path,
     torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
     plain = LLaDAModelLM.from_pretrained(tiny_checkpoint)
     assert (plain(ids).logits - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("room", [4096, 100_000])  # weights of 89 kB, then a tokenizer that is larger
+def test_a_full_disk_leaves_the_merged_model_that_was_there(llada, tiny_checkpoint, tmp_path, room):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    tokenizer.add_tokens([f"<{number:099}>" for number in range(1000)])
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "model.safetensors").write_text("that of an earlier run")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"The merged model is not written: .*make room and merge them with"):
+            merge_adapter(add_lora(llada, LoraConfig(r=4)), merged, tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [path.name for path in tmp_path.rglob("*")] == ["merged", "model.safetensors"]
+    assert (merged / "model.safetensors").read_text() == "that of an earlier run"
+    merge_adapter(add_lora(llada, LoraConfig(r=4)), merged, tokenizer)
+    assert LLaDAModelLM.from_pretrained(merged).num_parameters() == llada.num_parameters()
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
 def test_divergence_is_from_the_model_without_its_adapters(tiny_checkpoint, tmp_path):

@@ -84,5 +84,5 @@ def test_a_canvas_that_does_not_fit_the_model_is_refused(tiny_checkpoint, trajec
         assert message in error
         assert "the teacher's runs have --max_new_tokens 24." in error
     rows = random_trajectories(decode_config='{"mask_token_id": 1, "eos_token_id": [0]}')
-    with pytest.raises(ValueError, match="in the 128 positions of .*: give less.$"):
+    with pytest.raises(ValueError, match=r"in the 128 positions of .*: give less\.$"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_new_tokens=128)

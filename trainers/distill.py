@@ -308,10 +308,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
         logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
-        merged = merge_adapter(
-            trainer.accelerator.unwrap_model(trainer.model), Path(training_args.output_dir) / "merged"
-        )
-        tokenizer.save_pretrained(merged)
+        adapted = trainer.accelerator.unwrap_model(trainer.model)
+        merged = merge_adapter(adapted, Path(training_args.output_dir) / "merged", tokenizer)
         trainer.write_card(merged, Path(training_args.output_dir).resolve().name)
 
 

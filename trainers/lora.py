@@ -5,7 +5,9 @@ from copy import deepcopy
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..evaluation.files import whole_folder
 
 
 # Every projection of attention and MLP. LLaDA's MLP ends in `ff_out`, and so does the name of its LM head,
@@ -52,17 +54,32 @@ def add_lora(model: PreTrainedModel, peft_config: LoraConfig) -> PeftModel:
     return get_peft_model(model, peft_config)
 
 
-def merge_adapter(model: PeftModel, folder: str | os.PathLike) -> Path:
+def merge_adapter(
+    model: PeftModel, folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
     """
     Saves a LoRA model as a plain one, its adapters added to the weights. (`d3llm convert` does it for a folder.)
 
     Args:
         model (`PeftModel`): The model; it is no PEFT model any more afterwards.
-        folder (`str` or `PathLike`): Where to.
+        folder (`str` or `PathLike`): Where to. It appears when it is whole, in place of one that is there.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Saved with it.
 
     Returns:
         `Path`: The folder.
+
+    Raises:
+        `OSError`: When it cannot be written; what was there stays.
     """
     merged = model.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(folder)
+    try:
+        with whole_folder(Path(folder)) as unfinished:
+            merged.save_pretrained(unfinished)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unfinished)
+    except OSError as error:
+        raise OSError(
+            f"The merged model is not written: {error}. The saved adapters are whole: make room and merge "
+            "them with `d3llm convert`."
+        ) from error
     return Path(folder)
