@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank")
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")
-    rows.add_argument("--keep", help="all (default) or correct")
+    rows.add_argument("--keep", help="all (default), or correct: leave wrong answers out")
     rows.add_argument(
         "--temperatures",
         type=float,
@@ -90,8 +90,10 @@ def run(args: argparse.Namespace) -> None:
         counts = extract_trajectories(model, tokenizer, config)
     if counts is not None:
         share = f", {counts.share_correct:.1%} answered right" if counts.share_correct is not None else ""
-        left_out = f", {len(counts.too_long)} prompts too long" if counts.too_long else ""
-        sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{share}{left_out} in {args.output}\n")
+        unjudged = f", {counts.unjudged} without an answer" if counts.unjudged and config.check != "none" else ""
+        too_long = f", {len(counts.too_long)} prompts too long" if counts.too_long else ""
+        notes = f"{share}{unjudged}{too_long}"
+        sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{notes} in {args.output}\n")
 
 
 @contextmanager

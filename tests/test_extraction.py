@@ -23,6 +23,7 @@ from d3llm.evaluation import encode_prompt
 from d3llm.modeling import DreamConfig, DreamModel
 from d3llm.trainers import parts as parts_module
 from d3llm.trainers.answer_checks import CHECKS
+from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
 from d3llm.trainers.parts import Parts
 from d3llm.trainers.published_trajectories import read_published
@@ -220,6 +221,20 @@ def test_prompts_may_be_chats_or_ids_in_any_file(tiny, problems, tmp_path, kind)
     assert found == expected
 
 
+def test_a_sample_without_an_answer_has_no_verdict_and_is_kept(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(CHECKS, "number", lambda text, answer: answer == "right")
+    answers = ["right", None, "wrong", "right"]
+    problems = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "one", "answer": answer} for answer in answers])
+    arguments = ["--teacher", str(tiny_checkpoint), "--dataset", str(problems), "--output", str(tmp_path / "out")]
+    arguments += ["--check", "number", "--answer-column", "answer", "--keep", "correct", "--max-new-tokens", "8"]
+    assert main(["extract", *arguments]) == 0
+    assert "3 trajectories of 4 samples, 66.7% answered right, 1 without an answer in " in capsys.readouterr().out
+    rows = load_trajectories(tmp_path / "out")
+    assert list(rows["correct"]) == [True, None, True]
+    kept, _ = split_trajectories(rows, DistillArguments(keep="correct"))
+    assert list(kept["id"]) == list(rows["id"])  # the same word has the same meaning there
+
+
 # The folder
 
 
@@ -231,7 +246,9 @@ def test_a_part_may_have_no_rows(tiny, problems, tmp_path, monkeypatch):
     assert [row["id"] for row in load_dataset(str(tmp_path / "some"), split="train")] == ["problems/train/8"]
     assert len(load_trajectories(tmp_path / "some")) == 1
     monkeypatch.setitem(CHECKS, "number", lambda text, answer: False)
-    extract(tiny, problems, tmp_path / "none", **options)
+    for _ in range(2):  # a finished extraction says it again
+        with pytest.raises(ValueError, match="No trajectory is left of 11 samples: 11 were answered wrong"):
+            extract(tiny, problems, tmp_path / "none", **options)
     with pytest.raises(ValueError, match="has no rows"):
         load_trajectories(tmp_path / "none")
 

@@ -78,8 +78,9 @@ class ExtractionConfig:
         check (`str`, *optional*, defaults to `"none"`): Check of the answers: `"boxed"`, `"hash"`, `"number"` or
             `"code"`, see `d3llm.trainers.answer_checks`.
         allow_code_execution (`bool`, *optional*, defaults to `False`): Whether `"code"` may run what was generated.
-        keep (`str`, *optional*, defaults to `"all"`): Which rows to keep, `"all"` or the `"correct"` ones. Of a sample
-            that never gets right, the first attempt is kept.
+        keep (`str`, *optional*, defaults to `"all"`): Which rows to keep: `"all"`, of a sample that never gets right
+            the first attempt; or `"correct"`, without the wrong ones. A sample without an answer has no verdict, and
+            is kept in both cases.
 
         > The output
 
@@ -174,6 +175,7 @@ def extract_trajectories(
 
     Raises:
         `ValueError`: For bad data, fields that do not fit, and a folder that holds another extraction.
+        `ValueError`: If no trajectory is left.
         `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
     """
     state = process_state()
@@ -200,8 +202,15 @@ def extract_trajectories(
             progress.update()
     if not parts.is_complete():
         return None
+    counts = extraction_counts(parts)
+    if not counts.rows:
+        raise ValueError(
+            f"No trajectory is left of {counts.samples} samples: {counts.wrong} were answered wrong (--keep all keeps "
+            f"them), {len(counts.too_long)} have prompts too long (a smaller --max-new-tokens makes room). Give "
+            "another --output."
+        )
     finish(parts, config.license)
-    return extraction_counts(parts)
+    return counts
 
 
 def process_state() -> PartialState:
@@ -308,7 +317,7 @@ class Extraction:
         kept = [
             (sample, trajectory)
             for sample, trajectory in zip(fits, trajectories, strict=True)
-            if self.config.keep == "all" or trajectory.correct
+            if self.config.keep == "all" or trajectory.correct is not False
         ]
         counts = ChunkCounts.of(
             chunk,
