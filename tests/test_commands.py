@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from d3llm.commands.main import main
+from d3llm.commands.quickstart import check_student_recipe
 from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
+from d3llm.quickstart.distill_student import DEFAULT_RECIPE
 
 
 def run_fails(capsys, *arguments) -> str:
@@ -121,6 +124,38 @@ def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
         assert str(recipe) in run_fails(
             capsys, "quickstart", "train-teacher", "--recipe", recipe, "--output", tmp_path / "output"
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (None, "not YAML"),
+        ([1, 2], "not a recipe"),
+        ({"seed": None}, "shipped/student.yaml: seed."),
+        ({"problems": {"seed": 1}, "measurement": {"methods": []}}, "batch_size, measurement.problems, measurement."),
+        ({"problems": {"seed": 1, "count": "ten"}, "training": None}, "student.yaml: problems.count, training."),
+        ({"extraction": {"preset": "llada", "chunk": 3}}, "`extraction` cannot set chunk"),
+        ({"training": {"seed": 3}}, "`training` cannot set seed"),
+    ],
+)
+def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, tmp_path, change, named):
+    file = tmp_path / "own.yaml"
+    shipped = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    recipe = {**shipped, **change} if isinstance(change, dict) else change
+    file.write_text(yaml.safe_dump(recipe) if change else "seed: [")
+    error = run_fails(capsys, "quickstart", "distill", "--recipe", file, "--output", tmp_path / "output")
+    assert str(file) in error and named in error.replace(str(DEFAULT_RECIPE.parent), "shipped")
+    assert not (tmp_path / "output").exists()
+
+
+def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    check_student_recipe(DEFAULT_RECIPE)
+    for method in ({"model": "studnet", "preset": "d3llm"}, {"model": "student"}, "student"):
+        recipe["measurement"]["methods"] = [method]
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+        with pytest.raises(ValueError, match=r"measurement\.methods"):
+            check_student_recipe(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize(
