@@ -1,7 +1,6 @@
 """Distils the embedded student from the embedded teacher: extract → distill → measure, on a CPU."""
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
-from ..evaluation.files import write_atomically
+from ..evaluation.files import whole_folder, write_atomically
 from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -129,15 +128,12 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     )
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    unfinished = student.with_name(f"{student.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
     trainer.model.generation_config.preset = "d3llm"
-    PreTrainedModel.save_pretrained(trainer.model, unfinished)  # without the code: what loads it here has it
-    tokenizer.save_pretrained(unfinished)
-    write_atomically(
-        unfinished / "training_log.json", (json.dumps(trainer.state.log_history, indent=1) + "\n").encode()
-    )
-    unfinished.rename(student)
+    with whole_folder(student) as unfinished:
+        PreTrainedModel.save_pretrained(trainer.model, unfinished)  # without the code: what loads it here has it
+        tokenizer.save_pretrained(unfinished)
+        log = json.dumps(trainer.state.log_history, indent=1) + "\n"
+        (unfinished / "training_log.json").write_text(log, encoding="utf-8")
     return student
 
 

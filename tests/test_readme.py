@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -28,8 +29,6 @@ def test_links_lead_somewhere():
 
 @pytest.mark.parametrize("line", re.findall(r"^d3llm [^#\n]+", README, re.MULTILINE))
 def test_the_command_lines_parse(line):
-    import shlex
-
     from d3llm.commands.main import build_parser
     from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 
@@ -42,6 +41,22 @@ def test_the_command_lines_parse(line):
     flags = [argument[2:].replace("-", "_") for argument in rest if argument.startswith("--")]
     assert not rest or args.takes_fields
     assert set(flags) <= KNOWN_FIELDS
+
+
+def test_the_small_teacher_is_distilled_as_the_page_says(tmp_path, monkeypatch, capsys):
+    from d3llm.commands.main import main
+
+    lines = [line for line in README.splitlines() if line.startswith("d3llm ")]
+    lines = [line for line in lines if "quickstart/teacher" in line or "--model small" in line]
+    assert [line.split()[1] for line in lines] == ["extract", "distill", "generate"]
+    shorter = {"--limit 256": "--limit 4", "--max_steps 60": "--max_steps 2 --per_device_train_batch_size 2 --use_cpu"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").symlink_to(ROOT / "quickstart")  # as in a checkout
+    for line in lines:
+        for long, short in shorter.items():
+            line = line.replace(long, short)
+        assert main(shlex.split(line)[1:]) == 0
+    assert "####" in capsys.readouterr().out
 
 
 def test_the_numbers_are_those_of_the_result_file():
