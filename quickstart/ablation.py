@@ -53,8 +53,8 @@ def run_ablation(
     baseline = {"model": TEACHER, "preset": BASELINE}
     measure_methods(_measuring(recipe, [baseline, *decoders]), {}, results)
     trajectories = extract(recipe, output / "trajectories")
-    for seed in seeds or ablation["seeds"]:
-        for variant, changes in ablation["variants"].items():
+    for variant, changes in ablation["variants"].items():
+        for seed in seeds or ablation["seeds"]:
             name = f"{variant.replace(' ', '_')}-{seed}"
             changed = recipe | {"seed": seed, "training": recipe["training"] | ablation["training"] | changes}
             student = train(changed, trajectories, output / "training" / name, output / "students" / name)

@@ -93,13 +93,13 @@ def test_seeds_of_an_ablation_are_run_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "extract", lambda recipe, folder: folder)
     monkeypatch.setattr(ablation, "measure_methods", lambda recipe, students, folder: measured.extend(students))
     monkeypatch.setattr(ablation, "train", lambda recipe, *folders: trained.append((folders[2].name, recipe["seed"])))
-    ablation.run_ablation(tmp_path, seeds=[1])
+    ablation.run_ablation(tmp_path, seeds=[1, 2])
     variants = [name.replace(" ", "_") for name in yaml.safe_load(ablation.ABLATION.read_text())["variants"]]
-    assert trained == [(f"{name}-1", 1) for name in variants]
-    assert measured == [f"{name}-1" for name in variants]
+    assert trained == [(f"{name}-{seed}", seed) for name in variants for seed in (1, 2)]
+    assert measured == [name for name, _ in trained]
     with pytest.raises(ValueError, match=r"the seeds \[0, 1, 2\], not \[7\]"):
         ablation.run_ablation(tmp_path, seeds=[0, 7])
-    assert len(trained) == len(variants)
+    assert len(trained) == 2 * len(variants)
 
 
 def result(threshold, accuracy, tpf):
