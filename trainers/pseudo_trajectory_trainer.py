@@ -126,6 +126,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     """
 
     loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
+    eval_dataset: Any
     _tag_names = ["d3llm", "pseudo-trajectory"]
     _name = "Pseudo-trajectory distillation"
     _paper = {"title": "d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation", "id": "2601.07568"}
@@ -253,9 +254,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             low = mask_ratio_bound(progress, args.min_mask_ratio, args.max_mask_ratio)
         return (low, args.max_mask_ratio), window_size_at(progress, args.window_sizes)
 
-    def corrupt(
-        self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0
-    ) -> Corruption:
+    def corrupt(self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0) -> Corruption:
         """
         Draws what is masked in a batch; a pure function of the seed, the step and the samples.
 
