@@ -63,12 +63,10 @@ def teacher_max_new_tokens(dataset: Dataset, name: str) -> int:
             columns.
     """
     _check_columns(dataset, name)
-    lengths = [
-        read_decode_config({"decode_config": text}).get("max_new_tokens") for text in dataset.unique("decode_config")
-    ]
-    if None in lengths:
+    configs = [read_decode_config({"decode_config": text}) for text in dataset.unique("decode_config")]
+    if any(config.get("max_new_tokens") is None for config in configs):
         raise ValueError(f"{name} does not say how long the generated region is: give `max_new_tokens`.")
-    return max(lengths, default=0)
+    return max((config["max_new_tokens"] for config in configs), default=0)
 
 
 def _check_columns(dataset: Dataset, name: str) -> None:
