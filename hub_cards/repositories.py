@@ -24,6 +24,7 @@ RUN_STATE = (
     "rng_state*",
     "trainer_state.json",
     "training_args.bin",
+    "training_plan.json",
     "global_step*/*",
     "zero_to_fp32.py",
 )

@@ -28,6 +28,7 @@ def distill(hub, model: Path, work: Path, *options: str, code: int = 0) -> str:
         *("--model_name_or_path", str(model), "--output_dir", str(work / "student")),
         *("--trajectories", str(work / "trajectories"), "--config", "d3llm_llada", "--dtype", "float32"),
         *("--max_steps", "2", "--save_steps", "1", "--per_device_train_batch_size", "4", "--max_new_tokens", "24"),
+        *("--max_length", "64"),
         *("--report_to", "none", "--use_cpu", "--bf16", "false", "--push_to_hub", "--hub_model_id", "ada/student"),
     )
     done = subprocess.run(
@@ -57,6 +58,7 @@ def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert {"modeling_llada.py", "generation_config.json", "tokenizer.json", "README.md"} <= names
     assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    assert "training_plan.json" not in names
     ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "student", folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     text = (folder / "README.md").read_text()

@@ -1,14 +1,29 @@
 """What a training checks before it starts: weights, canvas, evaluation, and the run that its folder holds."""
 
+import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
+from trl import ModelConfig
 
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM
+from d3llm.trainers.distill import RECIPES, parse_arguments
+from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.training_plan import (
+    ADAPTERS,
+    PLAN_FILE,
+    TRAINING_ARGUMENTS,
+    WITHOUT_EFFECT,
+    rows_fingerprint,
+    training_plan,
+)
 
 from .trajectory_rows import make_trainer, random_trajectories
 
@@ -20,7 +35,9 @@ def trajectories(tmp_path) -> Path:
 
 
 def distill(folder: Path, output: Path, *options: str) -> int:
-    small = ["--use_cpu", "--report_to", "none", "--bf16", "false", "--disable_tqdm", "true", "--max_steps", "1"]
+    small = ["--use_cpu", "--report_to", "none", "--bf16", "false", "--disable_tqdm", "true"]
+    if "--max_steps" not in options:
+        small += ["--max_steps", "1"]
     small += ["--model_name_or_path", str(folder), "--output_dir", str(output), "--max_new_tokens", "24"]
     return main(["distill", *small, "--max_length", "64", *options])
 
@@ -86,3 +103,114 @@ def test_a_canvas_that_does_not_fit_the_model_is_refused(tiny_checkpoint, trajec
     rows = random_trajectories(decode_config='{"mask_token_id": 1, "eos_token_id": [0]}')
     with pytest.raises(ValueError, match=r"in the 128 positions of .*: give less\.$"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_new_tokens=128)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def half_done(tiny_checkpoint, trajectories, tmp_path) -> Path:
+    """Of a run of four steps the first two, as a machine leaves them that dies; beside it the `whole` run."""
+    options = ["--trajectories", str(trajectories), "--max_steps", "4", "--save_steps", "2"]
+    assert distill(tiny_checkpoint, tmp_path / "whole", *options, "--per_device_train_batch_size", "4") == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoint-4")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    return tmp_path / "half"
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (
+            ["--corruption", "block", "--window_sizes", "8", "--learning_rate", "1e-3"],
+            ['corruption was "trajectory", is "block"', "is [8]", "learning_rate was 2e-05, is 0.001"],
+        ),
+        (["--keep", "all"], ["rows was 21, is 32", "trajectories was"]),
+        (["--max_steps", "6"], ["max_steps was 4, is 6"]),
+        (["--use_peft"], ["use_peft was false, is true"]),
+        (["--per_device_train_batch_size", "8"], ["samples_per_step was 4, is 8"]),
+        (["--model_name_or_path", "OTHER"], ["(model was"]),
+    ],
+)
+def test_another_training_does_not_go_on(
+    tiny_checkpoint, trajectories, half_done, tmp_path, capsys, options, messages
+):
+    other = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    torch.nn.init.normal_(other.get_output_embeddings().weight)
+    shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    options = [str(tmp_path / "other") if option == "OTHER" else option for option in options]
+    before = files_of(half_done)
+    resume = ["--trajectories", str(trajectories), "--per_device_train_batch_size", "4", "--resume"]
+    resume += ["--save_steps", "2"]
+    if "--max_steps" not in options:
+        resume += ["--max_steps", "4"]
+    assert distill(tiny_checkpoint, half_done, *resume, *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "half holds a run of other settings (" in error
+    assert all(message in error for message in messages), error
+    assert files_of(half_done) == before
+
+
+def test_what_leaves_the_weights_alone_may_change(tiny_checkpoint, trajectories, half_done, tmp_path):
+    trajectories = trajectories.rename(tmp_path / "moved")
+    options = ["--trajectories", str(trajectories), "--max_steps", "4", "--resume"]
+    options += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]  # 4 samples a step, too
+    options += ["--save_steps", "1", "--save_total_limit", "1", "--logging_steps", "1"]
+    options += ["--run_name", "again", "--per_device_eval_batch_size", "2", "--activation_checkpointing", "true"]
+    assert distill(tiny_checkpoint, half_done, *options) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_a_run_without_a_plan_goes_on_with_a_warning_and_a_damaged_plan_is_refused(
+    tiny_checkpoint, trajectories, half_done, capsys, caplog
+):
+    options = ["--trajectories", str(trajectories), "--max_steps", "4", "--per_device_train_batch_size", "4"]
+    (half_done / PLAN_FILE).write_text('{"max_st')
+    assert distill(tiny_checkpoint, half_done, *options, "--resume") == 2
+    assert f"{PLAN_FILE} is damaged" in capsys.readouterr().err
+    (half_done / PLAN_FILE).unlink()
+    with caplog.at_level("WARNING", logger="d3llm"):
+        assert distill(tiny_checkpoint, half_done, *options, "--resume") == 0
+    assert f"has no {PLAN_FILE}" in caplog.text
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("adapters", [[], ["--use_peft", "--lora_r", "2"]])
+def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, tmp_path, capsys, resume, adapters):
+    options = ["--trajectories", str(trajectories), "--save_strategy", "no", *adapters]
+    assert distill(tiny_checkpoint, tmp_path / "student", *options) == 0
+    before = files_of(tmp_path / "student")
+    assert distill(tiny_checkpoint, tmp_path / "student", *options, *resume) == 2
+    assert "student holds a model, and no whole checkpoint to go on from" in capsys.readouterr().err
+    assert files_of(tmp_path / "student") == before
+    assert distill(tiny_checkpoint, tmp_path / "new", *options, *resume) == 0  # with nothing there, both start
+
+
+def test_the_plan_holds_all_of_a_recipe(tiny_checkpoint):
+    """But what a training starts from, which is there by its content, and what is only about how it is computed."""
+    elsewhere = {"model_name_or_path", "dtype", "trust_remote_code", "activation_checkpointing"}
+    elsewhere |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # `samples_per_step`
+    model = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    for path in RECIPES.glob("*.yaml"):
+        _, args, model_args = parse_arguments(["--config", path.stem, "--use_cpu", "--report_to", "none"])
+        plan = training_plan(args, model_args, model, None, random_trajectories(4))
+        assert yaml.safe_load(path.read_text()).keys() - elsewhere <= plan.keys(), path
+    own = set(PseudoTrajectoryConfig.__annotations__)
+    assert own > WITHOUT_EFFECT
+    assert set(TRAINING_ARGUMENTS) < {field.name for field in fields(PseudoTrajectoryConfig)} - own
+    assert set(ADAPTERS) < {field.name for field in fields(ModelConfig)}
+
+
+def test_the_fingerprint_of_rows_is_of_what_the_student_sees():
+    dataset = random_trajectories(8)
+    first = rows_fingerprint(dataset)
+    assert rows_fingerprint(random_trajectories(9).select(range(8))) == first
+    assert rows_fingerprint(dataset.select(range(7))) != first
+    for column in ("prompt_ids", "response_ids", "commit_steps", "tail_steps"):
+        rows = dataset.to_list()
+        rows[2][column] = [*rows[2][column], 3]
+        assert rows_fingerprint(Dataset.from_list(rows, features=dataset.features)) != first, column

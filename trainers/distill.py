@@ -24,6 +24,7 @@ from .lora import merge_adapter
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .samples import Samples
+from .training_plan import check_plan, training_plan, write_plan
 from .trajectories import load_trajectories
 
 
@@ -234,6 +235,30 @@ def last_checkpoint(output_dir: str) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
+def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
+    """
+    Where a training in a folder starts.
+
+    Args:
+        output (`Path`): The folder.
+        resume (`bool`): Whether to go on with the run in it.
+
+    Returns:
+        `Path` or `None`: Its last whole checkpoint; `None` if there is none, and no trained weights either.
+
+    Raises:
+        `ValueError`: For what would be overwritten.
+    """
+    checkpoint = last_checkpoint(str(output))
+    if checkpoint is None and any(output.glob("*.safetensors")):
+        raise ValueError(
+            f"{output} holds a model, and no whole checkpoint to go on from: choose another --output_dir."
+        )
+    if checkpoint is not None and not resume:
+        raise ValueError(f"{output} holds a run: go on with it (--resume), or choose another --output_dir.")
+    return checkpoint
+
+
 def _is_whole(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -273,11 +298,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("held_out_check='code' runs programs that nobody has read: allow it, --allow_code_execution.")
     if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
         raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: leave it out.")
-    checkpoint = last_checkpoint(training_args.output_dir)
-    if checkpoint is not None and not arguments.resume:
-        raise ValueError(
-            f"{training_args.output_dir} holds a run: go on with it (--resume), or choose another --output_dir."
-        )
+    if training_args.resume_from_checkpoint is not None:
+        raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
+    output = Path(training_args.output_dir)
+    checkpoint = checkpoint_to_resume(output, arguments.resume)
     dataset = load_trajectories(arguments.trajectories, split=arguments.trajectories_split)
     dataset, held_out_rows = split_trajectories(dataset, arguments)
     tokenizer = AutoTokenizer.from_pretrained(
@@ -290,8 +314,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher = load_teacher(
             arguments.teacher_name_or_path, model_args, tokenizer, trust_remote_code=arguments.trust_remote_code
         )
+    student = load_model(model_args.model_name_or_path, model_args)
+    # Of a sharded run only the first process may have all of the weights.
+    is_main = training_args.process_index == 0
+    plan = training_plan(training_args, model_args, student, teacher, dataset) if is_main else {}
+    if is_main and checkpoint is not None:
+        check_plan(output, plan)
     trainer = PseudoTrajectoryTrainer(
-        model=load_model(model_args.model_name_or_path, model_args),
+        model=student,
         args=training_args,
         train_dataset=dataset,
         eval_dataset=held_out_rows,
@@ -301,6 +331,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=get_peft_config(model_args),
     )
     trainer.card_facts = card_facts(str(arguments.trajectories), argv)
+    if is_main:
+        write_plan(output, plan)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
@@ -309,8 +341,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
         adapted = trainer.accelerator.unwrap_model(trainer.model)
-        merged = merge_adapter(adapted, Path(training_args.output_dir) / "merged", tokenizer)
-        trainer.write_card(merged, Path(training_args.output_dir).resolve().name)
+        merged = merge_adapter(adapted, output / "merged", tokenizer)
+        trainer.write_card(merged, output.resolve().name)
 
 
 if __name__ == "__main__":

@@ -578,14 +578,14 @@ def _check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[s
     way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
     if args.max_length is not None and args.max_length > positions:
         raise ValueError(
-            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: give "
-            f"--max_length {positions} or less{way_out}."
+            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: "
+            f"give --max_length {positions} or less{way_out}."
         )
     limit = args.max_length or positions
     if args.max_new_tokens is not None and args.max_new_tokens >= limit:
         raise ValueError(
-            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions of "
-            f"prompt and response (`max_length`): give less{way_out}."
+            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
+            f"of prompt and response (`max_length`): give less{way_out}."
         )
 
 
