@@ -1,5 +1,6 @@
 """What a training checks before it starts: weights, canvas, evaluation, and the run that its folder holds."""
 
+import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -10,12 +11,14 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM
-from d3llm.trainers.distill import RECIPES, parse_arguments
+from d3llm.trainers.distill import RECIPES, DistillArguments, parse_arguments, read_held_out
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.training_plan import (
     ADAPTERS,
     PLAN_FILE,
@@ -214,3 +217,54 @@ def test_the_fingerprint_of_rows_is_of_what_the_student_sees():
         rows = dataset.to_list()
         rows[2][column] = [*rows[2][column], 3]
         assert rows_fingerprint(Dataset.from_list(rows, features=dataset.features)) != first, column
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--held_out", "problems.jsonl"], "--held_out is for evaluations, and there are none: give --eval_strategy"),
+        (["--eval_trajectories", "4"], "--eval_trajectories is for evaluations, and there are none"),
+        (["--held_out", "x.jsonl", "--eval_strategy", "epoch"], "give --eval_trajectories 100, too"),
+        (["--eval_generation_kwargs", '{"preset": "d3llm"}'], "is for the problems of --held_out"),
+        (["--eval_generation_kwargs", "d3llm"], "`eval_generation_kwargs` is 'd3llm': expected a JSON object"),
+    ],
+)
+def test_an_evaluation_that_would_not_take_place_is_refused(
+    tiny_checkpoint, trajectories, tmp_path, capsys, options, message
+):
+    assert distill(tiny_checkpoint, tmp_path / "student", "--trajectories", str(trajectories), *options) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fields", "message"),
+    [
+        (["one"], {"treshold": 0.3}, "unknown generation field `treshold`"),
+        (["one"], {"batch_size": 3}, "unknown generation field `batch_size`"),
+        (["one"], {"preset": "d4llm"}, "'d4llm'"),
+        (["one"], {"num_return_sequences": 2}, "must be 1"),
+        (["one", "one " * 120], {"max_new_tokens": 16}, "exceed the 128 positions"),
+        ([], {}, "`prompts` is empty"),
+    ],
+)
+def test_what_an_evaluation_would_stumble_over_is_refused_first(tiny_checkpoint, tmp_path, prompts, fields, message):
+    options = {"eval_dataset": random_trajectories(4), "eval_generation_kwargs": fields}
+    held_out = HeldOutPrompts(prompts, lambda index, text: True)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tiny_checkpoint, tmp_path, processing_class=tokenizer, held_out=held_out, **options)
+    with pytest.raises(ValueError, match="give a `processing_class`"):
+        make_trainer(tiny_checkpoint, tmp_path, held_out=held_out, **options)
+
+
+def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "gsm"
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/test.jsonl\n" for name in ("main", "socratic"))
+    for name, question in (("main", "one plus one"), ("socratic", "two plus two")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "test.jsonl").write_text(json.dumps({"question": question, "answer": "2"}) + "\n")
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    arguments = DistillArguments(held_out_config="socratic", held_out_split="train")
+    held_out = read_held_out(str(folder), arguments, tokenizer)
+    assert "two plus two" in tokenizer.decode(held_out.prompts[0])

@@ -48,6 +48,7 @@ class DistillArguments:
         teacher_name_or_path (`str`, *optional*): A model for the divergence of recipes with `kl_weight`; by default
             the student's own weights without its adapters.
         held_out (`str`, *optional*): Data set of problems that are decoded at each evaluation.
+        held_out_config (`str`, *optional*): Configuration of a data set on the Hub that has several, such as `"main"`.
         held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Where in it they are.
         held_out_check (`str`, *optional*, defaults to `"number"`): How answers are compared.
         held_out_limit (`int`, *optional*): How many of them, from the first.
@@ -68,6 +69,7 @@ class DistillArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Let the tokenizer run code of the model."})
     teacher_name_or_path: str | None = field(default=None, metadata={"help": "Model for the divergence."})
     held_out: str | None = field(default=None, metadata={"help": "Problems that are decoded at each evaluation."})
+    held_out_config: str | None = field(default=None, metadata={"help": "Configuration of that data set on the Hub."})
     held_out_split: str = field(default="test", metadata={"help": "Their split."})
     held_out_prompt_column: str = field(default="question", metadata={"help": "Column of their prompts."})
     held_out_answer_column: str = field(default="answer", metadata={"help": "Column of their answers."})
@@ -178,6 +180,20 @@ def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[D
     return dataset.select(range(rows)), dataset.select(range(rows, len(dataset)))
 
 
+def check_evaluation(arguments: DistillArguments, args: PseudoTrajectoryConfig) -> None:
+    """Raises a `ValueError` for what is given for evaluations that will not take place."""
+    given = [name for name in ("eval_trajectories", "held_out") if getattr(arguments, name)]
+    if given and args.eval_strategy == "no" and not args.eval_on_start:
+        raise ValueError(
+            f"--{given[0]} is for evaluations, and there are none: give --eval_strategy steps --eval_steps 200, or "
+            "leave it out."
+        )
+    if arguments.held_out is not None and not arguments.eval_trajectories:
+        raise ValueError("--held_out is decoded beside held-out trajectories: give --eval_trajectories 100, too.")
+    if args.eval_generation_kwargs and arguments.held_out is None:
+        raise ValueError("--eval_generation_kwargs is for the problems of --held_out: name them, or leave it out.")
+
+
 def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> HeldOutPrompts:
     """The problems that are decoded at each evaluation."""
     samples = Samples(
@@ -185,6 +201,7 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
         tokenizer,
         prompt_column=arguments.held_out_prompt_column,
         columns=[arguments.held_out_answer_column],
+        dataset_config=arguments.held_out_config,
         split=arguments.held_out_split,
         limit=arguments.held_out_limit,
     )[:]
@@ -296,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
         raise ValueError("held_out_check='code' runs programs that nobody has read: allow it, --allow_code_execution.")
+    check_evaluation(arguments, training_args)
     if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
         raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: leave it out.")
     if training_args.resume_from_checkpoint is not None:

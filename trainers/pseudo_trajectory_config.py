@@ -188,6 +188,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        if isinstance(self.eval_generation_kwargs, str):
+            raise ValueError(f"`eval_generation_kwargs` is {self.eval_generation_kwargs!r}: expected a JSON object.")
         if not 0 <= self.min_mask_ratio <= self.max_mask_ratio <= 1:
             raise ValueError(
                 f"Expected 0 <= `min_mask_ratio` <= `max_mask_ratio` <= 1, got {self.min_mask_ratio} and "

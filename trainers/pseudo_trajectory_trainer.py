@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..evaluation import evaluate_decoding, resolve_generation_config
+from ..evaluation import evaluate_decoding, generate_in_batches, resolve_generation_config
 from ..hub_cards.push import PushError
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
@@ -120,6 +120,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
+        `ValueError`: For held-out prompts or `args.eval_generation_kwargs` that the decoder refuses.
         `ValueError`: For trained weights in 16 bits of which nothing keeps a float32 copy.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
         `OSError`: When a checkpoint cannot be written.
@@ -197,6 +198,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
         self._check_processes()
         self._check_precision()
+        if held_out is not None:
+            self._check_held_out(held_out, base)
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
@@ -238,6 +241,22 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
                 "float32: load the model with dtype float32 (bf16 autocast stays), train adapters (--use_peft), or "
                 "use DeepSpeed or FSDP with mixed precision; see docs/training.md."
             )
+
+    def _check_held_out(self, held_out: HeldOutPrompts, model: PreTrainedModel) -> None:
+        """What the first evaluation would stumble over ends the run before its first step."""
+        if self.processing_class is None:
+            raise ValueError("`held_out` is decoded to text: give a `processing_class`.")
+        fields = self.args.eval_generation_kwargs or {}
+        try:
+            if fields.get("num_return_sequences", 1) != 1:
+                raise ValueError("`num_return_sequences` must be 1")
+            resolve_generation_config(model, [1], **fields)
+            everything = range(len(held_out.prompts))  # counts as done: all but the decoding is tried
+            list(generate_in_batches(model, self.processing_class, held_out.prompts, done=everything, **fields))
+        except ValueError as error:
+            raise ValueError(
+                f"`held_out` cannot be decoded with `eval_generation_kwargs` {fields}: {error}"
+            ) from error
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
