@@ -19,6 +19,7 @@ from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.distill import RECIPES, DistillArguments, parse_arguments, read_held_out
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
+from d3llm.trainers.training_checks import check_precision
 from d3llm.trainers.training_plan import (
     ADAPTERS,
     PLAN_FILE,
@@ -51,15 +52,10 @@ def test_trained_weights_in_16_bits_need_a_copy_in_32(tiny_checkpoint, tmp_path)
     with pytest.raises(ValueError, match="weights to train are bfloat16, in which small steps are rounded away"):
         make_trainer(folder, tmp_path, bf16=True)
     make_trainer(folder, tmp_path, bf16=True, peft_config=LoraConfig(r=4))
-    trainer = make_trainer(tiny_checkpoint, tmp_path, bf16=True)
-    trainer.model.bfloat16()
-    trainer.is_deepspeed_enabled = True  # keeps the copy when it runs in mixed precision
-    trainer._check_precision()
-    trainer = make_trainer(tiny_checkpoint, tmp_path)
-    trainer.model.half()
-    trainer.is_deepspeed_enabled = True
+    model = LLaDAModelLM.from_pretrained(tiny_checkpoint).half()
+    check_precision(model, has_float32_copy=True)
     with pytest.raises(ValueError, match="weights to train are float16"):
-        trainer._check_precision()
+        check_precision(model, has_float32_copy=False)
 
 
 @pytest.mark.parametrize("recipe", ["d3llm_dream_coder", "llada_sft"])
@@ -268,3 +264,18 @@ def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
     arguments = DistillArguments(held_out_config="socratic", held_out_split="train")
     held_out = read_held_out(str(folder), arguments, tokenizer)
     assert "two plus two" in tokenizer.decode(held_out.prompts[0])
+
+
+def test_a_report_that_is_not_installed_is_named(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("d3llm.trainers.training_checks.get_available_reporting_integrations", lambda: ["wandb"])
+    with pytest.raises(ValueError, match="`report_to` names tensorboard, not installed here"):
+        make_trainer(tiny_checkpoint, tmp_path, report_to=["wandb", "tensorboard"])
+
+
+def test_adapters_start_from_the_seed(tiny_checkpoint, tmp_path):
+    def adapters(seed):
+        torch.manual_seed(torch.seed() % 1000)  # whatever came before
+        trainer = make_trainer(tiny_checkpoint, tmp_path, seed=seed, peft_config=LoraConfig(r=4))
+        return torch.cat([p.flatten() for name, p in trainer.model.named_parameters() if "lora_A" in name])
+
+    assert torch.equal(adapters(1), adapters(1)) and not torch.equal(adapters(1), adapters(2))

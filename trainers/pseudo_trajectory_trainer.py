@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +12,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..evaluation import evaluate_decoding, generate_in_batches, resolve_generation_config
+from ..evaluation import evaluate_decoding, resolve_generation_config
 from ..hub_cards.push import PushError
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
@@ -25,6 +24,15 @@ from .losses import TokenLosses, token_losses
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .publishing_trainer import PublishingTrainer, check_push
 from .student_data import COLUMNS, StudentFacts, TrajectoryCollator, prepare_trajectories, teacher_max_new_tokens
+from .training_checks import (
+    check_canvas,
+    check_held_out,
+    check_kind,
+    check_precision,
+    check_processes,
+    check_reports,
+    check_teacher,
+)
 from .trl_base import _ForwardRedirection
 
 
@@ -117,6 +125,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     Raises:
         `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
         `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
+        `ValueError`: For a `report_to` that is not installed.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
@@ -147,7 +156,9 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         peft_config: LoraConfig | None = None,
     ):
         args = args or PseudoTrajectoryConfig("pseudo-trajectory")
+        check_reports(args)
         if peft_config is not None:
+            set_seed(args.seed)  # adapters start from random numbers
             model = add_lora(model, peft_config)
         if is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
@@ -170,12 +181,12 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             tokenizer=processing_class,
         )
         if teacher is not None:
-            self._check_teacher(teacher, base)
+            check_teacher(teacher, base, self.student.mask_token_id)
         datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
         for name, dataset in datasets.items():
-            _check_kind(dataset, name)
-        _check_canvas(args, base.config.max_position_embeddings, datasets)
+            check_kind(dataset, name)
+        check_canvas(args, base.config.max_position_embeddings, datasets)
         length = args.max_new_tokens or max((teacher_max_new_tokens(d, n) for n, d in datasets.items()), default=1)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
@@ -196,67 +207,15 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         )
         if self.args.n_gpu > 1:
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
-        self._check_processes()
-        self._check_precision()
+        check_processes(self.accelerator, self.args.world_size)
+        # ZeRO keeps a float32 copy of what it trains in 16 bits, accelerate makes one for FSDP.
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        check_precision(self.model, has_float32_copy=is_sharded and self.accelerator.mixed_precision != "no")
         if held_out is not None:
-            self._check_held_out(held_out, base)
+            check_held_out(held_out, base, processing_class, self.args.eval_generation_kwargs or {})
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
-
-    def _check_teacher(self, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-        """The divergence compares two distributions over the same tokens, of the same noisy canvas."""
-        rows = [model.get_output_embeddings().weight.shape[0] for model in (teacher, student)]
-        if rows[0] != rows[1]:
-            raise ValueError(
-                f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take a teacher with the "
-                "same."
-            )
-        mask = teacher._mask_token_id(resolve_generation_config(teacher, [1]))
-        if mask != self.student.mask_token_id:
-            raise ValueError(
-                f"The teacher's mask token is {mask}, the student's {self.student.mask_token_id}: take a teacher with "
-                "the same."
-            )
-
-    def _check_processes(self) -> None:
-        """Some ways to launch several processes leave each of them alone, without a word."""
-        launched = int(os.environ.get("WORLD_SIZE", 1))
-        joined = self.accelerator.num_processes if self.accelerator.use_distributed else 1
-        if not launched == joined == self.args.world_size:
-            raise ValueError(
-                f"{launched} processes were launched, of which accelerate joins {joined}: each would train a model of "
-                "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
-            )
-
-    def _check_precision(self) -> None:
-        """A step of a small learning rate is less than half a unit of 16 bits: most weights would never change."""
-        dtypes = {parameter.dtype for parameter in self.model.parameters() if parameter.requires_grad}
-        low = [str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes]
-        # ZeRO keeps a float32 copy of what it trains in 16 bits, accelerate makes one for FSDP.
-        has_copy = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if low and not (has_copy and self.accelerator.mixed_precision != "no"):
-            raise ValueError(
-                f"The weights to train are {low[0]}, in which small steps are rounded away, and nothing keeps them in "
-                "float32: load the model with dtype float32 (bf16 autocast stays), train adapters (--use_peft), or "
-                "use DeepSpeed or FSDP with mixed precision; see docs/training.md."
-            )
-
-    def _check_held_out(self, held_out: HeldOutPrompts, model: PreTrainedModel) -> None:
-        """What the first evaluation would stumble over ends the run before its first step."""
-        if self.processing_class is None:
-            raise ValueError("`held_out` is decoded to text: give a `processing_class`.")
-        fields = self.args.eval_generation_kwargs or {}
-        try:
-            if fields.get("num_return_sequences", 1) != 1:
-                raise ValueError("`num_return_sequences` must be 1")
-            resolve_generation_config(model, [1], **fields)
-            everything = range(len(held_out.prompts))  # counts as done: all but the decoding is tried
-            list(generate_in_batches(model, self.processing_class, held_out.prompts, done=everything, **fields))
-        except ValueError as error:
-            raise ValueError(
-                f"`held_out` cannot be decoded with `eval_generation_kwargs` {fields}: {error}"
-            ) from error
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = COLUMNS
@@ -505,7 +464,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         """
         if eval_dataset is None:
             return super().evaluate(None, *args, **kwargs)
-        _check_kind(eval_dataset, "eval_dataset")
+        check_kind(eval_dataset, "eval_dataset")
         before = self.eval_dataset
         self.eval_dataset = prepare_trajectories(eval_dataset, self.student, self.max_new_tokens, "eval_dataset")
         try:  # in its place, so that a loss that is no number names the right samples
@@ -579,33 +538,6 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             else:
                 logs |= {f"eval_{name}": value for name, value in parts.items()}
         super().log(logs, start_time)
-
-
-def _check_kind(dataset: Any, name: str) -> None:
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
-            "`load_trajectories` (`concatenate_datasets` joins several)."
-        )
-
-
-def _check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset]) -> None:
-    """A canvas that no decoder takes is not trained either."""
-    taught = 0
-    with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place
-        taught = max(teacher_max_new_tokens(dataset, name) for name, dataset in datasets.items())
-    way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
-    if args.max_length is not None and args.max_length > positions:
-        raise ValueError(
-            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: "
-            f"give --max_length {positions} or less{way_out}."
-        )
-    limit = args.max_length or positions
-    if args.max_new_tokens is not None and args.max_new_tokens >= limit:
-        raise ValueError(
-            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
-            f"of prompt and response (`max_length`): give less{way_out}."
-        )
 
 
 def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:

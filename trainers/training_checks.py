@@ -1,0 +1,112 @@
+"""What ends a training before its first step: each check raises a `ValueError` that says the way out."""
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import get_available_reporting_integrations
+
+from ..evaluation import generate_in_batches, resolve_generation_config
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .student_data import teacher_max_new_tokens
+
+
+if TYPE_CHECKING:
+    from .pseudo_trajectory_trainer import HeldOutPrompts
+
+
+REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
+
+
+def check_kind(dataset: Any, name: str) -> None:
+    """Trainers of other kinds take several data sets, or none of `datasets`."""
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
+            "`load_trajectories` (`concatenate_datasets` joins several)."
+        )
+
+
+def check_reports(args: PseudoTrajectoryConfig) -> None:
+    """`report_to` names packages, which may not be there; transformers itself ends in a `RuntimeError` then."""
+    missing = sorted(REPORT_PACKAGES & set(args.report_to) - set(get_available_reporting_integrations()))
+    if missing:
+        raise ValueError(f"`report_to` names {', '.join(missing)}, not installed here: install it, or leave it out.")
+
+
+def check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset]) -> None:
+    """A canvas that no decoder takes is not trained either."""
+    taught = 0
+    with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place
+        taught = max(teacher_max_new_tokens(dataset, name) for name, dataset in datasets.items())
+    way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
+    if args.max_length is not None and args.max_length > positions:
+        raise ValueError(
+            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: "
+            f"give --max_length {positions} or less{way_out}."
+        )
+    limit = args.max_length or positions
+    if args.max_new_tokens is not None and args.max_new_tokens >= limit:
+        raise ValueError(
+            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
+            f"of prompt and response (`max_length`): give less{way_out}."
+        )
+
+
+def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token_id: int) -> None:
+    """The divergence compares two distributions over the same tokens, of the same noisy canvas."""
+    rows = [model.get_output_embeddings().weight.shape[0] for model in (teacher, student)]
+    if rows[0] != rows[1]:
+        raise ValueError(
+            f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take one with the same."
+        )
+    mask = teacher._mask_token_id(resolve_generation_config(teacher, [1]))
+    if mask != mask_token_id:
+        raise ValueError(f"The teacher's mask token is {mask}, the student's {mask_token_id}: take one with the same.")
+
+
+def check_processes(accelerator: Accelerator, world_size: int) -> None:
+    """Some ways to launch several processes leave each of them alone, without a word."""
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    joined = accelerator.num_processes if accelerator.use_distributed else 1
+    if not launched == joined == world_size:
+        raise ValueError(
+            f"{launched} processes were launched, of which accelerate joins {joined}: each would train a model of "
+            "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
+        )
+
+
+def check_precision(model: nn.Module, has_float32_copy: bool) -> None:
+    """A step of a small learning rate is less than half a unit of 16 bits: most weights would never change."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    low = [str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes]
+    if low and not has_float32_copy:
+        raise ValueError(
+            f"The weights to train are {low[0]}, in which small steps are rounded away, and nothing keeps them in "
+            "float32: load the model with dtype float32 (bf16 autocast stays), train adapters (--use_peft), or "
+            "use DeepSpeed or FSDP with mixed precision; see docs/training.md."
+        )
+
+
+def check_held_out(
+    held_out: "HeldOutPrompts",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    fields: dict[str, Any],
+) -> None:
+    """What the first evaluation would stumble over ends the run before its first step."""
+    if tokenizer is None:
+        raise ValueError("`held_out` is decoded to text: give a `processing_class`.")
+    try:
+        if fields.get("num_return_sequences", 1) != 1:
+            raise ValueError("`num_return_sequences` must be 1")
+        resolve_generation_config(model, [1], **fields)
+        everything = range(len(held_out.prompts))  # counts as done: all but the decoding is tried
+        list(generate_in_batches(model, tokenizer, held_out.prompts, done=everything, **fields))
+    except ValueError as error:
+        raise ValueError(f"`held_out` cannot be decoded with `eval_generation_kwargs` {fields}: {error}") from error
