@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from ..evaluation.aup.aup import area_under_parallelism, bootstrap_areas
-from .distill_student import DEFAULT_RECIPE, extract, keep_recipe, measure_methods, train
+from .distill_student import extract, keep_recipe, measure_methods, train
+from .student_recipe import read_student_recipe
 
 
 ABLATION = Path(__file__).resolve().parent / "ablation.yaml"
@@ -39,7 +40,7 @@ def run_ablation(
     Raises:
         `ValueError`: For a folder that holds another run, and for seeds that the file does not name.
     """
-    recipe = yaml.safe_load((recipe_path or DEFAULT_RECIPE).read_text(encoding="utf-8"))
+    recipe = read_student_recipe(recipe_path)
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
     unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
     if unknown:

@@ -21,12 +21,12 @@ from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from ..trainers.trajectories import load_trajectories
 from . import checkpoint_path
 from .problems import generate_problems
+from .student_recipe import read_student_recipe
 from .task import QUICKSTART
 
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -42,9 +42,9 @@ def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[
         `list[dict]`: The results of all points, see `docs/evaluation.md`.
 
     Raises:
-        `ValueError`: For a folder that holds a run of another recipe, and for fields that nothing knows.
+        `ValueError`: For a folder that holds a run of another recipe, and for what [`read_student_recipe`] refuses.
     """
-    recipe = yaml.safe_load((recipe_path or DEFAULT_RECIPE).read_text(encoding="utf-8"))
+    recipe = read_student_recipe(recipe_path)
     keep_recipe(output, recipe)
     trajectories = extract(recipe, output / "trajectories")
     student = train(recipe, trajectories, output / "training", output / "student")
@@ -129,6 +129,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.model.generation_config.preset = "d3llm"
+    vars(trainer.model.config).pop("auto_map", None)  # of the checkpoints, which hold the code that it names
     with whole_folder(student) as unfinished:
         PreTrainedModel.save_pretrained(trainer.model, unfinished)  # without the code: what loads it here has it
         tokenizer.save_pretrained(unfinished)

@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from d3llm.commands.main import main
-from d3llm.commands.quickstart import check_student_recipe
 from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
-from d3llm.quickstart.distill_student import DEFAULT_RECIPE
+from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, read_student_recipe
 
 
 def run_fails(capsys, *arguments) -> str:
@@ -150,12 +149,12 @@ def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, tmp_path, chang
 
 def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
     recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
-    check_student_recipe(DEFAULT_RECIPE)
+    read_student_recipe(DEFAULT_RECIPE)
     for method in ({"model": "studnet", "preset": "d3llm"}, {"model": "student"}, "student"):
         recipe["measurement"]["methods"] = [method]
         (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
         with pytest.raises(ValueError, match=r"measurement\.methods"):
-            check_student_recipe(tmp_path / "own.yaml")
+            read_student_recipe(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from d3llm.evaluation import fingerprint_files
 from d3llm.evaluation.aup.aup import area_under_parallelism
 from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart import ablation, checkpoint_path
-from d3llm.quickstart.distill_student import DEFAULT_RECIPE, distill_student
+from d3llm.quickstart.distill_student import distill_student
+from d3llm.quickstart.student_recipe import DEFAULT_RECIPE
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 
 from .conftest import ROOT
@@ -45,6 +46,7 @@ def test_the_recipe_runs_to_its_result_files(run):
         assert json.loads(
             (output / "results" / f"student-d3llm.threshold={result['point']['threshold']}.json").read_text()
         )
+    assert "auto_map" not in json.loads((output / "student" / "config.json").read_text())  # it comes without the code
     student = LLaDAModelLM.from_pretrained(output / "student")
     teacher = LLaDAModelLM.from_pretrained(checkpoint_path("teacher"))
     assert any((a != b).any() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
@@ -70,7 +72,7 @@ def test_another_recipe_is_refused(run, recipe):
 def test_the_card_states_the_result_files():
     card = (checkpoint_path("student") / "README.md").read_text()
     files = sorted((ROOT / "docs/results/student").glob("student-d3llm.*.json"))
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         measured = json.loads(file.read_text())
         weights = [checkpoint_path("student") / name for name in ("config.json", "model.safetensors")]
