@@ -151,6 +151,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         `list[dict[str, Any]]`: The results.
     """
     plan, results = recipe["measurement"], []
+    models = {"teacher": checkpoint_path("teacher"), **students}
     folder.mkdir(parents=True, exist_ok=True)
     problems = generate_problems(plan["split"], plan["problems"], plan["seed"])
     samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
@@ -158,7 +159,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
     prompts = [QUICKSTART.encode(tokenizer, sample, chat=True) for sample in samples]
     for method in plan["methods"]:
         name, preset = method["model"], method["preset"]
-        path = students.get(name, checkpoint_path("teacher"))
+        path = models[name]
         model = load(path)
         for threshold in method.get("thresholds", [None]):
             point = {} if threshold is None else {"threshold": threshold}

@@ -84,8 +84,8 @@ class Samples:
         for column in (prompt_column, *columns):
             if column not in self.rows.column_names:
                 raise ValueError(
-                    f"{dataset} has no column {column!r}, only {', '.join(self.rows.column_names)}: name the columns "
-                    "with --prompt-column, --answer-column, --response-column and --order-column."
+                    f"{dataset} has no column {column!r}, only {', '.join(self.rows.column_names)}: give the "
+                    "columns for prompts, answers and the like by their names (see --help)."
                 )
         self.rows = self.rows.select_columns(list(dict.fromkeys((prompt_column, *columns))))
         if limit is not None:
