@@ -212,7 +212,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         check_precision(self.model, has_float32_copy=is_sharded and self.accelerator.mixed_precision != "no")
         if held_out is not None:
-            check_held_out(held_out, base, processing_class, self.args.eval_generation_kwargs or {})
+            check_held_out(held_out.prompts, base, processing_class, self.args.eval_generation_kwargs or {})
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,10 +15,6 @@ from transformers.integrations import get_available_reporting_integrations
 from ..evaluation import generate_in_batches, resolve_generation_config
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .student_data import teacher_max_new_tokens
-
-
-if TYPE_CHECKING:
-    from .pseudo_trajectory_trainer import HeldOutPrompts
 
 
 REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
@@ -94,7 +91,7 @@ def check_precision(model: nn.Module, has_float32_copy: bool) -> None:
 
 
 def check_held_out(
-    held_out: "HeldOutPrompts",
+    prompts: Sequence[Any],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     fields: dict[str, Any],
@@ -106,7 +103,7 @@ def check_held_out(
         if fields.get("num_return_sequences", 1) != 1:
             raise ValueError("`num_return_sequences` must be 1")
         resolve_generation_config(model, [1], **fields)
-        everything = range(len(held_out.prompts))  # counts as done: all but the decoding is tried
-        list(generate_in_batches(model, tokenizer, held_out.prompts, done=everything, **fields))
+        everything = range(len(prompts))  # counts as done: all but the decoding is tried
+        list(generate_in_batches(model, tokenizer, prompts, done=everything, **fields))
     except ValueError as error:
         raise ValueError(f"`held_out` cannot be decoded with `eval_generation_kwargs` {fields}: {error}") from error
