@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .trajectories import (
-    TRAJECTORY_FEATURES,
     RowBatch,
+    check_columns,
     check_trajectories,
     read_decode_config,
     tokenizer_fingerprint,
@@ -62,17 +62,11 @@ def teacher_max_new_tokens(dataset: Dataset, name: str) -> int:
         `ValueError`: If the trajectories do not say it: an order that is not the teacher's has no canvas. For missing
             columns.
     """
-    _check_columns(dataset, name)
+    check_columns(dataset, name)
     configs = [read_decode_config({"decode_config": text}) for text in dataset.unique("decode_config")]
     if any(config.get("max_new_tokens") is None for config in configs):
         raise ValueError(f"{name} does not say how long the generated region is: give `max_new_tokens`.")
     return max((config["max_new_tokens"] for config in configs), default=0)
-
-
-def _check_columns(dataset: Dataset, name: str) -> None:
-    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
-    if missing:
-        raise ValueError(f"{name} is no trajectory data set: it has no {', '.join(missing)}.")
 
 
 def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> Dataset:
@@ -91,7 +85,7 @@ def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens
     Raises:
         `ValueError`: For faulty rows, rows of a teacher with another mask token or tokenizer, and if no row is left.
     """
-    _check_columns(dataset, name)
+    check_columns(dataset, name)
     dataset = with_tail_steps(dataset)
     check_trajectories(dataset, vocab_size=student.vocab_size, name=name)
     for text in dataset.unique("decode_config"):

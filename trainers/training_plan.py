@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
     "gradient_checkpointing",
     "logging_nan_inf_filter",
 }
-# Of the training arguments, those that do not. The number of processes is not among them: `samples_per_step` is.
+# Of the training arguments, those that change the weights. Not the number of processes: `samples_per_step` has it.
 TRAINING_ARGUMENTS = (
     "num_train_epochs",
     "max_steps",

@@ -90,13 +90,8 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
         raise OSError(
             f"Cannot load trajectories from {name}: {reason} (a folder, or a data set on the Hub?)"
         ) from error
+    check_columns(dataset, str(name))
     dataset = with_tail_steps(dataset)
-    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(dataset.column_names)}"
-            ". Make one with `d3llm extract`."
-        )
     dataset = dataset.select_columns(list(STORED_FEATURES))
     try:
         dataset = dataset.cast(STORED_FEATURES)
@@ -104,6 +99,16 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
         raise ValueError(f"The columns of {name} are not those of a trajectory data set: {error}") from error
     check_trajectories(dataset, vocab_size=vocab_size, name=str(name))
     return dataset
+
+
+def check_columns(dataset: Dataset, name: str) -> None:
+    """Raises a `ValueError` for a data set that lacks columns of [`TRAJECTORY_FEATURES`], and names them."""
+    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(dataset.column_names)}"
+            ". Make one with `d3llm extract`."
+        )
 
 
 def with_tail_steps(dataset: Dataset) -> Dataset:
