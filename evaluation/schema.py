@@ -1,0 +1,75 @@
+"""What comes from outside, files and arguments, held against types that state their ranges.
+
+A field is declared once, as a type: `Annotated[int, Field(ge=1)]`, `Literal["a", "b"]`, a `TypedDict` of such. Python,
+the command line and YAML then get the same check and the same error.
+"""
+
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+
+SHOWN = 60  # characters of a faulty value in an error
+
+
+def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
+    """
+    Holds a value against a type.
+
+    Args:
+        kind (`type`): The type; ranges and choices are part of it. Text is not taken for a number, nor a number for
+            text or a truth value.
+        value (`Any`): What came in.
+        name (`str`): What to call it in an error: an argument, or a file and its line.
+        way_out (`str`, *optional*): What to do about it, at the end of the error.
+
+    Returns:
+        `Any`: The value; a whole number becomes a `float` where one is declared, and a `TypedDict` has its own keys alone.
+
+    Raises:
+        `ValueError`: In one line, for the first part of the value that does not fit.
+
+    Example:
+
+    ```python
+    >>> check(Annotated[int, Field(ge=1)], 0, "`max_steps`")
+    ValueError: `max_steps` is 0: expected greater than or equal to 1.
+    ```
+    """
+    try:
+        return _adapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    # The first fault, and what else the same value could have been (a union has one fault for each alternative).
+    place, shown, missing = _place(value, faults[0])
+    expected = [_expected(fault) for fault in faults if _place(value, fault)[0] == place]
+    what = f"{name}{place} is missing" if missing else f"{name}{place} is {_short(shown)}"
+    ending = f": {way_out}." if way_out and missing else f"; {way_out}." if way_out else "."
+    raise ValueError(what + ("" if missing else f": {' or '.join(dict.fromkeys(expected))}") + ending)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _place(value: Any, fault: Any) -> tuple[str, Any, bool]:
+    """Where in the value a fault is, as it would be written in Python; what is there, and whether it is missing."""
+    place = ""
+    for part in fault["loc"]:  # of which some name the alternative of a union, and no place
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            place, value = f"{place}[{part!r}]", value[part]
+        elif fault["type"] == "missing" and part == fault["loc"][-1]:
+            return f"{place}[{part!r}]", None, True
+    return place, value, False
+
+
+def _expected(fault: Any) -> str:
+    text = fault["msg"].removeprefix("Value error, ")
+    return text.replace("Input should be", "expected") if text.startswith("Input") else text[:1].lower() + text[1:]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
