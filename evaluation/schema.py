@@ -25,7 +25,7 @@ def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
         way_out (`str`, *optional*): What to do about it, at the end of the error.
 
     Returns:
-        `Any`: The value; a whole number becomes a `float` where one is declared, and a `TypedDict` has its own keys alone.
+        `Any`: The value; of a `TypedDict` the declared keys. A whole number becomes a `float` where one is declared.
 
     Raises:
         `ValueError`: In one line, for the first part of the value that does not fit.
