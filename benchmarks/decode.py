@@ -93,12 +93,12 @@ def replay(model: LLaDAModelLM, calls: list[dict]) -> float:
     cache = None
     start = time.perf_counter()
     for inputs in calls:
-        if inputs.get("past_key_values") is not None:
+        if inputs.get("cache") is not None:
             rows = len(inputs["input_ids"])
             if cache is None or cache.layers[0].keys.shape[0] != rows:
-                length = inputs["past_key_values"].layers[0].canvas_length
+                length = inputs["cache"].layers[0].canvas_length
                 cache = CanvasCache(model.config.num_hidden_layers, length)
-            inputs = inputs | {"past_key_values": cache}
+            inputs = inputs | {"cache": cache}
         model(**inputs | {"run_head": True})
     return time.perf_counter() - start
 

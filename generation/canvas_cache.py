@@ -1,7 +1,26 @@
 """Keys and values of a whole canvas, overwritten in place where a forward recomputes them."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def takes_past_key_values(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a method that takes `cache` take it as `past_key_values` too, its name before transformers 5.24."""
+
+    @functools.wraps(method)
+    def wrapper(*args, **kwargs):
+        earlier = kwargs.pop("past_key_values", None)
+        if earlier is not None:
+            if isinstance(kwargs.get("cache"), Cache):
+                raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them")
+            kwargs["cache"] = earlier
+        return method(*args, **kwargs)
+
+    return wrapper
 
 
 class CanvasLayer(CacheLayerMixin):
@@ -55,6 +74,8 @@ class CanvasLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.canvas_length
 
+    get_max_cache_shape = get_max_length  # its name before transformers 5.13
+
     def select_rows(self, rows: torch.LongTensor):
         if self.is_initialized:
             self.keys, self.values = self.keys[rows], self.values[rows]
@@ -77,13 +98,15 @@ class CanvasCache(Cache):
     Args:
         num_layers (`int`): Number of transformer layers.
         canvas_length (`int`): Positions of the canvas, prompt and padding included.
+        policy (`str`, *optional*): The cache policy of the run that fills it, for the runs that continue from it.
 
     Attributes:
         tokens (`torch.LongTensor` of shape `(batch, canvas)`, *optional*): The token that each slot was computed from.
     """
 
-    def __init__(self, num_layers: int, canvas_length: int):
+    def __init__(self, num_layers: int, canvas_length: int, policy: str | None = None):
         super().__init__(layers=[CanvasLayer(canvas_length) for _ in range(num_layers)])
+        self.policy = policy
         self.tokens: torch.LongTensor | None = None
 
     def select_rows(self, rows: torch.LongTensor):
@@ -113,7 +136,7 @@ class CanvasCache(Cache):
             `ValueError`: For a cache that no run has filled, or of several rows.
         """
         if self.tokens is None or len(self.tokens) != 1:
-            raise ValueError("`past_key_values` must come from an earlier generate() for one sequence")
+            raise ValueError("`cache` must come from an earlier generate() for one sequence")
         limit = min(limit, self.tokens.shape[1])
         kept = int((self.tokens[:, :limit] == tokens[:, :limit]).long().cumprod(dim=1).sum())
         for layer in self.layers:

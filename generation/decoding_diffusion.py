@@ -60,7 +60,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        past_key_values: CanvasCache | None = None,
+        cache: CanvasCache | str | None = None,
         **kwargs,
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
@@ -87,9 +87,11 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
                 `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
-            past_key_values ([`CanvasCache`], *optional*): `output.past_key_values` of an earlier run with a cache,
-                such as the turn before of a chat. What both canvases begin with is not computed again; in a
-                bidirectional model its keys and values then do not know of what has changed behind. Batch of one only.
+            cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
+                `output.cache` of an earlier run, such as the turn before of a chat. What both canvases begin with is
+                then not computed again; in a bidirectional model its keys and values do not know of what has changed
+                after it. It is overwritten. The policy is that of the earlier run unless the preset has one. Batch of
+                one only. Also as `past_key_values`, beside a policy's name.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -109,7 +111,10 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         ```
         """
         prompt = self._prepare_prompt(inputs, kwargs.pop("input_ids", None))
+        earlier = self._prepare_earlier_cache(cache, kwargs)
         config = self._prepare_diffusion_config(generation_config, kwargs, prompt.shape[1])
+        if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
+            config.cache = cache.policy
         output = self._fill(
             prompt,
             attention_mask,
@@ -119,7 +124,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             stopping_criteria=stopping_criteria,
             tokenizer=tokenizer,
             streamer=streamer,
-            past_key_values=past_key_values,
+            earlier=earlier,
         )
         return output if config.return_dict_in_generate else output.sequences
 
@@ -173,7 +178,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None,
         tokenizer: PreTrainedTokenizerBase | None,
         streamer: BaseStreamer | None,
-        past_key_values: CanvasCache | None = None,
+        earlier: CanvasCache | None = None,
     ) -> DiffusionGenerationOutput:
         attention_mask = self._prepare_padding(prompt, attention_mask)
         special = self._prepare_special_token_ids(config, prompt.device)
@@ -195,7 +200,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         )
         stops = self._prepare_stops(config, stopping_criteria, tokenizer, special)
         stream = CanvasStream(streamer) if streamer is not None else None
-        cache, kept = self._prepare_cache(canvas, config, past_key_values)
+        cache, kept = self._prepare_cache(canvas, config, earlier)
         return self._denoise(canvas, config, special, logits_processor, stops, stream, cache, kept)
 
     def _denoise(
@@ -331,7 +336,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         if cache is not None:
             cached_positions = positions if guidance is None else positions.repeat(2, 1)
             cache.note(inputs["input_ids"], cached_positions)
-            inputs |= {"past_key_values": cache, "cache_positions": span or cached_positions}
+            inputs |= {"cache": cache, "cache_positions": span or cached_positions}
         call = self if config.compile_config is None else self.get_compiled_call(config.compile_config)
         states = call(**inputs).hidden_states[0]
         return states if guidance is None else guidance.narrow(states)

@@ -27,8 +27,8 @@ class DiffusionGenerationOutput(ModelOutput):
             of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
         history (`torch.LongTensor` of shape `(B, F, P + N)`, *optional*): With `output_history=True`, the canvas after
             each of at most F forwards; rows that needed fewer repeat their last.
-        past_key_values ([`CanvasCache`], *optional*): The cache of the run, if there was one: pass it to the next call
-            to keep what both prompts begin with.
+        cache ([`CanvasCache`], *optional*): The cache of the run, if there was one: pass it to the next call to keep
+            what both prompts begin with. Also as `past_key_values`.
     """
 
     sequences: torch.LongTensor | None = None
@@ -37,7 +37,12 @@ class DiffusionGenerationOutput(ModelOutput):
     tokens_per_forward: torch.FloatTensor | None = None
     logprobs: torch.FloatTensor | None = None
     history: torch.LongTensor | None = None
-    past_key_values: CanvasCache | None = None
+    cache: CanvasCache | None = None
+
+    @property
+    def past_key_values(self) -> CanvasCache | None:
+        """The name of `cache` before transformers 5.24."""
+        return self.cache
 
 
 class CanvasResult:
@@ -78,5 +83,5 @@ class CanvasResult:
             tokens_per_forward=lengths / self.forward_passes.clamp(min=1),
             logprobs=self.logprobs[:, self.prompt_length :] if self.with_logprobs else None,
             history=torch.stack(self.history, dim=1) if self.history is not None else None,
-            past_key_values=cache,
+            cache=cache,
         )

@@ -146,22 +146,34 @@ class PreparationMixin:
             torch.arange(len(prompt), device=prompt.device) % copies
         )
 
+    def _prepare_earlier_cache(self, cache: Any, kwargs: dict[str, Any]) -> Any:
+        """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and
+        out of `past_key_values`, the name that it had before transformers 5.24."""
+        earlier = kwargs.pop("past_key_values", None)
+        if cache is None or isinstance(cache, str):
+            kwargs["cache"] = cache
+            return earlier
+        if earlier is not None:
+            raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them")
+        return cache
+
     def _prepare_cache(
-        self, canvas: Canvas, config: DiffusionGenerationConfig, past_key_values: CanvasCache | None
+        self, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
     ) -> tuple[CanvasCache | None, int]:
         """The cache of a run, and how many positions from the start it holds already."""
-        if past_key_values is None:
-            cached = config.cache != "none"
-            return (CanvasCache(self.config.num_hidden_layers, canvas.length) if cached else None), 0
+        if earlier is None:
+            if config.cache == "none":
+                return None, 0
+            return CanvasCache(self.config.num_hidden_layers, canvas.length, config.cache), 0
+        if not isinstance(earlier, CanvasCache):
+            raise ValueError(f"`cache` must be a CanvasCache or the name of a policy, not a {type(earlier).__name__}")
         if config.cache == "none":
-            raise ValueError("`past_key_values` needs a run with a cache: set `cache`")
+            raise ValueError("an earlier run's cache needs a run with a cache: choose a preset with one")
         if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
-            raise ValueError("`past_key_values` takes one sequence without padding and without `cfg_scale`")
-        if not isinstance(past_key_values, CanvasCache):
-            raise ValueError(f"`past_key_values` must be a CanvasCache, not a {type(past_key_values).__name__}")
+            raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
         first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
         # the row before the first masked position may be the one that predicts it
-        return past_key_values, past_key_values.resume(canvas.tokens, limit=first_masked - 1)
+        return earlier, earlier.resume(canvas.tokens, limit=first_masked - 1)
 
     def _prepare_stops(
         self,

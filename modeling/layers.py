@@ -9,8 +9,9 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+from .outputs import CanvasModelOutput
 
 
 class CanvasRotaryEmbedding(nn.Module):
@@ -71,7 +72,7 @@ def attend(
     value: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
     attention_mask: torch.Tensor | None,
-    past_key_values: Cache | None,
+    cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
     **kwargs,
 ) -> torch.Tensor:
@@ -83,7 +84,7 @@ def attend(
         query, key, value (`torch.Tensor`): Projections (batch, positions, heads * head_dim).
         rotary (`tuple[torch.Tensor, torch.Tensor]`): What [`CanvasRotaryEmbedding`] returned for these positions.
         attention_mask (`torch.Tensor`, *optional*): In the form that the attention implementation wants.
-        past_key_values (`Cache`, *optional*): A [`~d3llm.generation.canvas_cache.CanvasCache`] whose slots are
+        cache (`Cache`, *optional*): A [`~d3llm.generation.canvas_cache.CanvasCache`] whose slots are
             overwritten at `cache_positions`.
 
     Returns:
@@ -94,8 +95,8 @@ def attend(
         states.view(batch, length, -1, module.head_dim).transpose(1, 2) for states in (query, key, value)
     )
     query, key = rotate(query, *rotary), rotate(key, *rotary)
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, module.layer_idx, positions=cache_positions)
+    if cache is not None:
+        key, value = cache.update(key, value, module.layer_idx, positions=cache_positions)
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
     output, _ = attention(
         module,
@@ -125,7 +126,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     logits_shift = 0
 
     def _init_weights(self, module: nn.Module):
@@ -159,6 +160,21 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         return (positions - self.logits_shift).clamp(min=0) if self.logits_shift else positions
 
 
+def keep_rows(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The rows of the hidden states (batch, positions, hidden) that the head is to be run on.
+
+    Args:
+        logits_to_keep (`int` or `torch.Tensor`): 0 = all, n = the last n, rows `(rows,)` or `(batch, rows)` of any
+            device, or a mask `(batch, positions)`, whose rows come in one sequence `(true, hidden)`.
+    """
+    if not isinstance(logits_to_keep, torch.Tensor):
+        return hidden_states[:, -logits_to_keep:]
+    kept = logits_to_keep.to(hidden_states.device)  # of a model split over devices the last layer may be on another
+    if kept.dtype == torch.bool:
+        return hidden_states[kept]
+    return hidden_states[:, kept] if kept.ndim == 1 else hidden_states.take_along_dim(kept[..., None], dim=1)
+
+
 def run_layers(
     backbone: MaskedDiffusionPreTrainedModel,
     layers: nn.ModuleList,
@@ -168,12 +184,12 @@ def run_layers(
     *,
     attention_mask: torch.Tensor | None,
     position_ids: torch.LongTensor | None,
-    past_key_values: Cache | None,
+    cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
     output_hidden_states: bool,
     rotary_dtype: torch.dtype | None = None,
     **kwargs,
-) -> BaseModelOutputWithPast:
+) -> CanvasModelOutput:
     """Run a stack of layers over embeddings (batch, positions, hidden): mask, rotary angles, layers, final norm.
 
     Args:
@@ -188,12 +204,10 @@ def run_layers(
         else:
             start = cache_positions.start or 0 if cache_positions is not None else 0
             position_ids = torch.arange(start, start + hidden_states.shape[1], device=hidden_states.device)[None]
-    mask = create_bidirectional_mask(
-        config=backbone.config,
-        inputs_embeds=hidden_states,
-        attention_mask=attention_mask,
-        past_key_values=past_key_values,
-    )
+    mask = None
+    if attention_mask is not None:
+        # By position, and without the cache, whose length the mask has: the names differ between releases.
+        mask = create_bidirectional_mask(backbone.config, hidden_states, attention_mask)
     cos, sin = rotary_emb(position_ids)
     rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)
     all_hidden_states: tuple[torch.Tensor, ...] = ()
@@ -203,13 +217,13 @@ def run_layers(
             hidden_states,
             rotary=rotary,
             attention_mask=mask,
-            past_key_values=past_key_values,
+            cache=cache,
             cache_positions=cache_positions,
             **kwargs,
         )
     hidden_states = norm(hidden_states)
-    return BaseModelOutputWithPast(
+    return CanvasModelOutput(
         last_hidden_state=hidden_states,
-        past_key_values=past_key_values,
+        cache=cache,
         hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
     )

@@ -9,12 +9,12 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 
+from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
 from .configuration_dream import DreamConfig
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
+from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
 class DreamAttention(nn.Module):
@@ -87,17 +87,18 @@ class DreamBaseModel(DreamPreTrainedModel):
         self.rotary_emb = CanvasRotaryEmbedding(config.hidden_size // config.num_attention_heads, config.rope_theta)
         self.post_init()
 
+    @takes_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> CanvasModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either `input_ids` or `inputs_embeds`")
         if inputs_embeds is None:
@@ -110,7 +111,7 @@ class DreamBaseModel(DreamPreTrainedModel):
             inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             cache_positions=cache_positions,
             output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
             rotary_dtype=inputs_embeds.dtype,
@@ -138,18 +139,19 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @takes_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         run_head: bool = True,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> CanvasLMOutput:
         r"""
         As [`LLaDAModelLM.forward`], with the rows of the logits as the published model gives them.
 
@@ -159,7 +161,7 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
                 right.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
-            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the
+            cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the
                 canvas.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache.
@@ -168,22 +170,22 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
                 what the head would be run on, `(batch, rows, hidden_size)`.
 
         Returns:
-            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
+            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`.
         """
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             cache_positions=cache_positions,
             **kwargs,
         )
-        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        kept = keep_rows(outputs.last_hidden_state, logits_to_keep)
         if not run_head:
-            return CausalLMOutputWithPast(past_key_values=outputs.past_key_values, hidden_states=(kept,))
-        return CausalLMOutputWithPast(
+            return CanvasLMOutput(cache=outputs.cache, hidden_states=(kept,))
+        return CanvasLMOutput(
             logits=self.lm_head(kept),
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 
+from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
 from .configuration_llada import LLaDAConfig
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
+from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
 # What the published checkpoints use; another value would silently be a different model.
@@ -102,17 +102,18 @@ class LLaDAModel(LLaDAPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.transformer["wte"] = value
 
+    @takes_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> CanvasModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either `input_ids` or `inputs_embeds`")
         if inputs_embeds is None:
@@ -125,7 +126,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
             self.transformer["emb_drop"](inputs_embeds),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             cache_positions=cache_positions,
             output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
             rotary_dtype=None if self.config.rope_full_precision else inputs_embeds.dtype,
@@ -163,18 +164,19 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
     def set_output_embeddings(self, value: nn.Linear):
         self.model.transformer["ff_out"] = value
 
+    @takes_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         run_head: bool = True,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> CanvasLMOutput:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be
@@ -182,7 +184,7 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
                 right. With a cache `slots` is the whole canvas.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
-            past_key_values ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole
+            cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole
                 canvas, overwritten at `cache_positions`.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache; the whole canvas when not given.
@@ -192,22 +194,22 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
                 what the head would be run on, `(batch, rows, d_model)`: for who runs it a few rows at a time.
 
         Returns:
-            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` of shape `(batch, rows, vocab)`.
+            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`.
         """
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             cache_positions=cache_positions,
             **kwargs,
         )
-        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        kept = keep_rows(outputs.last_hidden_state, logits_to_keep)
         if not run_head:
-            return CausalLMOutputWithPast(past_key_values=outputs.past_key_values, hidden_states=(kept,))
-        return CausalLMOutputWithPast(
+            return CanvasLMOutput(cache=outputs.cache, hidden_states=(kept,))
+        return CanvasLMOutput(
             logits=self.get_output_embeddings()(kept),
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )

@@ -1,5 +1,7 @@
 """What the decoder promises whatever the method: batches, caches, ends of rows, streaming, host reads, errors."""
 
+import copy
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -232,7 +234,7 @@ def test_a_cache_is_taken_over_to_the_next_turn(model):
     arguments |= {"early_stop": False, "return_dict_in_generate": True}
     output = model.generate(first, **arguments)
     second = torch.cat([output.sequences, prompts([5], seed=2)[0][None]], dim=1)
-    known = output.past_key_values.tokens[0].eq(output.sequences[0]).long().cumprod(dim=0).sum()
+    known = output.cache.tokens[0].eq(output.sequences[0]).long().cumprod(dim=0).sum()
     assert 12 <= known < 28  # what the last forward committed was computed as a mask
 
     widths, forward = [], model.forward
@@ -243,7 +245,7 @@ def test_a_cache_is_taken_over_to_the_next_turn(model):
 
     model.forward = count
     try:
-        resumed = model.generate(second, past_key_values=output.past_key_values, **arguments)
+        resumed = model.generate(second, **arguments | {"cache": output.cache})
     finally:
         del model.forward
     assert max(widths) == second.shape[1] + 16 - known
@@ -257,9 +259,31 @@ def test_a_cache_of_the_same_canvas_changes_nothing(model):
     arguments = {"preset": "d2f", "attention": "block_causal", "threshold": 0.6, "max_new_tokens": 24, "block_size": 8}
     arguments |= {"return_dict_in_generate": True}
     fresh = model.generate(ids, **arguments)
-    again = model.generate(ids, past_key_values=fresh.past_key_values, **arguments)
+    again = model.generate(ids, cache=fresh.cache, **arguments)
     assert torch.equal(fresh.sequences, again.sequences)
     assert torch.equal(fresh.commit_steps, again.commit_steps)
+
+
+def test_a_cache_has_the_name_that_transformers_gave_it_before(model):
+    ids, arguments = prompts([12])[0][None], {"max_new_tokens": 8, "return_dict_in_generate": True}
+    output = model.generate(ids, preset="fast_dllm", **arguments)
+    assert output.past_key_values is output["cache"] is output.cache
+    by_either_name = [
+        model.generate(ids, preset="fast_dllm", cache=copy.deepcopy(output.cache), **arguments),
+        model.generate(ids, preset="fast_dllm", past_key_values=copy.deepcopy(output.cache), **arguments),
+    ]
+    assert torch.equal(*[run.sequences for run in by_either_name])
+    assert all(run.cache.tokens.shape == (1, 20) for run in by_either_name)
+
+
+def test_a_cache_brings_its_policy_unless_the_preset_has_one(model):
+    ids, arguments = prompts([12])[0][None], {"max_new_tokens": 8, "return_dict_in_generate": True}
+    block = model.generate(ids, preset="d3llm", cache="block", **arguments).cache
+    assert model.generate(ids, preset="d3llm", cache=copy.deepcopy(block), **arguments).cache.policy == "block"
+    with pytest.raises(ValueError, match="needs a run with a cache"):
+        model.generate(ids, preset="d3llm", past_key_values=block, **arguments)
+    with pytest.raises(ValueError, match="two names of one argument"):
+        model.generate(ids, preset="d3llm", cache=block, past_key_values=block, **arguments)
 
 
 def test_a_preset_for_another_attention_is_refused():
@@ -382,7 +406,7 @@ def test_generate_returns_ids_unless_asked(model):
         ({"past_key_values": CanvasCache(2, 8), "cache": "dual"}, "must come from an earlier generate"),
         ({"past_key_values": CanvasCache(2, 8)}, "needs a run with a cache"),
         ({"past_key_values": CanvasCache(2, 8), "cache": "dual", "cfg_scale": 1.0}, "one sequence without padding"),
-        ({"past_key_values": (), "cache": "dual"}, "must be a CanvasCache, not a tuple"),
+        ({"past_key_values": (), "cache": "dual"}, "must be a CanvasCache or the name of a policy, not a tuple"),
         ({"preset": "d3lm"}, "`preset`='d3lm' is unknown.*did you mean `d3llm`"),
         ({"treshold": 0.5}, "unknown generation field `treshold`.*did you mean `threshold`"),
         ({"num_beams": 4}, "unknown generation field `num_beams`"),

@@ -180,10 +180,10 @@ def test_window_with_the_keys_of_a_full_forward_equals_it(family):
     cache = CanvasCache(model.config.num_hidden_layers, 14)
     with torch.no_grad():
         full = model(ids, past_key_values=cache).logits
-        window = model(ids[:, 5:11], past_key_values=cache, cache_positions=slice(5, 11)).logits
+        window = model(ids[:, 5:11], cache=cache, cache_positions=slice(5, 11)).logits
         torch.testing.assert_close(window, full[:, 5:11], atol=1e-5, rtol=1e-5)
         ragged = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 11]])
-        window = model(ids.gather(1, ragged), past_key_values=cache, cache_positions=ragged).logits
+        window = model(ids.gather(1, ragged), cache=cache, cache_positions=ragged).logits
         torch.testing.assert_close(window[1], full[1, ragged[1]], atol=1e-5, rtol=1e-5)
 
 
