@@ -6,15 +6,38 @@ STAMP := $(VENV)/installed
 TYPECHECK := $(VENV)/typecheck
 PACKAGES := commands evaluation generation hub_cards modeling quickstart trainers
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-newest test-newest-quick test-oldest lint install clean
 .DEFAULT_GOAL := install
 
 demo: $(STAMP)
 	$(BIN)/d3llm demo $(ARGS)
 
 # Two workers of one thread each: several times as fast as one of two threads.
+pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS) $(ARGS)
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(call pytest,$(VENV))
+
+# The newest and the oldest releases of the Hugging Face libraries that pyproject allows, each in an environment of its
+# own. torch is that of constraints.txt in both: another build of it is gigabytes. CI runs the quick part with the newest.
+TESTS := tests
+QUICK := tests/test_modeling.py tests/test_decoding.py tests/test_generate_features.py tests/test_export.py \
+	tests/test_trainer.py tests/test_parity.py
+
+test-newest:
+	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest
+	@# asked each time: what is newest changes by the day
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'
+	$(call pytest,.venv-newest)
+
+test-newest-quick:
+	$(MAKE) test-newest TESTS="$(QUICK)"
+
+test-oldest:
+	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
+	$(call pytest,.venv-oldest)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,4 +56,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist d3llm.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist d3llm.egg-info .mypy_cache .pytest_cache .ruff_cache

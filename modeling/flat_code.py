@@ -15,8 +15,9 @@ from functools import cache, wraps
 from importlib.util import find_spec
 from pathlib import Path
 
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel
-from transformers.utils.hub import create_and_tag_model_card, hf_api
+from transformers.utils.hub import create_and_tag_model_card
 
 
 # What a machine that loads a checkpoint has.
@@ -120,7 +121,8 @@ def self_contained(save_pretrained: Callable) -> Callable:
         if self.can_generate():
             # under this flag, loading would ignore decoding parameters
             self.generation_config._from_model_config = False
-        saves = self.should_save_on_this_rank(is_main_process)
+        # With FSDP one process saves whatever the others say; releases before 5.16 leave that to the caller.
+        saves = getattr(self, "should_save_on_this_rank", lambda main: main)(is_main_process)
         push_to_hub = push_to_hub and saves
         hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
         hub["create_pr"] = kwargs.pop("create_pr", False)
@@ -160,7 +162,7 @@ def _upload(
 ):
     """What `save_pretrained(push_to_hub=True)` of transformers does at its end, once the code is there too."""
     repo_id = repo_id or Path(folder).name
-    repo_id = hf_api().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if not Path(folder, "README.md").exists():
         create_and_tag_model_card(repo_id, model.model_tags, token=token).save(Path(folder, "README.md"))
     model._upload_modified_files(folder, repo_id, present, token=token, **commit)
