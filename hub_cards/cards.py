@@ -16,6 +16,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from packaging.requirements import Requirement
 
 from .facts import ModelFacts, TaskArea, TaskResult, TrajectoryFacts
 
@@ -219,10 +220,11 @@ def _check_license(license: str):
 
 
 def _render(template: str, metadata: Any, **values: Any) -> str:
-    (transformers,) = [r.partition(">=")[2] for r in requires("d3llm") or [] if r.startswith("transformers>=")]
+    (transformers,) = [r for r in map(Requirement, requires("d3llm") or []) if r.name == "transformers"]
+    (minimum,) = [bound.version for bound in transformers.specifier if bound.operator == ">="]
     return TEMPLATES.get_template(template).render(
         metadata=metadata.to_yaml().strip(),
-        minimum_transformers=transformers.partition(";")[0].strip(),
+        minimum_transformers=minimum,
         describe=describe_decoding,
         **values,
     )
