@@ -14,9 +14,9 @@ from .eval import (
     check_task_arguments,
     data_files,
     find_tasks,
+    measured_points,
     point_fields,
     print_table,
-    sweep_points,
 )
 from .fields import add_decoding_arguments
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     sweeps = args.sweep
     if not any(sweep.partition("=")[0].strip() == "threshold" for sweep in sweeps):
         sweeps = [*sweeps, DEFAULT_SWEEPS[score_of(args)]]
-    points = [(point, point_fields(args, point)) for point in sweep_points(sweeps)]
+    points = measured_points(args, sweeps)
     data = data_files(args, [task]).get(task.name)
     samples = task.load(data, "validation", args.limit)
     args.output.mkdir(parents=True, exist_ok=True)
