@@ -169,14 +169,21 @@ def make_boards(
         `list[Board]`: The tables.
 
     Raises:
-        `ValueError`: For an unknown convention, a task without a pinned value or baseline.
+        `ValueError`: For an unknown convention, a task without a pinned value or baseline, and two curves of a method
+            on one task.
     """
     if isinstance(y_max, str) and y_max not in ("table", "own"):
         raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
     boards = []
     for table in dict.fromkeys(curve.table for curve in curves):
         own = [curve for curve in curves if curve.table == table]
-        by_key = {(curve.method, curve.task): curve for curve in own}
+        by_key: dict[tuple[str, str], Curve] = {}
+        for curve in own:
+            if by_key.setdefault((curve.method, curve.task), curve) is not curve:
+                raise ValueError(
+                    f"The table {table} has two curves of {short_name(curve.method)} on {short_name(curve.task)}: give "
+                    "the measured one another name (--method)."
+                )
         tasks = list(dict.fromkeys(curve.task for curve in own))
         best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
         kept, areas, intervals = {}, {}, {}
