@@ -181,8 +181,8 @@ def make_boards(
         for curve in own:
             if by_key.setdefault((curve.method, curve.task), curve) is not curve:
                 raise ValueError(
-                    f"The table {table} has two curves of {short_name(curve.method)} on {short_name(curve.task)}: give "
-                    "the measured one another name (--method)."
+                    f"The table {table} has two curves of {short_name(curve.method)} on {short_name(curve.task)}: "
+                    "give the measured one another name (--method)."
                 )
         tasks = list(dict.fromkeys(curve.task for curve in own))
         best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}

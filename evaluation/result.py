@@ -109,8 +109,16 @@ def result_files(paths: Sequence[Path]) -> list[Path]:
     Returns:
         `list[Path]`: Every file that was named, and those of each folder that may be results.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    return [file for file in files if ".samples." not in file.name]  # the settings of a file of samples
+    return [file for path in paths for file in (_results_in(path) if path.is_dir() else [path])]
+
+
+def _results_in(folder: Path) -> list[Path]:
+    """Leaves out the settings of files of samples, and what lm-evaluation-harness said."""
+    return sorted(
+        file
+        for file in folder.glob("*.json")
+        if ".samples." not in file.name and not file.name.endswith(".lm_eval.json")
+    )
 
 
 def read_result(file: Path) -> dict[str, Any]:

@@ -350,6 +350,17 @@ def test_lines_of_samples_are_held_against_their_form(tmp_path, tiny_checkpoint,
     assert samples.read_text() == before
 
 
+def test_a_damaged_result_is_measured_again(tmp_path, tiny_checkpoint, capsys):
+    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    (file,) = result_files([tmp_path])
+    result = json.loads(file.read_text())
+    for path in tmp_path.glob("*.samples.*"):  # else the result follows from them
+        path.unlink()
+    file.write_text(json.dumps(result | {"accuracy": "high"}))
+    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    assert read_result(file)["samples"] == result["samples"]
+
+
 @pytest.mark.parametrize("task", ["mmlu", "arc_challenge", "gsm8k_cot", "mbpp"])
 def test_a_sample_longer_than_the_model_is_named_before_any_forward(
     tmp_path, tiny_checkpoint, capsys, monkeypatch, task

@@ -50,7 +50,8 @@ def test_all_published_rows(golden):
 def test_measured_results(tmp_path, capsys):
     write_result(tmp_path, "fast", 5, 78)
     write_result(tmp_path, "slow", 1, 80)
-    write_result(tmp_path, "fast.samples.jsonl.settings", 5, 10)  # what lies beside results is none
+    for name in ("fast.samples.jsonl.settings", "fast.lm_eval"):  # what lies beside results is none
+        (tmp_path / f"{name}.json").write_text("{}")
     (curve,) = measured_curves([tmp_path])
     assert [(point.tokens_per_forward, point.accuracy) for point in curve.points] == [(1.0, 80.0), (5.0, 78.0)]
     assert curve.measured and curve.points[0].tokens_per_second == pytest.approx(100)

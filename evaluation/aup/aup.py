@@ -1,7 +1,6 @@
 """AUP, accuracy under parallelism: one file that `evaluate.load` takes from a folder or from a Space."""
 
 import math
-import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
