@@ -210,7 +210,7 @@ def data_files(args: argparse.Namespace, tasks: list[Task]) -> dict[str, Path]:
 
 def sweep_points(sweeps: list[str]) -> list[dict[str, str]]:
     """`["threshold=0.1,0.3", "block-size=32"]` as a point per combination, values as written."""
-    axes = []
+    axes: list[list[tuple[str, str]]] = []
     for sweep in sweeps:
         name, equals, values = sweep.partition("=")
         if not equals or not all(value.strip() for value in values.split(",")):
