@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
+from .tables import table_console
 
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from d3llm.evaluation.tasks import Sample, Task
 
 BATCH_SIZE = 8
+LONGEST_STEM = 140  # bytes of a file's name, of 255: the files beside it have longer ones
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -79,7 +81,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_task_arguments(args)
-    points = [(point, point_fields(args, point)) for point in sweep_points(args.sweep)]
+    points = measured_points(args, args.sweep)
     if args.harness == "lm_eval":
         run_harness(args, points)
         return
@@ -117,8 +119,9 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
 
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what its code tasks ask for
-    args.output.mkdir(parents=True, exist_ok=True)
     folder, fields = checkpoint_folder(args), points[0][1]
+    path = result_path(args.output, method_name(args, folder, fields), "lm_eval")
+    args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     result = lm_eval_model.run_harness(
         model,
@@ -131,7 +134,6 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
         **fields,
     )
     result |= {"model": args.model or folder.name, "fields": fields, "hardware": hardware(), "versions": versions()}
-    path = args.output / f"{method_name(args, folder, fields)}.lm_eval.json"
     write_atomically(path, json.dumps(result, indent=1, default=str).encode() + b"\n")
     for task, metrics in result["results"].items():
         figures = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
@@ -145,15 +147,31 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
 
 
 def method_name(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> str:
-    """What tables and files call this model with this preset."""
+    """What tables and files call this model with this preset; refuses what no table can show."""
+    from d3llm.evaluation.result import Name
+    from d3llm.evaluation.schema import check
+
     if args.method is not None:
-        return args.method
+        return check(Name, args.method, "--method")
     parts = [folder.resolve().name, fields.get("preset"), "assisted" if args.assistant_model is not None else None]
-    return "-".join(part for part in parts if part)
+    name = "-".join(part for part in parts if part)
+    return check(Name, name, "the name of the model's folder", "give the method another one (--method)")
+
+
+def result_path(folder: Path, *parts: str) -> Path:
+    """`PART.PART.json`; of a name too long for a file system, the beginning and a digest."""
+    from d3llm.evaluation import fingerprint
+
+    name = ".".join(parts)
+    stem = re.sub(r"[^\w.=+-]", "_", name).encode()
+    if len(stem) > LONGEST_STEM:
+        stem = stem[:LONGEST_STEM] + f"-{fingerprint(name)}".encode()
+    return folder / f"{stem.decode(errors='ignore')}.json"
 
 
 def check_task_arguments(args: argparse.Namespace) -> None:
-    """Raises when a number is out of range, before anything is loaded."""
+    """Raises when a number is out of range or the method has no name, before anything is loaded."""
+    method_name(args, checkpoint_folder(args), {})
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     if args.limit is not None and args.limit < 1:
@@ -192,11 +210,13 @@ def data_files(args: argparse.Namespace, tasks: list[Task]) -> dict[str, Path]:
 
 def sweep_points(sweeps: list[str]) -> list[dict[str, str]]:
     """`["threshold=0.1,0.3", "block-size=32"]` as a point per combination, values as written."""
-    axes = []
+    axes: list[list[tuple[str, str]]] = []
     for sweep in sweeps:
         name, equals, values = sweep.partition("=")
         if not equals or not all(value.strip() for value in values.split(",")):
             raise ValueError(f"--sweep is FIELD=VALUE,..., got {sweep!r}.")
+        if any(axis[0][0] == name.strip().replace("-", "_") for axis in axes):
+            raise ValueError(f"--sweep has {name.strip()} twice: give all of its values at once.")
         axes.append([(name.strip().replace("-", "_"), value.strip()) for value in values.split(",")])
     return [dict(point) for point in itertools.product(*axes)]
 
@@ -205,6 +225,18 @@ def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, A
     """The fields of `DiffusionGenerationConfig` of a point, checked."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in point.items()]
     return parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags]))
+
+
+def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Every point of the sweeps, values as written, with its fields; refuses a point that is there twice."""
+    points = [(point, point_fields(args, point)) for point in sweep_points(sweeps)]
+    seen: list[dict[str, Any]] = []
+    for point, fields in points:
+        if fields in seen:
+            said = ", ".join(f"{name}={value}" for name, value in point.items())
+            raise ValueError(f"--sweep has the point {said} twice: give each value once.")
+        seen.append(fields)
+    return points
 
 
 class Measurer:
@@ -260,8 +292,9 @@ class Measurer:
             "point": {name: fields[name] for name in point},
             "decoding": decoding,
         }
-        name = ".".join([method, task.name, *(f"{field}={value}" for field, value in point.items())])
-        path = self.args.output / (re.sub(r"[^\w.=+-]", "_", name) + ".json")
+        path = result_path(
+            self.args.output, method, task.name, *(f"{field}={value}" for field, value in point.items())
+        )
         with self._progress(f"{task.name} {' '.join(f'{k}={v}' for k, v in point.items())}", len(samples)) as progress:
             return measure(
                 path,
@@ -280,8 +313,15 @@ class Measurer:
         """What decodes a task with this model, and the parameters that a result depends on."""
         from d3llm.evaluation import decoding_fields, generate_in_batches, resolve_generation_config
         from d3llm.evaluation.autoregressive import generate_autoregressively
-        from d3llm.evaluation.choices import choose_in_batches
+        from d3llm.evaluation.batches import check_positions
+        from d3llm.evaluation.choices import answer_lengths, choose_in_batches
 
+        if samples[0].choices:
+            answers = answer_lengths(self.tokenizer, samples)
+        else:
+            answers = [fields.get("max_new_tokens", task.max_new_tokens) or 1] * len(samples)
+        lengths = [len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        check_positions(self.model, lengths, [sample.id for sample in samples])
         if samples[0].choices:
             return partial(choose_in_batches, self.model, self.tokenizer, samples, prompts), {}
         fields = {"max_new_tokens": task.max_new_tokens, **fields}
@@ -318,7 +358,12 @@ class _Bar:
     def __init__(self, console, description: str, total: int):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=console)
         self.task = self.progress.add_task(description.strip(), total=total)
 
@@ -332,8 +377,9 @@ class _Bar:
 
 def print_table(results: list[dict[str, Any]]) -> None:
     """Prints a line per point."""
-    from rich.console import Console
     from rich.table import Table
+
+    from d3llm.evaluation.result import short_name
 
     table = Table(title="Measured points", title_justify="left")
     for name in ("task", "method", "point"):
@@ -345,7 +391,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
         tpf, tps = result["tokens_per_forward"], result["tokens_per_second"]
         table.add_row(
             result["task"],
-            result["method"],
+            short_name(result["method"]),
             " ".join(f"{name}={value}" for name, value in result["point"].items()),
             str(result["num_samples"]),
             f"{result['accuracy']:.1%} ({low:.1%} to {high:.1%})",
@@ -355,8 +401,5 @@ def print_table(results: list[dict[str, Any]]) -> None:
             str(result["forwards"]),
             f"{result['seconds']:.1f}",
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a log has no edge
-    console.print(table)
+    table_console(160).print(table)
     sys.stdout.flush()

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .tables import table_console
+
 
 if TYPE_CHECKING:
     from d3llm.evaluation.leaderboard import Board
@@ -31,8 +33,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from d3llm.evaluation.leaderboard import MEASURED, make_boards, measured_curves, published, published_curves
 
     if not args.results and not args.published:
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.published:
         curves += published_curves()
     boards = make_boards(curves, parse_y_max(args.y_max), args.baseline)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 140)
+    console = table_console(140)
     for board in boards:
         console.print(board_table(board))
     if args.published:
@@ -78,11 +76,13 @@ def board_table(board: Board) -> Any:
     """AUP by method and task, with the 95 % bootstrap interval of measured curves."""
     from rich.table import Table
 
+    from d3llm.evaluation.result import short_name
+
     table = Table(title=f"AUP, table {board.table}", title_justify="left")
     table.add_column("method")
     for task in board.tasks:
-        best = board.y_max[task]
-        table.add_column(task if best is None else f"{task}\n(y_max {best:.2f})", justify="right")
+        best, title = board.y_max[task], short_name(task)
+        table.add_column(title if best is None else f"{title}\n(y_max {best:.2f})", justify="right")
     table.add_column("average", justify="right", style="bold")
     for method in board.methods:
         cells = []
@@ -91,7 +91,7 @@ def board_table(board: Board) -> Any:
             cell = "" if area is None else f"{area:.1f}"
             cells.append(cell if interval is None else f"{cell} ({interval[0]:.1f} to {interval[1]:.1f})")
         average = board.average(method)
-        table.add_row(method, *cells, "" if average is None else f"{average:.1f}")
+        table.add_row(short_name(method), *cells, "" if average is None else f"{average:.1f}")
     return table
 
 

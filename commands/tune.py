@@ -14,9 +14,9 @@ from .eval import (
     check_task_arguments,
     data_files,
     find_tasks,
+    measured_points,
     point_fields,
     print_table,
-    sweep_points,
 )
 from .fields import add_decoding_arguments
 
@@ -72,9 +72,11 @@ def run(args: argparse.Namespace) -> None:
     sweeps = args.sweep
     if not any(sweep.partition("=")[0].strip() == "threshold" for sweep in sweeps):
         sweeps = [*sweeps, DEFAULT_SWEEPS[score_of(args)]]
-    points = [(point, point_fields(args, point)) for point in sweep_points(sweeps)]
+    points = measured_points(args, sweeps)
     data = data_files(args, [task]).get(task.name)
     samples = task.load(data, "validation", args.limit)
+    if samples[0].choices:
+        raise ValueError(f"The task {task.name} is answered by likelihood, without thresholds: tune on another task.")
     args.output.mkdir(parents=True, exist_ok=True)
 
     from d3llm.evaluation.measurement import Processes
@@ -103,13 +105,27 @@ def score_of(args: argparse.Namespace) -> str:
     from d3llm.generation import DiffusionGenerationConfig
 
     fields = point_fields(args, {})
-    if not fields.get("preset") and (Path(args.model) / "generation_config.json").is_file():
-        fields = {**json.loads((Path(args.model) / "generation_config.json").read_text(encoding="utf-8")), **fields}
+    if not fields.get("preset"):
+        fields = {**_generation_config(Path(args.model)), **fields}
     config = DiffusionGenerationConfig(**{name: fields[name] for name in ("preset", "score") if fields.get(name)})
     score = config.resolve().score
     if score not in DEFAULT_SWEEPS:
         raise ValueError(f"There is no default sweep for the score {score!r}: give one, --sweep threshold=VALUE,...")
     return score
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's generation_config.json says of the method; nothing if there is none."""
+    from d3llm.evaluation.schema import check
+
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({type(error).__name__}): repair it, or delete it.") from error
+    return check(dict[str, Any], values, str(path), "repair the file, or delete it")
 
 
 def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
@@ -118,8 +134,7 @@ def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
     from d3llm.generation import DiffusionGenerationConfig
     from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS
 
-    path = folder / "generation_config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path, values = folder / "generation_config.json", _generation_config(folder)
     if "preset" in fields:  # replaces the method that was there
         values = {name: value for name, value in values.items() if name not in METHOD_DEFAULTS}
     values |= fields

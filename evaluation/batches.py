@@ -113,6 +113,24 @@ def batch_indices(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def check_positions(model: PreTrainedModel, lengths: Sequence[int], names: Sequence[str]) -> None:
+    """
+    Raises a `ValueError` before the first forward when a sequence is longer than the model's positions.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        lengths (`Sequence[int]`): Tokens of each prompt with its answer.
+        names (`Sequence[str]`): What the samples are called.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    length, name = max(zip(lengths, names, strict=True), key=lambda pair: pair[0])
+    if longest is not None and length > longest:
+        raise ValueError(
+            f"The sample {name!r:.60} takes {length} tokens with its answer, and the model has {longest} positions: "
+            "leave it out of the data, or shorten it (--data)."
+        )
+
+
 def generate_in_batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

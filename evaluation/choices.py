@@ -69,6 +69,22 @@ def choose_in_batches(
         yield DecodedBatch(results, seconds)
 
 
+def answer_lengths(tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> list[int]:
+    """
+    How long the answers to choose from are.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        samples (`Sequence[Sample]`): Samples with choices.
+
+    Returns:
+        `list[int]`: Tokens of each sample's longest choice.
+    """
+    choices = {choice for sample in samples for choice in sample.choices}  # often the same few letters
+    lengths = {choice: len(tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in choices}
+    return [max(lengths[choice] for choice in sample.choices) for sample in samples]
+
+
 @torch.no_grad()
 def _causal_score(
     model: PreTrainedModel, input_ids: torch.Tensor, answer_mask: torch.Tensor, attention_mask: torch.Tensor

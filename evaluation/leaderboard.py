@@ -1,13 +1,12 @@
 """Compares methods by AUP: measured result files and the published tables."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .aup.aup import area_under_parallelism, bootstrap_interval, points_above_floor
-from .measurement import SCHEMA
+from .result import read_result, result_files, short_name
 
 
 MEASURED = "measured"  # the table of results that join no other
@@ -114,15 +113,13 @@ def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]
         `list[Curve]`: The curves.
 
     Raises:
-        `ValueError`: For a file that is no result, and for points of one curve that are not on the same samples.
+        `ValueError`: For a file that is no result (see [`~d3llm.evaluation.result.read_result`]), and for points of
+            one curve that are not on the same samples.
         `OSError`: For a file that is not there.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for file in files:
-        if ".samples.jsonl" in file.name:
-            continue  # the settings of a file of samples
-        result = _read_result(file)
+    for file in result_files(paths):
+        result = read_result(file)
         if result["tokens_per_forward"] is not None:
             groups.setdefault((result["title"], result["method"]), []).append(result)
     if not groups:
@@ -130,12 +127,11 @@ def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]
     curves = []
     for (task, method), results in groups.items():
         for result in results[1:]:
-            for name in ("task", "data"):
-                if result[name] != results[0][name]:
-                    raise ValueError(
-                        f"{method} was measured on {task} with different samples: make a curve of one set of samples, "
-                        "or give the points different names (--method)."
-                    )
+            if _samples_of(result) != _samples_of(results[0]):
+                raise ValueError(
+                    f"{short_name(method)} was measured on {short_name(task)} with different samples: make a curve of "
+                    "one set of samples, or give the points different names (--method)."
+                )
         points = [
             Point(
                 result["tokens_per_forward"],
@@ -173,14 +169,21 @@ def make_boards(
         `list[Board]`: The tables.
 
     Raises:
-        `ValueError`: For an unknown convention, a task without a pinned value or baseline.
+        `ValueError`: For an unknown convention, a task without a pinned value or baseline, and two curves of a method
+            on one task.
     """
     if isinstance(y_max, str) and y_max not in ("table", "own"):
         raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
     boards = []
     for table in dict.fromkeys(curve.table for curve in curves):
         own = [curve for curve in curves if curve.table == table]
-        by_key = {(curve.method, curve.task): curve for curve in own}
+        by_key: dict[tuple[str, str], Curve] = {}
+        for curve in own:
+            if by_key.setdefault((curve.method, curve.task), curve) is not curve:
+                raise ValueError(
+                    f"The table {table} has two curves of {short_name(curve.method)} on {short_name(curve.task)}: "
+                    "give the measured one another name (--method)."
+                )
         tasks = list(dict.fromkeys(curve.task for curve in own))
         best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
         kept, areas, intervals = {}, {}, {}
@@ -217,14 +220,5 @@ def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Cu
     return convention[task]
 
 
-def _read_result(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise OSError(f"No result file {file}.")
-    try:
-        result = json.loads(file.read_bytes())
-        schema = result["schema"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is no result file of `d3llm eval`.") from error
-    if schema != SCHEMA:
-        raise ValueError(f"{file} has the schema {schema!r}: expected {SCHEMA!r}.")
-    return result
+def _samples_of(result: dict[str, Any]) -> tuple[Any, ...]:
+    return result["task"], result["data"], result["samples"]["id"]

@@ -14,13 +14,10 @@ from typing import Any, Protocol
 import torch
 
 from .batches import DecodedBatch, batch_indices
-from .decoding import wilson_interval
 from .files import write_atomically
+from .result import SCHEMA, Record, read_result, summarize
 from .results_file import ResultsFile, fingerprint
 from .tasks import Sample, Task
-
-
-SCHEMA = "d3llm-result-1"
 
 
 class Decode(Protocol):
@@ -122,7 +119,7 @@ def measure(
     if kept is not None:
         return kept
     with ExitStack() as stack:
-        results = ResultsFile(own, keys, flat, overwrite=overwrite)
+        results = ResultsFile(own, keys, flat, overwrite=overwrite, kind=Record)
         if processes.index == 0:
             stack.enter_context(results)
             _absorb(path, results, discard=overwrite)
@@ -151,32 +148,6 @@ def measure(
             result = {**settings, **summarize(records), "hardware": hardware(processes.count), "versions": versions()}
             write_atomically(path, _to_json(result))
     return processes.gather(result if processes.index == 0 else None)[0]
-
-
-def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """
-    What the samples say together.
-
-    Args:
-        records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`.
-
-    Returns:
-        `dict[str, Any]`: Accuracy (a share of 1) with its interval, TPF, TPS, sums, and a list per quantity with a
-        value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated.
-    """
-    correct = sum(record["correct"] for record in records)
-    tokens, forwards, seconds = (sum(record[name] for record in records) for name in ("tokens", "forwards", "seconds"))
-    return {
-        "accuracy": correct / len(records),
-        "accuracy_interval": list(wilson_interval(correct, len(records))),
-        "interval": "95 % Wilson",
-        "tokens_per_forward": tokens / forwards if tokens else None,
-        "tokens_per_second": tokens / seconds if tokens else None,
-        "tokens": tokens,
-        "forwards": forwards,
-        "seconds": seconds,
-        "samples": {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")},
-    }
 
 
 def hardware(processes: int = 1) -> dict[str, Any]:
@@ -218,9 +189,9 @@ def _kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if list(path.parent.glob(f"{glob.escape(path.stem)}.samples.*jsonl")):
         return None
     try:
-        result = json.loads(path.read_bytes())
+        result = read_result(path)
         same = {**result, **json.loads(json.dumps(settings))} == result
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError):
         return None
     return result if same else None
 
@@ -245,7 +216,7 @@ def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list
 def _absorb(path: Path, results: ResultsFile, discard: bool = False) -> None:
     """Takes over what other processes wrote, in this run or in one that was interrupted, and deletes their files."""
     for part in sorted(path.parent.glob(f"{path.stem}.samples.[0-9]*.jsonl")):
-        with ResultsFile(part, results.keys, results.settings, overwrite=discard) as others:
+        with ResultsFile(part, results.keys, results.settings, overwrite=discard, kind=Record) as others:
             results.append(json.loads(line) for line in others.lines.values())
         others.settings_path.unlink()
         part.unlink()

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .aup.aup import weight
 from .leaderboard import Board, make_boards, measured_curves
+from .result import short_name
 
 
 MARKERS = "oDs^vP*Xh"
@@ -73,6 +74,11 @@ def style(board: Board, method: str) -> dict[str, Any]:
     }
 
 
+def caption(name: str) -> str:
+    """A name as text of a picture: short, and a dollar in it begins no formula."""
+    return short_name(name).replace("$", r"\$")
+
+
 def draw_curves(board: Board) -> Figure:
     """Accuracy against TPF, a panel per task; the AUP of the best method is the shaded area."""
     columns = min(3, len(board.tasks))
@@ -93,7 +99,7 @@ def draw_curves(board: Board) -> Figure:
                 color=look["color"],
                 marker=look["marker"],
                 linestyle=look["linestyle"],
-                label=f"{method}: {board.areas[method, task]:.1f}",
+                label=f"{caption(method)}: {board.areas[method, task]:.1f}",
                 zorder=3,
             )
             kept = board.kept[method, task]
@@ -110,7 +116,7 @@ def draw_curves(board: Board) -> Figure:
             )
         _shade_area(axes, board, methods[0], task)
         axes.set_xlim(left=0)
-        axes.set_title(task)
+        axes.set_title(caption(task))
         axes.set_xlabel("tokens per forward")
         axes.set_ylabel("accuracy (%)")
         axes.grid(color="0.88", linewidth=0.6)
@@ -149,7 +155,15 @@ def draw_bars(board: Board) -> Figure:
         present = [(place, task) for place, task in enumerate(board.tasks) if (method, task) in board.areas]
         positions = [place + (index - (len(board.methods) - 1) / 2) * width for place, _ in present]
         heights = [board.areas[method, task] for _, task in present]
-        axes.bar(positions, heights, width, color=look["color"], hatch=look["hatch"], edgecolor="white", label=method)
+        axes.bar(
+            positions,
+            heights,
+            width,
+            color=look["color"],
+            hatch=look["hatch"],
+            edgecolor="white",
+            label=caption(method),
+        )
         tops = list(heights)
         for number, (_, task) in enumerate(present):
             if (method, task) in board.intervals:
@@ -159,7 +173,7 @@ def draw_bars(board: Board) -> Figure:
             axes.annotate(
                 f"{height:.0f}", (position, top), (0, 3), textcoords="offset points", ha="center", fontsize=6
             )
-    axes.set_xticks(range(len(board.tasks)), board.tasks)
+    axes.set_xticks(range(len(board.tasks)), [caption(task) for task in board.tasks])
     axes.set_ylabel("AUP")
     axes.set_axisbelow(True)
     axes.grid(axis="y", color="0.88", linewidth=0.6)
@@ -185,9 +199,11 @@ def draw_radar(board: Board) -> Figure:
             color=look["color"],
             marker=look["marker"],
             linestyle=look["linestyle"],
-            label=method,
+            label=caption(method),
         )
-    axes.set_xticks(angles, [f"{task}\n(best {top:.0f})" for task, top in zip(board.tasks, best, strict=True)])
+    axes.set_xticks(
+        angles, [f"{caption(task)}\n(best {top:.0f})" for task, top in zip(board.tasks, best, strict=True)]
+    )
     axes.tick_params(axis="x", pad=16)
     axes.set_theta_offset(math.pi / 2)
     axes.set_ylim(0, 1.05)
@@ -242,7 +258,7 @@ def draw_speed(
                     color=look["color"],
                     marker=look["marker"],
                     linestyle=look["linestyle"] if len(own) > 1 else "",
-                    label=method,
+                    label=caption(method),
                 )
         for name, system in closed.items():
             if system["hardware"] == hardware:
@@ -261,8 +277,8 @@ def draw_speed(
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axes.set_xlabel(f"tokens per second, {hardware}")
-        axes.set_ylabel(f"accuracy on {board.tasks[0]} (%)")
+        axes.set_xlabel(f"tokens per second, {caption(hardware)}")
+        axes.set_ylabel(f"accuracy on {caption(board.tasks[0])} (%)")
         axes.grid(color="0.88", linewidth=0.6)
         axes.legend(fontsize=7)
     return figure

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from .files import write_atomically
+from .schema import check
 
 
 SAMPLE = 2**20  # bytes
@@ -29,6 +30,7 @@ class ResultsFile:
         keys (`Sequence[tuple]`): `(id, sequence)` of every result to come, in their final order.
         settings (`dict[str, Any]`): What the results depend on, as JSON values.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to start again when the file exists.
+        kind (`type`, *optional*, defaults to `dict`): What a line must be, such as a `TypedDict`.
 
     Attributes:
         lines (`dict[tuple, str]`): The lines that are there, by key.
@@ -38,12 +40,15 @@ class ResultsFile:
         `OSError`: On entering, for a path that cannot be written.
     """
 
-    def __init__(self, path: Path, keys: Sequence[Key], settings: dict[str, Any], *, overwrite: bool = False):
+    def __init__(
+        self, path: Path, keys: Sequence[Key], settings: dict[str, Any], *, overwrite: bool = False, kind: type = dict
+    ):
         self.path = path
         self.settings_path = path.with_name(path.name + ".settings.json")
         self.keys = list(keys)
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as when read back
         self.overwrite = overwrite
+        self.kind = kind
         self.lines: dict[Key, str] = {}
         self._file: IO[bytes] | None = None
 
@@ -122,6 +127,7 @@ class ResultsFile:
             last = end == len(content)
             try:
                 record = json.loads(line.decode("utf-8"))
+                check(self.kind, record, "the line")
                 key = (record["id"], record.get("sequence", 0))
                 if key not in expected:
                     raise ValueError

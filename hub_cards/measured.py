@@ -14,7 +14,6 @@ from .facts import ModelFacts, TaskArea, TaskResult
 
 
 LIBRARIES = ("d3llm", "torch", "transformers")
-RESULT_SCHEMA = "d3llm-result-1"
 
 
 def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
@@ -60,18 +59,16 @@ def with_results(facts: ModelFacts, folder: Path, paths: list[Path]) -> ModelFac
         `OSError`, `ValueError`: For a file that is not there, is no result, or is one of another model.
     """
     from ..evaluation import fingerprint_files
+    from ..evaluation.result import read_result, result_files
 
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    files = [file for file in files if not file.name.endswith(".settings.json")]
+    files = result_files(paths)
     if not files:
         raise ValueError(f"There is no result in {', '.join(map(str, paths))}.")
     model_type = read_json(folder / "config.json").get("model_type")
     weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
     results = []
     for file in files:
-        record = read_json(file)
-        if record.get("schema") != RESULT_SCHEMA:
-            raise ValueError(f"{file} is no result of `d3llm eval` (schema {RESULT_SCHEMA}).")
+        record = read_result(file)
         if record["weights"] != weights:
             raise ValueError(f"{file} measured other weights than those in {folder}: measure these (`d3llm eval`).")
         results.append(_task_result(record, model_type))

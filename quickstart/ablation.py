@@ -1,6 +1,5 @@
 """Takes the recipe of the student apart: one part changed at a time, each measured on unseen problems."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -10,6 +9,7 @@ import numpy as np
 import yaml
 
 from ..evaluation.aup.aup import area_under_parallelism, bootstrap_areas
+from ..evaluation.result import read_result, result_files
 from .distill_student import extract, keep_recipe, measure_methods, train
 from .student_recipe import read_student_recipe
 
@@ -85,11 +85,13 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
     """
     ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
-    measured = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
-    measured = {name: result for name, result in measured.items() if "accuracy" in result}
+    measured = {path.stem: read_result(path) for path in result_files([results])}
+    baseline = f"{TEACHER}-{BASELINE}"
+    if baseline not in measured:
+        raise ValueError(f"{results} has no {baseline}.json: measure it first (`run_ablation`).")
     best = 100 * max(result["accuracy"] for result in measured.values())
-    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": 100 * measured[f"{TEACHER}-{BASELINE}"]["accuracy"]}
-    rows = [_row("teacher, one token per forward", "sequential", [[measured[f"{TEACHER}-{BASELINE}"]]], anchor)]
+    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": 100 * measured[baseline]["accuracy"]}
+    rows = [_row("teacher, one token per forward", "sequential", [[measured[baseline]]], anchor)]
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
         for decoder, plan in ablation["decoders"].items():

@@ -68,6 +68,16 @@ def test_no_accuracy_no_area():
         (([1, float("nan")], [50, 40]), {}, "tokens_per_forward"),
         (([1], [-1]), {}, "accuracy"),
         (([1], [50]), {"y_max": 0}, "y_max"),
+        (([1], [50]), {"y_max": "75"}, "y_max"),
+        (([1], [50]), {"y_max": True}, "y_max"),
+        (([1], [50]), {"alpha": "steep"}, "alpha"),
+        (([1], [50]), {"alpha": float("nan")}, "alpha"),
+        (([1], [50]), {"max_drop": [1]}, "max_drop"),
+        (([1], [50]), {"max_drop": -1}, "max_drop"),
+        (([1], [50]), {"baseline_accuracy": "50"}, "baseline_accuracy"),
+        ((1, 50), {}, "tokens_per_forward"),
+        (([1], "5"), {}, "accuracy"),
+        (([None], [50]), {}, "tokens_per_forward"),
     ],
 )
 def test_values_out_of_range(points, kwargs, name):
@@ -101,3 +111,5 @@ def test_evaluate_loads_it_by_path(path, tmp_path, monkeypatch):
     area = metric.compute(**points, y_max=74.98, alpha=3.0, max_drop=5.0)
     assert area == {"aup": pytest.approx(637.6549264841269, rel=1e-12)}
     assert metric.compute(**points) == {"aup": pytest.approx(area_under_parallelism([1.0, 9.11], [74.02, 73.09]))}
+    with pytest.raises(ValueError, match="`y_max` must be a number above 0, got '75'"):
+        metric.compute(**points, y_max="75")

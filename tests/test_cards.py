@@ -29,6 +29,7 @@ from d3llm.hub_cards.measured import model_facts, with_results
 
 from .conftest import ROOT
 from .hub import check_card
+from .results import whole_result
 from .trajectory_rows import make_trainer
 
 
@@ -187,22 +188,10 @@ def test_damaged_facts_are_named(change, complaint, tmp_path):
 
 
 def write_result(path: Path, folder: Path, **changes):
-    result = {
-        "schema": "d3llm-result-1",
-        "title": "GSM8K",
-        "source": "openai/gsm8k",
-        "split": "test",
-        "weights": fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))]),
-        "num_samples": 4,
-        "batch_size": 2,
-        "decoding": {"preset": "d3llm", "threshold": 0.4, "block_size": 32, "max_new_tokens": 96},
-        "accuracy": 0.75,
-        "accuracy_interval": [0.3, 0.95],
-        "tokens_per_forward": 4.0,
-        "tokens_per_second": 30.0,
-        "hardware": {"device": "Example CPU", "threads": 2, "processes": 1},
-    }
-    path.write_text(json.dumps({**result, **changes}))
+    """A result of the weights in a folder: 3 of 4 samples are correct, at 4 tokens per forward."""
+    weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
+    result = whole_result(**{"correct": 3, "tokens_per_forward": 4.0, "num_samples": 4, "weights": weights, **changes})
+    path.write_text(json.dumps(result))
     return path
 
 
@@ -211,19 +200,19 @@ def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
     assert facts.architecture == "LLaDAModelLM"
     assert facts.chat
     one = write_result(tmp_path / "one.json", tiny_checkpoint)
-    two = write_result(tmp_path / "two.json", tiny_checkpoint, accuracy=1.0, tokens_per_forward=1.0)
+    two = write_result(tmp_path / "two.json", tiny_checkpoint, correct=4, tokens_per_forward=1.0)
     (tmp_path / "one.samples.jsonl.settings.json").write_text("{}")
     measured = with_results(facts, tiny_checkpoint, [tmp_path])
     assert [result.decoding for result in measured.results] == [{"preset": "d3llm", "threshold": 0.4}] * 2
     assert measured.results[0].hardware == "Example CPU, 2 threads, batch size 2"
     (area,) = measured.areas
-    assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K", "d3llm", 100.0, 2)
+    assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K-CoT", "d3llm", 100.0, 2)
     write_result(two, tiny_checkpoint, decoding={"preset": "llada"})
     assert not with_results(facts, tiny_checkpoint, [one, two]).areas  # points of two presets are no curve
     write_result(two, tiny_checkpoint, weights="0" * 16)
     with pytest.raises(ValueError, match="measured other weights"):
         with_results(facts, tiny_checkpoint, [one, two])
-    with pytest.raises(ValueError, match="is no result of"):
+    with pytest.raises(ValueError, match="schema"):
         with_results(facts, tiny_checkpoint, [write_result(two, tiny_checkpoint, schema="x")])
 
 

@@ -487,7 +487,7 @@ def test_math(tmp_path):
 def test_data_of_another_task_is_named(tmp_path, name):
     path = tmp_path / "other.jsonl"
     path.write_text('{"something": 1}\n')
-    with pytest.raises(ValueError, match=r"row 1 of .*other.jsonl has no `\w+`, only 'something'"):
+    with pytest.raises(ValueError, match=r"other.jsonl, row 1\['\w+'\] is missing: its columns are 'something';"):
         TASKS[name].load(path, "test", None)
 
 

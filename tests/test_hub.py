@@ -250,9 +250,8 @@ def test_curves_are_drawn_on_the_card(hub, model_folder, tmp_path):
     (model_folder / "README.md").unlink()
     results = tmp_path / "results"
     results.mkdir()
-    known = {"task": "gsm8k", "data": "a", "method": "m", "samples": {}}
-    write_result(results / "one.json", model_folder, **known)
-    write_result(results / "two.json", model_folder, **known, accuracy=1.0, tokens_per_forward=1.0)
+    write_result(results / "one.json", model_folder)
+    write_result(results / "two.json", model_folder, correct=4, tokens_per_forward=1.0)
     command = ["push", "model", str(model_folder), "ada/m", "--license", "mit", "--results", str(results)]
     assert main(command) == 0
     files = hub.repository("ada/m").head.files

@@ -9,28 +9,14 @@ from PIL import Image
 from d3llm.commands.main import main
 from d3llm.evaluation.aup.aup import area_under_parallelism
 from d3llm.evaluation.leaderboard import Curve, Point, make_boards, measured_curves, published, published_curves
-from d3llm.evaluation.measurement import SCHEMA, summarize
 from d3llm.evaluation.plots import draw, speed_points
 
+from .results import whole_result
 from .test_commands import run_fails
 
 
 def write_result(folder: Path, name: str, tokens_per_forward: int, correct: int, **changes) -> Path:
-    """A result of 100 samples of 30 tokens."""
-    records = [
-        {"id": str(i), "correct": i < correct, "tokens": 30, "forwards": 30 // tokens_per_forward, "seconds": 0.1}
-        for i in range(100)
-    ]
-    result = {
-        "schema": SCHEMA,
-        "task": "gsm8k_cot",
-        "title": "GSM8K-CoT",
-        "method": "ours",
-        "data": "0123",
-        "hardware": {"device": "a machine"},
-        **summarize(records),
-        **changes,
-    }
+    result = whole_result(correct, tokens_per_forward, **changes)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(result))
     return path
@@ -64,10 +50,11 @@ def test_all_published_rows(golden):
 def test_measured_results(tmp_path, capsys):
     write_result(tmp_path, "fast", 5, 78)
     write_result(tmp_path, "slow", 1, 80)
-    write_result(tmp_path, "fast.samples.jsonl.settings", 5, 10)  # what lies beside results is none
+    for name in ("fast.samples.jsonl.settings", "fast.lm_eval"):  # what lies beside results is none
+        (tmp_path / f"{name}.json").write_text("{}")
     (curve,) = measured_curves([tmp_path])
     assert [(point.tokens_per_forward, point.accuracy) for point in curve.points] == [(1.0, 80.0), (5.0, 78.0)]
-    assert curve.measured and curve.points[0].tokens_per_second == pytest.approx(300)
+    assert curve.measured and curve.points[0].tokens_per_second == pytest.approx(100)
     (board,) = make_boards([curve])
     area = area_under_parallelism([1, 5], [80, 78])
     assert board.areas["ours", "GSM8K-CoT"] == board.average("ours") == area

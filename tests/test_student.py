@@ -16,6 +16,7 @@ from d3llm.quickstart.student_recipe import DEFAULT_RECIPE
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 
 from .conftest import ROOT
+from .results import whole_result
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,7 @@ def test_seeds_of_an_ablation_are_run_one_at_a_time(tmp_path, monkeypatch):
 
 
 def result(threshold, accuracy, tpf):
-    correct = [index < accuracy for index in range(100)]
-    samples = {"correct": correct, "tokens": [50] * 100, "forwards": [round(50 / tpf)] * 100}
-    point = {} if threshold is None else {"threshold": threshold}
-    return {"point": point, "accuracy": accuracy / 100, "tokens_per_forward": tpf, "samples": samples}
+    return whole_result(accuracy, tpf, point={} if threshold is None else {"threshold": threshold})
 
 
 def test_rows_of_an_ablation(tmp_path):
@@ -142,3 +140,6 @@ def test_rows_of_an_ablation(tmp_path):
     assert "| no threshold | 0.1 nats | 0.2 nats | 0.5 nats |" in table
     assert "98.0 @ 0.80 |  |  |  |" in table
     assert "96.0 @ 9.00" in table
+    (tmp_path / "teacher-llada.json").unlink()
+    with pytest.raises(ValueError, match=r"has no teacher-llada\.json"):
+        ablation.ablation_rows(tmp_path, tmp_path / "ablation.yaml")

@@ -10,6 +10,8 @@ import evaluate
 import numpy as np
 
 
+NUMBERS = (int, float, np.integer, np.floating)
+
 _DESCRIPTION = """
 AUP (accuracy under parallelism) is the area under the curve of accuracy against tokens per forward of a decoder whose
 settings trade one for the other. Accuracy that is lost against the best one known weighs little, so that a decoder
@@ -79,19 +81,25 @@ def area_under_parallelism(
         `float`: The area, in percent times tokens per forward; 0 when every point is dropped.
 
     Raises:
-        `ValueError`: For lists that are empty or of different lengths, and for values out of range.
+        `ValueError`: For lists that are empty or of different lengths, and for what is no number or out of range.
     """
+    for name, values in (("tokens_per_forward", tokens_per_forward), ("accuracy", accuracy)):
+        if not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+            raise ValueError(f"`{name}` must be a list of numbers, got {values!r:.60}.")
     if len(tokens_per_forward) != len(accuracy) or len(accuracy) == 0:
         raise ValueError(
             "`tokens_per_forward` and `accuracy` must have one value per point and at least one, got "
             f"{len(tokens_per_forward)} and {len(accuracy)} values."
         )
-    if not all(0 < value < math.inf for value in tokens_per_forward):
-        raise ValueError(f"`tokens_per_forward` must be above 0, got {list(tokens_per_forward)}.")
-    if not all(0 <= value < math.inf for value in accuracy):
-        raise ValueError(f"`accuracy` must not be negative, got {list(accuracy)}.")
-    if y_max is not None and not 0 < y_max < math.inf:
-        raise ValueError(f"`y_max` must be above 0, got {y_max}.")
+    _check_numbers("tokens_per_forward", tokens_per_forward, positive=True)
+    _check_numbers("accuracy", accuracy)
+    _check_numbers("alpha", [alpha])
+    if max_drop != math.inf:  # no point is dropped
+        _check_numbers("max_drop", [max_drop])
+    if y_max is not None:
+        _check_numbers("y_max", [y_max], positive=True)
+    if baseline_accuracy is not None:
+        _check_numbers("baseline_accuracy", [baseline_accuracy])
     if 0 < max(accuracy) <= 1:
         warnings.warn("`accuracy` is expected in percent, and no value is above 1.", stacklevel=2)
     points = points_above_floor(tokens_per_forward, accuracy, max_drop, baseline_accuracy)
@@ -103,6 +111,15 @@ def area_under_parallelism(
     for i in range(1, len(points)):
         area += (points[i][0] - points[i - 1][0]) * (weighted[i] + weighted[i - 1]) / 2
     return float(area)
+
+
+def _check_numbers(name: str, values: Sequence[Any], positive: bool = False):
+    """Raises a `ValueError` for what is no finite number, or out of range."""
+    for value in values:
+        fits = isinstance(value, NUMBERS) and not isinstance(value, bool) and 0 <= value < math.inf
+        if not fits or (positive and value == 0):
+            expected = "above 0" if positive else "of at least 0"
+            raise ValueError(f"`{name}` must be a number {expected}, got {value!r:.60}.")
 
 
 def points_above_floor(

@@ -3,13 +3,16 @@
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from ..code_execution import run_program
-from .data import HubData, exemplars, load_rows
-from .task import Sample, Task, field_of, joined
+from .data import HubData, Text, check_unique, exemplars, load_rows
+from .task import Sample, Task, joined
 
 
 HUMANEVAL = HubData("openai/openai_humaneval", (None,), {"test": "test"})
@@ -19,6 +22,27 @@ MBPP_PLUS = HubData("evalplus/mbppplus", (None,), {"test": "test"})
 MBPP_TASK_IDS = {"test": range(11, 511), "validation": range(511, 601)}  # of a file that has all 974 problems
 FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 HUMANEVAL_STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+
+
+class HumanEvalRow(TypedDict):
+    """A row of HumanEval or HumanEval+; `prompt` has the head of the function `entry_point`."""
+
+    task_id: Text
+    prompt: Text
+    entry_point: Text
+    test: Text
+
+
+class MBPPRow(TypedDict):
+    """A row of MBPP, whose problem is `text`, or of MBPP+, where it is `prompt` and `test` may replace `test_list`."""
+
+    task_id: int | Text
+    text: NotRequired[Text | None]
+    prompt: NotRequired[Text | None]
+    test_list: Annotated[list[Text], Field(min_length=1)]
+    test_imports: NotRequired[list[str] | None]
+    test_setup_code: NotRequired[str | None]
+    test: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -110,23 +134,25 @@ def load_humaneval(data: HubData, instruct: bool) -> Callable[[Path | None, str,
 
     def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
         samples = []
-        for number, row in enumerate(load_rows(data, file, split)[:limit]):
-            prompt, entry_point, test, task_id = (
-                field_of(row, name, f"row {number + 1} of {file or data}")
-                for name in ("prompt", "entry_point", "test", "task_id")
-            )
+        rows = load_rows(HumanEvalRow, data, file, split, limit)
+        for where, row in rows:
+            prompt, entry_point = row["prompt"], row["entry_point"]
+            if f"def {entry_point}" not in prompt:
+                raise ValueError(f"{where} has no `def {entry_point:.60}` in its `prompt`.")
             tests = Tests(
                 header=prompt[: prompt.index(f"def {entry_point}")],
                 signature=prompt,
                 entry_point=entry_point,
-                tests=f"{test}\ncheck({entry_point})",
+                tests=f"{row['test']}\ncheck({entry_point})",
             )
             ask = (
                 "Write a solution to the following problem and make sure that it passes the tests:\n"
                 f"```python\n{prompt}\n```\n"
             )
             begin = f"Here is the completed function:\n```python\n{prompt}\n"
-            samples.append(Sample(task_id, ask, tests, prefix=begin) if instruct else Sample(task_id, prompt, tests))
+            sample = Sample(row["task_id"], prompt, tests)
+            samples.append(replace(sample, prompt=ask, prefix=begin) if instruct else sample)
+        check_unique((where, row["task_id"]) for where, row in rows)
         return samples
 
     return load
@@ -150,24 +176,24 @@ def load_mbpp(data: HubData, instruct: bool) -> Callable[[Path | None, str, int 
     """Loads MBPP with three exemplars, or MBPP+; the instruct form has none, and begins a fence."""
 
     def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
-        rows = load_rows(data, file, split)
+        rows = load_rows(MBPPRow, data, file, split)
         if data is MBPP and len(rows) == 974:
-            rows = [row for row in rows if row["task_id"] in MBPP_TASK_IDS[split]]
+            rows = [(where, row) for where, row in rows if row["task_id"] in MBPP_TASK_IDS[split]]
         shots = [f"{mbpp_prompt(row)}{row['code']}\n[DONE]" for row in exemplars()["mbpp"]]
         samples = []
-        for number, row in enumerate(rows[:limit]):
-            where = f"row {number + 1} of {file or data}"
-            task_id, test_list = field_of(row, "task_id", where), field_of(row, "test_list", where)
+        for where, row in rows[:limit]:
             if not _mbpp_text(row):
-                field_of(row, "text", where)
+                raise ValueError(f"{where} has neither `text` nor `prompt`: give the data of this task (--data).")
+            task_id = str(row["task_id"])
             imports = "".join(f"{line}\n" for line in row.get("test_imports") or [])
             setup = row.get("test_setup_code") or ""  # may use what the code defines
-            tests = Tests(imports, "", "", f"{setup}\n{row.get('test') or chr(10).join(test_list)}")
+            tests = Tests(imports, "", "", f"{setup}\n{row.get('test') or chr(10).join(row['test_list'])}")
             samples.append(
-                Sample(str(task_id), mbpp_instruct_prompt(row), tests, prefix="```python\n")
+                Sample(task_id, mbpp_instruct_prompt(row), tests, prefix="```python\n")
                 if instruct
-                else Sample(str(task_id), joined(shots, mbpp_prompt(row)), tests)
+                else Sample(task_id, joined(shots, mbpp_prompt(row)), tests)
             )
+        check_unique((where, str(row["task_id"])) for where, row in rows[:limit])
         return samples
 
     return load

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from ..answers import answers_match, extract_boxed
-from .data import HubData, exemplars, load_rows
-from .task import Sample, Task, field_of, joined
+from .data import HubData, Text, exemplars, load_rows
+from .task import Sample, Task, joined
 
 
 SUBJECTS = (
@@ -18,6 +20,13 @@ SUBJECTS = (
 )  # fmt: skip
 DATA = HubData("EleutherAI/hendrycks_math", SUBJECTS, {"test": "test", "validation": "train"})
 FINAL_ANSWER = re.compile(r"final answer is(.*?)\.? I hope it is correct", re.DOTALL | re.IGNORECASE)
+
+
+class Row(TypedDict):
+    """A row of MATH."""
+
+    problem: Text
+    solution: Text
 
 
 def zero_shot_prompt(problem: str) -> str:
@@ -34,12 +43,11 @@ def loader(prompt: Callable[[str], str]) -> Callable[[Path | None, str, int | No
 
     def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
         samples = []
-        for number, row in enumerate(load_rows(DATA, file, split)[:limit]):
-            where = f"row {number + 1} of {file or DATA}"
-            reference = extract_boxed(field_of(row, "solution", where))
+        for number, (where, row) in enumerate(load_rows(Row, DATA, file, split, limit)):
+            reference = extract_boxed(row["solution"])
             if reference is None:
                 raise ValueError(f"{where} has a `solution` without \\boxed{{...}}.")
-            samples.append(Sample(str(number), prompt(field_of(row, "problem", where)), reference))
+            samples.append(Sample(str(number), prompt(row["problem"]), reference))
         return samples
 
     return load

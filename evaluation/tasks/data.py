@@ -1,11 +1,18 @@
 """Where the rows of a task come from: a local file, or the Hub."""
 
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
+
+from ..schema import check
 
 
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # of a row: not blank, taken as it is
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -28,22 +35,49 @@ class HubData:
         return f"{self.path} on the Hub"
 
 
-def load_rows(hub: HubData, file: Path | None, split: str) -> list[dict[str, Any]]:
+def load_rows(
+    kind: type, hub: HubData, file: Path | None, split: str, limit: int | None = None
+) -> list[tuple[str, dict[str, Any]]]:
     """
-    Rows of a local file, or of a split on the Hub.
+    Rows of a local file, or of a split on the Hub, held against the form that a task needs.
 
     Args:
+        kind (`type`): What a row must be, a `TypedDict`.
         hub ([`HubData`]): Where the data set is by default.
         file (`Path`, *optional*): A file of the data set's own form instead: JSON lines (also as `.gz`), Parquet, CSV.
         split (`str`): `"test"` or `"validation"`; a file is taken as a whole.
+        limit (`int`, *optional*): Only the first rows, so many at most.
 
     Returns:
-        `list[dict[str, Any]]`: The rows, at least one.
+        `list[tuple[str, dict[str, Any]]]`: The rows, at least one, each with what to call it in an error: the file
+        and the number of the row, counted from 1.
 
     Raises:
-        `ValueError`: For a split that the data set does not have, and a file that cannot be read as data.
-        `OSError`: For a file that is not there, and a data set that cannot be downloaded.
+        `ValueError`: For a split that the dataset does not have, a file that cannot be read as data, and a row that
+            is not of the form.
+        `OSError`: For a file that is not there, and a dataset that cannot be downloaded.
     """
+    rows = [(f"{file or hub}, row {number}", row) for number, row in enumerate(_read(hub, file, split)[:limit], 1)]
+    for where, row in rows:
+        columns = textwrap.shorten(", ".join(map(repr, row)), 100, placeholder="...")
+        check(kind, row, where, f"its columns are {columns}; give the data of this task (--data)")
+    return rows
+
+
+def check_unique(ids: Iterable[tuple[str, str]]) -> None:
+    """
+    Raises a `ValueError` when two rows have the same id: their answers would be taken for one.
+
+    Args:
+        ids (`Iterable[tuple[str, str]]`): What to call a row in an error, and its id.
+    """
+    first: dict[str, str] = {}
+    for where, identity in ids:
+        if first.setdefault(identity, where) != where:
+            raise ValueError(f"{where} has the id {identity!r:.60} of {first[identity]}: give each problem once.")
+
+
+def _read(hub: HubData, file: Path | None, split: str) -> list[dict[str, Any]]:
     import datasets
 
     if file is None:

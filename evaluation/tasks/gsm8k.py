@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from ..answers import answers_match, extract_hash_answer, extract_number
-from .data import HubData, exemplars, load_rows
-from .task import Sample, Task, field_of, joined
+from .data import HubData, Text, exemplars, load_rows
+from .task import Sample, Task, joined
 
 
 DATA = HubData("openai/gsm8k", ("main",), {"test": "test", "validation": "train"})
 STOP_STRINGS = ("Q:", "</s>", "<|im_end|>")
 LONG_STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")
+
+
+class Row(TypedDict):
+    """A row of GSM8K."""
+
+    question: Text
+    answer: Text
 
 
 def cot_prompt(question: str) -> str:
@@ -28,12 +37,11 @@ def loader(prompt: Callable[[str], str]) -> Callable[[Path | None, str, int | No
 
     def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
         samples = []
-        for number, row in enumerate(load_rows(DATA, file, split)[:limit]):
-            where = f"row {number + 1} of {file or DATA}"
-            reference = extract_hash_answer(field_of(row, "answer", where))
+        for number, (where, row) in enumerate(load_rows(Row, DATA, file, split, limit)):
+            reference = extract_hash_answer(row["answer"])
             if reference is None:
                 raise ValueError(f"{where} has an `answer` without `#### `.")
-            samples.append(Sample(str(number), prompt(field_of(row, "question", where)), reference))
+            samples.append(Sample(str(number), prompt(row["question"]), reference))
         return samples
 
     return load

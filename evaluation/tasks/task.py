@@ -89,13 +89,6 @@ class Task:
         return ids + (tokenizer(sample.prefix, add_special_tokens=False)["input_ids"] if sample.prefix else [])
 
 
-def field_of(row: dict[str, Any], name: str, where: str) -> Any:
-    """A field of a row of data; raises a `ValueError` that says what the row has."""
-    if row.get(name) is None:
-        raise ValueError(f"{where} has no `{name}`, only {', '.join(map(repr, row))}: is it the data of this task?")
-    return row[name]
-
-
 def joined(exemplars: Sequence[str], prompt: str) -> str:
     """A few-shot prompt: the exemplars and the problem, with an empty line in between."""
     return "\n\n".join([*exemplars, prompt])

@@ -1,0 +1,24 @@
+"""Where the commands print tables of names that come from files and arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def table_console(width: int) -> Console:
+    """
+    A console that prints names as they are: `[red]` and `:smile:` in a name are text.
+
+    Args:
+        width (`int`): Columns, at least, where there is no terminal: a log has no edge.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, width)
+    return console

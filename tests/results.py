@@ -1,0 +1,47 @@
+"""A result as `d3llm eval` writes it, of samples that are all alike."""
+
+from typing import Any
+
+from d3llm.evaluation.result import SCHEMA, summarize
+
+
+FORWARDS = 10  # of each sample
+
+
+def whole_result(
+    correct: int = 80, tokens_per_forward: float = 3.0, num_samples: int = 100, **changes: Any
+) -> dict[str, Any]:
+    """A result with so many correct samples, 0.1 seconds each; `changes` are made to it last."""
+    samples = [
+        {
+            "id": str(index),
+            "correct": index < correct,
+            "tokens": round(FORWARDS * tokens_per_forward),
+            "forwards": FORWARDS,
+            "seconds": 0.1,
+        }
+        for index in range(num_samples)
+    ]
+    return {
+        "schema": SCHEMA,
+        "task": "gsm8k_cot",
+        "title": "GSM8K-CoT",
+        "checker": "exact value or text",
+        "data": "0123456789abcdef",
+        "num_samples": num_samples,
+        "batch_size": 2,
+        "method": "ours",
+        "model": "model",
+        "weights": "0123456789abcdef",
+        "dtype": "float32",
+        "assistant_model": None,
+        "source": "openai/gsm8k",
+        "split": "test",
+        "chat": False,
+        "point": {"threshold": 0.4},
+        "decoding": {"preset": "d3llm", "threshold": 0.4, "block_size": 32, "max_new_tokens": 96},
+        **summarize(samples),
+        "hardware": {"device": "Example CPU", "threads": 2, "processes": 1},
+        "versions": {"python": "3.11.7", "d3llm": "0.1.0"},
+        **changes,
+    }
