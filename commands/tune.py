@@ -116,7 +116,7 @@ def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
     """Puts fields into a checkpoint's generation_config.json and keeps what else is there; atomically."""
     from d3llm.evaluation.files import write_atomically
     from d3llm.generation import DiffusionGenerationConfig
-    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS
+    from d3llm.generation.fields import METHOD_DEFAULTS
 
     path = folder / "generation_config.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
