@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import CompileConfig
+
 from .presets import PRESETS
 
 
@@ -98,12 +100,10 @@ class OneOrMore:
 
 @dataclass(frozen=True)
 class Compilation:
-    """A `CompileConfig` of transformers, or its fields."""
+    """A `CompileConfig` of transformers."""
 
     def fault(self, value: Any) -> str | None:
-        if isinstance(value, dict) or hasattr(value, "to_dict"):
-            return None
-        return "must be a CompileConfig"
+        return None if isinstance(value, CompileConfig) else "must be a CompileConfig"
 
 
 Kind = Whole | Number | Choice | Flag | Text | OneOrMore | Compilation

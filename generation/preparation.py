@@ -115,6 +115,8 @@ class PreparationMixin:
     ) -> torch.LongTensor | None:
         if attention_mask is None:
             return None
+        if not isinstance(attention_mask, torch.Tensor):
+            raise ValueError(f"`attention_mask` must be a tensor, not a {type(attention_mask).__name__}")
         if attention_mask.shape != prompt.shape:
             raise ValueError(
                 f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
@@ -180,7 +182,7 @@ class PreparationMixin:
             criteria.append(MaxTimeCriteria(config.max_time))
         stop_strings = None
         if config.stop_strings:
-            if tokenizer is None:
+            if not hasattr(tokenizer, "get_vocab"):
                 raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
             try:
                 stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
