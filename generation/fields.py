@@ -165,7 +165,7 @@ RUN_FIELDS = {
 INHERITED_FIELDS = {
     "max_length": Field(None, Whole(1)),
     "compile_config": Field(None, Compilation()),
-    "max_time": Field(None, Number(0, inclusive=False)),
+    "max_time": Field(None, Number()),
     "stop_strings": Field(None, OneOrMore(Text())),
     "do_sample": Field(None, Flag()),
     "top_k": Field(None, Whole(1)),
