@@ -181,7 +181,7 @@ def check_task_arguments(args: argparse.Namespace) -> None:
 def find_tasks(args: argparse.Namespace) -> list[Task]:
     """The tasks that `--tasks` names."""
     from d3llm.evaluation.tasks import TASKS
-    from d3llm.generation.configuration_diffusion import suggestion
+    from d3llm.generation.fields import suggestion
     from d3llm.quickstart.task import QUICKSTART
 
     known = {QUICKSTART.name: QUICKSTART, **TASKS}

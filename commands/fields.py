@@ -10,7 +10,7 @@ class _Help(argparse.Action):
     """`--help` that also lists the fields of the config; to import them only here keeps the command line quick."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from d3llm.generation.configuration_diffusion import CHOICES
+        from d3llm.generation.fields import CHOICES
 
         lines = ["fields of DiffusionGenerationConfig, which override the preset:"]
         for name, default in config_fields().items():
@@ -36,7 +36,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser, *, model_flag: str =
 
 def config_fields() -> dict[str, Any]:
     """The fields of `DiffusionGenerationConfig` that are flags, with their defaults."""
-    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+    from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 
     fields = {**RUN_DEFAULTS, "top_k": None, "top_p": None, **METHOD_DEFAULTS}
     for name in ("preset", "output_logprobs", "output_history"):  # an argument of its own, and what no text shows
@@ -56,7 +56,7 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
         not have to wait for the weights.
     """
     from d3llm.generation import DiffusionGenerationConfig
-    from d3llm.generation.configuration_diffusion import suggestion
+    from d3llm.generation.fields import FIELDS, Flag, suggestion
 
     defaults = config_fields()
     fields = {f"--{name.replace('_', '-')}": name for name in defaults}
@@ -73,9 +73,11 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
         name = fields[flag]
         try:
             values[name] = json.loads(text)  # a number, true or false
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             values[name] = text
-        if isinstance(defaults[name], bool) and not isinstance(values[name], bool):
+        if values[name] is None:
+            raise ValueError(f"{flag} needs a value: leave it out for the default")
+        if isinstance(FIELDS[name].kind, Flag) and not isinstance(values[name], bool):
             raise ValueError(f"{flag} is true or false, not {text}")
     if args.preset is not None:
         values["preset"] = args.preset

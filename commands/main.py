@@ -10,6 +10,9 @@ from typing import NoReturn
 from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
 
 
+OUT_OF_MEMORY = "not enough memory: take fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
+
+
 class _Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors take one line."""
 
@@ -70,9 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"d3llm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"d3llm: error: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate", "out of memory"))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
     """Puts fields into a checkpoint's generation_config.json and keeps what else is there; atomically."""
     from d3llm.evaluation.files import write_atomically
     from d3llm.generation import DiffusionGenerationConfig
-    from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS
+    from d3llm.generation.fields import METHOD_DEFAULTS
 
     path, values = folder / "generation_config.json", _generation_config(folder)
     if "preset" in fields:  # replaces the method that was there

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import DiffusionGenerationConfig
-from ..generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+from ..generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 from .prompts import Messages, encode_prompt
 
 

@@ -1,106 +1,15 @@
 """`DiffusionGenerationConfig`: what `generate()` of a masked-diffusion model can be told."""
 
 import copy
-import difflib
-import math
-from typing import Any
 
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, Number, check_names, check_value
 from .presets import PRESETS
 
 
 logger = logging.get_logger(__name__)
-
-# The method: a preset sets these, and a preset named in a call replaces all of them.
-METHOD_DEFAULTS: dict[str, Any] = {
-    "block_size": 32,
-    "steps": None,
-    "eps": 1e-3,
-    "score": "entropy",
-    "selection": "threshold",
-    "threshold": 0.5,
-    "factor": None,
-    "entropy_bound": None,
-    "forced_progress": "best",
-    "forced_score": None,
-    "block_add_threshold": 1.0,
-    "block_activate_threshold": 1.0,
-    "attention": "bidirectional",
-    "cache": "none",
-    "cache_delay": 1,
-    "cache_refresh_interval": None,
-    "window_edge": "exact",
-}
-# The run: these hold whatever the method.
-RUN_DEFAULTS: dict[str, Any] = {
-    "preset": None,
-    "max_new_tokens": 256,
-    "early_stop": True,
-    "cfg_scale": 0.0,
-    "temperature": 0.0,
-    "num_return_sequences": 1,
-    "seed": None,
-    "output_logprobs": False,
-    "output_history": False,
-    "mask_token_id": None,
-}
-# Inherited fields of GenerationConfig that mean the same here; any other one has no effect on a diffusion decoder.
-INHERITED_FIELDS = (
-    "max_length",
-    "compile_config",
-    "max_time",
-    "stop_strings",
-    "do_sample",
-    "top_k",
-    "top_p",
-    "use_cache",
-    "return_dict_in_generate",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
-SCORES = ("probability", "entropy", "margin", "random")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": tuple(PRESETS),
-    "score": SCORES,
-    "selection": (
-        *("count", "fraction", "bernoulli"),
-        *("threshold", "scheduled_threshold", "factor", "entropy_bound"),
-    ),
-    "forced_score": SCORES,
-    "attention": ("bidirectional", "block_causal"),
-    "forced_progress": ("best", "first_block", "best_and_first_block", "every_block"),
-    "cache": ("none", "prefix", "dual", "delayed", "block"),
-    "window_edge": ("exact", "published"),
-}
-# Selections that follow a number of `steps`.
-SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold")
-# (lowest, highest, whether the lowest itself is allowed)
-RANGES: dict[str, tuple[float, float, bool]] = {
-    "eps": (0, 1, False),
-    "threshold": (0, math.inf, True),
-    "factor": (0, math.inf, True),
-    "entropy_bound": (0, math.inf, True),
-    "block_add_threshold": (0, 1, True),
-    "block_activate_threshold": (0, 1, True),
-    "cfg_scale": (0, math.inf, True),
-    "temperature": (0, math.inf, True),
-    "top_p": (0, 1, False),
-}
-COUNTS: dict[str, int] = {
-    "max_new_tokens": 1,
-    "max_length": 1,
-    "block_size": 1,
-    "steps": 1,
-    "cache_delay": 0,
-    "cache_refresh_interval": 1,
-    "top_k": 1,
-    "num_return_sequences": 1,
-    "seed": 0,
-    "mask_token_id": 0,
-}
 
 
 class DiffusionGenerationConfig(GenerationConfig):
@@ -185,7 +94,7 @@ class DiffusionGenerationConfig(GenerationConfig):
 
     def __init__(self, **kwargs):
         if not kwargs.get("_from_model_config"):
-            check_fields(kwargs, known=KNOWN_FIELDS)
+            check_names(kwargs, known=KNOWN_FIELDS)
         for name in (*METHOD_DEFAULTS, *RUN_DEFAULTS):
             setattr(self, name, kwargs.pop(name, None))
         # the base class has some of these fields too, and would reset them
@@ -195,20 +104,8 @@ class DiffusionGenerationConfig(GenerationConfig):
     def validate(self, *args, **kwargs):
         # GenerationConfig's own checks are about sampling flags and beams: here temperature alone says what is
         # sampled.
-        for name, choices in CHOICES.items():
-            value = getattr(self, name, None)
-            if value is not None and value not in choices:
-                raise ValueError(f"`{name}`={value!r} is unknown{suggestion(value, choices)}: choose one of {choices}")
-        for name, least in COUNTS.items():
-            value = getattr(self, name, None)
-            for number in value if name == "seed" and isinstance(value, list) else [value]:
-                if value is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
-                    raise ValueError(f"`{name}`={value!r} must be a whole number of at least {least}")
-        for name, (lowest, highest, inclusive) in RANGES.items():
-            value = getattr(self, name, None)
-            if value is not None and not in_range(value, lowest, highest, inclusive):
-                bracket = "[" if inclusive else "("
-                raise ValueError(f"`{name}`={value!r} is out of its range {bracket}{lowest}, {highest}]")
+        for name in FIELDS:
+            check_value(name, getattr(self, name, None))
 
     def resolve(self, model_type: str | None = None) -> "DiffusionGenerationConfig":
         """A copy with every field filled in: explicit value, else the preset's, else the default.
@@ -243,12 +140,9 @@ class DiffusionGenerationConfig(GenerationConfig):
         if self.selection in ("threshold", "scheduled_threshold"):
             if self.score == "random":
                 raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
-            highest = math.inf if self.score == "entropy" else 1.0
-            unit = "nats" if self.score == "entropy" else self.score
-            if not in_range(self.threshold, 0, highest, True):
+            if self.score != "entropy" and Number(0, 1).fault(self.threshold):
                 raise ValueError(
-                    f"`threshold`={self.threshold!r} is out of its range [0, {highest}] in {unit}, "
-                    f"the unit of `score`={self.score!r}"
+                    f"`threshold`={self.threshold!r} is out of its range [0, 1] in the unit of `score`={self.score!r}"
                 )
         for selection, score in (("factor", "probability"), ("entropy_bound", "entropy"), ("bernoulli", "random")):
             if self.selection == selection and getattr(self, selection, 0) is None:
@@ -274,21 +168,3 @@ class DiffusionGenerationConfig(GenerationConfig):
 
 BASE_FIELDS = {*GenerationConfig().__dict__, "transformers_version"}
 KNOWN_FIELDS = {*METHOD_DEFAULTS, *RUN_DEFAULTS, *BASE_FIELDS}
-
-
-def check_fields(fields, known):
-    """Raise a `ValueError` that names the first of `fields` that is not in `known`, and the nearest known one."""
-    for name in fields:
-        if name not in known:
-            raise ValueError(f"unknown generation field `{name}`{suggestion(name, known)}")
-
-
-def suggestion(value: Any, choices) -> str:
-    close = difflib.get_close_matches(str(value), list(choices), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
-
-
-def in_range(value: Any, lowest: float, highest: float, inclusive: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return (lowest <= value if inclusive else lowest < value) and value <= highest

@@ -219,7 +219,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
         head = self.get_output_embeddings() if guidance is None else guidance.guide(self.get_output_embeddings())
         positions = torch.arange(canvas.length, device=canvas.tokens.device)
-        forwards = 0
+        forwards, faulty = 0, torch.zeros_like(canvas.row_ids[0])
 
         while True:
             # 1. The candidates are fixed before the cut at an EOS, as in the published decoder: in the one forward
@@ -250,8 +250,13 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 window.positions |= self._rows_of(eligible)
 
             # The one host read of a forward.
-            shape = torch.stack([done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
-            finished, count, width, start, end, shared = shape.tolist()
+            shape = torch.stack([faulty, done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
+            faults, finished, count, width, start, end, shared = shape.tolist()
+            if faults:
+                raise ValueError(
+                    f"the logits of {faults} candidates are no numbers (NaN) in forward {forwards}: the weights are "
+                    f"damaged, or {self.dtype} is too narrow for them"
+                )
             if finished:
                 result.store(canvas, forwards)
                 if finished == len(done):
@@ -281,6 +286,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             if window.single is not None:
                 accepted |= eligible & window.single[:, None]
             canvas.commit(chosen, proposal, accepted, forwards)
+            faulty = proposal.score.isnan().sum()
 
         if stream is not None:
             stream.end()

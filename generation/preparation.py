@@ -10,14 +10,8 @@ from transformers.utils import logging
 
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
-from .configuration_diffusion import (
-    INHERITED_FIELDS,
-    METHOD_DEFAULTS,
-    RUN_DEFAULTS,
-    SCHEDULED,
-    DiffusionGenerationConfig,
-    check_fields,
-)
+from .configuration_diffusion import DiffusionGenerationConfig
+from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
 from .stops import Stops
 
 
@@ -58,13 +52,12 @@ class PreparationMixin:
         fill: bool = False,
     ) -> DiffusionGenerationConfig:
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        check_fields(kwargs, known={*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS})
+        check_names(kwargs, known=FIELDS)
         own = DiffusionGenerationConfig.from_plain(self.generation_config)
         config = own if generation_config is None else DiffusionGenerationConfig.from_plain(generation_config)
         if generation_config is not None:
             method = METHOD_DEFAULTS if config.preset is not None else ()
-            inherited = [*METHOD_DEFAULTS, *RUN_DEFAULTS, *INHERITED_FIELDS]
-            config.update(defaults_only=True, **{n: getattr(own, n) for n in inherited if n not in method})
+            config.update(defaults_only=True, **{n: getattr(own, n) for n in FIELDS if n not in method})
         if "preset" in kwargs:
             config.update(**dict.fromkeys(METHOD_DEFAULTS))
         if kwargs.pop("use_cache", True) is False:
@@ -122,6 +115,8 @@ class PreparationMixin:
     ) -> torch.LongTensor | None:
         if attention_mask is None:
             return None
+        if not isinstance(attention_mask, torch.Tensor):
+            raise ValueError(f"`attention_mask` must be a tensor, not a {type(attention_mask).__name__}")
         if attention_mask.shape != prompt.shape:
             raise ValueError(
                 f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
@@ -187,7 +182,7 @@ class PreparationMixin:
             criteria.append(MaxTimeCriteria(config.max_time))
         stop_strings = None
         if config.stop_strings:
-            if tokenizer is None:
+            if not hasattr(tokenizer, "get_vocab"):
                 raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
             try:
                 stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
@@ -213,6 +208,10 @@ class PreparationMixin:
         # models with several stop tokens were trained on answers padded with one of them
         candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
         fill = next((token for token in candidates if token is not None), mask)
+        vocab_size = getattr(self.config, "vocab_size", None)
+        for name, tokens in {"mask_token_id": [mask], "eos_token_id": eos, "pad_token_id": [fill]}.items():
+            if vocab_size is not None and tokens and max(tokens) >= vocab_size:
+                raise ValueError(f"`{name}`={max(tokens)} is outside of the model's vocabulary of {vocab_size} tokens")
         return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
 
     def _mask_token_id(self, generation_config: Any) -> int:

@@ -71,7 +71,7 @@ def propose_part(
         top = weights.topk(2, dim=-1).values
         scores["margin"] = (top[:, 0] - top[:, 1]) / total
     if "random" in kinds:
-        scores["random"] = draw.uniform(1, stream=-1)[:, 0]
+        scores["random"] = draw.uniform(1, stream=-1)[:, 0].where(total.isfinite(), torch.nan)
 
     logits[:, mask_token_id] = -torch.inf
     if config.temperature > 0:

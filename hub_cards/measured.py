@@ -166,7 +166,7 @@ def _task_result(record: dict[str, Any], model_type: str | None) -> TaskResult:
 
 def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, Any]:
     """The preset, and the fields of resolved decoding parameters in which they differ from it."""
-    from ..generation.configuration_diffusion import METHOD_DEFAULTS
+    from ..generation.fields import METHOD_DEFAULTS
     from ..generation.presets import PRESETS
 
     preset = PRESETS.get(decoding.get("preset") or "")

@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from .config_ranges import check_ranges
 from .configuration_dream import DreamConfig
 from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
 from .outputs import CanvasLMOutput, CanvasModelOutput
@@ -76,11 +77,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         super().__init__(config)
         if config.use_sliding_window:
             raise ValueError("DreamConfig.use_sliding_window=True is not supported: Dream attends to the whole canvas")
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"DreamConfig.hidden_size={config.hidden_size} must be a multiple of "
-                f"num_attention_heads={config.num_attention_heads}"
-            )
+        check_ranges(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DreamDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from .config_ranges import check_ranges
 from .configuration_llada import LLaDAConfig
 from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
 from .outputs import CanvasLMOutput, CanvasModelOutput
@@ -35,8 +36,7 @@ def check_supported(config: LLaDAConfig):
         value = getattr(config, field)
         if value != supported:
             raise ValueError(f"LLaDAConfig.{field}={value!r} is not supported: only {supported!r} is")
-    if config.d_model % config.n_heads:
-        raise ValueError(f"LLaDAConfig.d_model={config.d_model} must be a multiple of n_heads={config.n_heads}")
+    check_ranges(config)
 
 
 class LLaDABlock(GradientCheckpointingLayer):

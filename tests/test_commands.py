@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from d3llm.commands.main import main
-from d3llm.generation.configuration_diffusion import METHOD_DEFAULTS, RUN_DEFAULTS
+from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
 from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, read_student_recipe
 

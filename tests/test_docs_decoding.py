@@ -6,7 +6,7 @@ import re
 import pytest
 
 from d3llm.generation import PRESETS
-from d3llm.generation.configuration_diffusion import CHOICES, METHOD_DEFAULTS, RUN_DEFAULTS
+from d3llm.generation.fields import CHOICES, METHOD_DEFAULTS, RUN_DEFAULTS
 
 from .conftest import ROOT
 
@@ -66,5 +66,5 @@ def test_the_python_compiles(block):
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
             for keyword in call.keywords:
-                if keyword.arg in CHOICES:
+                if keyword.arg in CHOICES and isinstance(keyword.value, ast.Constant):
                     assert ast.literal_eval(keyword.value) in CHOICES[keyword.arg]

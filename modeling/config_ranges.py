@@ -1,0 +1,41 @@
+"""What the fields of a model's config may be: a model that is built of others computes nonsense, or nothing."""
+
+from transformers import PretrainedConfig
+
+from ..generation.fields import LARGEST, Kind, Number, Whole, shown
+
+
+SIZE = Whole(1)
+SHARED_KINDS: dict[str, Kind] = {
+    "hidden_size": SIZE,
+    "num_attention_heads": SIZE,
+    "num_key_value_heads": SIZE,
+    "num_hidden_layers": SIZE,
+    "intermediate_size": SIZE,
+    "vocab_size": SIZE,
+    "max_position_embeddings": SIZE,
+    "rms_norm_eps": Number(0, 1, inclusive=False),
+    "rope_theta": Number(0, 1e12, inclusive=False),
+}
+
+
+def check_ranges(config: PretrainedConfig):
+    """Raise a `ValueError` that names the first field of a config that is out of its range; `None` is "not given".
+
+    Args:
+        config (`PretrainedConfig`): Of a masked-diffusion model, with the names that Hugging Face libraries look for.
+    """
+    own_names = config.attribute_map
+    rows = getattr(config, "embedding_size", None) or config.vocab_size
+    kinds = SHARED_KINDS | {"mask_token_id": Whole(0, rows - 1 if isinstance(rows, int) else LARGEST)}
+    for name, kind in kinds.items():
+        value = getattr(config, name, None)
+        fault = None if value is None else kind.fault(value)
+        if fault:
+            raise ValueError(f"{type(config).__name__}.{own_names.get(name, name)}={shown(value)} {fault}")
+    if config.hidden_size % config.num_attention_heads:
+        size, heads = (own_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
+        raise ValueError(
+            f"{type(config).__name__}.{size}={config.hidden_size} must be a multiple of "
+            f"{heads}={config.num_attention_heads}"
+        )

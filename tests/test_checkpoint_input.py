@@ -1,0 +1,145 @@
+"""Checkpoints and decoding fields that are wrong: one line names them, before anything is allocated or decoded."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CompileConfig
+
+from d3llm.generation import DiffusionGenerationConfig
+from d3llm.generation.fields import FIELDS
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
+
+from .test_commands import copy_checkpoint, main, run_fails
+from .test_modeling import tiny_model
+
+
+ODD = ["x", "", -1, 0, 1, 1.5, math.nan, math.inf, 1e400, 2**70, True, [], {}, [1], ["x"], b"x", object()]
+
+
+def edit_json(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_weights(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"model_type": ["llada"]}, "`model_type` ['llada']"),
+        ({"n_layers": 10**9}, "1000000000 layers"),
+        ({"n_layers": 1}, "the weights have beyond config.json model.transformer.blocks.1."),
+        ({"n_layers": 3}, "the weights lack model.transformer.blocks.2."),
+        ({"n_layers": 0}, "n_layers=0 must be a whole number"),
+        ({"n_heads": 0}, "n_heads=0"),
+        ({"n_heads": 5}, "d_model=32 must be a multiple of n_heads=5"),
+        ({"d_model": 64}, "has the shape"),
+        ({"mask_token_id": 10**6}, "mask_token_id=1000000"),
+        ({"mask_token_id": "<mask>"}, "mask_token_id='<mask>'"),
+        ({"mask_token_id": -1}, "mask_token_id=-1"),
+        ({"rope_theta": 0}, "rope_theta=0"),
+        ({"rope_theta": math.nan}, "rope_theta=nan"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps=nan"),
+    ],
+)
+def test_a_config_that_is_not_that_of_the_weights(capsys, tiny_checkpoint, tmp_path, values, named):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    edit_json(folder / "config.json", **values)
+    assert named in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+def test_the_config_of_another_architecture(capsys, tiny_checkpoint, tmp_path):
+    """It describes a model of seven billion parameters, which nobody waits for."""
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    (folder / "config.json").write_text(json.dumps({"model_type": DreamConfig.model_type}))
+    assert "28 layers" in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"early_stop": "false"}, "`early_stop`='false' must be True or False"),
+        ({"do_sample": "no"}, "`do_sample`='no'"),
+        ({"temperature": math.inf}, "`temperature`=inf"),
+        ({"eos_token_id": 10**6}, "`eos_token_id`=1000000 is outside of the model's vocabulary of 16 tokens"),
+        ({"mask_token_id": 10**6}, "`mask_token_id`=1000000 is outside"),
+        ({"compile_config": 3}, "compile_config"),
+        ({"max_time": "soon"}, "`max_time`='soon'"),
+    ],
+)
+def test_a_faulty_generation_config(capsys, tiny_checkpoint, tmp_path, values, named):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    edit_json(folder / "generation_config.json", **values)
+    assert named in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+@pytest.mark.parametrize("preset", ["d3llm", "llada", "dream_origin", "fast_dllm"])
+def test_weights_that_are_no_numbers_end_the_run(capsys, tiny_checkpoint, tmp_path, preset):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    edit_weights(folder, lambda tensors: tensors["model.transformer.ff_out.weight"][3].fill_(math.nan))
+    arguments = ["generate", "--model", str(folder), "--prompt", "one", "--preset", preset, "--max-new-tokens", "8"]
+    assert main(arguments) == 2
+    warning, error = capsys.readouterr().err.strip().splitlines()
+    assert "warning: model.transformer.ff_out.weight" in warning and "no numbers" in warning
+    assert "candidates are no numbers (NaN) in forward 1" in error
+
+
+def test_weights_of_another_dtype(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    edit_weights(folder, lambda t: t.update({n: v.to(torch.int8) for n, v in t.items() if "q_proj" in n}))
+    assert "dtype I8" in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *(f"--{n}={2**90}" for n in ("cfg-scale", "temperature", "mask-token-id", "block-size", "steps", "factor")),
+        *(f"--{n}={2**90}" for n in ("cache-delay", "top-k", "threshold", "cache-refresh-interval", "seed")),
+        *(f"--{n}=1e400" for n in ("cfg-scale", "temperature", "threshold", "factor")),
+        *(f"--{n}=null" for n in ("max-new-tokens", "seed", "score", "top-p", "attention", "steps")),
+        "--temperature=Infinity",
+        "--early-stop=yes",
+        f"--steps={'[' * 100_000}",
+    ],
+)
+def test_a_flag_out_of_its_range_is_named(capsys, flag):
+    error = run_fails(capsys, "generate", "--prompt", "one", flag)
+    assert flag[2:].partition("=")[0] in error.replace("_", "-") and len(error) < 300
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_odd_value_is_refused_in_one_line_or_works(name):
+    model = tiny_model(LLaDAModelLM)
+    prompt = torch.randint(1, 60, (1, 4))
+    for value in ODD:
+        if (name, value) == ("num_return_sequences", 2**70):
+            continue
+        try:
+            DiffusionGenerationConfig(**{name: value})
+            model.generate(prompt, **{"max_new_tokens": 3} | {name: value})
+        except ValueError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error)
+            assert name in str(error) or name in ("max_length", "cache", "steps", "compile_config", "stop_strings")
+
+
+@pytest.mark.parametrize("keyword", ["attention_mask", "logits_processor", "stopping_criteria", "tokenizer", "cache"])
+def test_an_odd_argument_is_refused(keyword):
+    model, prompt = tiny_model(DreamModel), torch.randint(1, 60, (1, 4))
+    for value in (3, "x", [1], object()):
+        with pytest.raises((ValueError, TypeError)):
+            model.generate(
+                prompt, max_new_tokens=3, stop_strings="x" if keyword == "tokenizer" else None, **{keyword: value}
+            )
+
+
+def test_a_compile_config_is_one():
+    assert DiffusionGenerationConfig(compile_config=CompileConfig()).compile_config is not None
+    with pytest.raises(ValueError, match="`compile_config`='fast' must be a CompileConfig"):
+        DiffusionGenerationConfig(compile_config="fast")
