@@ -134,6 +134,23 @@ class Canvas:
     def length(self) -> int:
         return self.tokens.shape[1]
 
+    @property
+    def first_block(self) -> int:
+        """The first block of the generated region: of a text to fill in, the text itself."""
+        return 1 if self.prompt_length else 0
+
+    @property
+    def origin(self) -> torch.LongTensor:
+        """Where a row's generated region starts (B,), to count its positions from: it is the same place of the text
+        whatever the padding."""
+        return torch.full_like(self.first_real, self.prompt_length) if self.prompt_length else self.first_real
+
+    def without_padding(self) -> torch.LongTensor:
+        """The tokens (B, L), with a row's first token in place of its padding: what it holds anyway."""
+        if self.attention_mask is None:
+            return self.tokens
+        return self.tokens.where(self.attention_mask > 0, self.tokens.gather(1, self.first_real[:, None]))
+
     def count_left(self):
         masked = (~self.committed).long()
         self.left = torch.zeros_like(self.sizes).scatter_add(1, self.block_of.expand_as(masked), masked)

@@ -12,6 +12,7 @@ from .canvas import Canvas
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
+from .noise import mix
 from .stops import Stops
 
 
@@ -76,6 +77,11 @@ class PreparationMixin:
                 f"not {self.config._attn_implementation!r}"
             )
         if fill:
+            if config.window_edge == "published":
+                raise ValueError(
+                    "`window_edge`='published' is about windows of a generated region: infill() decodes a text as one "
+                    "block, leave it out"
+                )
             config.early_stop = False  # an EOS in a text to fill in is part of it
             if longest is not None and prompt_length > longest:
                 raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
@@ -131,15 +137,19 @@ class PreparationMixin:
         return None if attention_mask.all() else attention_mask
 
     def _prepare_seeds(self, config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-        """A seed for every row (B,): that of its prompt, or the one of all, and another for each return sequence."""
+        """A seed for every row (B,): that of its prompt, or the one of all, and another for each further return
+        sequence, which no neighbouring seed has."""
         if config.seed is None:
             return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        seeds, copies = torch.tensor(config.seed, device=prompt.device), config.num_return_sequences
-        if seeds.ndim and len(seeds) != len(prompt) // copies:
-            raise ValueError(f"`seed` lists {len(seeds)} seeds for {len(prompt) // copies} prompts")
-        return seeds.expand(len(prompt) // copies).repeat_interleave(copies) + (
-            torch.arange(len(prompt), device=prompt.device) % copies
-        )
+        given = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed]
+        prompts, copies = len(prompt) // config.num_return_sequences, config.num_return_sequences
+        if len(given) != prompts and given is config.seed:
+            raise ValueError(f"`seed` lists {len(given)} seeds for {prompts} prompts")
+        # the upper half of 64 bits is the negative half of int64
+        seeds = torch.tensor([seed - (seed >> 63 << 64) for seed in given], device=prompt.device)
+        seeds = seeds.expand(prompts).repeat_interleave(copies)
+        copy = torch.arange(len(prompt), device=prompt.device) % copies
+        return torch.where(copy == 0, seeds, mix(mix(seeds) + copy))
 
     def _prepare_earlier_cache(self, cache: Any, kwargs: dict[str, Any]) -> Any:
         """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and

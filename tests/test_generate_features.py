@@ -11,6 +11,7 @@ from transformers import (
     CompileConfig,
     LogitsProcessorList,
     MaxTimeCriteria,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
     TextIteratorStreamer,
@@ -330,3 +331,58 @@ def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):  # 
     # rows finish one by one; window and candidates take at most 4 widths each
     assert 0 < len(shapes) <= 3 * 4 * 4
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("preset", ["llada", "dream", "dkv_cache", "dream_origin"])
+def test_infilling_takes_the_steps_that_it_is_given(model, preset):  # noqa: F811
+    text = prompts([12])[0][None].index_fill(1, torch.tensor([2, 3, 4, 5, 8, 9]), MASK)
+    output = model.infill(text, preset=preset, steps=3, return_dict_in_generate=True)
+    assert output.forward_passes.tolist() == [3]
+    if preset != "dream_origin":
+        assert output.commit_steps[0].bincount().tolist() == ([6, 2, 2, 2] if preset != "dream" else [6, 1, 2, 3])
+    more = model.infill(text, preset=preset, steps=40, return_dict_in_generate=True)
+    assert (more.sequences != MASK).all()
+
+
+@pytest.mark.parametrize("fields", [{"preset": "llada", "temperature": 1.5}, {"preset": "dream_origin", "steps": 3}])
+def test_a_seed_gives_an_infilled_row_the_same_text_whatever_its_padding(model, fields):  # noqa: F811
+    rows = [row.index_fill(0, torch.tensor([1, 2, 4]), MASK) for row in prompts([6, 11, 8])]
+    ids, mask = left_pad(rows)
+    batch = model.infill(ids, attention_mask=mask, seed=3, **fields)
+    for index, row in enumerate(rows):
+        alone = model.infill(row[None], seed=3, **fields)
+        assert torch.equal(batch[index, -len(row) :], alone[0])
+
+
+def test_the_published_edge_is_refused_for_infilling(model):  # noqa: F811
+    with pytest.raises(ValueError, match="`window_edge`='published'.*leave it out"):
+        model.infill(torch.tensor([[5, MASK, 7]]), preset="fast_dllm", window_edge="published")
+
+
+def test_return_sequences_of_neighbouring_seeds_differ(model):  # noqa: F811
+    twice = prompts([6])[0].repeat(2, 1)
+    texts = model.generate(twice, seed=[0, 1], num_return_sequences=3, preset="llada", **SAMPLED).sequences
+    assert len({tuple(text) for text in texts.tolist()}) == 6
+    first = model.generate(twice, seed=[0, 1], preset="llada", **SAMPLED).sequences
+    assert torch.equal(texts[::3], first)
+
+
+def test_seeds_have_64_bits(model):  # noqa: F811
+    ids = prompts([6])[0][None]
+    texts = [model.generate(ids, seed=seed, preset="llada", **SAMPLED).sequences for seed in (2**64 - 1, 2**63, 0)]
+    assert len({tuple(text[0].tolist()) for text in texts}) == 3
+    with pytest.raises(
+        ValueError, match=f"`seed`={2**64} must be a whole number of at least 0 and at most {2**64 - 1}"
+    ):
+        model.generate(ids, seed=2**64)
+
+
+def test_processors_do_not_see_the_padding(model):  # noqa: F811
+    rows = prompts([4, 15])
+    ids, mask = left_pad(rows)
+    penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(3.0)])
+    arguments = {"logits_processor": penalty, "max_new_tokens": 16, "preset": "llada"}
+    for pad in range(20):  # one of them is proposed somewhere, and would be penalised
+        batch = model.generate(ids.masked_fill(mask == 0, pad), attention_mask=mask, **arguments)
+        for index, row in enumerate(rows):
+            assert torch.equal(batch[index, 15:], model.generate(row[None], **arguments)[0, len(row) :])
