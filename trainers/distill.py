@@ -20,7 +20,7 @@ from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from .answer_checks import CHECKS
-from .lora import merge_adapter
+from .adapters import merge_adapter
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .samples import Samples

@@ -19,7 +19,7 @@ from ..evaluation import evaluate_decoding, resolve_generation_config
 from ..hub_cards.push import PushError
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
-from .lora import add_lora
+from .adapters import add_adapter
 from .losses import TokenLosses, token_losses
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .publishing_trainer import PublishingTrainer, check_push
@@ -116,7 +116,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             `metric_for_best_model`. Needs an `eval_dataset` too.
         callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, *optional*), optimizer_cls_and_kwargs (`tuple`, *optional*): As there.
-        peft_config (`LoraConfig`, *optional*): Trains LoRA adapters; see [`~d3llm.trainers.lora.add_lora`].
+        peft_config (`LoraConfig`, *optional*): Trains LoRA adapters; see [`~d3llm.trainers.adapters.add_adapter`].
 
     Attributes:
         card_facts (`dict[str, Any]`): What the model's card is to say beside what the trainer knows: fields of
@@ -159,7 +159,7 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         check_reports(args)
         if peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
-            model = add_lora(model, peft_config)
+            model = add_adapter(model, peft_config)
         if is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
         if args.kl_weight and teacher is None and not is_peft_model(model):

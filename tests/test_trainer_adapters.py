@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoTokenizer
 
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
-from d3llm.trainers.lora import add_lora, merge_adapter
+from d3llm.trainers.adapters import add_adapter, merge_adapter
 
 from .trajectory_rows import logged_losses, make_trainer
 
@@ -39,20 +39,20 @@ def dream() -> DreamModel:
 @pytest.mark.parametrize(("name", "layers"), [("llada", 2), ("dream", 3)])
 def test_seven_layers_of_each_block_are_wrapped_and_the_head_is_not(name, layers, request):
     model = request.getfixturevalue(name)
-    wrapped = add_lora(model, LoraConfig(r=4))
+    wrapped = add_adapter(model, LoraConfig(r=4))
     assert sum(isinstance(module, LoraLayer) for module in wrapped.modules()) == 7 * layers
     assert type(wrapped.get_base_model().get_output_embeddings()) is torch.nn.Linear
     assert type(wrapped.get_base_model().get_input_embeddings()) is torch.nn.Embedding
 
 
 def test_names_that_are_asked_for_are_wrapped_and_the_head_still_is_not(llada):
-    wrapped = add_lora(llada, LoraConfig(r=4, target_modules=["q_proj", "ff_out"]))
+    wrapped = add_adapter(llada, LoraConfig(r=4, target_modules=["q_proj", "ff_out"]))
     assert sum(isinstance(module, LoraLayer) for module in wrapped.modules()) == 2 * 2
 
 
 def test_a_name_that_no_layer_bears_is_an_error(llada):
     with pytest.raises(ValueError, match="No layer of the 'llada' model is called gate_proj, o_proj"):
-        add_lora(llada, LoraConfig(target_modules=["q_proj", "o_proj", "gate_proj"]))
+        add_adapter(llada, LoraConfig(target_modules=["q_proj", "o_proj", "gate_proj"]))
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
@@ -92,12 +92,12 @@ def test_a_full_disk_leaves_the_merged_model_that_was_there(llada, tiny_checkpoi
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
     try:
         with pytest.raises(OSError, match=r"The merged model is not written: .*make room and merge them with"):
-            merge_adapter(add_lora(llada, LoraConfig(r=4)), merged, tokenizer)
+            merge_adapter(add_adapter(llada, LoraConfig(r=4)), merged, tokenizer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [path.name for path in tmp_path.rglob("*")] == ["merged", "model.safetensors"]
     assert (merged / "model.safetensors").read_text() == "that of an earlier run"
-    merge_adapter(add_lora(llada, LoraConfig(r=4)), merged, tokenizer)
+    merge_adapter(add_adapter(llada, LoraConfig(r=4)), merged, tokenizer)
     assert LLaDAModelLM.from_pretrained(merged).num_parameters() == llada.num_parameters()
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
