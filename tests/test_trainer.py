@@ -281,10 +281,8 @@ def test_other_trajectories_can_be_evaluated(tiny_checkpoint, tmp_path):
         config = {"mask_token_id": 7, "eos_token_id": [EOS], "max_new_tokens": 24}
         trainer.evaluate(random_trajectories(8, decode_config=json.dumps(config)))
     assert trainer.evaluate()["eval_loss"] == first
-    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
-        trainer.evaluate({"other": random_trajectories(8)})
-    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
-        make_trainer(tiny_checkpoint, tmp_path, eval_dataset={"other": random_trajectories(8)})
+    with pytest.raises(ValueError, match=r"`eval_dataset` is a list: expected one `datasets\.Dataset`"):
+        trainer.evaluate(random_rows(4))
     with pytest.raises(ValueError, match="`train_dataset` is a list"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=random_rows(4))
 

@@ -43,7 +43,9 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
             no layer of the model bears, a model whose class does not name its layers, and what PEFT refuses.
     """
     if not isinstance(peft_config, PeftConfig):
-        raise ValueError(f"`peft_config` is a {type(peft_config).__name__}: give a `PeftConfig`, such as `LoraConfig`.")
+        raise ValueError(
+            f"`peft_config` is a {type(peft_config).__name__}: give a `PeftConfig`, such as `LoraConfig`."
+        )
     if is_peft_model(model):
         raise ValueError("`peft_config` is for a model without adapters: merge those of `model`, or leave it out.")
     check_tuner(peft_config)
