@@ -90,8 +90,8 @@ def encode_completions(
     first = maybe_convert_to_chatml(next(iter(dataset), {}))
     if tokenizer.chat_template is not None and first and not is_conversational(first):
         logger.warning(
-            "%s: texts are used as they are. What `generate` is asked in this tokenizer's chat template is learned from "
-            "lists of messages.",
+            "%s: texts are used as they are. What `generate` is asked in this tokenizer's chat template is learned "
+            "from lists of messages.",
             name,
         )
     options = {"with_indices": True, "features": STORED_FEATURES, "remove_columns": column_names(dataset)}
