@@ -8,6 +8,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.files import whole_folder
@@ -53,15 +54,14 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
     peft_config.task_type = peft_config.task_type or TaskType.CAUSAL_LM
     if peft_config.peft_type != PeftType.TRAINABLE_TOKENS:  # which are rows of the embedding, found by PEFT
         _set_targets(model, peft_config)
-    before = {id(parameter): parameter.data_ptr() for parameter in model.parameters()}
+    before = _norms(model) if keep_base else {}
     try:
         wrapped = get_peft_model(model, peft_config)
     except (ValueError, TypeError, RuntimeError, ImportError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"`peft_config` ({peft_config.peft_type.value}) does not fit the model: {reason}") from error
     check_head(wrapped)
-    # What starts from the weights, as PiSSA does, leaves the rest of them in new memory.
-    if keep_base and any(before.get(id(p), p.data_ptr()) != p.data_ptr() for p in wrapped.parameters()):
+    if before and before != {name: norm for name, norm in _norms(wrapped).items() if name in before}:
         raise ValueError(
             "`kl_weight` takes the model without its adapters for the teacher, and this `peft_config` changes its "
             "weights at the start: give a `teacher`."
@@ -109,9 +109,21 @@ def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
     peft_config.target_modules = targets
     if peft_type == PeftType.IA3 and peft_config.feedforward_modules is None:
         peft_config.feedforward_modules = [name for name in feedforward if name in targets]
-    if peft_config.exclude_modules is None:
-        head = model.get_output_embeddings()
+    head = model.get_output_embeddings()
+    if not hasattr(peft_config, "exclude_modules"):  # some tuners only know what to wrap
+        if not isinstance(targets, str):
+            peft_config.target_modules = [
+                name
+                for name, module in model.named_modules()
+                if module is not head and any(f".{name}".endswith(f".{target}") for target in targets)
+            ]
+    elif peft_config.exclude_modules is None:
         peft_config.exclude_modules = [name for name, module in model.named_modules() if module is head]
+
+
+def _norms(model: nn.Module) -> dict[int, float]:
+    """The norm of each parameter: what starts from the weights, as PiSSA does, leaves others in their place."""
+    return {id(parameter): parameter.detach().norm().item() for parameter in model.parameters()}
 
 
 def merge_adapter(
