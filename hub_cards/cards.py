@@ -55,7 +55,7 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         `ValueError`: Without a licence.
     """
     _check_license(facts.license)
-    data = [name for name in (facts.trajectories, facts.dataset) if is_hub_id(name)]
+    data = [name for name in (facts.trajectories, facts.dataset) if name is not None and is_hub_id(name)]
     tags = [*TAGS, "custom_code", *([facts.recipe] if facts.recipe else []), *facts.tags]
     metadata = ModelCardData(
         license=facts.license,

@@ -97,8 +97,8 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
     own_card = None
     if (source / MODEL_FACTS).is_file():
         before = read_facts(ModelFacts, source / MODEL_FACTS)
-        kept = ("license", "base_model", "teacher", "trajectories", "dataset", "recipe", "hyperparameters")
-        kept = (*kept, "training_tasks", "tags")
+        provenance = ("license", "base_model", "teacher", "trajectories", "dataset", "recipe", "hyperparameters")
+        kept = (*provenance, "training_tasks", "tags")
         known = {name: getattr(before, name) for name in kept}
     elif (source / "README.md").is_file():
         text = (source / "README.md").read_text(encoding="utf-8")

@@ -136,7 +136,7 @@ VIRTUAL = {"num_virtual_tokens": 4, "task_type": "CAUSAL_LM", **SHAPE}
         (peft.PromptEncoderConfig(**VIRTUAL), "PromptEncoderConfig puts virtual tokens before the prompt"),
         (peft.AdaLoraConfig(total_step=10), "AdaLoraConfig gives ranks to layers by a loss of its own"),
         (LoraConfig(alora_invocation_tokens=[3]), "LoraConfig begins at an invocation token"),
-        (peft.MissConfig(), r"`peft_config` \(MISS\) does not fit the model: `r` \(64\) must be"),
+        (peft.MissConfig(), r"`peft_config` \(MissConfig\) does not fit the model: `r` \(64\) must be"),
         (LoraConfig(exclude_modules=["nothing"], target_modules=["ff_out"]), "wraps the LM head"),
         ({"r": 4}, "`peft_config` is a dict: give a `PeftConfig`"),
     ],
@@ -159,6 +159,20 @@ def test_divergence_is_from_the_model_with_any_adapters_off(tiny_checkpoint, tmp
     trainer.train()
     divergence = [entry["divergence"] for entry in trainer.state.log_history if "divergence" in entry]
     assert abs(divergence[0]) < 1e-4 and divergence[-1] > 1e-4
+
+
+def test_the_head_may_be_trained_as_a_whole(tiny_checkpoint, tmp_path):
+    """A copy of it is; the teacher of the divergence keeps the first one."""
+    options = {"layout": "single", "kl_weight": 1.0, "window_sizes": [64], "near_forwards": 2, "max_mask_ratio": 1.0}
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["model.transformer.ff_out"])
+    trainer = make_trainer(tiny_checkpoint, tmp_path, peft_config=config, learning_rate=3e-2, **options)
+    head = trainer.model.get_base_model().get_output_embeddings()
+    before = head.weight.clone()
+    with torch.no_grad():
+        head.weight.mul_(1.5)
+    trainer.train()
+    assert torch.equal(head.original_module.weight, before) and not torch.equal(head.weight, 1.5 * before)
+    assert trainer.state.log_history[0]["divergence"] > 0.05
 
 
 @pytest.mark.parametrize("name", ["pissa", "olora"])

@@ -59,7 +59,8 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
         wrapped = get_peft_model(model, peft_config)
     except (ValueError, TypeError, RuntimeError, ImportError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"`peft_config` ({peft_config.peft_type.value}) does not fit the model: {reason}") from error
+        kind = type(peft_config).__name__
+        raise ValueError(f"`peft_config` ({kind}) does not fit the model: {reason}") from error
     check_head(wrapped)
     if before and before != {name: norm for name, norm in _norms(wrapped).items() if name in before}:
         raise ValueError(
@@ -75,7 +76,7 @@ def check_tuner(peft_config: PeftConfig) -> None:
     way_out = "take adapters of its layers, such as `LoraConfig` or `IA3Config`."
     if isinstance(peft_config, PromptLearningConfig):
         raise ValueError(f"{kind} puts virtual tokens before the prompt, which a canvas does not have: {way_out}")
-    reason = NEEDS_ITS_OWN_FORWARD.get(peft_config.peft_type)
+    reason = next((why for tuner, why in NEEDS_ITS_OWN_FORWARD.items() if tuner == peft_config.peft_type), None)
     if getattr(peft_config, "alora_invocation_tokens", None):
         reason = "begins at an invocation token"
     if reason is not None:

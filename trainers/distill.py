@@ -218,12 +218,13 @@ def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectory
     """Loads a student or teacher, always as this package's class."""
     if name is None:
         raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
-    kwargs = {
+    kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,
     }
-    return load_model(name, **kwargs | (args.model_init_kwargs or {}))
+    given: Any = args.model_init_kwargs or {}
+    return load_model(name, **kwargs | given)
 
 
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:

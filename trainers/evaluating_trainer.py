@@ -11,8 +11,13 @@ from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
 from .publishing_trainer import PublishingTrainer
-from .student_data import StudentFacts, as_trajectories, prepare_trajectories
-from .training_checks import named_eval_datasets
+from .student_data import (
+    StudentFacts,
+    as_trajectories,
+    named_eval_datasets,
+    prepare_trajectories,
+    unnamed_eval_datasets,
+)
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,12 @@ class EvaluatingTrainer(PublishingTrainer):
         before = self.eval_dataset
         try:
             if eval_dataset is not None:
-                self.eval_dataset = self.prepare_all(eval_dataset)
+                named = {name: self.prepare(data, name) for name, data in named_eval_datasets(eval_dataset).items()}
+                self.eval_dataset = unnamed_eval_datasets(eval_dataset, named)
             return super().evaluate(None, ignore_keys, metric_key_prefix)
         finally:
             self.eval_dataset = before
             self._held_out_prefix = None
-
-    def prepare_all(self, eval_dataset: Any) -> Any:
-        """One evaluation dataset, or a dict of several, as [`EvaluatingTrainer.prepare`] gives it."""
-        prepared = [self.prepare(dataset, name) for name, dataset in named_eval_datasets(eval_dataset).items()]
-        return dict(zip(eval_dataset, prepared, strict=True)) if isinstance(eval_dataset, dict) else prepared[0]
 
     def predict(
         self,

@@ -30,7 +30,16 @@ from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
 from .losses import TokenLosses, token_losses
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
-from .student_data import COLUMNS, TrajectoryCollator, as_trajectories, region_length, student_facts
+from .student_data import (
+    COLUMNS,
+    TrajectoryCollator,
+    as_trajectories,
+    named_eval_datasets,
+    prepare_trajectories,
+    region_length,
+    student_facts,
+    unnamed_eval_datasets,
+)
 from .student_model import load_model, load_tokenizer
 from .training_checks import (
     check_canvas,
@@ -40,7 +49,6 @@ from .training_checks import (
     check_processes,
     check_reports,
     check_teacher,
-    named_eval_datasets,
 )
 from .trl_base import _ForwardRedirection
 
@@ -164,6 +172,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
     ):
         self.args = args = as_config(args)
+        decoding: Any = args.eval_generation_kwargs or {}
+        loading: Any = args.model_init_kwargs or {}
         check_reports(args)
         check_loss_arguments(args)
         if args.push_to_hub:
@@ -183,7 +193,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
         base = model.get_base_model() if is_peft_model(model) else model
         if processing_class is None:
-            processing_class = load_tokenizer(base, **(args.model_init_kwargs or {}))
+            processing_class = load_tokenizer(base, **loading)
         self.student = student_facts(base, processing_class, args.max_length)
         if teacher is not None:
             check_teacher(teacher, base, self.student.mask_token_id)
@@ -192,11 +202,16 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         datasets = {name: as_trajectories(data, name, self.student, args) for name, data in datasets.items()}
         check_canvas(args, base.config.max_position_embeddings, datasets)
         self.max_new_tokens = args.max_new_tokens or region_length(datasets, base)
-        first = next(iter(datasets["train_dataset"]), None) if train_dataset is not None else None
+        first = next(iter(datasets.get("train_dataset", ())), None)
         self.teacher_name = (first and first["teacher"]) or None
         if any(isinstance(dataset, IterableDataset) for dataset in datasets.values()):
             # Every process reads all rows, and takes its own: batches of unequal shape cannot be handed round.
             args.accelerator_config.dispatch_batches = False
+        prepared = {
+            name: prepare_trajectories(data, self.student, self.max_new_tokens, name)
+            for name, data in datasets.items()
+        }
+        train_dataset = prepared.pop("train_dataset", None)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
         self.held_out = held_out
@@ -206,8 +221,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             model=model,
             args=args,
             data_collator=TrajectoryCollator(self.max_new_tokens, self.student),
-            train_dataset=None if train_dataset is None else self.prepare(datasets["train_dataset"], "train_dataset"),
-            eval_dataset=None if eval_dataset is None else self.prepare_all(eval_dataset),
+            train_dataset=train_dataset,
+            eval_dataset=unnamed_eval_datasets(eval_dataset, prepared),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -222,7 +237,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         check_precision(self.model, has_float32_copy=is_sharded and self.accelerator.mixed_precision != "no")
         if held_out is not None:
-            check_held_out(held_out.prompts, base, processing_class, self.args.eval_generation_kwargs or {})
+            check_held_out(held_out.prompts, base, processing_class, decoding)
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
@@ -231,9 +246,10 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
     def as_student(self, model: str | PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
         """A model as it is trained: loaded, if it is a name, and with the adapters of `peft_config`."""
         args = self.args
+        loading: Any = args.model_init_kwargs or {}
         if isinstance(model, str):
-            model = load_model(model, **(args.model_init_kwargs or {}))
-        elif args.model_init_kwargs:
+            model = load_model(model, **loading)
+        elif loading:
             logger.warning("`model_init_kwargs` are for a `model` that is given by its name: they have no effect.")
         if self.peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
@@ -382,7 +398,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
     ) -> tuple[Tensor, nn.Linear]:
         with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
             teacher = model.get_base_model() if self.teacher is None else self.teacher
-            return _hidden_states(teacher, noisy_ids, attention_mask, picked), teacher.get_output_embeddings()
+            head = teacher.get_output_embeddings()
+            head = getattr(head, "original_module", head)  # of `modules_to_save`, which has a trained copy
+            return _hidden_states(teacher, noisy_ids, attention_mask, picked), head
 
     def compute_loss(
         self,

@@ -53,6 +53,20 @@ class StudentFacts:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
+def named_eval_datasets(eval_dataset: Any) -> dict[str, Any]:
+    """Evaluation datasets by what to call them in an error: one, several in a dict, or none."""
+    if isinstance(eval_dataset, dict):
+        return {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
+    return {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+
+
+def unnamed_eval_datasets(eval_dataset: Any, named: dict[str, Any]) -> Any:
+    """What [`named_eval_datasets`] made of `eval_dataset`, in the form that it had."""
+    if isinstance(eval_dataset, dict):
+        return dict(zip(eval_dataset, named.values(), strict=True))
+    return named.get("eval_dataset")
+
+
 def student_facts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, max_length: int | None = None
 ) -> StudentFacts:

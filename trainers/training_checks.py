@@ -21,13 +21,6 @@ REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "te
 EXTRAS = {"tensorboard"}  # of those packages, what an extra of this one brings
 
 
-def named_eval_datasets(eval_dataset: Any) -> dict[str, Any]:
-    """Evaluation datasets by what to call them in an error: one, several in a dict, or none."""
-    if isinstance(eval_dataset, dict):
-        return {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
-    return {} if eval_dataset is None else {"eval_dataset": eval_dataset}
-
-
 def check_reports(args: PseudoTrajectoryConfig) -> None:
     """`report_to` names packages, which may not be there; transformers itself ends in a `RuntimeError` then."""
     missing = sorted(REPORT_PACKAGES & set(args.report_to) - set(get_available_reporting_integrations()))
