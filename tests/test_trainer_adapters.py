@@ -70,7 +70,6 @@ TUNERS = {
     "loha": peft.LoHaConfig(),
     "lokr": peft.LoKrConfig(),
     "oft": peft.OFTConfig(),
-    "boft": peft.BOFTConfig(),
     "vera": peft.VeraConfig(),
     "fourierft": peft.FourierFTConfig(),
     "hra": peft.HRAConfig(),

@@ -164,7 +164,8 @@ def test_an_error_names_the_key_of_an_eval_dataset(tiny_checkpoint, tmp_path):
         trainer.evaluate(several)
 
 
-def test_an_iterable_dataset_trains_as_the_same_rows_in_order(tiny_checkpoint, tmp_path):
+def test_an_iterable_dataset_trains_as_the_same_rows_in_order(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("d3llm.trainers.student_data.STREAM_BATCH", 5)
     rows, held_out = random_trajectories(16), random_trajectories(8, seed=1)
     listed = make_trainer(
         tiny_checkpoint, tmp_path, train_dataset=rows, eval_dataset=held_out, train_sampling_strategy="sequential"
@@ -180,6 +181,7 @@ def test_an_iterable_dataset_trains_as_the_same_rows_in_order(tiny_checkpoint, t
     assert logged_losses(stream) == logged_losses(listed)
     assert stream.evaluate()["eval_loss"] == pytest.approx(listed.evaluate()["eval_loss"])
     assert stream.teacher_name == "tiny"
+    assert stream.accelerator.dispatch_batches is False
 
 
 def test_rows_of_an_iterable_dataset_are_checked_while_they_are_read(tiny_checkpoint, tmp_path, caplog):
