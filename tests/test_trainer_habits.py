@@ -1,6 +1,7 @@
 """What users of TRL's trainers do by habit, in the order of TRL's own tests: it works, or says why it does not."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -43,7 +44,10 @@ def logged(trainer: PseudoTrajectoryTrainer, name: str) -> list[Any]:
 
 
 def test_a_model_by_its_name_is_float32_and_brings_its_tokenizer(tiny_checkpoint, tmp_path):
-    trainer = make_trainer(tiny_checkpoint, tmp_path, model=str(tiny_checkpoint))
+    folder = tmp_path / "bfloat16"
+    shutil.copytree(tiny_checkpoint, folder)
+    LLaDAModelLM.from_pretrained(tiny_checkpoint, dtype="bfloat16").save_pretrained(folder)
+    trainer = make_trainer(tiny_checkpoint, tmp_path, model=str(folder))
     assert isinstance(trainer.model, LLaDAModelLM)
     assert trainer.model.dtype == torch.float32
     assert trainer.processing_class.get_vocab() == AutoTokenizer.from_pretrained(tiny_checkpoint).get_vocab()
@@ -326,20 +330,23 @@ def test_one_of_model_and_model_init(tiny_checkpoint, tmp_path):
 # Training arguments
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}},
-        {"torch_compile": True, "torch_compile_backend": "eager"},
-        {"dataloader_num_workers": 1},
-        {"auto_find_batch_size": True},
-        {"accelerator_config": {"dispatch_batches": True}},
-        {"torch_empty_cache_steps": 1},
-    ],
-    ids=lambda options: ",".join(map(str, options)),
+REENTRANT, NOT_REENTRANT = (
+    {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": flag}}
+    for flag in (True, False)
 )
-@pytest.mark.parametrize("peft_config", [None, LoraConfig(r=2)], ids=["all", "lora"])
+
+
+@pytest.mark.parametrize(
+    ("options", "peft_config"),
+    [
+        (REENTRANT, None),
+        (REENTRANT, LoraConfig(r=2)),
+        (NOT_REENTRANT, LoraConfig(r=2)),
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, None),
+        ({"dataloader_num_workers": 1}, None),
+        ({"accelerator_config": {"dispatch_batches": True}, "torch_empty_cache_steps": 1}, None),
+    ],
+)
 def test_how_it_is_computed_changes_nothing(tiny_checkpoint, tmp_path, options, peft_config):
     plain, other = (
         make_trainer(tiny_checkpoint, tmp_path, peft_config=peft_config, max_steps=2, **given)
