@@ -56,14 +56,16 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         `ValueError`: Without a licence.
     """
     _check_license(facts.license)
+    data = [name for name in (facts.trajectories, facts.dataset) if name is not None and is_hub_id(name)]
+    tags = [*TAGS, "custom_code", *([facts.recipe] if facts.recipe else []), *facts.tags]
     metadata = ModelCardData(
         license=facts.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=[*TAGS, "custom_code", *([facts.recipe] if facts.recipe else [])],
+        tags=list(dict.fromkeys(tags)),
         base_model=facts.base_model if is_hub_id(facts.base_model) else None,
         base_model_relation="finetune" if is_hub_id(facts.base_model) else None,
-        datasets=[str(facts.trajectories)] if is_hub_id(facts.trajectories) else None,
+        datasets=data or None,
         model_name=facts.name if facts.results else None,
         eval_results=_model_index(facts) or None,
     )

@@ -97,7 +97,8 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
     own_card = None
     if (source / MODEL_FACTS).is_file():
         before = read_facts(ModelFacts, source / MODEL_FACTS)
-        kept = ("license", "base_model", "teacher", "trajectories", "recipe", "hyperparameters", "training_tasks")
+        provenance = ("license", "base_model", "teacher", "trajectories", "dataset", "recipe", "hyperparameters")
+        kept = (*provenance, "training_tasks", "tags")
         known = {name: getattr(before, name) for name in kept}
     elif (source / "README.md").is_file():
         text = (source / "README.md").read_text(encoding="utf-8")
@@ -143,7 +144,7 @@ def _load(folder: Path) -> PreTrainedModel:
 
 
 def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """A model with a LoRA adapter added to its weights."""
+    """A model with an adapter added to its weights."""
     from peft import PeftModel, get_peft_model_state_dict
 
     file = adapter / "adapter_model.safetensors"
@@ -158,7 +159,13 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         raise ValueError(f"{adapter} does not fit its base model: {str(error).splitlines()[-1].strip()}") from error
     wanted = get_peft_model_state_dict(adapted)
     _refuse(adapter, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), [])
-    return adapted.merge_and_unload(safe_merge=True)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, ValueError) as error:  # not every adapter is a change of the weights
+        kind = adapted.active_peft_config.peft_type.value
+        raise ValueError(
+            f"{adapter} holds adapters ({kind}) that cannot be merged into the weights: {error}"
+        ) from error
 
 
 def _sharded_state(source: Path) -> dict[str, torch.Tensor]:

@@ -83,6 +83,7 @@ class ModelFacts:
             the metadata.
         teacher (`str`, *optional*): The model that made the trajectories.
         trajectories (`str`, *optional*): Trajectory data set.
+        dataset (`str`, *optional*): Dataset of prompts and completions, of a training without trajectories.
         recipe (`str`, *optional*): Name of the recipe.
         hyperparameters (`dict[str, Any]`): What the recipe was run with.
         training_tasks (`list[str]`): What the training data was about: outside of it nothing was taught.
@@ -91,6 +92,7 @@ class ModelFacts:
         picture (`str`, *optional*): File in the repository with accuracy against parallelism.
         chat (`bool`): Whether the tokenizer has a chat template.
         versions (`dict[str, str]`): Of the libraries that made it.
+        tags (`list[str]`): Further tags of the card.
     """
 
     name: str
@@ -100,6 +102,7 @@ class ModelFacts:
     base_model: str | None = None
     teacher: str | None = None
     trajectories: str | None = None
+    dataset: str | None = None
     recipe: str | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     training_tasks: list[str] = field(default_factory=list)
@@ -109,6 +112,7 @@ class ModelFacts:
     picture: str | None = None
     chat: bool = False
     versions: dict[str, str] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     Class attributes:
         logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
             predicts the token at `i + 1` (models adapted from an autoregressive one).
+        adapter_targets (`dict[str, list[str]]`): Names of the layers that adapters wrap: `"projections"`, all of
+            attention and MLP; `"keys_values"`; `"feedforward"`, the last of the MLP; and `"norms"`.
     """
 
     base_model_prefix = "model"
@@ -128,6 +130,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["cache", "past_key_values"]
     logits_shift = 0
+    adapter_targets: dict[str, list[str]] = {}
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)

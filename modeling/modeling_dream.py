@@ -68,6 +68,12 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
     config: DreamConfig
     _no_split_modules = ["DreamDecoderLayer"]
     logits_shift = 1
+    adapter_targets = {
+        "projections": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "keys_values": ["k_proj", "v_proj"],
+        "feedforward": ["down_proj"],
+        "norms": ["input_layernorm", "post_attention_layernorm", "norm"],
+    }
 
 
 class DreamBaseModel(DreamPreTrainedModel):

@@ -75,6 +75,13 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     config_class = LLaDAConfig
     config: LLaDAConfig
     _no_split_modules = ["LLaDABlock"]
+    # The head bears the name of the MLP's last projection, `ff_out`: adapters exclude it by its full name.
+    adapter_targets = {
+        "projections": ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"],
+        "keys_values": ["k_proj", "v_proj"],
+        "feedforward": ["ff_out"],
+        "norms": ["attn_norm", "ff_norm", "ln_f"],
+    }
 
 
 class LLaDAModel(LLaDAPreTrainedModel):

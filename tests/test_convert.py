@@ -19,7 +19,7 @@ from d3llm.hub_cards.convert import convert
 from d3llm.hub_cards.measured import model_facts
 from d3llm.hub_cards.repositories import model_repository
 from d3llm.modeling import LLaDAModelLM
-from d3llm.trainers.lora import add_lora
+from d3llm.trainers.adapters import add_adapter
 
 
 IDS = torch.tensor([[3, 4, 5, 1, 1]])
@@ -81,7 +81,7 @@ def test_what_training_knew_is_kept(published, tmp_path):
 @pytest.fixture
 def adapter(model, tiny_checkpoint, tmp_path) -> tuple[Path, torch.Tensor]:
     torch.manual_seed(0)
-    adapted = add_lora(model, LoraConfig(r=2, init_lora_weights=False)).eval()
+    adapted = add_adapter(model, LoraConfig(r=2, init_lora_weights=False)).eval()
     adapted.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
     adapted.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter", adapted(IDS).logits

@@ -276,15 +276,14 @@ def test_other_trajectories_can_be_evaluated(tiny_checkpoint, tmp_path):
     first = trainer.evaluate()["eval_loss"]
     other = trainer.evaluate(random_trajectories(8, seed=2))
     assert other["eval_loss"] != first and "eval_share_correct" in other
+    assert trainer.evaluate()["eval_loss"] == first
     assert trainer.evaluate(random_trajectories(8, seed=1))["eval_loss"] == first
     with pytest.raises(ValueError, match="eval_dataset comes from a teacher whose mask token is 7"):
         config = {"mask_token_id": 7, "eos_token_id": [EOS], "max_new_tokens": 24}
         trainer.evaluate(random_trajectories(8, decode_config=json.dumps(config)))
     assert trainer.evaluate()["eval_loss"] == first
-    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
-        trainer.evaluate({"other": random_trajectories(8)})
-    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets\.Dataset`"):
-        make_trainer(tiny_checkpoint, tmp_path, eval_dataset={"other": random_trajectories(8)})
+    with pytest.raises(ValueError, match=r"`eval_dataset` is a list: expected one `datasets\.Dataset`"):
+        trainer.evaluate(random_rows(4))
     with pytest.raises(ValueError, match="`train_dataset` is a list"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=random_rows(4))
 

@@ -249,8 +249,10 @@ def test_what_an_evaluation_would_stumble_over_is_refused_first(tiny_checkpoint,
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     with pytest.raises(ValueError, match=message):
         make_trainer(tiny_checkpoint, tmp_path, processing_class=tokenizer, held_out=held_out, **options)
+    (tmp_path / "bare").mkdir()
+    LLaDAModelLM.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match="give a `processing_class`"):
-        make_trainer(tiny_checkpoint, tmp_path, held_out=held_out, **options)
+        make_trainer(tmp_path / "bare", tmp_path, held_out=held_out, **options)
 
 
 def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
@@ -268,7 +270,7 @@ def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
 
 def test_a_report_that_is_not_installed_is_named(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("d3llm.trainers.training_checks.get_available_reporting_integrations", lambda: ["wandb"])
-    with pytest.raises(ValueError, match="`report_to` names tensorboard, not installed here"):
+    with pytest.raises(ValueError, match=r"tensorboard, not installed here: pip install 'd3llm\[tensorboard\]'"):
         make_trainer(tiny_checkpoint, tmp_path, report_to=["wandb", "tensorboard"])
 
 

@@ -1,5 +1,6 @@
 """Random trajectories for a tiny model, and a trainer on them."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,11 @@ def random_trajectories(count: int = 32, **options: Any) -> Dataset:
 
 def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectoryTrainer:
     """A trainer of the model in `folder`; `options` are of the config or, by their names, of the trainer."""
-    names = ("train_dataset", "eval_dataset", "processing_class", "peft_config", "teacher", "held_out", "callbacks")
+    names = inspect.signature(PseudoTrajectoryTrainer).parameters
     trainer_options = {name: options.pop(name) for name in names if name in options}
     trainer_options.setdefault("train_dataset", random_trajectories())
+    if "model_init" not in trainer_options:
+        trainer_options.setdefault("model", LLaDAModelLM.from_pretrained(folder))
     options = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
@@ -76,7 +79,7 @@ def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectory
         **options,
     }
     args = PseudoTrajectoryConfig(output_dir=str(output), **options)
-    return PseudoTrajectoryTrainer(LLaDAModelLM.from_pretrained(folder), args, **trainer_options)
+    return PseudoTrajectoryTrainer(args=args, **trainer_options)
 
 
 def logged_losses(trainer: PseudoTrajectoryTrainer) -> list[float]:

@@ -9,23 +9,23 @@ from typing import Any, NoReturn
 
 import yaml
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
-import d3llm.modeling  # noqa: F401  registers the model classes
-
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
-from ..modeling.layers import MaskedDiffusionPreTrainedModel
+from .adapters import merge_adapter
 from .answer_checks import CHECKS
-from .lora import merge_adapter
+from .completions import has_completions
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .samples import Samples
+from .student_data import as_trajectories, check_needs_no_order, student_facts
+from .student_model import load_model
 from .training_plan import check_plan, training_plan, write_plan
-from .trajectories import load_trajectories
+from .trajectories import as_stored, read_rows
 
 
 logger = logging.get_logger(__name__)
@@ -39,7 +39,9 @@ class DistillArguments:
     What a run is made of, beside the recipe.
 
     Args:
-        trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub.
+        trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub. For recipes that need no
+            order also prompts and completions (columns `prompt` and `completion`, or `messages`): a file or folder of
+            JSON lines or Parquet, or a dataset on the Hub.
         trajectories_split (`str`, *optional*, defaults to `"train"`): Its split.
         keep (`str`, *optional*, defaults to `"correct"`): `"correct"` leaves out rows whose answer was wrong; `"all"`.
         eval_trajectories (`int`, *optional*, defaults to 0): How many rows, the last ones, are held out for the loss.
@@ -59,7 +61,9 @@ class DistillArguments:
             `output_dir/merged`.
     """
 
-    trajectories: str | None = field(default=None, metadata={"help": "Folder or Hub dataset of trajectories."})
+    trajectories: str | None = field(
+        default=None, metadata={"help": "Folder or Hub dataset of trajectories, or of prompts and completions."}
+    )
     trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
     keep: str = field(
         default="correct",
@@ -161,7 +165,7 @@ def find_recipe(name: str) -> Path:
 
 def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those that are held out, without the ones that `keep` leaves out."""
-    if arguments.keep == "correct":
+    if arguments.keep == "correct" and "correct" in dataset.column_names:
         kept = [row for row, correct in enumerate(dataset["correct"]) if correct is not False]
         if not kept:
             raise ValueError(
@@ -210,30 +214,21 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
     return HeldOutPrompts([sample.prompt_ids for sample in samples], lambda index, text: check(text, answers[index]))
 
 
-def load_model(name: str | None, model_args: ModelConfig) -> PreTrainedModel:
+def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
     """Loads a student or teacher, always as this package's class."""
     if name is None:
         raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
-    model, report = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    if not isinstance(model, MaskedDiffusionPreTrainedModel):
-        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
-    if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
-        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
-    return model
+    kwargs: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+    }
+    given: Any = args.model_init_kwargs or {}
+    return load_model(name, **kwargs | given)
 
 
-def load_teacher(
-    name: str, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool
-) -> PreTrainedModel:
-    """Loads the model of the divergence, whose token ids must be those of the student's tokenizer."""
+def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
+    """Raises a `ValueError` if the token ids of a model are not those of the student's tokenizer."""
     vocabulary = tokenizer.get_vocab()
     own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
     differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
@@ -242,7 +237,6 @@ def load_teacher(
             f"{name} has other token ids than the student ({len(differ)} differ, for example {differ[0]!r}): give a "
             "--teacher_name_or_path with the same tokenizer."
         )
-    return load_model(name, model_args)
 
 
 def last_checkpoint(output_dir: str) -> Path | None:
@@ -284,9 +278,10 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def card_facts(trajectories: str, argv: Sequence[str]) -> dict[str, Any]:
-    """What the model's card says of the run: its trajectories, what they are about, and the name of its recipe."""
-    facts: dict[str, Any] = {"trajectories": trajectories if is_hub_id(trajectories) else Path(trajectories).name}
+def card_facts(trajectories: str, argv: Sequence[str], *, has_order: bool = True) -> dict[str, Any]:
+    """What the model's card says of the run: its data, what they are about, and the name of its recipe."""
+    name = trajectories if is_hub_id(trajectories) else Path(trajectories).name
+    facts: dict[str, Any] = {"trajectories" if has_order else "dataset": name}
     if (Path(trajectories) / TRAJECTORY_FACTS).is_file():
         made_of = read_facts(TrajectoryFacts, Path(trajectories) / TRAJECTORY_FACTS)
         facts["training_tasks"] = [made_of.prompts or made_of.name]
@@ -320,8 +315,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
-    dataset = load_trajectories(arguments.trajectories, split=arguments.trajectories_split)
-    dataset, held_out_rows = split_trajectories(dataset, arguments)
+    rows = read_rows(arguments.trajectories, arguments.trajectories_split)
+    has_order = not has_completions(rows.column_names)
+    if has_order:
+        rows = as_stored(rows, arguments.trajectories)
+    else:
+        check_needs_no_order(training_args, arguments.trajectories)
+    rows, held_out_rows = split_trajectories(rows, arguments)
     tokenizer = AutoTokenizer.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
@@ -329,26 +329,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     teacher = None
     if arguments.teacher_name_or_path is not None:
-        teacher = load_teacher(
-            arguments.teacher_name_or_path, model_args, tokenizer, trust_remote_code=arguments.trust_remote_code
-        )
-    student = load_model(model_args.model_name_or_path, model_args)
+        check_same_tokens(arguments.teacher_name_or_path, tokenizer, trust_remote_code=arguments.trust_remote_code)
+        teacher = load_named(arguments.teacher_name_or_path, model_args, training_args)
+    student = load_named(model_args.model_name_or_path, model_args, training_args)
+    if not has_order:
+        facts = student_facts(student, tokenizer, training_args.max_length)
+        rows = as_trajectories(rows, arguments.trajectories, facts, training_args)
     # Of a sharded run only the first process may have all of the weights.
     is_main = training_args.process_index == 0
-    plan = training_plan(training_args, model_args, student, teacher, dataset) if is_main else {}
+    plan = training_plan(training_args, model_args, student, teacher, rows) if is_main else {}
     if is_main and checkpoint is not None:
         check_plan(output, plan)
     trainer = PseudoTrajectoryTrainer(
         model=student,
         args=training_args,
-        train_dataset=dataset,
+        train_dataset=rows,
         eval_dataset=held_out_rows,
         processing_class=tokenizer,
         teacher=teacher,
         held_out=read_held_out(arguments.held_out, arguments, tokenizer) if arguments.held_out else None,
         peft_config=get_peft_config(model_args),
     )
-    trainer.card_facts = card_facts(str(arguments.trajectories), argv)
+    trainer.card_facts = card_facts(str(arguments.trajectories), argv, has_order=has_order)
     if is_main:
         write_plan(output, plan)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

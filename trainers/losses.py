@@ -22,13 +22,15 @@ class TokenLosses:
         divergence (`Tensor` of shape `(M,)`): KL(teacher ‖ student), nats; zero without a teacher.
         entropy (`Tensor` of shape `(M,)`): Entropy at temperature 1, nats, as the decoder compares it with its
             threshold; no gradient.
-        correct (`Tensor` of shape `(M,)`): Whether the likeliest token is the label.
+        predicted (`Tensor` of shape `(M,)`): The likeliest tokens.
+        correct (`Tensor` of shape `(M,)`): Whether they are the labels.
     """
 
     cross_entropy: Tensor
     certainty: Tensor
     divergence: Tensor
     entropy: Tensor
+    predicted: Tensor
     correct: Tensor
 
 
@@ -78,10 +80,10 @@ class _ChunkedHead(torch.autograd.Function):
         cross_entropy, certainty, divergence, entropy, normalizer, sharp_normalizer = (
             hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(6)
         )
-        correct = torch.zeros_like(labels, dtype=torch.bool)
+        predicted = torch.empty_like(labels)
         for part in _chunks(hidden, weight):
             logits = F.linear(hidden[part], weight, bias).float()
-            correct[part] = logits.argmax(dim=-1) == labels[part]
+            predicted[part] = logits.argmax(dim=-1)
             normalizer[part], entropy[part] = _normalizer_and_entropy(logits)
             cross_entropy[part] = normalizer[part] - logits.gather(1, labels[part, None])[:, 0]
             if teacher_hidden is not None:
@@ -94,11 +96,12 @@ class _ChunkedHead(torch.autograd.Function):
             *(normalizer, sharp_normalizer, certainty.clone()),
         )
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy, correct)
-        return cross_entropy, certainty, divergence, entropy, correct
+        correct = predicted == labels
+        ctx.mark_non_differentiable(entropy, predicted, correct)
+        return cross_entropy, certainty, divergence, entropy, predicted, correct
 
     @staticmethod
-    def backward(ctx, of_cross_entropy, of_certainty, of_divergence, _of_entropy, _of_correct):
+    def backward(ctx, of_cross_entropy, of_certainty, of_divergence, *_of_the_rest):
         hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
         normalizer, sharp_normalizer, entropy = (tensor[:, None] for tensor in rest)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]

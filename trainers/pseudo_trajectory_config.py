@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from .trl_base import _BaseConfig
 
@@ -18,11 +19,18 @@ class PseudoTrajectoryConfig(_BaseConfig):
     2601.07568) with exact masks; the files in `recipes/` say each published method in these fields.
 
     Parameters:
+        > Parameters that control the model
+
+        model_init_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of `from_pretrained` for a `model` that is given by its name, such as `{"dtype": "bfloat16"}`;
+            float32 without a `dtype`.
+
         > Parameters that control the canvas
 
         max_new_tokens (`int`, *optional*):
             Positions of the generated region, masked to its end as the decoder has it. If not given, that of the
-            teacher's run, from `decode_config` in the dataset. Where `max_length` leaves less room, it is shorter.
+            teacher's run, from `decode_config` in the dataset; of prompts and completions, that of the model's
+            generation config. Where `max_length` leaves less room, it is shorter.
         max_length (`int`, *optional*):
             Largest length of prompt and region together, in tokens. A row whose prompt and response exceed it is
             dropped, not cut. If not given, the model's own.
@@ -102,7 +110,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     > - `weight_decay`: Defaults to `0.01` instead of `0.0`.
     """
 
-    _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + ["eval_generation_kwargs"]
+    _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + ["eval_generation_kwargs", "model_init_kwargs"]
 
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
@@ -115,6 +123,11 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are no number out of the log; here they end the run."}
+    )
+
+    # Parameters that control the model
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of `from_pretrained` for a model given by its name, as JSON."}
     )
 
     # Parameters that control the canvas
@@ -188,8 +201,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
-        if isinstance(self.eval_generation_kwargs, str):
-            raise ValueError(f"`eval_generation_kwargs` is {self.eval_generation_kwargs!r}: expected a JSON object.")
+        for name in ("eval_generation_kwargs", "model_init_kwargs"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected a JSON object.")
         if not 0 <= self.min_mask_ratio <= self.max_mask_ratio <= 1:
             raise ValueError(
                 f"Expected 0 <= `min_mask_ratio` <= `max_mask_ratio` <= 1, got {self.min_mask_ratio} and "
@@ -209,3 +223,20 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: take `layout='single'`.")
+
+
+def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:
+    """
+    The configuration of a trainer from what it was given.
+
+    Args:
+        args (`TrainingArguments`, *optional*): Those of the trainer; plain ones, with the default recipe; or none.
+
+    Returns:
+        [`PseudoTrajectoryConfig`]: With the same values.
+    """
+    if args is None:
+        return PseudoTrajectoryConfig("pseudo-trajectory")
+    if isinstance(args, PseudoTrajectoryConfig):
+        return args
+    return PseudoTrajectoryConfig(**{**args.to_dict(), "hub_token": args.hub_token})  # which `to_dict` hides

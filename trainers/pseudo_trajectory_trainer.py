@@ -2,32 +2,49 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset
-from peft import LoraConfig
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
 
-from ..evaluation import evaluate_decoding, resolve_generation_config
 from ..hub_cards.push import PushError
+from .adapters import add_adapter, check_head, check_tuner
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
-from .lora import add_lora
+from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
 from .losses import TokenLosses, token_losses
-from .pseudo_trajectory_config import PseudoTrajectoryConfig
-from .publishing_trainer import PublishingTrainer, check_push
-from .student_data import COLUMNS, StudentFacts, TrajectoryCollator, prepare_trajectories, teacher_max_new_tokens
+from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
+from .publishing_trainer import check_push
+from .student_data import (
+    COLUMNS,
+    TrajectoryCollator,
+    as_trajectories,
+    named_eval_datasets,
+    prepare_trajectories,
+    region_length,
+    student_facts,
+    unnamed_eval_datasets,
+)
+from .student_model import load_model, load_tokenizer
 from .training_checks import (
     check_canvas,
     check_held_out,
-    check_kind,
+    check_loss_arguments,
     check_precision,
     check_processes,
     check_reports,
@@ -35,6 +52,8 @@ from .training_checks import (
 )
 from .trl_base import _ForwardRedirection
 
+
+logger = logging.get_logger(__name__)
 
 # What the log shows, and which of the sums it is divided by.
 MEANS = {
@@ -49,26 +68,11 @@ MEANS = {
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
 
 
-@dataclass(frozen=True)
-class HeldOutPrompts:
-    """
-    Problems that are decoded at each evaluation, for accuracy and TPF.
-
-    Attributes:
-        prompts (`Sequence`): Texts, chats (lists of messages) or lists of token ids.
-        check (`Callable[[int, str], bool]`): Called with the number of a prompt and the decoded text; returns whether
-            the text is correct.
-    """
-
-    prompts: Sequence[Any]
-    check: Callable[[int, str], bool]
-
-
 class CannotWriteError(OSError):
     """A checkpoint could not be written."""
 
 
-class PseudoTrajectoryTrainer(PublishingTrainer):
+class PseudoTrajectoryTrainer(EvaluatingTrainer):
     """
     Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and its relatives.
 
@@ -102,13 +106,17 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     ```
 
     Args:
-        model (`PreTrainedModel`): The student, which starts as a copy of the teacher. A masked-diffusion model of
-            `d3llm.modeling`, or a `PeftModel` of one.
-        args ([`PseudoTrajectoryConfig`], *optional*): The recipe and the training arguments.
-        train_dataset (`Dataset`): Trajectories, with the columns of `TRAJECTORY_FEATURES`.
-        eval_dataset (`Dataset`, *optional*): Held-out trajectories, for the loss.
+        model (`str`, `PreTrainedModel` or `PeftModel`, *optional*): The student, which starts as a copy of the
+            teacher: a masked-diffusion model of `d3llm.modeling`, with adapters or without, or its folder or Hub id,
+            loaded with `args.model_init_kwargs`.
+        args ([`PseudoTrajectoryConfig`] or `TrainingArguments`, *optional*): The recipe and the training arguments.
+        train_dataset (`Dataset` or `IterableDataset`): Trajectories, with the columns of `TRAJECTORY_FEATURES`; or,
+            for recipes that need no order, `prompt` and `completion`, or `messages`. An iterable one needs
+            `args.max_steps`.
+        eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): Held-out ones, for the loss; of a dict, for
+            one loss each, `eval_NAME_loss`.
         processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer; saved with the model and compared with
-            the teacher's.
+            the teacher's. By default, that which lies with the model, if there is one.
         teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`, with the student's token ids; without it, the
             student with its adapters off.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode at each evaluation, with
@@ -116,95 +124,112 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             `metric_for_best_model`. Needs an `eval_dataset` too.
         callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, *optional*), optimizer_cls_and_kwargs (`tuple`, *optional*): As there.
-        peft_config (`LoraConfig`, *optional*): Trains LoRA adapters; see [`~d3llm.trainers.lora.add_lora`].
+        peft_config (`PeftConfig`, *optional*): Trains adapters; see [`~d3llm.trainers.adapters.add_adapter`].
+        model_init (`Callable`, *optional*): Makes the student, in place of `model`, anew for each training: for
+            `hyperparameter_search`.
+        compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*): As in [`~transformers.Trainer`]; predictions
+            are token ids, as from [`~PseudoTrajectoryTrainer.predict`], since no logits are kept.
 
     Attributes:
-        card_facts (`dict[str, Any]`): What the model's card is to say beside what the trainer knows: fields of
+        card_facts (`dict[str, Any]`): What the model's card is to say besides what the trainer knows: fields of
             [`~d3llm.hub_cards.ModelFacts`], such as `recipe`, `trajectories` and `training_tasks`.
 
     Raises:
         `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+        `ValueError`: For prompts and completions with a recipe that needs an order.
         `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
-        `ValueError`: For a `report_to` that is not installed.
+        `ValueError`: For a model of another kind, both or none of `model` and `model_init`, and adapters that are no
+            part of the model's layers.
+        `ValueError`: For a `report_to` that is not installed, and arguments of other losses.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
         `ValueError`: When processes that were launched together do not know of each other.
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
         `ValueError`: For held-out prompts or `args.eval_generation_kwargs` that the decoder refuses.
         `ValueError`: For trained weights in 16 bits of which nothing keeps a float32 copy.
         `ValueError`: While training, when a loss is no number; it names the step and the samples.
-        `OSError`: When a checkpoint cannot be written.
+        `OSError`: When a checkpoint cannot be written, or a model by name not be read.
     """
 
     loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
-    eval_dataset: Any
-    _tag_names = ["d3llm", "pseudo-trajectory"]
+    _tag_names = ["trl", "d3llm", "pseudo-trajectory"]
     _name = "Pseudo-trajectory distillation"
     _paper = {"title": "d3LLM: Ultra-Fast Diffusion LLM using Pseudo-Trajectory Distillation", "id": "2601.07568"}
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module,
-        args: PseudoTrajectoryConfig | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        model: str | PreTrainedModel | PeftModel | None = None,
+        args: PseudoTrajectoryConfig | TrainingArguments | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         teacher: PreTrainedModel | None = None,
         held_out: HeldOutPrompts | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
-        peft_config: LoraConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
     ):
-        args = args or PseudoTrajectoryConfig("pseudo-trajectory")
+        self.args = args = as_config(args)
+        decoding: Any = args.eval_generation_kwargs or {}
+        loading: Any = args.model_init_kwargs or {}
         check_reports(args)
-        if peft_config is not None:
-            set_seed(args.seed)  # adapters start from random numbers
-            model = add_lora(model, peft_config)
-        if is_peft_model(model) and args.gradient_checkpointing:
-            model.enable_input_require_grads()
-        if args.kl_weight and teacher is None and not is_peft_model(model):
-            raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
-        if teacher is not None and not args.kl_weight:
-            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: leave it out, or set a weight.")
+        check_loss_arguments(args)
         if args.push_to_hub:
             check_push(args)
+        if (model is None) == (model_init is None):
+            raise ValueError("Which student? Give one of `model` and `model_init`.")
+        if model_init is not None and optimizers != (None, None):
+            raise ValueError(
+                "`optimizers` are of one model, and `model_init` makes several: leave out one of the two."
+            )
+        if teacher is not None and not args.kl_weight:
+            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: leave it out, or set a weight.")
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.peft_config = peft_config
+        self.model_init = model_init
+        model = self.call_model_init() if model is None else self.as_student(model)
 
         base = model.get_base_model() if is_peft_model(model) else model
-        special = base._prepare_special_token_ids(resolve_generation_config(base, [1]), "cpu")
-        self.student = StudentFacts(
-            vocab_size=base.get_input_embeddings().num_embeddings,
-            mask_token_id=special.mask,
-            eos_token_ids=special.eos.tolist(),
-            fill_token_id=special.fill,
-            max_length=args.max_length or base.config.max_position_embeddings,
-            tokenizer=processing_class,
-        )
+        if processing_class is None:
+            processing_class = load_tokenizer(base, **loading)
+        self.student = student_facts(base, processing_class, args.max_length)
         if teacher is not None:
             check_teacher(teacher, base, self.student.mask_token_id)
-        datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
-        for name, dataset in datasets.items():
-            check_kind(dataset, name)
+        datasets = {} if train_dataset is None else {"train_dataset": train_dataset}
+        datasets |= named_eval_datasets(eval_dataset)
+        datasets = {name: as_trajectories(data, name, self.student, args) for name, data in datasets.items()}
         check_canvas(args, base.config.max_position_embeddings, datasets)
-        length = args.max_new_tokens or max((teacher_max_new_tokens(d, n) for n, d in datasets.items()), default=1)
+        self.max_new_tokens = args.max_new_tokens or region_length(datasets, base)
+        first = next(iter(datasets.get("train_dataset", ())), None)
+        self.teacher_name = (first and first["teacher"]) or None
+        if any(isinstance(dataset, IterableDataset) for dataset in datasets.values()):
+            # Every process reads all rows, and takes its own: batches of unequal shape cannot be handed round.
+            args.accelerator_config.dispatch_batches = False
+        prepared = {
+            name: prepare_trajectories(data, self.student, self.max_new_tokens, name)
+            for name, data in datasets.items()
+        }
+        train_dataset = prepared.pop("train_dataset", None)
         # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
-        self.max_new_tokens = length
         self.held_out = held_out
-        self.teacher_name = train_dataset[0]["teacher"] if train_dataset else None
         self.card_facts = {}
         self._redirect = _ForwardRedirection()
         super().__init__(
             model=model,
             args=args,
-            data_collator=TrajectoryCollator(length, self.student),
+            data_collator=TrajectoryCollator(self.max_new_tokens, self.student),
+            train_dataset=train_dataset,
+            eval_dataset=unnamed_eval_datasets(eval_dataset, prepared),
             processing_class=processing_class,
+            compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            **{name: prepare_trajectories(dataset, self.student, length, name) for name, dataset in datasets.items()},
         )
+        self.model_init = model_init  # the first model is made already, above
         if self.args.n_gpu > 1:
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
         check_processes(self.accelerator, self.args.world_size)
@@ -212,13 +237,42 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         check_precision(self.model, has_float32_copy=is_sharded and self.accelerator.mixed_precision != "no")
         if held_out is not None:
-            check_held_out(held_out.prompts, base, processing_class, self.args.eval_generation_kwargs or {})
+            check_held_out(held_out.prompts, base, processing_class, decoding)
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+        self.model.add_model_tags(self._tag_names)
+
+    def as_student(self, model: str | PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+        """A model as it is trained: loaded, if it is a name, and with the adapters of `peft_config`."""
+        args = self.args
+        loading: Any = args.model_init_kwargs or {}
+        if isinstance(model, str):
+            model = load_model(model, **loading)
+        elif loading:
+            logger.warning("`model_init_kwargs` are for a `model` that is given by its name: they have no effect.")
+        if self.peft_config is not None:
+            set_seed(args.seed)  # adapters start from random numbers
+            keep_base = bool(args.kl_weight) and self.teacher is None
+            model = add_adapter(model, self.peft_config, keep_base=keep_base)
+        base = model.get_base_model() if is_peft_model(model) else model
+        if not hasattr(base, "logit_rows"):
+            raise ValueError(f"`model` is a {type(base).__name__}: expected a masked-diffusion model, LLaDA or Dream.")
+        if is_peft_model(model):
+            check_tuner(model.active_peft_config)
+            check_head(model)
+            if args.gradient_checkpointing:
+                model.enable_input_require_grads()
+        elif args.kl_weight and self.teacher is None:
+            raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        return model
+
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
+        """A new student, of `model_init`."""
+        return self.as_student(super().call_model_init(trial))
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = COLUMNS
+        self._signature_columns = [*COLUMNS, self.args.length_column_name]
 
     def progress_at(self, step: int) -> float:
         """Share of the optimizer steps that are done before a step, 0 to 1."""
@@ -344,7 +398,9 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
     ) -> tuple[Tensor, nn.Linear]:
         with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
             teacher = model.get_base_model() if self.teacher is None else self.teacher
-            return _hidden_states(teacher, noisy_ids, attention_mask, picked), teacher.get_output_embeddings()
+            head = teacher.get_output_embeddings()
+            head = getattr(head, "original_module", head)  # of `modules_to_save`, which has a trained copy
+            return _hidden_states(teacher, noisy_ids, attention_mask, picked), head
 
     def compute_loss(
         self,
@@ -368,7 +424,8 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
                 default those of this batch.
 
         Returns:
-            `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss, and its parts as logged.
+            `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss; and its parts as they are logged, and
+            `predictions` `(B, N)`, the likeliest tokens at the positions in the loss, -100 elsewhere.
         """
         args = self.args
         views, rows, length = inputs["supervised"].shape
@@ -401,10 +458,14 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
         loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
         if not torch.isfinite(loss):
-            raise ValueError(self._describe_bad_loss(loss, inputs["index"]))
+            raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
         sums = {name: value.detach() for name, value in sums.items()}
         self._sums["train" if self.model.training else "eval"] += torch.stack([sums[name] for name in SUMS])
-        return (loss, sums) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        predictions = torch.full_like(inputs["commit_steps"], -100)
+        predictions[row, position] = losses.predicted  # the views have no position in common
+        return loss, {**sums, "predictions": predictions}
 
     def _sum_up(self, losses: TokenLosses, far: Tensor, weights: Tensor, view: Tensor) -> dict[str, Tensor]:
         """The sums and counts in `SUMS` over the M positions, each of which has a weight and belongs to a view."""
@@ -426,82 +487,40 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
             }
         return {name: value.float() for name, value in sums.items()}
 
-    def _describe_bad_loss(self, loss: Tensor, index: Tensor) -> str:
-        dataset = self.train_dataset if self.model.training else self.eval_dataset
-        names = dataset.select(index.tolist())["id"]
+    def _describe_bad_loss(self, loss: Tensor, ids: list[str]) -> str:
         return (
-            f"The loss at step {self.state.global_step} is {loss.item()}, for the samples {', '.join(names)}: the run "
+            f"The loss at step {self.state.global_step} is {loss.item()}, for the samples {', '.join(ids)}: the run "
             f"stops here. Its last checkpoint is in {self.args.output_dir}; a lower learning rate may help."
         )
 
     def prediction_step(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """The loss of held-out trajectories, with the same masks at each evaluation: those of the end of training."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """
+        The loss of held-out rows, with the same masks at each evaluation: those of the end of training.
+
+        Args:
+            model (`nn.Module`), inputs (`dict`), ignore_keys (`list[str]`, *optional*): As in
+                [`~transformers.Trainer`].
+            prediction_loss_only (`bool`): Whether to return the loss alone.
+
+        Returns:
+            `tuple[Tensor, Tensor | None, Tensor | None]`: The loss; the likeliest tokens and the labels `(B, N)` of
+            the positions in it, -100 elsewhere.
+        """
         inputs = self._prepare_inputs(inputs)
         self.add_targets(inputs, self.corrupt(inputs, step=0, progress=1.0))
         with torch.no_grad():
-            return self.compute_loss(model, inputs).detach(), None, None
-
-    def evaluate(self, eval_dataset: Dataset | None = None, *args, **kwargs) -> dict[str, float]:  # type: ignore[override]
-        """
-        As in [`~transformers.Trainer`].
-
-        Args:
-            eval_dataset (`Dataset`, *optional*): Other trajectories than those of the constructor, checked as they
-                were.
-            args, kwargs: As there.
-
-        Returns:
-            `dict[str, float]`: The loss, its parts, and accuracy and TPF of held-out problems.
-
-        Raises:
-            `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
-        """
-        if eval_dataset is None:
-            return super().evaluate(None, *args, **kwargs)
-        check_kind(eval_dataset, "eval_dataset")
-        before = self.eval_dataset
-        self.eval_dataset = prepare_trajectories(eval_dataset, self.student, self.max_new_tokens, "eval_dataset")
-        try:  # in its place, so that a loss that is no number names the right samples
-            return super().evaluate(None, *args, **kwargs)
-        finally:
-            self.eval_dataset = before
-
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The loss of held-out trajectories, and accuracy and TPF of held-out problems."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.held_out is not None:
-            decoded = self._decode_held_out(self.held_out)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in decoded.items()})
-        return output
-
-    def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
-        """Each process decodes its share of the prompts; where weights are sharded, all of them run in step."""
-        model = self.accelerator.unwrap_model(self.model)
-        model = (model.get_base_model() if is_peft_model(model) else model).eval()
-        sharded = self.is_fsdp_enabled
-        mine = range(len(held_out.prompts))
-        if not sharded:
-            mine = mine[self.args.process_index :: self.args.world_size]
-        counts = [0, 0, 0, 0]
-        if mine:
-            result = evaluate_decoding(
-                model,
-                self.processing_class,
-                [held_out.prompts[index] for index in mine],
-                lambda number, text: held_out.check(mine[number], text),
-                batch_size=self.args.per_device_eval_batch_size,
-                **({"seed": self.args.seed} | (self.args.eval_generation_kwargs or {})),
-            )
-            counts = [sum(record.correct for record in result.records), result.tokens, result.forwards, len(mine)]
-        totals = torch.tensor(counts, device=self.args.device)
-        correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()
-        return {"accuracy": correct / prompts, "tokens_per_forward": tokens / forwards}
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        supervised = inputs["supervised"].any(dim=0)
+        labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
+        return loss, outputs["predictions"], labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
@@ -524,19 +543,19 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
                 "earlier steps are whole: make room and go on from the last one."
             ) from error
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss since the last log, over all processes, and where the curricula stand."""
-        mode = "train" if self.model.training else "eval"
+    def take_parts(self, mode: str) -> dict[str, float]:
+        """The means in `MEANS` over what `mode` has added up since they were last taken, over all processes."""
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
         self._sums[mode].zero_()
-        if sums["all"]:
-            parts = {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
-            if mode == "train":
-                # The step that is logged is done, and counted.
-                (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
-                logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
-            else:
-                logs |= {f"eval_{name}": value for name, value in parts.items()}
+        return {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss since the last log, and where the curricula stand."""
+        parts = self.take_parts("train") if self.model.training else {}
+        if parts:
+            # The step that is logged is done, and counted.
+            (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
+            logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
         super().log(logs, start_time)
 
 

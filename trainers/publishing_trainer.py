@@ -1,6 +1,7 @@
 """A trainer whose models go to the Hub as `d3llm push model` sends them: whole, described, without pickles."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,40 +96,49 @@ class PublishingTrainer(_BaseTrainer):
 
         Args:
             model_name (`str`, *optional*): Its title; the name of the folder when not given.
-            dataset_name (`str`, *optional*): The trajectories.
-            tags (`str` or `list[str]`, *optional*): Without effect: the card has its own.
+            dataset_name (`str`, *optional*): The trajectories, or the prompts and completions, in place of what
+                `card_facts` says.
+            tags (`str` or `list[str]`, *optional*): Besides those of the package and the trainer.
         """
         if self.is_world_process_zero():
             name = model_name or Path(self.args.output_dir).resolve().name
-            self.write_card(Path(self.args.output_dir), name, dataset_name)
+            given = [tags] if isinstance(tags, str) else list(tags or [])
+            self.write_card(Path(self.args.output_dir), name, dataset_name, given)
 
-    def write_card(self, folder: Path, name: str, trajectories: str | None = None) -> None:
+    def write_card(self, folder: Path, name: str, dataset: str | None = None, tags: Sequence[str] = ()) -> None:
         """
         Writes the card of the model as it is now, and the facts it is made of.
 
         Args:
             folder (`Path`): Where the model is saved.
             name (`str`): Title of the card.
-            trajectories (`str`, *optional*): In place of those in `card_facts`.
+            dataset (`str`, *optional*): What it was trained on, in place of what `card_facts` says.
+            tags (`Sequence[str]`, *optional*): Besides those of the package and the trainer.
         """
         model = self.accelerator.unwrap_model(self.model)
+        adapter = model.active_peft_config if is_peft_model(model) else None
         recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
         values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
             "steps": self.state.global_step,
             "processes": self.args.world_size,
-            "lora_rank": model.peft_config["default"].r if is_peft_model(model) else None,
+            "adapter": adapter and adapter.peft_type.value,
+            "lora_rank": adapter and getattr(adapter, "r", None),
         }
         facts = {
             "teacher": self.teacher_name,
             "hyperparameters": {n: getattr(v, "value", v) for n, v in values.items() if v not in (None, False)},
+            "tags": [*self._tag_names, "generated_from_trainer", *tags],
             **self.card_facts,
         }
+        if dataset is not None:
+            # Only a teacher's rows are trajectories.
+            facts |= {"dataset": dataset} if self.teacher_name is None else {"trajectories": dataset}
         write_training_card(
             folder,
             model.get_base_model() if is_peft_model(model) else model,
             name=name,
             chat=bool(getattr(self.processing_class, "chat_template", None)),
-            **(facts | ({} if trajectories is None else {"trajectories": trajectories})),
+            **facts,
         )
 
     def push_to_hub(

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..evaluation import resolve_generation_config
+from .completions import column_names, encode_completions, has_completions
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .trajectories import (
+    NO_ORDER,
+    STORED_FEATURES,
     RowBatch,
     check_columns,
     check_trajectories,
@@ -22,7 +26,9 @@ from .trajectories import (
 
 logger = logging.get_logger(__name__)
 
-COLUMNS = ["prompt_ids", "response_ids", "commit_steps", "tail_steps", "index"]
+LENGTH = "length"  # of a canvas: what `train_sampling_strategy="group_by_length"` groups by
+COLUMNS = ["id", "prompt_ids", "response_ids", "commit_steps", "tail_steps", "index"]
+STREAM_BATCH = 100  # rows of an iterable dataset that are checked at a time
 
 
 @dataclass(frozen=True)
@@ -47,46 +53,199 @@ class StudentFacts:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def teacher_max_new_tokens(dataset: Dataset, name: str) -> int:
+def named_eval_datasets(eval_dataset: Any) -> dict[str, Any]:
+    """Evaluation datasets by what to call them in an error: one, several in a dict, or none."""
+    if isinstance(eval_dataset, dict):
+        return {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
+    return {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+
+
+def unnamed_eval_datasets(eval_dataset: Any, named: dict[str, Any]) -> Any:
+    """What [`named_eval_datasets`] made of `eval_dataset`, in the form that it had."""
+    if isinstance(eval_dataset, dict):
+        return dict(zip(eval_dataset, named.values(), strict=True))
+    return named.get("eval_dataset")
+
+
+def student_facts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, max_length: int | None = None
+) -> StudentFacts:
     """
-    The longest generated region of the teacher's runs.
+    What a student says about itself.
 
     Args:
-        dataset (`Dataset`): Trajectories.
+        model (`PreTrainedModel`): The student, without adapters around it.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
+        max_length (`int`, *optional*): Largest length of prompt and generated region; the model's own by default.
+
+    Returns:
+        [`StudentFacts`]: The facts.
+    """
+    special = model._prepare_special_token_ids(resolve_generation_config(model, [1]), "cpu")
+    return StudentFacts(
+        vocab_size=model.get_input_embeddings().num_embeddings,
+        mask_token_id=special.mask,
+        eos_token_ids=special.eos.tolist(),
+        fill_token_id=special.fill,
+        max_length=max_length or model.config.max_position_embeddings,
+        tokenizer=tokenizer,
+    )
+
+
+def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
+    """Raises a `ValueError` for a recipe that takes commit steps, on data that has none."""
+    needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if args.kl_weight else None
+    if needs is not None:
+        raise ValueError(
+            f"{name} holds prompts and completions, which have no commit steps, and {needs} needs them: set "
+            "corruption='random' (and `kl_weight` 0), or record them with `d3llm extract`."
+        )
+
+
+def as_trajectories(
+    dataset: Any, name: str, student: StudentFacts, args: PseudoTrajectoryConfig
+) -> Dataset | IterableDataset:
+    """
+    Trajectories as they are, and prompts and completions as trajectories without an order.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): Either kind.
+        name (`str`): What to call the dataset in an error.
+        student ([`StudentFacts`]): The student.
+        args ([`PseudoTrajectoryConfig`]): Whether the recipe needs an order.
+
+    Returns:
+        `Dataset` or `IterableDataset`: With the columns of `TRAJECTORY_FEATURES`.
+
+    Raises:
+        `ValueError`: For something else than a dataset, missing columns, rows without an order where the recipe needs
+            one, and prompts and completions without a tokenizer.
+    """
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise ValueError(
+            f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
+            "`load_trajectories`, or of prompts and completions (`concatenate_datasets` joins several)."
+        )
+    first = next(iter(dataset), None)
+    columns = column_names(dataset)
+    is_ordinary = has_completions(columns)
+    if not is_ordinary:
+        check_columns(columns, name)
+    if is_ordinary or (first is not None and first["source"] == NO_ORDER):
+        check_needs_no_order(args, name)
+    if not is_ordinary:
+        return dataset
+    if student.tokenizer is None:
+        raise ValueError(f"{name} holds texts, and there is no tokenizer for them: give a `processing_class`.")
+    return encode_completions(
+        dataset,
+        student.tokenizer,
+        mask_token_id=student.mask_token_id,
+        eos_token_ids=student.eos_token_ids,
+        name=name,
+    )
+
+
+def teacher_max_new_tokens(dataset: Dataset | IterableDataset, name: str) -> int:
+    """
+    The longest generated region of the teacher's runs; of an iterable dataset, that of its first row.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): Trajectories.
         name (`str`): What to call the dataset in an error.
 
     Returns:
         `int`: Positions; 0 without rows, which are refused later.
 
     Raises:
-        `ValueError`: If the trajectories do not say it: an order that is not the teacher's has no canvas. For missing
-            columns.
+        `ValueError`: If the trajectories do not say it: an order that is not the teacher's has no canvas.
     """
-    check_columns(dataset, name)
-    configs = [read_decode_config({"decode_config": text}) for text in dataset.unique("decode_config")]
+    if isinstance(dataset, IterableDataset):
+        texts = [row["decode_config"] for row in dataset.take(1)]
+    else:
+        texts = dataset.unique("decode_config")
+    configs = [read_decode_config({"decode_config": text}) for text in texts]
     if any(config.get("max_new_tokens") is None for config in configs):
         raise ValueError(f"{name} does not say how long the generated region is: give `max_new_tokens`.")
     return max((config["max_new_tokens"] for config in configs), default=0)
 
 
-def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> Dataset:
+def region_length(datasets: dict[str, Dataset | IterableDataset], model: PreTrainedModel) -> int:
+    """
+    Positions of the generated region when `max_new_tokens` does not say it.
+
+    Args:
+        datasets (`dict[str, Dataset | IterableDataset]`): Trajectories, by what to call them in an error.
+        model (`PreTrainedModel`): The student.
+
+    Returns:
+        `int`: Those of the teacher's runs; of rows without an order, those that the student decodes by itself.
+
+    Raises:
+        `ValueError`: As from [`teacher_max_new_tokens`].
+    """
+    lengths = [1]
+    for name, dataset in datasets.items():
+        if next((row["source"] for row in dataset.take(1)), None) == NO_ORDER:
+            lengths.append(resolve_generation_config(model, [1]).max_new_tokens)
+        else:
+            lengths.append(teacher_max_new_tokens(dataset, name))
+    return max(lengths)
+
+
+def prepare_trajectories(
+    dataset: Dataset | IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
+) -> Dataset | IterableDataset:
     """
     Checks trajectories against the student and leaves out those that do not fit into its canvas.
 
     Args:
-        dataset (`Dataset`): With the columns of `TRAJECTORY_FEATURES`, and `tail_steps` if they are known.
+        dataset (`Dataset` or `IterableDataset`): With the columns of `TRAJECTORY_FEATURES`, and `tail_steps` if they
+            are known. An iterable one is checked while it is read, some rows at a time.
         student ([`StudentFacts`]): The student.
         max_new_tokens (`int`): Positions of the generated region.
         name (`str`): What to call the dataset in an error.
 
     Returns:
-        `Dataset`: The rows that fit, with their number as `index`.
+        `Dataset` or `IterableDataset`: The rows that fit, with their number as `index` and their canvas as `length`.
 
     Raises:
         `ValueError`: For faulty rows, rows of a teacher with another mask token or tokenizer, and if no row is left.
     """
-    check_columns(dataset, name)
+    if isinstance(dataset, IterableDataset):
+        return _prepare_stream(dataset, student, max_new_tokens, name)
     dataset = with_tail_steps(dataset)
+    fits = _check_rows(dataset, student, max_new_tokens, name)
+    if not fits.any():
+        raise ValueError(
+            f"{name} has no trajectory left: each is longer than `max_new_tokens` ({max_new_tokens}) or `max_length` "
+            f"({student.max_length})."
+        )
+    dataset = dataset.select(np.flatnonzero(fits))
+    dataset = dataset.add_column("index", np.arange(len(dataset)))
+    prompts = np.concatenate(
+        [RowBatch(batch, name).lengths("prompt_ids") for batch in dataset.with_format("arrow").iter(batch_size=10_000)]
+    )
+    dataset = dataset.remove_columns([LENGTH] if LENGTH in dataset.column_names else [])
+    return dataset.add_column(LENGTH, np.minimum(prompts + max_new_tokens, student.max_length))
+
+
+def _prepare_stream(
+    dataset: IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
+) -> IterableDataset:
+    def prepare(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        columns = {column: batch[column] for column in STORED_FEATURES if column in batch}
+        columns.setdefault("tail_steps", [[] for _ in indices])
+        rows = Dataset.from_dict(columns, features=STORED_FEATURES)
+        fitting = np.flatnonzero(_check_rows(rows, student, max_new_tokens, name))
+        return {**rows.select(fitting).to_dict(), "index": [indices[row] for row in fitting]}
+
+    columns = column_names(dataset)
+    return dataset.map(prepare, batched=True, batch_size=STREAM_BATCH, with_indices=True, remove_columns=columns)
+
+
+def _check_rows(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> np.ndarray:
+    """Raises a `ValueError` for faulty rows; says which of the others fit, and warns of those that do not."""
     check_trajectories(dataset, vocab_size=student.vocab_size, name=name)
     for text in dataset.unique("decode_config"):
         _check_teacher(read_decode_config({"decode_config": text}), student, name)
@@ -101,21 +260,15 @@ def prepare_trajectories(dataset: Dataset, student: StudentFacts, max_new_tokens
     fits = np.concatenate(kept)
     if not fits.all():
         logger.warning(
-            "%s: left out %d of %d trajectories, whose response is longer than %d tokens (`max_new_tokens`) or, with "
-            "its prompt, longer than %d (`max_length`).",
+            "%s: left out %d of %d rows, whose response is longer than %d tokens (`max_new_tokens`) or, with its "
+            "prompt, longer than %d (`max_length`).",
             name,
             (~fits).sum(),
             len(fits),
             max_new_tokens,
             student.max_length,
         )
-    if not fits.any():
-        raise ValueError(
-            f"{name} has no trajectory left: each is longer than `max_new_tokens` ({max_new_tokens}) or `max_length` "
-            f"({student.max_length})."
-        )
-    dataset = dataset.select(np.flatnonzero(fits))
-    return dataset.add_column("index", np.arange(len(dataset)))
+    return fits
 
 
 def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: str) -> None:
@@ -165,10 +318,10 @@ class TrajectoryCollator:
     max_new_tokens: int
     student: StudentFacts
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Returns `input_ids` `(B, P + N)`, the clean canvas; `attention_mask` `(B, P + N)`; `commit_steps` `(B, N)`; and
-        `response_lengths`, `canvas_lengths`, `ended`, `index`, all `(B,)`.
+        `response_lengths`, `canvas_lengths`, `ended`, `index`, all `(B,)`; and `ids`, the names of the rows.
         """
         rooms = [min(self.max_new_tokens, self.student.max_length - len(row["prompt_ids"])) for row in rows]
         left, width = max(len(row["prompt_ids"]) for row in rows), max(rooms)
@@ -188,4 +341,5 @@ class TrajectoryCollator:
             "canvas_lengths": torch.tensor(rooms),
             "ended": torch.tensor([row["response_ids"][-1] in self.student.eos_token_ids for row in rows]),
             "index": torch.tensor([row["index"] for row in rows]),
+            "ids": [row["id"] for row in rows],
         }

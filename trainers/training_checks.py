@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import get_available_reporting_integrations
@@ -18,25 +18,32 @@ from .student_data import teacher_max_new_tokens
 
 
 REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
-
-
-def check_kind(dataset: Any, name: str) -> None:
-    """Trainers of other kinds take several data sets, or none of `datasets`."""
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
-            "`load_trajectories` (`concatenate_datasets` joins several)."
-        )
+EXTRAS = {"tensorboard"}  # of those packages, what an extra of this one brings
 
 
 def check_reports(args: PseudoTrajectoryConfig) -> None:
     """`report_to` names packages, which may not be there; transformers itself ends in a `RuntimeError` then."""
     missing = sorted(REPORT_PACKAGES & set(args.report_to) - set(get_available_reporting_integrations()))
     if missing:
-        raise ValueError(f"`report_to` names {', '.join(missing)}, not installed here: install it, or leave it out.")
+        extras = [f"pip install 'd3llm[{name}]'" for name in missing if name in EXTRAS]
+        raise ValueError(
+            f"`report_to` names {', '.join(missing)}, not installed here: {' and '.join(extras) or 'install it'}, or "
+            "leave it out."
+        )
 
 
-def check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset]) -> None:
+def check_loss_arguments(args: PseudoTrajectoryConfig) -> None:
+    """Training arguments that a loss over logits of the whole sequence would take, and this one has no use for."""
+    if args.use_liger_kernel:
+        raise ValueError(
+            "`use_liger_kernel` has no kernels for masked-diffusion models: leave it out; the head runs on masked "
+            "positions alone, a few at a time, without it."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError("`label_smoothing_factor` is no part of a recipe's loss: leave it out.")
+
+
+def check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset | IterableDataset]) -> None:
     """A canvas that no decoder takes is not trained either."""
     taught = 0
     with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place

@@ -26,6 +26,7 @@ WITHOUT_EFFECT = {
     "eval_generation_kwargs",
     "gradient_checkpointing",
     "logging_nan_inf_filter",
+    "model_init_kwargs",
 }
 # Of the training arguments, those that change the weights. Not the number of processes: `samples_per_step` has it.
 TRAINING_ARGUMENTS = (

@@ -7,6 +7,7 @@ response, `where(c <= s, r, m)`. That is every intermediate state in one number 
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..evaluation import fingerprint
+from .samples import READERS
 
 
 TRAJECTORY_FEATURES = Features(
@@ -42,8 +44,9 @@ Columns of a trajectory data set.
 - `commit_steps`: as long as `response_ids`; the forward, counted from 1, that committed the token (0 = given).
 - `num_forwards`: forwards of the teacher for the row.
 - `correct`: verdict of the answer check, null where there was none.
-- `source`: where the order comes from, a name in `d3llm.trainers.orders.ORDERS`.
-- `teacher`: the model, as it was named.
+- `source`: where the order comes from, a name in `d3llm.trainers.orders.ORDERS`; `"none"` of rows without one, whose
+  commit steps are all 0.
+- `teacher`: the model, as it was named; empty for data that no model made.
 - `decode_config`: JSON object: the resolved fields of `DiffusionGenerationConfig`, among them `mask_token_id`,
   `eos_token_id` (a list) and `temperature`, of a teacher's run, and `tokenizer`, see [`tokenizer_fingerprint`].
 """
@@ -58,6 +61,7 @@ What is loaded, and what an extraction writes: with one column more, which other
 
 LARGEST_STEP = int(np.iinfo(np.int16).max)  # of `commit_steps`
 NULLABLE = ("correct",)
+NO_ORDER = "none"  # the `source` of prompts and completions
 
 
 def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int | None = None) -> Dataset:
@@ -76,38 +80,75 @@ def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int
         `ValueError`: For an unfinished extraction, missing columns, and for what [`check_trajectories`] refuses.
         `OSError`: If there is no such data set.
     """
+    return as_stored(read_rows(name, split), str(name), vocab_size)
+
+
+def read_rows(name: str | Path, split: str = "train") -> Dataset:
+    """
+    Reads a dataset from disk or from the Hub, whatever its columns are.
+
+    Args:
+        name (`str` or `Path`): Folder that `d3llm extract` wrote, another folder of Parquet or JSON lines, a file
+            (Parquet, JSON, JSON lines, CSV), or a Hub id.
+        split (`str`, *optional*, defaults to `"train"`): Split of a dataset on the Hub.
+
+    Returns:
+        `Dataset`: Its rows.
+
+    Raises:
+        `ValueError`: For an unfinished extraction, and a folder without data.
+        `OSError`: If there is no such dataset.
+    """
     path = Path(name)
-    files = [str(file) for file in _parquet_files(path)] if path.exists() else None
+    files = [str(file) for file in _data_files(path)] if path.exists() else []
+    reader = READERS.get(Path(files[0]).suffix) if files else None
     try:
-        if files and not any(pq.read_metadata(file).num_rows for file in files):
-            dataset = Dataset(STORED_FEATURES.arrow_schema.empty_table())  # which `load_dataset` cannot read
-        elif files:
-            dataset = load_dataset("parquet", data_files=files, split="train")
-        else:
-            dataset = load_dataset(str(name), split=split)
+        if reader == "parquet" and not any(pq.read_metadata(file).num_rows for file in files):
+            return Dataset(STORED_FEATURES.arrow_schema.empty_table())  # which `load_dataset` cannot read
+        if reader is not None:
+            return load_dataset(reader, data_files=files, split="train")
+        return load_dataset(str(name), split=split)
     except Exception as error:  # `datasets` raises anything from its own errors to those of the network and of pyarrow
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(
-            f"Cannot load trajectories from {name}: {reason} (a folder, or a data set on the Hub?)"
+            f"Cannot load trajectories from {name}: {reason} (a folder, a file, or a data set on the Hub?)"
         ) from error
-    check_columns(dataset, str(name))
+
+
+def as_stored(dataset: Dataset, name: str, vocab_size: int | None = None) -> Dataset:
+    """
+    Casts and checks a trajectory dataset.
+
+    Args:
+        dataset (`Dataset`): Trajectories.
+        name (`str`): What to call the dataset in an error.
+        vocab_size (`int`, *optional*): Number of rows of the student's embedding.
+
+    Returns:
+        `Dataset`: With the columns of [`STORED_FEATURES`].
+
+    Raises:
+        `ValueError`: As from [`load_trajectories`].
+    """
+    check_columns(dataset.column_names, name)
     dataset = with_tail_steps(dataset)
     dataset = dataset.select_columns(list(STORED_FEATURES))
     try:
         dataset = dataset.cast(STORED_FEATURES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"The columns of {name} are not those of a trajectory data set: {error}") from error
-    check_trajectories(dataset, vocab_size=vocab_size, name=str(name))
+    check_trajectories(dataset, vocab_size=vocab_size, name=name)
     return dataset
 
 
-def check_columns(dataset: Dataset, name: str) -> None:
+def check_columns(columns: Sequence[str], name: str) -> None:
     """Raises a `ValueError` for a data set that lacks columns of [`TRAJECTORY_FEATURES`], and names them."""
-    missing = [column for column in TRAJECTORY_FEATURES if column not in dataset.column_names]
+    missing = [column for column in TRAJECTORY_FEATURES if column not in columns]
     if missing:
         raise ValueError(
-            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(dataset.column_names)}"
-            ". Make one with `d3llm extract`."
+            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(columns)}"
+            ". Make one with `d3llm extract`, or give prompts and completions (columns `prompt` and `completion`, or "
+            "`messages`)."
         )
 
 
@@ -251,13 +292,16 @@ def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _parquet_files(path: Path) -> list[Path]:
-    """The Parquet files of a folder; all the parts of a folder that `d3llm extract` wrote."""
+def _data_files(path: Path) -> list[Path]:
+    """The Parquet files of a folder, all the parts of one that `d3llm extract` wrote; none of one of JSON lines."""
     if path.is_file():
         return [path]
     files = sorted(path.rglob("*.parquet"))
-    if not files:
-        raise ValueError(f"{path} holds no Parquet files: give a folder that `d3llm extract` wrote.")
+    if not files and not any(path.rglob("*.jsonl")):
+        raise ValueError(
+            f"{path} holds no Parquet files and no JSON lines: give a folder that `d3llm extract` wrote, or one with "
+            "prompts and completions."
+        )
     of = {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}
     if len(of) == 1 and len(files) != int(of.pop()):
         raise ValueError(

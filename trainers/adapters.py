@@ -1,0 +1,159 @@
+"""PEFT's adapters on masked-diffusion models: which layers they wrap, and how they become a plain model again."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..evaluation.files import whole_folder
+
+
+# The trainer runs the layers of the model, not the forward of PEFT around it, which these need.
+NEEDS_ITS_OWN_FORWARD = {
+    PeftType.ADALORA: "gives ranks to layers by a loss of its own",
+    PeftType.ADAPTION_PROMPT: "puts prompts into autoregressive attention",
+    PeftType.POLY: "chooses skills by `task_ids`",
+    PeftType.SHADOW: "runs a second network beside the layers",
+    PeftType.XLORA: "mixes adapters by a first forward of its own",
+}
+
+
+def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: bool = False) -> PeftModel:
+    """
+    Wraps the layers of a model with adapters: LoRA (arXiv 2106.09685) with its variants, IA3, LoHa, OFT, ...
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        peft_config (`PeftConfig`): With `target_modules=None` the layers that the model's class names for the tuner
+            are wrapped: all projections, as a rule. The LM head never is.
+        keep_base (`bool`, *optional*, defaults to `False`): Whether the weights of the model must stay as they are,
+            so that it is the model from before with the adapters off.
+
+    Returns:
+        `PeftModel`: The wrapped model. Where the config has no task, it is that of causal language models, so that
+        `AutoPeftModelForCausalLM` loads what is saved.
+
+    Raises:
+        `ValueError`: For a tuner that adds virtual tokens or needs its own forward, a name in `target_modules` that
+            no layer of the model bears, a model whose class does not name its layers, and what PEFT refuses.
+    """
+    if not isinstance(peft_config, PeftConfig):
+        raise ValueError(
+            f"`peft_config` is a {type(peft_config).__name__}: give a `PeftConfig`, such as `LoraConfig`."
+        )
+    if is_peft_model(model):
+        raise ValueError("`peft_config` is for a model without adapters: merge those of `model`, or leave it out.")
+    check_tuner(peft_config)
+    peft_config = deepcopy(peft_config)
+    peft_config.task_type = peft_config.task_type or TaskType.CAUSAL_LM
+    if peft_config.peft_type != PeftType.TRAINABLE_TOKENS:  # which are rows of the embedding, found by PEFT
+        _set_targets(model, peft_config)
+    before = _norms(model) if keep_base else {}
+    try:
+        wrapped = get_peft_model(model, peft_config)
+    except (ValueError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        kind = type(peft_config).__name__
+        raise ValueError(f"`peft_config` ({kind}) does not fit the model: {reason}") from error
+    check_head(wrapped)
+    if before and before != {name: norm for name, norm in _norms(wrapped).items() if name in before}:
+        raise ValueError(
+            "`kl_weight` takes the model without its adapters for the teacher, and this `peft_config` changes its "
+            "weights at the start: give a `teacher`."
+        )
+    return wrapped
+
+
+def check_tuner(peft_config: PeftConfig) -> None:
+    """Raises a `ValueError` for adapters that are no part of the model's layers."""
+    kind = type(peft_config).__name__
+    way_out = "take adapters of its layers, such as `LoraConfig` or `IA3Config`."
+    if isinstance(peft_config, PromptLearningConfig):
+        raise ValueError(f"{kind} puts virtual tokens before the prompt, which a canvas does not have: {way_out}")
+    reason = next((why for tuner, why in NEEDS_ITS_OWN_FORWARD.items() if tuner == peft_config.peft_type), None)
+    if getattr(peft_config, "alora_invocation_tokens", None):
+        reason = "begins at an invocation token"
+    if reason is not None:
+        raise ValueError(f"{kind} {reason}, which this trainer does not run: {way_out}")
+
+
+def check_head(model: PeftModel) -> None:
+    """Raises a `ValueError` if the LM head is wrapped: the losses take its weight, not its forward."""
+    if isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer):
+        raise ValueError("`target_modules` wraps the LM head, whose adapter would not be trained: leave it out.")
+
+
+def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
+    """Names the layers to wrap, and leaves out the head."""
+    model_type, known = model.config.model_type, getattr(model, "adapter_targets", {})
+    peft_type, targets = peft_config.peft_type, peft_config.target_modules
+    feedforward = known.get("feedforward", [])
+    if targets is None and not known:
+        raise ValueError(f"The layers of a {model_type!r} model are not known: name them in `target_modules`.")
+    if targets is None:
+        own = {PeftType.IA3: [*known["keys_values"], *feedforward], PeftType.LN_TUNING: known["norms"]}
+        targets = own.get(peft_type, known["projections"])
+    elif not isinstance(targets, str):
+        names = [f".{name}" for name, _ in model.named_modules()]
+        unmatched = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in names))
+        if unmatched:
+            raise ValueError(
+                f"No layer of the {model_type!r} model is called {', '.join(unmatched)}: `target_modules` may name "
+                f"{', '.join(known.get('projections', []))}."
+            )
+    peft_config.target_modules = targets
+    if peft_type == PeftType.IA3 and peft_config.feedforward_modules is None:
+        peft_config.feedforward_modules = [name for name in feedforward if name in targets]
+    head = model.get_output_embeddings()
+    if not hasattr(peft_config, "exclude_modules"):  # some tuners only know what to wrap
+        if not isinstance(targets, str):
+            peft_config.target_modules = [
+                name
+                for name, module in model.named_modules()
+                if module is not head and any(f".{name}".endswith(f".{target}") for target in targets)
+            ]
+    elif peft_config.exclude_modules is None:
+        peft_config.exclude_modules = [name for name, module in model.named_modules() if module is head]
+
+
+def _norms(model: nn.Module) -> dict[int, float]:
+    """The norm of each parameter: what starts from the weights, as PiSSA does, leaves others in their place."""
+    return {id(parameter): parameter.detach().norm().item() for parameter in model.parameters()}
+
+
+def merge_adapter(
+    model: PeftModel, folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
+    """
+    Saves a model with adapters as a plain one, the adapters added to the weights. (`d3llm convert` does it for a
+    folder.)
+
+    Args:
+        model (`PeftModel`): The model. Its adapters are merged in place, so it is no longer a `PeftModel`.
+        folder (`str` or `PathLike`): Where to. It appears when it is whole, in place of one that is there.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Saved with it.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        `OSError`: When it cannot be written; what was there stays.
+    """
+    merged = model.merge_and_unload(safe_merge=True)
+    try:
+        with whole_folder(Path(folder)) as unfinished:
+            merged.save_pretrained(unfinished)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unfinished)
+    except OSError as error:
+        raise OSError(
+            f"The merged model is not written: {error}. The saved adapters are whole: make room and merge "
+            "them with `d3llm convert`."
+        ) from error
+    return Path(folder)

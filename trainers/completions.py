@@ -1,0 +1,129 @@
+"""Training data without an order: prompts and completions, or chats, as rows of a trajectory dataset."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+from trl.data_utils import apply_chat_template, is_conversational, maybe_convert_to_chatml
+
+from .orders import length_up_to_eos
+from .trajectories import NO_ORDER, STORED_FEATURES, TRAJECTORY_FEATURES
+
+
+logger = logging.get_logger(__name__)
+
+FORMS = ({"prompt", "completion"}, {"messages"}, {"conversations"})
+"""
+Columns of ordinary data, as TRL has them.
+
+- `prompt`, `completion`: texts, which are used as they are; or lists of messages, the second of one answer.
+- `messages`: a chat, of which the last message is the answer to learn; `conversations` with `from` and `value` too.
+"""
+
+
+def has_completions(columns: Collection[str]) -> bool:
+    """Whether a dataset of these columns holds prompts and completions, and no trajectories."""
+    return not TRAJECTORY_FEATURES.keys() <= set(columns) and any(form <= set(columns) for form in FORMS)
+
+
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns of a dataset; an iterable one may know them only from its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
+def encode_completions(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    mask_token_id: int,
+    eos_token_ids: list[int],
+    name: str,
+) -> Dataset | IterableDataset:
+    """
+    Turns ordinary data into rows of a trajectory dataset in which every commit step is 0 and the source is `"none"`.
+
+    A list of messages goes through the chat template; a text is used as it is. The response ends with the first EOS
+    of the completion, and gets one where it has none.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): With the columns of one of [`FORMS`]; others are left out.
+        tokenizer (`PreTrainedTokenizerBase`): The student's.
+        mask_token_id (`int`): The student's.
+        eos_token_ids (`list[int]`): What ends its responses; the first of them is the EOS that is added.
+        name (`str`): What to call the dataset in an error.
+
+    Returns:
+        `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trainers.trajectories.STORED_FEATURES`].
+
+    Raises:
+        `ValueError`: For a row that is no prompt and completion, by its number.
+    """
+    decode_config = json.dumps({"mask_token_id": mask_token_id, "eos_token_id": eos_token_ids})
+
+    def encode(example: dict[str, Any], index: int) -> dict[str, Any]:
+        try:
+            prompt_ids, completion_ids = _encode(example, tokenizer)
+        except (ValueError, TypeError, LookupError, TemplateError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{name}: row {index} is no prompt and completion: {reason}") from error
+        if not any(token in eos_token_ids for token in completion_ids):
+            completion_ids = completion_ids + eos_token_ids[:1]
+        response_ids = completion_ids[: length_up_to_eos(completion_ids, eos_token_ids)]
+        return {
+            "id": f"{name}/{index}",
+            "prompt_ids": prompt_ids,
+            "response_ids": response_ids,
+            "commit_steps": [0] * len(response_ids),
+            "tail_steps": [],
+            "num_forwards": 0,
+            "correct": None,
+            "source": NO_ORDER,
+            "teacher": "",
+            "decode_config": decode_config,
+        }
+
+    first = maybe_convert_to_chatml(next(iter(dataset), {}))
+    if tokenizer.chat_template is not None and first and not is_conversational(first):
+        logger.warning(
+            "%s: texts are used as they are. What `generate` is asked in this tokenizer's chat template is learned "
+            "from lists of messages.",
+            name,
+        )
+    options = {"with_indices": True, "features": STORED_FEATURES, "remove_columns": column_names(dataset)}
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(encode, **options)
+    with PartialState().main_process_first():
+        return dataset.map(encode, desc=f"Tokenizing {name}", **options)
+
+
+def _encode(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt, as `generate` sees it, and of the completion."""
+    example = maybe_convert_to_chatml(dict(example))
+    if "messages" in example:
+        *prompt, answer = example["messages"]
+        completion: Any = [answer]
+    else:
+        prompt, completion = example["prompt"], example["completion"]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return tokenizer(prompt)["input_ids"], tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if len(completion) != 1 or completion[0]["role"] != "assistant":
+        raise ValueError("the completion of a chat is one message of the assistant, its last")
+    if not prompt:
+        raise ValueError("a chat begins with a message of the user")
+    if tokenizer.chat_template is None:
+        raise ValueError("the tokenizer has no chat template for messages: give texts")
+    chat = {
+        "prompt": prompt,
+        "completion": completion,
+        "chat_template_kwargs": example.get("chat_template_kwargs") or {},
+    }
+    texts = apply_chat_template(chat, tokenizer, tools=example.get("tools"))
+    prompt_ids, completion_ids = (
+        tokenizer(texts[part], add_special_tokens=False)["input_ids"] for part in ("prompt", "completion")
+    )
+    return prompt_ids, completion_ids

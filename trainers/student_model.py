@@ -1,0 +1,61 @@
+"""The student, or a teacher, by name: always as this package's class, and whole."""
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+import d3llm.modeling  # noqa: F401  registers the model classes
+
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+
+def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
+    """
+    Loads a masked-diffusion model.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        kwargs (`Any`): As for `from_pretrained`. Without `dtype` it is float32, as what is trained has to be;
+            `trust_remote_code` is about the tokenizer alone, the model is always this package's class.
+
+    Returns:
+        `PreTrainedModel`: The model.
+
+    Raises:
+        `ValueError`: For a model of another kind.
+        `OSError`: For a model that is not there, or not whole.
+    """
+    kwargs = {"dtype": "float32", **kwargs, "trust_remote_code": False}
+    model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+    if not isinstance(model, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
+    return model
+
+
+def load_tokenizer(model: PreTrainedModel, **kwargs: Any) -> PreTrainedTokenizerBase | None:
+    """
+    The tokenizer that lies where a model was loaded from.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        kwargs (`Any`): Of the model's loading; `revision` and `trust_remote_code` are of the tokenizer too.
+
+    Returns:
+        `PreTrainedTokenizerBase` or `None`: `None` for a model without a name, or when none can be loaded.
+    """
+    name = model.config._name_or_path
+    if not name:
+        return None
+    shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
+    try:
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **shared})
+    except (OSError, ValueError, KeyError) as error:
+        logger.info("No tokenizer is loaded from %s: %s", name, str(error).splitlines()[0])
+        return None
