@@ -36,8 +36,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex(r"\d+|[A-Za-z]+|<<|>>|####|."), behavior="isolated"),
         ]
     )
-    spacing = [("<< ", "<<"), (" >> ", ">>"), (" #### ", "\n#### ")]
-    spacing += [(f" {mark} ", mark) for mark in "+-*/="] + [(f" {mark}", mark) for mark in ".,?"]
+    # Each rule looks at one side of a mark: of two sides the second comes with the next token, and would take back a
+    # space that a streamer has printed.
+    spacing = [(f" {mark}", mark) for mark in (">>", *"+-*/=", *".,?")]
+    spacing += [(f"{mark} ", mark) for mark in ("<<", ">>", *"+-*/=")] + [(" ####", "\n####")]
     # The prefix occurs in no token, so every token but the first is preceded by a space before the rules apply.
     joined = [decoders.WordPiece(prefix="\0", cleanup=False), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(joined + [decoders.Replace(old, new) for old, new in spacing])

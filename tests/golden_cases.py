@@ -64,6 +64,8 @@ def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
         scores = {"default": None, "neg_entropy": "entropy", "margin_confidence": "margin"}
         arguments |= {
             "preset": "d2f",
+            # D2F opens no more blocks after an EOS, so its canvas may end early: no block sees a later one
+            "max_new_tokens": len(case["output_ids"]) - len(case["prompt_ids"]),
             "threshold": params["skip_threshold"],
             "block_add_threshold": params["block_add_threshold"],
             "block_activate_threshold": params["decoded_token_threshold"],

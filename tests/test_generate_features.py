@@ -355,7 +355,7 @@ def test_a_seed_gives_an_infilled_row_the_same_text_whatever_its_padding(model, 
 
 
 def test_the_published_edge_is_refused_for_infilling(model):  # noqa: F811
-    with pytest.raises(ValueError, match="`window_edge`='published'.*leave it out"):
+    with pytest.raises(ValueError, match=r"`window_edge`='published'.*leave it out"):
         model.infill(torch.tensor([[5, MASK, 7]]), preset="fast_dllm", window_edge="published")
 
 
@@ -371,9 +371,7 @@ def test_seeds_have_64_bits(model):  # noqa: F811
     ids = prompts([6])[0][None]
     texts = [model.generate(ids, seed=seed, preset="llada", **SAMPLED).sequences for seed in (2**64 - 1, 2**63, 0)]
     assert len({tuple(text[0].tolist()) for text in texts}) == 3
-    with pytest.raises(
-        ValueError, match=f"`seed`={2**64} must be a whole number of at least 0 and at most {2**64 - 1}"
-    ):
+    with pytest.raises(ValueError, match=f"`seed`={2**64} must be a whole number"):
         model.generate(ids, seed=2**64)
 
 
