@@ -49,6 +49,7 @@ EXAMPLES = {".env.example", ".env.sample", ".env.template"}
 SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh"}
 # Read as what they are: numbers, which hold a form of everything that is looked for in text.
 DATA_SUFFIXES = {".safetensors", ".parquet"}
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in Python takes minutes for deep brackets
 # Calls that run what nobody sees in the file.
 SUSPICIOUS = {"__import__", "compile", "eval", "exec"}
 SUSPICIOUS_MODULES = {"ctypes", "importlib", "os.popen", "os.system", "pty", "runpy", "socket", "subprocess"}
@@ -142,11 +143,11 @@ def card_metadata(text: str) -> dict[str, Any]:
     """
     match = re.match(r"---\n(.*?)\n---(\n|$)", text.replace("\r\n", "\n"), re.DOTALL)
     try:
-        if match and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(match[1])):
+        if match and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1], Loader=YAML)):
             raise ValueError(
                 "The metadata of README.md has aliases (*name), which may grow without end: write them out."
             )
-        metadata = yaml.safe_load(match[1]) if match else {}
+        metadata = yaml.load(match[1], Loader=YAML) if match else {}
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"The metadata of README.md is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(metadata, dict):

@@ -18,19 +18,28 @@ WITHOUT = {
     "IbmCosHmacDetector",
     "SoftlayerDetector",
 }
+# Each begins with plain letters, which are quickly looked for; what may not stand before them follows them.
 FURTHER = {
-    "Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b",
-    "OpenAI or Anthropic key": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "Google key": r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])|\bGOCSPX-[A-Za-z0-9_-]{28}",
-    "GitHub token": r"\bgithub_pat_[A-Za-z0-9_]{40,}",
-    "AWS secret key": r"(?i:aws_?secret_?access_?key)[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9/+]{40}\b",
-    "Weights & Biases key": r"(?i:wandb[\w.]{0,20}key)[\"'\s:=]{1,5}[0-9a-f]{40}\b|\bwandb_v\d_[A-Za-z0-9_]{40,}"
-    r"|\bapi\.wandb\.ai\s[\s\S]{0,80}?\bpassword\s+[0-9a-f]{40}\b",
-    "Private Key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "Hugging Face token": (r"hf_(?<!\w...)[A-Za-z0-9]{30,}\b", r"api_org_(?<!\w.{8})[A-Za-z0-9]{30,}\b"),
+    "OpenAI or Anthropic key": (r"sk-(?<!\w...)[A-Za-z0-9_-]{20,}",),
+    "Google key": (r"AIza(?<!\w....)[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])", r"GOCSPX-(?<!\w.{7})[A-Za-z0-9_-]{28}"),
+    "GitHub token": (r"github_pat_(?<!\w.{11})[A-Za-z0-9_]{40,}",),
+    "AWS secret key": (
+        r"aws_secret_access_key[\"']?\s*[=:]\s*[A-Za-z0-9/+]{40}\b",
+        r"AWS_SECRET_ACCESS_KEY[\"']?\s*[=:]\s*[A-Za-z0-9/+]{40}\b",
+    ),
+    "Weights & Biases key": (
+        r"wandb[\w.]{0,20}key[\"'\s:=]{1,5}[0-9a-f]{40}\b",
+        r"WANDB_API_KEY[\"'\s:=]{1,5}[0-9a-f]{40}\b",
+        r"wandb_v\d_[A-Za-z0-9_]{40,}",
+        r"api\.wandb\.ai\s[\s\S]{0,80}?\bpassword\s+[0-9a-f]{40}\b",
+    ),
+    "Private Key": (r"-----BEGIN [A-Z ]*PRIVATE KEY-----",),
 }
 LONGEST = 4096  # bytes that a secret may take, and stand in two pieces of a file
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{40,}")
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
+ASCII = bytes(range(128)) + b" " * 128
 
 
 def find_secret(content: Content) -> tuple[str, str] | None:
@@ -58,8 +67,8 @@ def find_secret(content: Content) -> tuple[str, str] | None:
 
 def _readings(window: bytes) -> Iterator[str]:
     """A piece of a file as text, and what stands in base64 in it."""
-    plain = window.replace(b"\0", b"")  # UTF-16 and UTF-32 of what matters here
-    yield plain.decode("latin-1")
+    plain = _ascii(window)
+    yield plain.decode("ascii")
     decoded = []
     for run in BASE64.finditer(plain):
         starts = range(4) if run.start() == 0 else range(1)  # its first digit may be in the piece before
@@ -68,7 +77,12 @@ def _readings(window: bytes) -> Iterator[str]:
             digits = digits[: len(digits) - (len(digits) % 4 == 1)]
             decoded.append(base64.b64decode(digits + b"=" * (-len(digits) % 4)))
     if decoded:
-        yield b"\n".join(decoded).replace(b"\0", b"").decode("latin-1")
+        yield _ascii(b"\n".join(decoded)).decode("ascii")
+
+
+def _ascii(content: bytes) -> bytes:
+    """What of a content is ASCII, also in UTF-16 and UTF-32; other bytes become spaces."""
+    return content.translate(ASCII, delete=b"\0")
 
 
 def _secrets(text: str) -> Iterator[tuple[str, str]]:
@@ -82,7 +96,7 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def _further() -> list[tuple[str, re.Pattern]]:
-    return [(kind, re.compile(rule)) for kind, rule in FURTHER.items()]
+    return [(kind, re.compile(rule)) for kind, rules in FURTHER.items() for rule in rules]
 
 
 @cache
