@@ -15,7 +15,6 @@ forward.
 
 import argparse
 import json
-import os
 import resource
 import sys
 import time
@@ -30,6 +29,7 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging
 
+from d3llm.evaluation.files import write_atomically
 from d3llm.generation import PRESETS, CanvasCache
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
@@ -184,10 +184,8 @@ def main():
         versions = {name: version(name) for name in ("torch", "transformers")} | {"python": sys.version.split()[0]}
         capability = torch.backends.cpu.get_cpu_capability()
         report = {"rows": rows, "settings": settings, "versions": versions, "cpu_capability": capability}
-        temporary = args.json.with_suffix(".tmp")
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-        os.replace(temporary, args.json)
+        write_atomically(args.json, json.dumps(report, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ process of its own; its memory is the peak of the resident set above what model 
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 from transformers.utils import logging
 
+from d3llm.evaluation.files import write_atomically
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
@@ -142,10 +142,9 @@ def main():
         versions = {name: version(name) for name in ("torch", "transformers", "trl")} | {
             "python": sys.version.split()[0]
         }
-        temporary = args.json.with_suffix(".tmp")
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"rows": rows, "settings": settings, "versions": versions}, indent=1) + "\n")
-        os.replace(temporary, args.json)
+        report = {"rows": rows, "settings": settings, "versions": versions}
+        write_atomically(args.json, json.dumps(report, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     repository = _repository(args)
     for path in repository.left_out:
         sys.stderr.write(f"left out: {path}\n")
+    for warning in repository.warnings:
+        sys.stderr.write(f"d3llm: warning: {warning}\n")
     if args.dry_run:
         _print_plan(args, repository)
         return
@@ -75,8 +77,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _repository(args: argparse.Namespace) -> Repository:
     from d3llm.hub_cards import repositories
+    from d3llm.hub_cards.folder import folder_files
 
     if args.kind == "model":
+        folder_files(args.folder)  # before any is read: of a pipe that would take forever
         facts, picture = _model_facts(args)
         return repositories.model_repository(args.folder, args.repo, facts, picture)
     if args.kind == "trajectories":

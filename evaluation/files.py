@@ -1,18 +1,28 @@
-"""Files and folders that are at any moment the old one or the new one."""
+"""Files and folders that are at any moment the old one or the new one, and what a killed writer leaves of them."""
 
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 
+try:
+    import fcntl
+except ImportError:  # not POSIX: nothing is locked, so nothing is taken for a leftover
+    fcntl = None  # type: ignore[assignment]
+
+CLAIM = re.compile(r"\.(?P<name>.+)\.[^.]+\.tmp")  # of one output
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """
-    Writes a file under a temporary name and renames it.
+    Writes a file under a temporary name and renames it, and removes what killed writers of it left.
 
     Args:
         path (`Path`): The file.
@@ -21,16 +31,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         `OSError`: If it cannot be written; the old file stays, and no temporary one is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    remove_leftovers(path)
+    with _claimed(path) as (temporary, file):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows renames no open file
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -48,21 +56,115 @@ def whole_folder(output: Path) -> Iterator[Path]:
         `OSError`: If it cannot be written; what was there stays, and no temporary folder is left.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    before = folder.with_name(f"{folder.name}.before")
+    remove_leftovers(output)
+    with _claimed(output) as (claim, _):
+        folder, before = _folders(claim)
+        try:
+            folder.mkdir()
+            yield folder
+            if output.exists():
+                output.rename(before)  # a folder cannot be replaced in one step
+            folder.rename(output)
+        except Exception as error:
+            # Of a full disk safetensors makes an error of its own, and tokenizers a bare `Exception`.
+            if isinstance(error, SafetensorError) or type(error) is Exception:
+                raise OSError(f"Cannot write {output}: {error}") from error
+            raise
+        finally:
+            _settle(claim, output)
+
+
+def remove_leftovers(output: Path) -> None:
+    """
+    Removes what killed writers left beside a file or folder. What a living process writes is locked, and stays; so
+    does everything on a file system without locks. A folder that was about to be replaced gets its name back.
+
+    Args:
+        output (`Path`): The file or folder.
+    """
+    _remove_leftovers(output.parent, output.name)
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """
+    Removes what killed writers left of any output in a folder and in its folders, as [`remove_leftovers`] does.
+
+    Args:
+        folder (`Path`): The folder.
+    """
+    for place, _, _ in os.walk(folder):
+        _remove_leftovers(Path(place))
+
+
+def _remove_leftovers(folder: Path, name: str | None = None) -> None:
+    if fcntl is None or not folder.is_dir():
+        return
+    for entry in os.listdir(folder):
+        match = CLAIM.fullmatch(entry)
+        if match and name in (None, match["name"]):
+            _remove_leftover(folder / entry, folder / match["name"])
+
+
+def _remove_leftover(claim: Path, output: Path) -> None:
     try:
-        yield folder
-        folder.chmod(0o755)
-        if output.exists():
-            output.rename(before)  # a folder cannot be replaced in one step
-        folder.rename(output)
-    except Exception as error:
-        # Of a full disk safetensors makes an error of its own, and tokenizers a bare `Exception`.
-        if isinstance(error, SafetensorError) or type(error) is Exception:
-            raise OSError(f"Cannot write {output}: {error}") from error
-        raise
-    finally:
-        if before.exists() and not output.exists():
-            before.rename(output)
-        for leftover in (folder, before):
-            shutil.rmtree(leftover, ignore_errors=True)
+        with claim.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, claim):  # else its owner has just finished
+                _settle(claim, output)
+                claim.unlink()
+    except OSError:  # it has an owner, its owner was quicker, or there are no locks here
+        return
+
+
+@contextmanager
+def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """
+    A temporary file beside an output, open and locked: the lock says that its writer is alive, on whatever machine.
+    It ends with the process, however that ends.
+    """
+    while True:
+        claim = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+        file = claim.open("x+b")
+        if _lock(file) and _is_at(file, claim):
+            break
+        file.close()  # somebody took it for a leftover before it was locked
+    with file:
+        try:
+            yield claim, file
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file; `False` if another process has locked it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody can take it for a leftover either
+        pass
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file has this name, and not another of the same name by now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _folders(claim: Path) -> tuple[Path, Path]:
+    """The unfinished folder of a claim, and the one that it is to replace."""
+    return claim.with_suffix(".new"), claim.with_suffix(".old")
+
+
+def _settle(claim: Path, output: Path) -> None:
+    """Removes the folders of a claim; if the output has gone, the one to be replaced gets its name back."""
+    folder, before = _folders(claim)
+    if before.exists() and not output.exists():
+        before.rename(output)
+    for leftover in (folder, before):
+        shutil.rmtree(leftover, ignore_errors=True)

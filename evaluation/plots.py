@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from .aup.aup import weight
+from .files import write_atomically
 from .leaderboard import Board, make_boards, measured_curves
 from .result import short_name
 
@@ -290,11 +290,10 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
     paths = []
-    for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
-        path = stem.with_name(stem.name + suffix)
-        temporary = stem.with_name(f".{stem.name}.tmp{suffix}")
+    for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        path, content = stem.with_name(f"{stem.name}.{kind}"), io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "d3llm"}):
-            figure.savefig(temporary, bbox_inches="tight", **options)
-        os.replace(temporary, path)
+            figure.savefig(content, format=kind, bbox_inches="tight", **options)
+        write_atomically(path, content.getvalue())
         paths.append(path)
     return paths

@@ -1,5 +1,6 @@
 """Renders cards: one object of measured facts goes in, the text of a README comes out. No template holds a number."""
 
+import html
 import re
 from importlib.metadata import requires
 from typing import Any
@@ -16,12 +17,23 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from packaging.requirements import Requirement
 
 from .facts import ModelFacts, TaskArea, TaskResult, TrajectoryFacts
 
 
 TAGS = ["d3llm", "masked-diffusion"]
+CONTROL = re.compile(r"\s*[\x00-\x1f\x7f]+\s*")
+
+
+def _as_text(value: Any) -> Any:
+    """A value as plain text on one line of a card, whatever is in it; what is Markdown already goes as it is."""
+    if isinstance(value, Markup) or not isinstance(value, (str, list, tuple, dict)):
+        return value
+    return html.escape(CONTROL.sub(" ", str(value)), quote=False).replace("|", "&#124;")
+
+
 TEMPLATES = Environment(
     loader=PackageLoader(__package__, "templates"),
     undefined=StrictUndefined,
@@ -29,6 +41,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
     autoescape=False,
+    finalize=_as_text,
 )
 
 
@@ -135,7 +148,12 @@ def metric_card(repo_id: str, name: str, description: str, arguments: str) -> st
     """
     metadata = SpaceCardData(title=name.upper(), sdk="gradio", app_file="app.py", tags=["evaluate", "metric", "d3llm"])
     return _render(
-        "metric_card.md.jinja", metadata, repo_id=repo_id, name=name, description=description, arguments=arguments
+        "metric_card.md.jinja",
+        metadata,
+        repo_id=repo_id,
+        name=name,
+        description=Markup(description),
+        arguments=Markup(arguments),
     )
 
 
@@ -225,7 +243,7 @@ def _render(template: str, metadata: Any, **values: Any) -> str:
     (transformers,) = [r for r in map(Requirement, requires("d3llm") or []) if r.name == "transformers"]
     (minimum,) = [bound.version for bound in transformers.specifier if bound.operator == ">="]
     return TEMPLATES.get_template(template).render(
-        metadata=metadata.to_yaml().strip(),
+        metadata=Markup(metadata.to_yaml().strip()),
         minimum_transformers=minimum,
         describe=describe_decoding,
         **values,

@@ -1,31 +1,60 @@
 """What must not go to the Hub: pickles, secrets, files over its limits, code that a downloader cannot run."""
 
 import ast
+import fnmatch
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
+
+from .contents import Content, Files, read, size_of
+from .pickles import PICKLE, danger
+from .secrets import find_secret
+from .weights import check_data
 
 
 # https://huggingface.co/docs/hub/repositories-recommendations and /docs/hub/storage-limits
 LARGEST_FILE = 50 * 10**9  # bytes
 MOST_FILES = 100_000
 MOST_ENTRIES = 10_000  # in one folder
-PICKLE_SUFFIXES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # plain, and torch's archives
-SECRET_FILES = {".env", ".netrc", ".npmrc", ".pypirc", "credentials", "id_rsa", "id_ed25519", "token"}
-SECRETS = re.compile(
-    rb"\bhf_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b"
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+PICKLE_SUFFIXES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+SECRET_FILES = (
+    ".env",
+    ".env.*",
+    ".envrc",
+    ".git-credentials",
+    ".htpasswd",
+    ".netrc",
+    ".npmrc",
+    ".pgpass",
+    ".pypirc",
+    "_netrc",
+    "credentials",
+    "id_dsa",
+    "id_ecdsa",
+    "id_ed25519",
+    "id_rsa",
+    "kubeconfig",
+    "stored_tokens",
+    "token",
+    "*.kdbx",
+    "*.keystore",
+    "*.p12",
+    "*.pem",
+    "*.pfx",
 )
-TEXT_SIZE = 10 * 2**20  # larger files are data
+EXAMPLES = {".env.example", ".env.sample", ".env.template"}
+SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh"}
+# Read as what they are: numbers, which hold a form of everything that is looked for in text.
+DATA_SUFFIXES = {".safetensors", ".parquet"}
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in Python takes minutes for deep brackets
+# Calls that run what nobody sees in the file.
+SUSPICIOUS = {"__import__", "compile", "eval", "exec"}
+SUSPICIOUS_MODULES = {"ctypes", "importlib", "os.popen", "os.system", "pty", "runpy", "socket", "subprocess"}
 # A downloader has torch and transformers, and what transformers requires (tokenizers' code imports `regex`).
 INSTALLED = frozenset({"huggingface_hub", "numpy", "regex", "safetensors", "tokenizers", "torch", "transformers"})
-
-Files = Mapping[str, Path | bytes]
 
 
 def check_files(files: Files) -> None:
@@ -36,31 +65,49 @@ def check_files(files: Files) -> None:
         files (`dict[str, Path | bytes]`): Content by path in the repository.
 
     Raises:
-        `ValueError`: For a pickle, a secret, a file or a number of files over the limits of the Hub.
+        `ValueError`: For a pickle or what may hold one, a secret, weights or tables that are truncated, a file or a
+            number of files over the limits of the Hub.
     """
     folders: dict[PurePosixPath, int] = {}
     for path, content in files.items():
         name = PurePosixPath(path)
         folders[name.parent] = folders.get(name.parent, 0) + 1
-        if name.name in SECRET_FILES or name.suffix == ".pem":
+        if _is_secret(name):
             raise ValueError(f"{path} looks like a secret: take it out of the folder.")
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        size = size_of(content)
         if size > LARGEST_FILE:
             raise ValueError(f"{path} has {size / 1e9:.1f} GB, the Hub takes {LARGEST_FILE // 10**9}: save in shards.")
-        head = read(content, TEXT_SIZE if size <= TEXT_SIZE else 8)
-        if name.suffix in PICKLE_SUFFIXES or head.startswith(PICKLE_HEADS):
-            raise ValueError(
-                f"{path} is a pickle, which runs code where it is loaded: save weights as safetensors "
-                "(`d3llm convert`), or take it out of the folder."
-            )
-        if size <= TEXT_SIZE and (secret := SECRETS.search(head)):
-            shown = secret[0][:6].decode("ascii", "replace")
-            raise ValueError(f"{path} holds what looks like a secret ({shown}...): take it out, and revoke it.")
+        if name.suffix in DATA_SUFFIXES:
+            check_data(path, content)
+        else:
+            _check_content(path, content)
     if len(files) > MOST_FILES or max(folders.values(), default=0) > MOST_ENTRIES:
         raise ValueError(
             f"{len(files)} files, {max(folders.values())} of them in one folder: the Hub takes {MOST_FILES} and "
             f"{MOST_ENTRIES}. Write larger parts."
         )
+
+
+def _is_secret(name: PurePosixPath) -> bool:
+    named = any(fnmatch.fnmatchcase(name.name, pattern) for pattern in SECRET_FILES)
+    return (named and name.name not in EXAMPLES) or not SECRET_FOLDERS.isdisjoint(name.parts)
+
+
+def _check_content(path: str, content: Content) -> None:
+    """Refuses a file that runs code where it is loaded, or holds a secret."""
+    try:
+        what = PICKLE if PurePosixPath(path).suffix in PICKLE_SUFFIXES else danger(content)
+        secret = None if what else find_secret(content)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be checked, {error}: take it out of the folder.") from error
+    if what:
+        raise ValueError(
+            f"{path} {what}: save weights as safetensors (`d3llm convert`), data as text or Parquet, or take it out "
+            "of the folder."
+        )
+    if secret:
+        kind, start = secret
+        raise ValueError(f"{path} holds what looks like a secret ({start}..., {kind}): take it out, and revoke it.")
 
 
 def check_card(files: Files) -> dict[str, Any]:
@@ -96,8 +143,12 @@ def card_metadata(text: str) -> dict[str, Any]:
     """
     match = re.match(r"---\n(.*?)\n---(\n|$)", text.replace("\r\n", "\n"), re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else {}
-    except yaml.YAMLError as error:
+        if match and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1], Loader=YAML)):
+            raise ValueError(
+                "The metadata of README.md has aliases (*name), which may grow without end: write them out."
+            )
+        metadata = yaml.load(match[1], Loader=YAML) if match else {}
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"The metadata of README.md is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(metadata, dict):
         raise ValueError("The metadata of README.md is no mapping of names to values.")
@@ -141,9 +192,24 @@ def check_code(files: Files) -> None:
                     )
 
 
-def read(content: Path | bytes, size: int = -1) -> bytes:
-    """The first `size` bytes of a file; all of them by default."""
-    if isinstance(content, bytes):
-        return content if size < 0 else content[:size]
-    with content.open("rb") as file:
-        return file.read(size)
+def suspicious_calls(files: Files) -> list[str]:
+    """
+    Calls in Python files that run what nobody sees there, such as `exec`: who downloads the model runs its code.
+
+    Args:
+        files (`dict[str, Path | bytes]`): Content by path in the repository; its code is Python, as [`check_code`]
+            makes sure.
+
+    Returns:
+        `list[str]`: A line for each.
+    """
+    found = []
+    for path, content in files.items():
+        if not path.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(read(content))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            parts = name.split(".")
+            if name in SUSPICIOUS or not SUSPICIOUS_MODULES.isdisjoint((parts[0], ".".join(parts[:2]))):
+                found.append(f"{path}, line {node.lineno}: calls {name}, which runs where the model is loaded")
+    return found

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ..evaluation.files import whole_folder
+from ..evaluation.files import remove_leftovers, whole_folder, write_atomically
 from ..modeling import DreamModel, LLaDAModelLM
-from ..modeling.flat_code import write_files
-from .cards import is_hub_id, model_card
+from .cards import is_hub_id
 from .checks import card_metadata
-from .facts import MODEL_FACTS, ModelFacts, facts_json, read_facts
+from .facts import MODEL_FACTS, ModelFacts, read_facts
 from .measured import model_facts, read_json
+from .training_card import write_card
 
 
 MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {"llada": LLaDAModelLM, "Dream": DreamModel}
@@ -64,6 +64,7 @@ def convert(
     """
     if not source.is_dir():
         raise OSError(f"There is no folder {source}.")
+    remove_leftovers(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OSError(f"{output} exists: name another folder, nothing is overwritten.")
     known, own_card = _known_facts(source, license, base_model_id)
@@ -85,9 +86,9 @@ def convert(
             shutil.copy(file, folder)
         facts = model_facts(folder, **{**known, "name": output.resolve().name})
         if own_card is not None:
-            write_files(folder, {"README.md": own_card})
+            write_atomically(folder / "README.md", own_card.encode())
         else:
-            write_files(folder, {"README.md": model_card(facts), MODEL_FACTS: facts_json(facts)})
+            write_card(folder, facts)
     return facts
 
 

@@ -3,33 +3,21 @@
 import ast
 import fnmatch
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 
 from .cards import custom_generate_card, eval_results, is_hub_id, metric_card, model_card, space_card, trajectory_card
-from .checks import check_card, check_code, check_files, read
+from .checks import check_card, check_code, check_files, suspicious_calls
+from .contents import Content, read
 from .facts import MODEL_FACTS, TRAJECTORY_FACTS, ModelFacts, TrajectoryFacts, facts_json, read_facts
+from .folder import RUN_STATE, folder_files
+from .weights import check_weights, read_json_object, weights_without_numbers
 
 
-# What a training leaves beside its model, for itself.
-RUN_STATE = (
-    "checkpoint-*/*",
-    "runs/*",
-    "logs/*",
-    "wandb/*",
-    "optimizer.*",
-    "scheduler.*",
-    "scaler.*",
-    "rng_state*",
-    "trainer_state.json",
-    "training_args.bin",
-    "training_plan.json",
-    "global_step*/*",
-    "zero_to_fp32.py",
-)
-NEVER = ("*.tmp", "*~", ".DS_Store", "__pycache__/*", "*/__pycache__/*", ".git/*", ".cache/*", "_*")
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -41,17 +29,19 @@ class Repository:
         kind (`str`): `"model"`, `"dataset"` or `"space"`.
         files (`dict[str, Path | bytes]`): Content by path.
         private (`bool`): Who may see it, unless told otherwise.
-        left_out (`list[str]`): Files of the folder that do not go.
+        left_out (`tuple[str, ...]`): Files of the folder that do not go.
+        warnings (`tuple[str, ...]`): What goes, and may not be meant to.
     """
 
     kind: str
-    files: dict[str, Path | bytes]
+    files: dict[str, Content]
     private: bool = False
     left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def model_repository(
-    folder: Path, repo_id: str, facts: ModelFacts | None = None, picture: Path | bytes | None = None
+    folder: Path, repo_id: str, facts: ModelFacts | None = None, picture: Content | None = None
 ) -> Repository:
     """
     A model's folder: weights, code, tokenizer, card.
@@ -67,7 +57,7 @@ def model_repository(
         `ValueError`: For a folder that is not whole or holds what must not go.
         `OSError`: For a folder that is not there.
     """
-    repository = _folder(folder, "model", [*NEVER, *RUN_STATE])
+    repository = _folder(folder, "model", RUN_STATE)
     files = repository.files
     if facts is None and MODEL_FACTS in files:
         facts = read_facts(ModelFacts, folder / MODEL_FACTS)
@@ -83,7 +73,7 @@ def model_repository(
     check_card(files)
     check_code(files)
     _check_model(folder, files)
-    return repository
+    return replace(repository, warnings=(*suspicious_calls(files), *weights_without_numbers(files)))
 
 
 def trajectory_repository(folder: Path, repo_id: str) -> Repository:
@@ -98,7 +88,7 @@ def trajectory_repository(folder: Path, repo_id: str) -> Repository:
         `ValueError`: For a folder that is not whole or holds what must not go.
         `OSError`: For a folder that is not there.
     """
-    repository = replace(_folder(folder, "dataset", NEVER), private=True)
+    repository = replace(_folder(folder, "dataset"), private=True)
     files = repository.files
     if not any(fnmatch.fnmatch(path, "data/*.parquet") for path in files):
         raise ValueError(f"{folder} has no data/*.parquet: it is no trajectory data set.")
@@ -126,7 +116,7 @@ def metric_repository(folder: Path | None, repo_id: str) -> Repository:
     """
     folder = folder or Path(str(package_files("d3llm.evaluation.aup")))
     name = repo_id.rpartition("/")[2]
-    inside = _folder(folder, "space", [*NEVER, "__init__.py"])
+    inside = _folder(folder, "space", ["__init__.py"])
     module = inside.files.get(f"{name}.py")
     if module is None:
         raise ValueError(f"{folder} has no {name}.py: the repository must be named as the metric's module is.")
@@ -140,7 +130,7 @@ def metric_repository(folder: Path | None, repo_id: str) -> Repository:
     made = {path: content for path, content in _shipped("metric").items() if path not in inside.files}
     repository = replace(inside, files={**inside.files, **made, "README.md": card.encode()})
     check_files(repository.files)
-    return repository
+    return replace(repository, warnings=tuple(suspicious_calls(inside.files)))
 
 
 def space_repository(model: str) -> Repository:
@@ -156,7 +146,7 @@ def space_repository(model: str) -> Repository:
     if not is_hub_id(model):
         raise ValueError(f"--model {model}: a Space runs a model of the Hub, written owner/name.")
     settings = json.dumps({"model": model}, indent=2) + "\n"
-    files: dict[str, Path | bytes] = {
+    files: dict[str, Content] = {
         **_shipped("space"),
         "settings.json": settings.encode(),
         "README.md": space_card(model).encode(),
@@ -173,28 +163,17 @@ def custom_generate_repository(repo_id: str) -> Repository:
     """
     from ..modeling.flat_code import flatten  # loads torch
 
-    files: dict[str, Path | bytes] = {
+    files: dict[str, Content] = {
         f"custom_generate/{name}": text.encode() for name, text in flatten(f"{__package__}.generate").items()
     }
     files["README.md"] = custom_generate_card(repo_id).encode()
     return Repository("model", files)
 
 
-def _folder(folder: Path, kind: str, left_out: list[str] | tuple[str, ...]) -> Repository:
+def _folder(folder: Path, kind: str, left_out: Sequence[str] = ()) -> Repository:
     """The files of a folder, without those that match `left_out`."""
-    if not folder.is_dir():
-        raise OSError(f"There is no folder {folder}.")
-    files: dict[str, Path | bytes] = {}
-    out = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if any(fnmatch.fnmatch(name, pattern) for pattern in left_out):
-            out.append(name)
-        else:
-            files[name] = path
-    if not files:
-        raise ValueError(f"{folder} is empty.")
-    return Repository(kind, files, left_out=tuple(out))
+    files, out = folder_files(folder, left_out)
+    return Repository(kind, {**files}, left_out=tuple(out))
 
 
 def _shipped(name: str) -> dict[str, bytes]:
@@ -202,33 +181,23 @@ def _shipped(name: str) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (package_files(__package__) / name).iterdir() if file.is_file()}
 
 
-def _check_model(folder: Path, files: dict[str, Path | bytes]) -> None:
+def _check_model(folder: Path, files: dict[str, Content]) -> None:
     """Refuses a model that would not load from the Hub by itself."""
     if "config.json" not in files:
         raise ValueError(f"{folder} has no config.json: it is no model.")
     if "adapter_config.json" in files:
         raise ValueError(f"{folder} holds an adapter: merge it with `d3llm convert {folder} OUTPUT` and push that.")
-    auto_map = _json(files, "config.json").get("auto_map") or {}
-    code = {str(auto_map.get(name, "")).rpartition(".")[0] + ".py" for name in AUTO_CLASSES}
+    auto_map = read_json_object(files, "config.json").get("auto_map")
+    named = auto_map if isinstance(auto_map, dict) else {}
+    code = {str(named.get(name, "")).rpartition(".")[0] + ".py" for name in AUTO_CLASSES}
     if not code <= files.keys():
         raise ValueError(
             f"{folder} does not carry its code, so nobody could load it from the Hub: make it self-contained with "
             f"`d3llm convert {folder} OUTPUT` and push that."
         )
-    if "model.safetensors.index.json" in files:
-        weights = sorted(set(_json(files, "model.safetensors.index.json").get("weight_map", {}).values()))
-    else:
-        weights = ["model.safetensors"]
-    for needed in (*weights, "generation_config.json", "tokenizer_config.json"):
+    for needed in ("generation_config.json", "tokenizer_config.json"):
         if needed not in files:
             raise ValueError(f"{folder} is not whole: it has no {needed}.")
-
-
-def _json(files: dict[str, Path | bytes], path: str) -> dict:
-    try:
-        values = json.loads(read(files[path]))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return values
+    if not any(fnmatch.fnmatchcase(path, pattern) for path in files for pattern in VOCABULARIES):
+        raise ValueError(f"{folder} is not whole: its tokenizer has no vocabulary, such as tokenizer.json.")
+    check_weights(folder, files)

@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel
 
-from ..modeling.flat_code import write_files
+from ..evaluation.files import write_atomically
 from .cards import is_hub_id, model_card
 from .checks import card_metadata
 from .facts import MODEL_FACTS, ModelFacts, facts_json
@@ -46,8 +46,14 @@ def write_training_card(
         versions=library_versions(),
         **known,
     )
-    write_files(folder, {"README.md": model_card(facts), MODEL_FACTS: facts_json(facts)})
+    write_card(folder, facts)
     return facts
+
+
+def write_card(folder: Path, facts: ModelFacts) -> None:
+    """Writes the card of a model and the facts it is made of into the model's folder."""
+    write_atomically(folder / "README.md", model_card(facts).encode())
+    write_atomically(folder / MODEL_FACTS, facts_json(facts).encode())
 
 
 def license_of(base_model: str | None) -> str:

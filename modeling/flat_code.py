@@ -6,10 +6,10 @@ are rewritten. This file itself never travels.
 """
 
 import ast
+import hashlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib.util import find_spec
@@ -139,15 +139,21 @@ def self_contained(save_pretrained: Callable) -> Callable:
 def write_files(folder: str | os.PathLike, files: dict[str, str]):
     """Writes text files, each one whole or not at all."""
     for name, text in files.items():
-        with tempfile.NamedTemporaryFile("wb", dir=os.fspath(folder), delete=False) as file:
-            try:
-                file.write(text.encode())
-                file.close()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, Path(folder, name))
-            except BaseException:
-                os.unlink(file.name)
+        content = text.encode()
+        # The name says the content: the next writer takes up what a killed one left, and two at once write the same.
+        temporary = Path(folder, f".{name}.{hashlib.sha256(content).hexdigest()[:16]}.tmp")
+        try:
+            with open(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666), "wb") as file:
+                file.write(content)
+            os.replace(temporary, Path(folder, name))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            if not _holds(Path(folder, name), content):  # else another writer was quicker
                 raise
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _upload(

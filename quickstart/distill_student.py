@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
-from ..evaluation.files import whole_folder, write_atomically
+from ..evaluation.files import remove_leftovers, whole_folder, write_atomically
 from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -105,6 +105,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     Returns:
         `Path`: `student`.
     """
+    remove_leftovers(student)
     if student.exists():
         return student
     dataset = load_trajectories(str(trajectories))

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ..evaluation import evaluate_decoding
+from ..evaluation.files import write_atomically
 from ..modeling.modeling_llada import LLaDAModelLM
 from .problems import extract_answer, generate_problems
 
@@ -74,8 +75,5 @@ def evaluate_teacher(
         "torch": torch.__version__,
     }
     if output_file is not None:
-        path = Path(output_file)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(Path(output_file), json.dumps(result, indent=2).encode() + b"\n")
     return result

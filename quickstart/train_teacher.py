@@ -8,18 +8,20 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..evaluation.files import write_atomically
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -183,9 +185,7 @@ class TeacherTrainer:
         """Writes model, optimizers and step to one safetensors file, which appears whole or not at all."""
         tensors = {f"model:{name}": param.detach() for name, param in self.params.items()}
         tensors.update({name: value.detach().clone() for name, value in self._optimizer_tensors()})
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary, metadata={"step": str(self.step), "recipe": self.fingerprint()})
-        os.replace(temporary, path)
+        write_atomically(path, save(tensors, metadata={"step": str(self.step), "recipe": self.fingerprint()}))
 
     def load_state(self, path: Path) -> None:
         """Reads what `save_state` wrote; a state of another recipe is a `ValueError`."""
@@ -246,6 +246,9 @@ def train_teacher(
 
     Returns:
         `Path`: `output_dir`.
+
+    Raises:
+        `OSError`: For a full disk; the last training state stays.
     """
     recipe = load_recipe(recipe_path)
     output = Path(output_dir)
@@ -273,11 +276,12 @@ def train_teacher(
         if is_evaluated or trainer.step % settings["log_every"] == 0:
             seconds = time.monotonic() - began + seconds_before
             entry.update(tokens=tokens, seconds=round(seconds, 1))
-            with log_path.open("a", encoding="utf-8") as log:
+            with _writing(output), log_path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
             logger.info("%s", entry)
         if is_last or time.monotonic() - saved > 60 * settings["save_every_minutes"]:
-            trainer.save_state(state_path)
+            with _writing(output):
+                trainer.save_state(state_path)
             saved = time.monotonic()
     torch.set_num_threads(num_threads)
     trainer.model.generation_config = DiffusionGenerationConfig(
@@ -286,9 +290,21 @@ def train_teacher(
         eos_token_id=trainer.ids.eos,
         pad_token_id=trainer.ids.eos,
     )
-    trainer.model.save_pretrained(output)
-    trainer.tokenizer.save_pretrained(output)
+    with _writing(output):
+        trainer.model.save_pretrained(output)
+        trainer.tokenizer.save_pretrained(output)
     return output
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turns what fails on a full disk into an `OSError` that says how to go on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"Cannot write to {output}: {error}. The last training state is whole: make room, and go on with --resume."
+        ) from error
 
 
 def _logged_so_far(log_path: Path, step: int) -> tuple[float, int]:

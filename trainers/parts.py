@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..evaluation import fingerprint
-from ..evaluation.files import write_atomically
+from ..evaluation.files import remove_leftovers_in, write_atomically
 from .trajectories import STORED_FEATURES
 
 
@@ -150,8 +150,7 @@ class Parts:
 
     def remove_leftovers(self) -> None:
         """Removes what killed runs left half-written."""
-        for file in self.folder.rglob(".*.tmp"):
-            file.unlink(missing_ok=True)
+        remove_leftovers_in(self.folder)
 
     def _metadata(self, parquet: pq.ParquetFile) -> dict[str, Any]:
         return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA, b"{}"))

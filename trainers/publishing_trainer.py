@@ -59,7 +59,10 @@ def push_training(folder: Path, repo_id: str, *, base_model: str | None, message
             merged = Path(work, "merged")
             convert(folder, merged, base_model=base)
             folder = merged
-        return push(model_repository(folder, repo_id), repo_id, message=message, api=api)
+        repository = model_repository(folder, repo_id)
+        for warning in repository.warnings:
+            logger.warning("%s", warning)
+        return push(repository, repo_id, message=message, api=api)
 
 
 def check_push(args: PseudoTrajectoryConfig) -> None:

@@ -1,0 +1,111 @@
+"""The files of a folder that is to go to the Hub, and what of it stays."""
+
+import fnmatch
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+
+# What a training leaves beside its model, for itself.
+RUN_STATE = (
+    "checkpoint-*/*",
+    "runs/*",
+    "logs/*",
+    "wandb/*",
+    "optimizer.*",
+    "scheduler.*",
+    "scaler.*",
+    "rng_state*",
+    "trainer_state.json",
+    "training_args.bin",
+    "training_plan.json",
+    "global_step*/*",
+    "zero_to_fp32.py",
+    "*events.out.tfevents.*",
+)
+# What editors, shells, notebooks, schedulers and killed programs leave: names of files and of folders.
+LEFTOVERS = (
+    "*.tmp",
+    "*~",
+    "*.sw[op]",
+    "*.pyc",
+    ".DS_Store",
+    ".*_history",
+    ".lesshst",
+    ".viminfo",
+    "core",
+    "core.[0-9]*",
+    "nohup.out",
+    "slurm-*.out",
+    "slurm-*.err",
+)
+LEFTOVER_FOLDERS = {"__pycache__", ".git", ".cache", ".ipynb_checkpoints"}
+
+
+def folder_files(folder: Path, left_out: Sequence[str] = ()) -> tuple[dict[str, Path], list[str]]:
+    """
+    The files of a folder, by path in the repository.
+
+    Args:
+        folder (`Path`): The folder.
+        left_out (`Sequence[str]`, *optional*): Patterns of what does not go, besides leftovers.
+
+    Returns:
+        `tuple[dict[str, Path], list[str]]`: The files that go, and the paths of those that do not.
+
+    Raises:
+        `ValueError`: For a folder without files, a link that leaves it, a device or a pipe, a name that the Hub does
+            not take.
+        `OSError`: For a folder that is not there or cannot be read.
+    """
+    if not folder.is_dir():
+        raise OSError(f"There is no folder {folder}.")
+    files: dict[str, Path] = {}
+    out: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        for path in sorted(Path(place, name) for name in (*names, *links)):
+            name = path.relative_to(folder).as_posix()
+            if _stays(name, left_out):
+                out.append(name)
+            else:
+                _check_name(name)
+                _check_kind(folder, path)
+                files[name] = path
+    if not files:
+        raise ValueError(f"{folder} is empty.")
+    return dict(sorted(files.items())), sorted(out)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _stays(name: str, left_out: Sequence[str]) -> bool:
+    *folders, last = name.split("/")
+    return (
+        name.startswith("_")
+        or not LEFTOVER_FOLDERS.isdisjoint(folders)
+        or any(fnmatch.fnmatchcase(last, pattern) for pattern in LEFTOVERS)
+        or any(fnmatch.fnmatchcase(name, pattern) for pattern in left_out)
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable() or "\\" in name or any(part.startswith("..") for part in name.split("/")):
+        raise ValueError(f"{name!r} is a name that the Hub does not take: rename the file, or take it out.")
+
+
+def _check_kind(folder: Path, path: Path) -> None:
+    """Refuses what is not a file of this folder; nothing is opened for it, since a pipe would not answer."""
+    if path.is_symlink():
+        target = Path(os.path.realpath(path))
+        if not target.exists():
+            raise ValueError(f"{path} is a link to nothing: take it out.")
+        if not target.is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} is a link out of the folder: put what it links to in its place (`cp -L`).")
+        if target.is_dir():
+            raise ValueError(f"{path} is a link to a folder: put a copy in its place, or take it out.")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is neither a file nor a folder: take it out.")

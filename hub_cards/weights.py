@@ -1,0 +1,138 @@
+"""Weights and tables that are to go to the Hub: whole, all of them known to the index, and numbers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .contents import Content, Files, read
+
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+
+def check_weights(folder: Path, files: Files) -> None:
+    """
+    Refuses weights that are truncated, that the index does not cover, or that it names and that are not there.
+
+    Args:
+        folder (`Path`): The model's folder, for errors.
+        files (`dict[str, Path | bytes]`): Content by path in the repository.
+
+    Raises:
+        `ValueError`: For such weights.
+    """
+    wanted = _wanted(files)
+    for path in wanted or [WEIGHTS]:
+        if path not in files:
+            raise ValueError(f"{folder} is not whole: it has no {path}.")
+    for path in (path for path in files if path.endswith(".safetensors")):
+        with _opened(path, files[path]) as tensors:
+            names = set(tensors.keys())
+        if "/" in path:
+            continue
+        if path not in (wanted or [WEIGHTS]):
+            raise ValueError(
+                f"{path} is no part of the model: {INDEX if wanted else WEIGHTS} goes without it. Take it out."
+            )
+        for name in sorted(names ^ wanted.get(path, names)):
+            what = "which it does not name" if name in names else "which is not there"
+            raise ValueError(f"{INDEX} does not fit {path}: it is about {name}, {what}. Save the model again.")
+
+
+def _wanted(files: Files) -> dict[str, set[str]]:
+    """Names of the weights in each shard, as the index says; nothing without one."""
+    if INDEX not in files:
+        return {}
+    weight_map = read_json_object(files, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ValueError(f"{INDEX} is damaged: its weight_map gives no file for each weight. Save the model again.")
+    wanted: dict[str, set[str]] = {}
+    for name, path in weight_map.items():
+        wanted.setdefault(path, set()).add(name)
+    return wanted
+
+
+def weights_without_numbers(files: Files) -> list[str]:
+    """
+    Weights that hold NaN or infinity.
+
+    Args:
+        files (`dict[str, Path | bytes]`): Content by path in the repository, its weights whole.
+
+    Returns:
+        `list[str]`: A line for each file that has some; one weight is in memory at a time.
+    """
+    found = []
+    for path in (path for path in files if path.endswith(".safetensors")):
+        with _opened(path, files[path]) as tensors:
+            bad = [name for name in tensors.keys() if not _is_finite(tensors.get_tensor(name))]  # noqa: SIM118
+        if bad:
+            found.append(f"{path}: {bad[0]} holds NaN or infinity ({len(bad)} such weights)")
+    return found
+
+
+def _is_finite(tensor: Any) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # torch does not compare numbers of 8 bits
+    return all(bound.isfinite().item() for bound in tensor.aminmax())  # both are NaN if one number is
+
+
+def check_data(path: str, content: Content) -> None:
+    """
+    Refuses a file of weights or a table that is truncated or something else.
+
+    Args:
+        path (`str`): Its path in the repository: `*.safetensors` or `*.parquet`.
+        content (`Path` or `bytes`): The file.
+
+    Raises:
+        `ValueError`: For such a file.
+    """
+    if path.endswith(".safetensors"):
+        with _opened(path, content):
+            return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(pa.BufferReader(content) if isinstance(content, bytes) else content)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): make it again.") from error
+
+
+def read_json_object(files: Files, path: str) -> dict[str, Any]:
+    """
+    A JSON object of a repository.
+
+    Args:
+        files (`dict[str, Path | bytes]`): Content by path in the repository.
+        path (`str`): The file.
+
+    Raises:
+        `ValueError`: If it is something else.
+    """
+    try:
+        values = json.loads(read(files[path]))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object.")
+    return values
+
+
+@contextmanager
+def _opened(path: str, content: Content) -> Iterator[Any]:
+    if isinstance(content, bytes):
+        raise ValueError(f"{path} is no file: weights are not made by a push.")
+    try:
+        with safe_open(content, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): save the model again.") from error
