@@ -48,6 +48,7 @@ def main() -> None:
     try:
         if settings["isolation"] == "namespaces":
             enter_namespaces(folder, settings["file_size"], uid)
+            end_with_parent()  # this process too: the inner one ends with it, and not with the one that runs us
             inner = os.fork()  # the first process of the new process tree: when it ends, the kernel ends all others
             if inner:
                 os.waitpid(inner, 0)
@@ -147,6 +148,10 @@ def drop_privileges(uid: int) -> None:
     else:
         set_capabilities(permitted=0, effective=0)
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    end_with_parent()  # last: the kernel forgets it when the user changes
+
+
+def end_with_parent() -> None:
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 

@@ -102,6 +102,18 @@ def test_bootstrap_interval_over_samples():
     assert bootstrap_interval(tokens, forwards, [[True] * 200] * 2) == pytest.approx((300.0, 300.0))
 
 
+@pytest.mark.parametrize(
+    ("level", "quantile"), [({}, 1.959964), ({"level": 0.95}, 1.959964), ({"level": 0.8}, 1.281552)]
+)
+def test_bootstrap_interval_of_one_point_is_that_of_a_share(level, quantile):
+    """Of TPF 1 the area is the accuracy, and its interval that of a share, by default of 95 %."""
+    samples = 400
+    ones, correct = [[1] * samples], [[i % 2 == 0 for i in range(samples)]]
+    low, high = bootstrap_interval(ones, ones, correct, resamples=4000, **level)
+    half = 100 * quantile * (0.25 / samples) ** 0.5
+    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.4)  # 90 % would be off by 0.79
+
+
 @pytest.mark.parametrize("path", [ROOT / "evaluation" / "aup", ROOT / "evaluation" / "aup" / "aup.py"])
 def test_evaluate_loads_it_by_path(path, tmp_path, monkeypatch):
     evaluate = pytest.importorskip("evaluate")

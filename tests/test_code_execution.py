@@ -1,14 +1,22 @@
 """Generated programs: what they must survive, under either isolation. Limits are small: the machine is shared."""
 
+import json
 import os
+import platform
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 
+from d3llm.evaluation import code_execution
 from d3llm.evaluation.code_execution import ISOLATIONS, SANDBOX, available_isolation, run_program
 
 
@@ -18,14 +26,39 @@ if os.name != "posix":
     pytest.skip("generated programs run on POSIX systems only", allow_module_level=True)
 
 
+@cache
+def why_no_namespaces() -> str | None:
+    """Why the machine cannot have them: asked of another program, since the sandbox may be what is broken."""
+    if sys.platform != "linux":
+        return "namespaces are Linux's"
+    if tuple(map(int, platform.release().split(".")[:2])) < (5, 12):
+        return f"Linux {platform.release()} cannot make all files read-only at once, 5.12 can"
+    if shutil.which("unshare") is None:
+        return (
+            None
+            if available_isolation() == "namespaces"
+            else "the sandbox found no namespaces, nor is there `unshare`"
+        )
+    user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", *user, "--net", "--ipc", "--pid", "--mount", "--fork", "true"]
+    refused = subprocess.run(command, capture_output=True, text=True).stderr.strip()
+    return f"the system allows no namespaces ({refused})" if refused else None
+
+
 @pytest.fixture(params=ISOLATIONS)
-def run(request):
-    """`run_program` with short limits, under each isolation that the system allows."""
-    if request.param == "namespaces" and available_isolation() != "namespaces":
-        pytest.skip("the system allows no namespaces")
+def isolation(request) -> str:
+    """Each isolation that the system allows."""
+    if request.param == "namespaces" and why_no_namespaces() is not None:
+        pytest.skip(why_no_namespaces())
+    return request.param
+
+
+@pytest.fixture
+def run(isolation):
+    """`run_program` with short limits."""
 
     def call(source: str, **limits):
-        limits = {"timeout": 10.0, "memory": 256 * MEBIBYTE, "processes": 8, "isolation": request.param, **limits}
+        limits = {"timeout": 10.0, "memory": 256 * MEBIBYTE, "processes": 8, "isolation": isolation, **limits}
         return run_program(textwrap.dedent(source), **limits)
 
     return call
@@ -175,6 +208,83 @@ def test_neither_environment_nor_network(run, monkeypatch):
     monkeypatch.setenv("A_SECRET", "value")
     assert run("import os\nassert 'A_SECRET' not in os.environ").passed
     assert not run("import socket\nsocket.create_connection(('127.0.0.1', 9), timeout=1)").passed
+
+
+def test_a_server_of_this_machine_is_out_of_reach(run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        socket.create_connection(address, timeout=5).close()  # from out here it is not
+        assert not run(f"import socket\nsocket.create_connection({address}, timeout=5)").passed
+
+
+def test_a_neighbour_whose_name_begins_alike_is_outside(run):
+    result = run("import os\nprint(os.getcwd())\nopen(os.getcwd() + '-neighbour', 'w')")
+    neighbour = Path(result.output.strip() + "-neighbour")
+    is_there = neighbour.exists()
+    neighbour.unlink(missing_ok=True)
+    assert result.outcome == "failed" and not is_there
+
+
+def test_open_files_are_limited(run):
+    result = run("files = [open('a', 'w') for _ in range(100)]")
+    assert result.message.startswith("OSError: [Errno 24] Too many open files")
+
+
+def test_an_endless_program_ends_though_nobody_watches_the_clock(isolation, tmp_path):
+    """The inner side alone, without the process that would stop it when its time is up."""
+    tmp_path.chmod(0o777)
+    settings = {"folder": str(tmp_path), "isolation": isolation, "token": "", "timeout": 0}
+    settings |= {"memory": 256 * MEBIBYTE, "file_size": MEBIBYTE, "processes": 8}
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as results:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(SANDBOX), str(write_end)],
+            stdin=subprocess.PIPE,
+            pass_fds=(write_end,),
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+        os.close(write_end)
+        try:
+            process.communicate(
+                json.dumps(settings).encode() + b"\nwhile True: pass", timeout=20
+            )  # of a second of CPU
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert results.read() == b""  # neither an end of the program nor a fault of the sandbox
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="to end with a parent is Linux's")
+def test_a_program_ends_with_the_process_that_runs_it(isolation, tmp_path):
+    program = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ntime.sleep(60)"
+    source = f"import runpy\nrun = runpy.run_path({code_execution.__file__!r})['run_program']\n"
+    source += f"run({program!r}, timeout=60, isolation={isolation!r})"
+    runner = subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "TMPDIR": str(tmp_path)})
+    tmp_path.chmod(0o777)
+    sandbox: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 30
+        while not any(process.num_threads() > 1 for process in sandbox):  # the program has begun
+            assert runner.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+            sandbox = psutil.Process(runner.pid).children(recursive=True)
+        runner.kill()
+        runner.wait()
+        deadline = time.monotonic() + 10
+        while (alive := [process for process in sandbox if _is_alive(process)]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not alive
+    finally:
+        for process in filter(_is_alive, sandbox):
+            process.kill()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_root_user_is_none_inside(run):

@@ -25,6 +25,7 @@ from d3llm.trainers import parts as parts_module
 from d3llm.trainers.answer_checks import CHECKS
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
+from d3llm.trainers.extraction_progress import ExtractionProgress
 from d3llm.trainers.parts import Parts
 from d3llm.trainers.published_trajectories import read_published
 from d3llm.trainers.trajectories import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
@@ -170,7 +171,17 @@ def test_wrong_answers_are_tried_again_and_the_first_attempt_is_kept_of_hopeless
     seen.clear()
     counts = extract(tiny, problems, tmp_path / "correct", keep="correct", **options)
     assert rows_of(tmp_path / "correct") == rows[:3] + rows[4:]
+    facts = trajectory_facts(tmp_path / "correct")
+    assert (facts.rows, facts.checked, facts.correct) == (10, 10, 10)  # of what is there
     assert (counts.rows, counts.correct_rows, counts.wrong_rows, counts.share_correct) == (10, 10, 0, 10 / 11)
+
+
+def test_a_retry_at_the_same_temperature_is_another_draw(tiny, problems, tmp_path, monkeypatch):
+    seen: dict[str, list[str]] = {}
+    monkeypatch.setitem(CHECKS, "number", lambda text, answer: bool(seen.setdefault(answer, []).append(text)))
+    extract(tiny, problems, tmp_path / "out", check="number", answer_column="answer", temperatures=(1.5, 1.5, 1.5))
+    assert {len(texts) for texts in seen.values()} == {3}
+    assert all(len(set(texts)) > 1 for texts in seen.values())
 
 
 @pytest.mark.parametrize(
@@ -303,6 +314,17 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, problems, tmp_path, monke
     assert len(calls) == 3
 
 
+def test_the_rate_is_that_of_this_run(tmp_path):
+    parts = Parts(tmp_path, {"decode_config": {}}, 2)
+    parts.write_plan()
+    parts.write(0, [], {"samples": 8})
+    with ExtractionProgress(parts, [1], 16, visible=True) as progress:
+        assert progress.rate == 0  # the other part was there before
+        parts.write(1, [], {"samples": 8})
+        progress.update()
+        assert 0 < progress.rate < 8 / 1e-6 and progress.counts.samples == 16
+
+
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -398,6 +420,13 @@ def test_orders_that_need_no_run(tiny, tmp_path):
     assert rows_of(tmp_path / "again") == rows_of(tmp_path / "random")
     extract(tiny, path, tmp_path / "other", seed=1, **again)
     assert rows_of(tmp_path / "other")[0]["commit_steps"] != rows_of(tmp_path / "random")[0]["commit_steps"]
+
+
+def test_forwards_of_a_column_that_commits_several_tokens_at_once(tiny, tmp_path):
+    row = {"prompt": "one", "response": "two plus three is five", "order": [1, 1, 2, 2, 3, 3]}
+    path = write_jsonl(tmp_path / "given.jsonl", [row])
+    extract(tiny, path, tmp_path / "out", order="column", response_column="response", order_column="order")
+    assert [row["num_forwards"] for row in rows_of(tmp_path / "out")] == [3]
 
 
 def test_the_order_of_an_extraction_can_be_replaced(tiny, problems, tmp_path):
