@@ -21,6 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from d3llm.hub_cards.convert import convert
+    from d3llm.hub_cards.streaming import folder_streaming_faults
 
     from .loading import quiet_libraries
 
@@ -32,4 +33,6 @@ def run(args: argparse.Namespace) -> None:
         license=args.license,
         base_model_id=args.base_model_id,
     )
+    for fault in folder_streaming_faults(args.output):
+        sys.stderr.write(f"d3llm: warning: {fault}\n")
     sys.stdout.write(f"{facts.architecture}, {facts.parameters} parameters, in {args.output}\n")

@@ -13,6 +13,7 @@ from .checks import check_card, check_code, check_files, suspicious_calls
 from .contents import Content, read
 from .facts import MODEL_FACTS, TRAJECTORY_FACTS, ModelFacts, TrajectoryFacts, facts_json, read_facts
 from .folder import RUN_STATE, folder_files
+from .streaming import folder_streaming_faults
 from .weights import check_weights, read_json_object, weights_without_numbers
 
 
@@ -73,7 +74,8 @@ def model_repository(
     check_card(files)
     check_code(files)
     _check_model(folder, files)
-    return replace(repository, warnings=(*suspicious_calls(files), *weights_without_numbers(files)))
+    warnings = (*suspicious_calls(files), *weights_without_numbers(files), *folder_streaming_faults(folder))
+    return replace(repository, warnings=warnings)
 
 
 def trajectory_repository(folder: Path, repo_id: str) -> Repository:
