@@ -248,6 +248,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 eligible &= first | ~window.single[:, None]
             if cache is not None and config.window_edge == "exact":
                 window.positions |= self._rows_of(eligible)
+            if cache is not None and canvas.attention_mask is not None:
+                window.positions &= canvas.attention_mask > 0  # nothing sees the padding
 
             # The one host read of a forward.
             shape = torch.stack([faulty, done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
@@ -318,18 +320,15 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     ) -> torch.Tensor:
         """Forward the windows and return the hidden states (B, K, ..) that predict the `chosen` positions (B, K).
 
-        Rows share one `span`, or have windows of their own of at most `width` positions; a shorter one is filled up
-        with its last position, which writes its slot again.
+        Rows share one `span`, or have windows of their own of at most `width` positions, at the right end of as many.
         """
         if span is not None:
             positions = torch.arange(span.start, span.stop, device=chosen.device).expand(len(chosen), -1)
         else:
-            order = window.positions.long().argsort(dim=1, descending=True, stable=True)[:, :width]
-            widths = window.positions.sum(dim=1, keepdim=True)
-            last = order.gather(1, widths - 1)
-            positions = order.where(torch.arange(width, device=chosen.device) < widths, last)
+            positions = window.indices(width, canvas.first_real)
+        filled = positions.shape[1] - window.positions.sum(dim=1, keepdim=True)
         rows = self.logit_rows(chosen).maximum(canvas.first_real[:, None])
-        rows = (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
+        rows = filled + (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
         inputs = {
             "input_ids": canvas.tokens.gather(1, positions),
             "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
