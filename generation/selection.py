@@ -42,11 +42,15 @@ def propose(
     for part in logits:
         these = slice(start, start + len(part))
         start += len(part)
-        draw = Draw(canvas.seeds[rows[these]], generated[these], forward)
+        # what little a candidate brings goes to the head's device, not the logits to the canvas's
+        draw = Draw(canvas.seeds[rows[these]].to(part.device), generated[these].to(part.device), forward)
         if logits_processor:
-            part = logits_processor(texts[rows[these]], part.float())
+            part = logits_processor(texts[rows[these]].to(part.device), part.float())
         parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
-    fields = [None if field[0] is None else torch.cat(field).view_as(positions) for field in zip(*parts, strict=True)]
+    fields = [
+        None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
+        for field in zip(*parts, strict=True)
+    ]
     return Proposal(*fields)
 
 
