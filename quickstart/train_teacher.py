@@ -303,7 +303,7 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"Cannot write to {output}: {error}. The last training state is whole: make room, and go on with --resume."
+            f"Cannot write to {output}: {error}. What was saved before is whole: make room, and go on with --resume."
         ) from error
 
 
