@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from d3llm.commands.main import main
+from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart.train_teacher import load_recipe
 
 from .kills import contents, every_kill
@@ -75,10 +77,8 @@ def test_a_command_goes_on_after_every_kill(tiny_checkpoint, tmp_path, name, arg
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize(
-    "room", [2_000, 60_000]
-)  # for neither the training state nor the model, and for the log alone
-def test_a_full_disk_ends_the_training_of_a_teacher_in_one_line(tmp_path, capsys, room):
+@pytest.mark.parametrize("full", ["for the training state", "for the model"])
+def test_a_full_disk_ends_the_training_of_a_teacher_in_one_line(tmp_path, capsys, monkeypatch, full):
     recipe = load_recipe()
     recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
     recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 2)
@@ -86,12 +86,20 @@ def test_a_full_disk_ends_the_training_of_a_teacher_in_one_line(tmp_path, capsys
     recipe["logging"].update(log_every=1, eval_every=2, eval_problems=1)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = ["quickstart", "train-teacher", "--recipe", str(tmp_path / "recipe.yaml"), "--output"]
+
+    def no_room(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
-    try:
-        assert main([*command, str(tmp_path / "out")]) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with monkeypatch.context() as patch:
+        if full == "for the model":
+            patch.setattr(LLaDAModelLM, "save_pretrained", no_room)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+        try:
+            assert main([*command, str(tmp_path / "out")]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert error.startswith(f"d3llm: error: Cannot write to {tmp_path / 'out'}: ")
     assert error.endswith("make room, and go on with --resume.")

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..evaluation import evaluate_decoding, resolve_generation_config
+from ..evaluation.files import own_folder
 from ..hub_cards.push import PushError
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
@@ -502,6 +504,12 @@ class PseudoTrajectoryTrainer(PublishingTrainer):
         totals = torch.tensor(counts, device=self.args.device)
         correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()
         return {"accuracy": correct / prompts, "tokens_per_forward": tokens / forwards}
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As in [`~transformers.Trainer`]; what a killed run left half-written in the output folder goes first."""
+        is_main = self.is_world_process_zero()
+        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
+            return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
