@@ -286,7 +286,7 @@ def test_a_link_within_the_folder_goes_as_a_file(folder):
 
 @pytest.mark.parametrize(
     "name",
-    [".model.safetensors.tmp", ".README.md.12ab.tmp", "nohup.out", "core", "core.1234", ".bash_history"]
+    [".model.safetensors.tmp", ".tmpZBP5Mm", ".README.md.12ab.tmp", "nohup.out", "core", "core.1234", ".bash_history"]
     + [".python_history", "events.out.tfevents.1700000000.host.1.0", "deep/events.out.tfevents.1", "slurm-123.out"]
     + [
         ".ipynb_checkpoints/a-checkpoint.ipynb",

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..evaluation.files import own_folder
 from ..hub_cards.push import PushError
 from .adapters import add_adapter, check_head, check_tuner
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
@@ -521,6 +524,12 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         supervised = inputs["supervised"].any(dim=0)
         labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
         return loss, outputs["predictions"], labels
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As in [`~transformers.Trainer`]; what a killed run left half-written in the output folder goes first."""
+        is_main = self.is_world_process_zero()
+        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
+            return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
