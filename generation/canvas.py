@@ -51,6 +51,7 @@ class Canvas:
         ended (`torch.BoolTensor` of shape `(B,)`): The row was cut, at an EOS or by a stop.
         block_of (`torch.LongTensor` of shape `(L,)`): Block of a position.
         block_starts (`torch.LongTensor` of shape `(M + 1,)`): First position of each block, then L.
+        prompt_length (`int`): Positions before the generated region; 0 for a text that is filled in.
     """
 
     tokens: torch.LongTensor
@@ -133,6 +134,25 @@ class Canvas:
     @property
     def length(self) -> int:
         return self.tokens.shape[1]
+
+    @property
+    def first_block(self) -> int:
+        """The block with which the generated region begins: the first after the prompt, or that of a text that is
+        filled in."""
+        return 1 if self.prompt_length else 0
+
+    @property
+    def region_starts(self) -> torch.LongTensor:
+        """Where the generated region of a row begins (B,): the padding of a text that is filled in is no part of
+        it."""
+        return self.first_real.clamp(min=self.prompt_length)
+
+    def without_padding(self) -> torch.LongTensor:
+        """The tokens (B, L) with the first token of a row in place of its padding."""
+        if self.attention_mask is None:
+            return self.tokens
+        first = self.tokens.gather(1, self.first_real[:, None])
+        return torch.where(self.attention_mask > 0, self.tokens, first)
 
     def count_left(self):
         masked = (~self.committed).long()

@@ -101,6 +101,7 @@ COUNTS: dict[str, int] = {
     "seed": 0,
     "mask_token_id": 0,
 }
+LARGEST_SEED = 2**64 - 1
 
 
 class DiffusionGenerationConfig(GenerationConfig):
@@ -119,8 +120,9 @@ class DiffusionGenerationConfig(GenerationConfig):
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
         seed (`int` or `list[int]`, *optional*): Makes sampling repeatable: a row with this seed gives the same text
-            whatever else is in its batch; its return sequences differ. A list has a seed for each prompt. Drawn from
-            PyTorch's global generator when not given.
+            whatever else is in its batch. A list has a seed for each prompt. Up to 64 bits. The first return sequence
+            of a prompt has this seed, the others have seeds that are mixed from it. Drawn from PyTorch's global
+            generator when not given.
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
         stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
         compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:
@@ -204,6 +206,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             for number in value if name == "seed" and isinstance(value, list) else [value]:
                 if value is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
                     raise ValueError(f"`{name}`={value!r} must be a whole number of at least {least}")
+                if name == "seed" and value is not None and number > LARGEST_SEED:
+                    raise ValueError(f"`seed`={value!r} has more than 64 bits: the largest is {LARGEST_SEED}")
         for name, (lowest, highest, inclusive) in RANGES.items():
             value = getattr(self, name, None)
             if value is not None and not in_range(value, lowest, highest, inclusive):

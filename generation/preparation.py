@@ -18,6 +18,7 @@ from .configuration_diffusion import (
     DiffusionGenerationConfig,
     check_fields,
 )
+from .noise import seeds_of_copies
 from .stops import Stops
 
 
@@ -83,6 +84,11 @@ class PreparationMixin:
                 f"not {self.config._attn_implementation!r}"
             )
         if fill:
+            if config.window_edge == "published":
+                raise ValueError(
+                    "`window_edge`='published' reproduces runs of `generate()`: leave it out of infill(), where no "
+                    "published decoder has an edge"
+                )
             config.early_stop = False  # an EOS in a text to fill in is part of it
             if longest is not None and prompt_length > longest:
                 raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
@@ -139,12 +145,13 @@ class PreparationMixin:
         """A seed for every row (B,): that of its prompt, or the one of all, and another for each return sequence."""
         if config.seed is None:
             return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        seeds, copies = torch.tensor(config.seed, device=prompt.device), config.num_return_sequences
-        if seeds.ndim and len(seeds) != len(prompt) // copies:
-            raise ValueError(f"`seed` lists {len(seeds)} seeds for {len(prompt) // copies} prompts")
-        return seeds.expand(len(prompt) // copies).repeat_interleave(copies) + (
-            torch.arange(len(prompt), device=prompt.device) % copies
-        )
+        prompts = len(prompt) // config.num_return_sequences
+        seeds = config.seed if isinstance(config.seed, list) else [config.seed] * prompts
+        if len(seeds) != prompts:
+            raise ValueError(f"`seed` lists {len(seeds)} seeds for {prompts} prompts")
+        # a tensor holds 64 bits as a signed number
+        signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds], device=prompt.device)
+        return seeds_of_copies(signed, config.num_return_sequences)
 
     def _prepare_earlier_cache(self, cache: Any, kwargs: dict[str, Any]) -> Any:
         """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and

@@ -36,14 +36,15 @@ def propose(
         forward (`int`): Number of the forward, for sampling.
     """
     rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
-    generated = positions.flatten() - canvas.prompt_length  # the same whatever the padding
+    generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
+    shown = canvas.without_padding() if logits_processor else canvas.tokens
     parts, start = [], 0
     for part in logits:
         these = slice(start, start + len(part))
         start += len(part)
         draw = Draw(canvas.seeds[rows[these]], generated[these], forward)
         if logits_processor:
-            part = logits_processor(canvas.tokens[rows[these]], part.float())
+            part = logits_processor(shown[rows[these]], part.float())
         parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
     fields = [None if field[0] is None else torch.cat(field).view_as(positions) for field in zip(*parts, strict=True)]
     return Proposal(*fields)
@@ -116,10 +117,10 @@ def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torc
     size = canvas.sizes.gather(1, canvas.current[:, None])[:, 0]
     if config.steps is None:
         return size
-    blocks = canvas.sizes.shape[1] - 1
-    forwards = config.steps // blocks + (canvas.current <= config.steps % blocks).long()
+    blocks, current = canvas.sizes.shape[1] - canvas.first_block, canvas.current - canvas.first_block
+    forwards = config.steps // blocks + (current < config.steps % blocks).long()
     # masks in the prompt are a block that the caller's steps do not count
-    return torch.where(canvas.current == 0, size, forwards)
+    return torch.where(current < 0, size, forwards)
 
 
 def time_share(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.Tensor:
