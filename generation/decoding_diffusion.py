@@ -82,8 +82,10 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 is not final yet, `put(block)` when a block is final, and `end()`. Batch of one only.
             attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
             logits_processor (`LogitsProcessorList`, *optional*): Applied to the logits of the candidates before
-                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. Processors
-                that take the last token of `input_ids` for the one before a candidate have no meaning here.
+                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. They see the
+                first token of a row in place of its padding: one that asks which tokens there are, such as
+                `RepetitionPenaltyLogitsProcessor`, does to a padded row what it does to the row alone. Processors that
+                take the last token of `input_ids` for the one before a candidate have no meaning here.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
                 `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
@@ -146,7 +148,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             where `commit_steps` is of shape `(B, P)` and `tokens_per_forward` counts the filled positions.
 
         Raises:
-            `ValueError`: As for [`generate`], and for a batch without a mask token.
+            `ValueError`: As for [`generate`], for a batch without a mask token, and for `window_edge="published"`.
 
         Example:
 
