@@ -420,7 +420,7 @@ def test_infill_takes_a_number_of_forwards(capsys, tiny_checkpoint):
         ("one [MASK:2]", ["--mask-token-id", "6"], "mask token"),
         ("one [MASK]", ["--mask-token-id", "999"], "mask token"),
         ("one [MASK]", ["--window-edge", "published"], "window_edge"),
-        ("one [MASK]", ["--seed", str(2**64)], "64 bits"),
+        ("one [MASK]", ["--seed", str(2**64)], "at most 18446744073709551615"),
     ],
 )
 def test_infill_of_nonsense_takes_one_line(capsys, tiny_checkpoint, text, flags, named):
