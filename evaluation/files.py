@@ -137,10 +137,9 @@ def _remove_leftover(claim: Path, output: Path) -> None:
     try:
         with claim.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, claim):  # else its owner has just finished
-                _settle(claim, output)
-                claim.unlink()
-    except OSError:  # it has an owner, its owner was quicker, or there are no locks here
+            _settle(claim, output)
+            claim.unlink()
+    except OSError:  # it has an owner, its owner has just finished, or there are no locks here
         return
 
 
