@@ -1,0 +1,108 @@
+"""The models as transformers' common tests take them: copied into the package of those tests, and imported only there.
+
+Small testers in the form of transformers' own: they say which classes there are and give a config and a batch.
+"""
+
+import unittest
+
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from d3llm.modeling.modeling_dream import DreamBaseModel
+from d3llm.modeling.modeling_llada import LLaDAModel
+
+from ...test_configuration_common import ConfigTester
+from ...test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from ...test_training_mixin import TrainingTesterMixin
+
+
+class ModelTester:
+    config_class: type
+    base_model_class: type
+    causal_lm_class: type
+    config_fields: dict = {}
+    batch_size = 3
+    seq_length = 7
+    vocab_size = 99
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+    intermediate_size = 37
+    is_training = True
+
+    def __init__(self, parent: unittest.TestCase):
+        self.parent = parent
+
+    def get_config(self):
+        return self.config_class(
+            vocab_size=self.vocab_size,
+            mask_token_id=3,
+            eos_token_id=2,
+            pad_token_id=0,
+            **self.config_fields,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        shape = [self.batch_size, self.seq_length]
+        inputs = {"input_ids": ids_tensor(shape, self.vocab_size), "attention_mask": random_attention_mask(shape)}
+        return self.get_config(), inputs
+
+
+class LLaDAModelTester(ModelTester):
+    config_class = LLaDAConfig
+    base_model_class = LLaDAModel
+    causal_lm_class = LLaDAModelLM
+    config_fields = {
+        "d_model": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "mlp_hidden_size": 37,
+        "embedding_size": 99,
+        "max_sequence_length": 128,
+    }
+
+
+class DreamModelTester(ModelTester):
+    config_class = DreamConfig
+    base_model_class = DreamBaseModel
+    causal_lm_class = DreamModel
+    config_fields = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 37,
+        "max_position_embeddings": 128,
+        "bos_token_id": 1,
+    }
+
+
+class MaskedDiffusionTests(ModelTesterMixin, TrainingTesterMixin):
+    model_tester_class: type
+    model_tester = None
+    # `generate` commits masked tokens in any order: the generation tests are those of autoregressive decoding
+    all_generative_model_classes = ()
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = self.model_tester_class(self)
+        self.all_model_classes = (self.model_tester.base_model_class, self.model_tester.causal_lm_class)
+        self.config_tester = ConfigTester(
+            self, config_class=self.model_tester.config_class, **self.model_tester.config_fields
+        )
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if return_labels and model_class is self.model_tester.causal_lm_class:
+            inputs["labels"] = inputs["input_ids"].clone()
+        return inputs
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
+
+
+class LLaDATest(MaskedDiffusionTests, unittest.TestCase):
+    model_tester_class = LLaDAModelTester
+
+
+class DreamTest(MaskedDiffusionTests, unittest.TestCase):
+    model_tester_class = DreamModelTester
