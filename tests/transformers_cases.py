@@ -5,6 +5,8 @@ Small testers in the form of transformers' own: they say which classes there are
 
 import unittest
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
 from d3llm.modeling.modeling_dream import DreamBaseModel
 from d3llm.modeling.modeling_llada import LLaDAModel
@@ -12,6 +14,12 @@ from d3llm.modeling.modeling_llada import LLaDAModel
 from ...test_configuration_common import ConfigTester
 from ...test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from ...test_training_mixin import TrainingTesterMixin
+
+
+MASK = 3
+# As transformers lists its own: a base model has no loss, and a model that predicts masked tokens takes `labels`.
+MODEL_MAPPING_NAMES.update({"llada": "LLaDAModel", "Dream": "DreamBaseModel"})
+MODEL_FOR_MASKED_LM_MAPPING_NAMES.update({"llada": "LLaDAModelLM", "Dream": "DreamModel"})
 
 
 class ModelTester:
@@ -34,7 +42,7 @@ class ModelTester:
     def get_config(self):
         return self.config_class(
             vocab_size=self.vocab_size,
-            mask_token_id=3,
+            mask_token_id=MASK,
             eos_token_id=2,
             pad_token_id=0,
             **self.config_fields,
@@ -90,11 +98,12 @@ class MaskedDiffusionTests(ModelTesterMixin, TrainingTesterMixin):
             self, config_class=self.model_tester.config_class, **self.model_tester.config_fields
         )
 
-    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
-        if return_labels and model_class is self.model_tester.causal_lm_class:
-            inputs["labels"] = inputs["input_ids"].clone()
-        return inputs
+    def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
+        """The batch of the mixin, of which the model sees the first token, and in other rows every other one."""
+        batch = super()._create_text_training_batch(batch_size, seq_length, vocab_size)
+        batch["input_ids"][0::2, 1:] = MASK
+        batch["input_ids"][1::2, 1::2] = MASK
+        return batch
 
     def test_config(self):
         self.config_tester.run_common_tests()

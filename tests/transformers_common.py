@@ -78,7 +78,7 @@ def prepare(root: Path):
 
 
 def outcomes(report: Path) -> dict[str, str]:
-    """`"passed"`, `"failed"` or `"skipped"` of each `Class.test` of a JUnit report; one failed subtest fails a test."""
+    """`"passed"`, `"failed"` or `"skipped"` of each `Class.test` of a JUnit report; a subtest can fail its test."""
     found: dict[str, str] = {}
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         name = f"{case.get('classname', '').rsplit('.', 1)[-1]}.{case.get('name', '')}"
