@@ -85,6 +85,12 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
         "norms": ["attn_norm", "ff_norm", "ln_f"],
     }
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in transformers; `config.embedding_size` follows too, or what is saved could not be loaded."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.embedding_size = embedding.weight.shape[0]
+        return embedding
+
 
 class LLaDAModel(LLaDAPreTrainedModel):
     """The transformer of [`LLaDAModelLM`]; it also holds the head's weights, `transformer.ff_out`, as on the Hub."""
@@ -110,6 +116,12 @@ class LLaDAModel(LLaDAPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Embedding):
         self.transformer["wte"] = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.transformer["ff_out"]
+
+    def set_output_embeddings(self, value: nn.Linear):
+        self.transformer["ff_out"] = value
 
     @can_return_tuple
     @takes_past_key_values
@@ -171,10 +183,10 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Linear:
-        return self.model.transformer["ff_out"]
+        return self.model.get_output_embeddings()
 
     def set_output_embeddings(self, value: nn.Linear):
-        self.model.transformer["ff_out"] = value
+        self.model.set_output_embeddings(value)
 
     @can_return_tuple
     @takes_past_key_values
