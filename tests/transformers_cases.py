@@ -16,7 +16,7 @@ from ...test_modeling_common import ModelTesterMixin, ids_tensor, random_attenti
 from ...test_training_mixin import TrainingTesterMixin
 
 
-MASK = 98  # not among the tokens 1 to 19 that the training test repeats
+MASK = 3  # a test leaves four tokens of the vocabulary
 # As transformers lists its own: a base model has no loss, and a model that predicts masked tokens takes `labels`.
 MODEL_MAPPING_NAMES.update({"llada": "LLaDAModel", "Dream": "DreamBaseModel"})
 MODEL_FOR_MASKED_LM_MAPPING_NAMES.update({"llada": "LLaDAModelLM", "Dream": "DreamModel"})
@@ -104,9 +104,11 @@ class MaskedDiffusionTests(ModelTesterMixin, TrainingTesterMixin):
     def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
         """The row of the mixin as it is, and as decoding meets it: with one token given, and with about half of them.
 
-        The mixin compares what is generated with the first row.
+        Its tokens are raised above the mask token. The mixin compares what is generated with the first row.
         """
-        batch = super()._create_text_training_batch(batch_size, seq_length, vocab_size)
+        tokens = super()._create_text_training_batch(batch_size, seq_length, vocab_size)["labels"] + MASK
+        batch = {"input_ids": tokens.clone(), "labels": tokens}
+        batch["labels"][:, 0] = -100  # given, as a prompt is
         batch["input_ids"][1, 1:] = MASK
         batch["input_ids"][2, 1::2] = MASK
         batch["input_ids"][3, 2::2] = MASK
