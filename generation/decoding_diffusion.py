@@ -337,6 +337,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             "attention_mask": self._attention_mask(canvas, config, positions),
             "logits_to_keep": rows,
             "run_head": False,
+            "return_dict": True,
         }
         if guidance is not None:
             inputs = guidance.widen(inputs, positions)

@@ -571,5 +571,6 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
     """Last hidden states `(M, hidden_size)` of the rows that predict the picked positions."""
     rows, columns = picked
-    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
     return hidden[rows, model.logit_rows(columns)]
