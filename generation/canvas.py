@@ -52,6 +52,8 @@ class Canvas:
         block_of (`torch.LongTensor` of shape `(L,)`): Block of a position.
         block_starts (`torch.LongTensor` of shape `(M + 1,)`): First position of each block, then L.
         prompt_length (`int`): Positions before the generated region; 0 for a text that is filled in.
+        first_block (`int`): The block with which the generated region begins: 1, the one after the prompt, or 0 for a
+            text that is filled in.
     """
 
     tokens: torch.LongTensor
@@ -72,6 +74,7 @@ class Canvas:
     block_of: torch.LongTensor
     block_starts: torch.LongTensor
     prompt_length: int
+    first_block: int
 
     @classmethod
     def from_prompt(
@@ -90,7 +93,6 @@ class Canvas:
         tokens the whole text is that block, and the generated region.
         """
         batch, prompt_length = prompt.shape
-        region_start = prompt_length if new_tokens else 0
         device = prompt.device
         positions = torch.arange(prompt_length + new_tokens, device=device)
         block_of = ((positions - prompt_length).div(block_size, rounding_mode="floor") + 1).clamp(min=0)
@@ -123,7 +125,8 @@ class Canvas:
             ended=torch.zeros(batch, dtype=torch.bool, device=device),
             block_of=block_of,
             block_starts=block_starts,
-            prompt_length=region_start,
+            prompt_length=prompt_length if new_tokens else 0,
+            first_block=1 if new_tokens else 0,
         )
         canvas.count_left()
         canvas.sizes = canvas.left
@@ -134,12 +137,6 @@ class Canvas:
     @property
     def length(self) -> int:
         return self.tokens.shape[1]
-
-    @property
-    def first_block(self) -> int:
-        """The block with which the generated region begins: the first after the prompt, or that of a text that is
-        filled in."""
-        return 1 if self.prompt_length else 0
 
     @property
     def region_starts(self) -> torch.LongTensor:
@@ -227,7 +224,7 @@ class Canvas:
     def select_rows(self, rows: torch.LongTensor):
         """Keep only these rows, so that finished ones cost nothing more."""
         per_row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for shared in ("block_of", "block_starts", "prompt_length"):
+        for shared in ("block_of", "block_starts", "prompt_length", "first_block"):
             per_row.pop(shared)
         for name, value in per_row.items():
             if value is not None:
