@@ -8,9 +8,19 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import TypedDict
+
+from .schema import check
 
 
 Messages = Sequence[Mapping[str, str]]
+
+
+class Message(TypedDict):
+    """What every message of a chat has."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,13 @@ def encode_prompt(
 
     Returns:
         `list[int]`: The ids, without padding.
+
+    Raises:
+        `ValueError`: For what is neither a text nor messages, an empty prompt, half of a surrogate pair in a text,
+            and a chat template that is missing, not wanted, or fails.
     """
+    kind = str if isinstance(prompt, str) else Sequence[Message]
+    check(kind, prompt, "The prompt", "give a text, or the messages of a chat")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give at least one word.")
     if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
