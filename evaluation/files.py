@@ -18,6 +18,8 @@ except ImportError:  # not POSIX: nothing is locked, so nothing is taken for a l
     fcntl = None  # type: ignore[assignment]
 
 CLAIM = re.compile(r"\.(?P<name>.+)\.[^.]+\.tmp")  # of one output
+SAFETENSORS = re.compile(r"\.tmp\w{6}")  # what safetensors writes weights to before it renames them
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -74,6 +76,32 @@ def whole_folder(output: Path) -> Iterator[Path]:
             _settle(claim, output)
 
 
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """
+    Marks a folder as one that this process writes file by file, as a training does; what killed processes left in it
+    half-written goes first, weights of safetensors included. While another process has it, and on a file system
+    without locks, nothing is removed.
+
+    Args:
+        folder (`Path`): The folder; it is made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    with lock.open("ab") as file:
+        owned = _lock(file) is True and _is_at(file, lock)
+        if owned:
+            remove_leftovers_in(folder)
+            for path in folder.rglob(".tmp*"):
+                if SAFETENSORS.fullmatch(path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if owned:
+                lock.unlink(missing_ok=True)
+
+
 def remove_leftovers(output: Path) -> None:
     """
     Removes what killed writers left beside a file or folder. What a living process writes is locked, and stays; so
@@ -109,10 +137,9 @@ def _remove_leftover(claim: Path, output: Path) -> None:
     try:
         with claim.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, claim):  # else its owner has just finished
-                _settle(claim, output)
-                claim.unlink()
-    except OSError:  # it has an owner, its owner was quicker, or there are no locks here
+            _settle(claim, output)
+            claim.unlink()
+    except OSError:  # it has an owner, its owner has just finished, or there are no locks here
         return
 
 
@@ -125,7 +152,7 @@ def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     while True:
         claim = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
         file = claim.open("x+b")
-        if _lock(file) and _is_at(file, claim):
+        if _lock(file) is not False and _is_at(file, claim):
             break
         file.close()  # somebody took it for a leftover before it was locked
     with file:
@@ -135,16 +162,16 @@ def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             claim.unlink(missing_ok=True)
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Locks a file; `False` if another process has locked it."""
+def _lock(file: IO[bytes]) -> bool | None:
+    """Locks a file; `False` if another process has locked it, `None` where there are no locks."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: nobody can take it for a leftover either
-        pass
+        return None
     return True
 
 

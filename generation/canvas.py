@@ -51,6 +51,7 @@ class Canvas:
         ended (`torch.BoolTensor` of shape `(B,)`): The row was cut, at an EOS or by a stop.
         block_of (`torch.LongTensor` of shape `(L,)`): Block of a position.
         block_starts (`torch.LongTensor` of shape `(M + 1,)`): First position of each block, then L.
+        prompt_length (`int`): Positions before the generated region; 0 for a text that is filled in.
     """
 
     tokens: torch.LongTensor
@@ -136,20 +137,22 @@ class Canvas:
 
     @property
     def first_block(self) -> int:
-        """The first block of the generated region: of a text to fill in, the text itself."""
+        """The block with which the generated region begins: the first after the prompt, or that of a text that is
+        filled in."""
         return 1 if self.prompt_length else 0
 
     @property
-    def origin(self) -> torch.LongTensor:
-        """Where a row's generated region starts (B,), to count its positions from: it is the same place of the text
-        whatever the padding."""
-        return torch.full_like(self.first_real, self.prompt_length) if self.prompt_length else self.first_real
+    def region_starts(self) -> torch.LongTensor:
+        """Where the generated region of a row begins (B,): the padding of a text that is filled in is no part of
+        it."""
+        return self.first_real.clamp(min=self.prompt_length)
 
     def without_padding(self) -> torch.LongTensor:
-        """The tokens (B, L), with a row's first token in place of its padding: what it holds anyway."""
+        """The tokens (B, L) with the first token of a row in place of its padding."""
         if self.attention_mask is None:
             return self.tokens
-        return self.tokens.where(self.attention_mask > 0, self.tokens.gather(1, self.first_real[:, None]))
+        first = self.tokens.gather(1, self.first_real[:, None])
+        return torch.where(self.attention_mask > 0, self.tokens, first)
 
     def count_left(self):
         masked = (~self.committed).long()

@@ -78,6 +78,7 @@ class CanvasLayer(CacheLayerMixin):
 
     def select_rows(self, rows: torch.LongTensor):
         if self.is_initialized:
+            rows = rows.to(self.keys.device)  # of a model split over devices
             self.keys, self.values = self.keys[rows], self.values[rows]
 
     def move(self, canvas_length: int, kept: int):

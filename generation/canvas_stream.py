@@ -12,12 +12,12 @@ class CanvasStream:
 
     def __init__(self, streamer: BaseStreamer):
         self.streamer = streamer
-        self.sent = 0
+        self.sent: int | None = None  # positions; none before the prompt, which may be empty
 
     def update(self, canvas: Canvas, eos_token_ids: torch.LongTensor):
         """Called before every forward, with the state that the forward before left."""
         tokens, starts = canvas.tokens[0].cpu(), canvas.block_starts.tolist()
-        if self.sent == 0:
+        if self.sent is None:
             self.streamer.put(tokens[: canvas.prompt_length])
             self.sent = canvas.prompt_length
             return

@@ -28,8 +28,9 @@ class DiffusionGenerationConfig(GenerationConfig):
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
         seed (`int` or `list[int]`, *optional*): Makes sampling repeatable: a row with this seed gives the same text
-            whatever else is in its batch; its return sequences differ. A list has a seed for each prompt. Drawn from
-            PyTorch's global generator when not given.
+            whatever else is in its batch. A list has a seed for each prompt. Up to 64 bits. The first return sequence
+            of a prompt has this seed, the others have seeds that are mixed from it. Drawn from PyTorch's global
+            generator when not given.
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
         stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
         compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:

@@ -82,8 +82,10 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 is not final yet, `put(block)` when a block is final, and `end()`. Batch of one only.
             attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
             logits_processor (`LogitsProcessorList`, *optional*): Applied to the logits of the candidates before
-                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. Processors
-                that take the last token of `input_ids` for the one before a candidate have no meaning here.
+                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. They see the
+                first token of a row in place of its padding: one that asks which tokens there are, such as
+                `RepetitionPenaltyLogitsProcessor`, does to a padded row what it does to the row alone. Processors that
+                take the last token of `input_ids` for the one before a candidate have no meaning here.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
                 `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
@@ -146,7 +148,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             where `commit_steps` is of shape `(B, P)` and `tokens_per_forward` counts the filled positions.
 
         Raises:
-            `ValueError`: As for [`generate`], and for a batch without a mask token.
+            `ValueError`: As for [`generate`], for a batch without a mask token, and for `window_edge="published"`.
 
         Example:
 
@@ -248,6 +250,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 eligible &= first | ~window.single[:, None]
             if cache is not None and config.window_edge == "exact":
                 window.positions |= self._rows_of(eligible)
+            if cache is not None and canvas.attention_mask is not None:
+                window.positions &= canvas.attention_mask > 0  # nothing sees the padding
 
             # The one host read of a forward.
             shape = torch.stack([faulty, done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
@@ -318,24 +322,22 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     ) -> torch.Tensor:
         """Forward the windows and return the hidden states (B, K, ..) that predict the `chosen` positions (B, K).
 
-        Rows share one `span`, or have windows of their own of at most `width` positions; a shorter one is filled up
-        with its last position, which writes its slot again.
+        Rows share one `span`, or have windows of their own of at most `width` positions, at the right end of as many.
         """
         if span is not None:
             positions = torch.arange(span.start, span.stop, device=chosen.device).expand(len(chosen), -1)
         else:
-            order = window.positions.long().argsort(dim=1, descending=True, stable=True)[:, :width]
-            widths = window.positions.sum(dim=1, keepdim=True)
-            last = order.gather(1, widths - 1)
-            positions = order.where(torch.arange(width, device=chosen.device) < widths, last)
+            positions = window.indices(width, canvas.first_real)
+        filled = positions.shape[1] - window.positions.sum(dim=1, keepdim=True)
         rows = self.logit_rows(chosen).maximum(canvas.first_real[:, None])
-        rows = (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
+        rows = filled + (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
         inputs = {
             "input_ids": canvas.tokens.gather(1, positions),
             "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
             "attention_mask": self._attention_mask(canvas, config, positions),
             "logits_to_keep": rows,
             "run_head": False,
+            "return_dict": True,
         }
         if guidance is not None:
             inputs = guidance.widen(inputs, positions)

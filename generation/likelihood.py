@@ -100,6 +100,7 @@ class LikelihoodMixin(PreparationMixin):
         for sample in range(num_samples):
             masked, count = mask_answer(answer, sample, num_samples, generator)
             noisy = input_ids.masked_fill(masked, mask_token_id)
-            logits = self(input_ids=noisy, attention_mask=attention_mask, logits_to_keep=rows).logits
+            inputs = {"input_ids": noisy, "attention_mask": attention_mask, "logits_to_keep": rows}
+            logits = self(**inputs, return_dict=True).logits
             total += answer_log_likelihood(logits, tokens, masked.gather(1, positions), length / count)
         return total / num_samples

@@ -12,6 +12,17 @@ def mix(state: torch.LongTensor) -> torch.LongTensor:
     return state ^ ((state >> 31) & ((1 << 33) - 1))
 
 
+GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+
+
+def seeds_of_copies(seeds: torch.LongTensor, copies: int) -> torch.LongTensor:
+    """`copies` seeds for each of `seeds` (B,), next to each other (B * copies,): the seed itself, then what SplitMix64
+    draws from it, so that the copies of neighbouring seeds have nothing in common."""
+    numbers = torch.arange(copies, device=seeds.device)
+    drawn = mix(seeds[:, None] + numbers * GOLDEN_GAMMA)
+    return torch.where(numbers == 0, seeds[:, None], drawn).flatten()
+
+
 @dataclass
 class Draw:
     """Random numbers for some candidates of a forward, a function of what is here and of nothing else.

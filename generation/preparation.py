@@ -12,7 +12,7 @@ from .canvas import Canvas
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
-from .noise import mix
+from .noise import seeds_of_copies
 from .stops import Stops
 
 
@@ -79,8 +79,8 @@ class PreparationMixin:
         if fill:
             if config.window_edge == "published":
                 raise ValueError(
-                    "`window_edge`='published' is about windows of a generated region: infill() decodes a text as one "
-                    "block, leave it out"
+                    "`window_edge`='published' reproduces runs of `generate()`: leave it out of infill(), where no "
+                    "published decoder has an edge"
                 )
             config.early_stop = False  # an EOS in a text to fill in is part of it
             if longest is not None and prompt_length > longest:
@@ -141,15 +141,13 @@ class PreparationMixin:
         sequence, which no neighbouring seed has."""
         if config.seed is None:
             return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        given = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed]
-        prompts, copies = len(prompt) // config.num_return_sequences, config.num_return_sequences
-        if len(given) != prompts and given is config.seed:
-            raise ValueError(f"`seed` lists {len(given)} seeds for {prompts} prompts")
-        # the upper half of 64 bits is the negative half of int64
-        seeds = torch.tensor([seed - (seed >> 63 << 64) for seed in given], device=prompt.device)
-        seeds = seeds.expand(prompts).repeat_interleave(copies)
-        copy = torch.arange(len(prompt), device=prompt.device) % copies
-        return torch.where(copy == 0, seeds, mix(mix(seeds) + copy))
+        prompts = len(prompt) // config.num_return_sequences
+        seeds = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed] * prompts
+        if len(seeds) != prompts:
+            raise ValueError(f"`seed` lists {len(seeds)} seeds for {prompts} prompts")
+        # a tensor holds 64 bits as a signed number
+        signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds], device=prompt.device)
+        return seeds_of_copies(signed, config.num_return_sequences)
 
     def _prepare_earlier_cache(self, cache: Any, kwargs: dict[str, Any]) -> Any:
         """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and

@@ -36,17 +36,21 @@ def propose(
         forward (`int`): Number of the forward, for sampling.
     """
     rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
-    generated = (positions - canvas.origin[:, None]).flatten()
-    texts = canvas.without_padding() if logits_processor else canvas.tokens
+    generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
+    shown = canvas.without_padding() if logits_processor else canvas.tokens
     parts, start = [], 0
     for part in logits:
         these = slice(start, start + len(part))
         start += len(part)
-        draw = Draw(canvas.seeds[rows[these]], generated[these], forward)
+        # what little a candidate brings goes to the head's device, not the logits to the canvas's
+        draw = Draw(canvas.seeds[rows[these]].to(part.device), generated[these].to(part.device), forward)
         if logits_processor:
-            part = logits_processor(texts[rows[these]], part.float())
+            part = logits_processor(shown[rows[these]].to(part.device), part.float())
         parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
-    fields = [None if field[0] is None else torch.cat(field).view_as(positions) for field in zip(*parts, strict=True)]
+    fields = [
+        None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
+        for field in zip(*parts, strict=True)
+    ]
     return Proposal(*fields)
 
 
@@ -117,10 +121,10 @@ def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torc
     size = canvas.sizes.gather(1, canvas.current[:, None])[:, 0]
     if config.steps is None:
         return size
-    blocks, block = canvas.sizes.shape[1] - canvas.first_block, canvas.current - canvas.first_block
-    forwards = config.steps // blocks + (block < config.steps % blocks).long()
+    blocks, current = canvas.sizes.shape[1] - canvas.first_block, canvas.current - canvas.first_block
+    forwards = config.steps // blocks + (current < config.steps % blocks).long()
     # masks in the prompt are a block that the caller's steps do not count
-    return torch.where(block < 0, size, forwards)
+    return torch.where(current < 0, size, forwards)
 
 
 def time_share(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.Tensor:

@@ -24,14 +24,15 @@ class Stops:
     def last_kept(self, canvas: Canvas) -> torch.LongTensor:
         """The last position (B, 1) that a row keeps; L for a row that goes on."""
         positions = torch.arange(canvas.length, device=canvas.tokens.device)
-        gapless = (canvas.committed | (positions < canvas.prompt_length)).long().cumprod(dim=1) > 0
+        generated = positions >= canvas.region_starts[:, None]
+        gapless = (canvas.committed | ~generated).long().cumprod(dim=1) > 0
         last = torch.full_like(canvas.tokens[:, :1], canvas.length)
         if self.stop_strings is not None:
             back = self.stop_strings.maximum_token_len
             padded = torch.nn.functional.pad(canvas.tokens, (back - 1, 0), value=self.mask_token_id)
             endings = padded.unfold(1, back, 1)
             hits = self.stop_strings(endings.reshape(-1, back), None).view_as(canvas.tokens)
-            hits = hits & gapless & (positions >= canvas.prompt_length)
+            hits = hits & gapless & generated
             last = torch.where(hits, positions, canvas.length).amin(dim=1, keepdim=True)
         if self.criteria:
             stopped = self.criteria(canvas.tokens, None)[:, None]

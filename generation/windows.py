@@ -33,6 +33,22 @@ class Window:
         shared = (self.positions == first_row).all() & (end - start == widths[0])
         return [widths.amax(), start, end, shared.long()]
 
+    def indices(self, width: int, first_real: torch.LongTensor) -> torch.LongTensor:
+        """The positions as (B, `width`), in order at the right end of each row.
+
+        The left is filled: in a row with padding with position 0, which nothing sees, in another with its first
+        recomputed position, which writes its slot again. The flash path of transformers takes the last `width` slots
+        of the canvas for the queries of a row, and drops those on padding: so it drops none but fillings.
+
+        Args:
+            first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
+        """
+        columns = torch.arange(width, device=first_real.device)
+        order = self.positions.long().argsort(dim=1, stable=True)[:, -width:]
+        widths = self.positions.sum(dim=1, keepdim=True)
+        filling = self.positions.long().argmax(dim=1).where(first_real == 0, 0)
+        return order.where(columns >= width - widths, filling[:, None])
+
     def select_rows(self, rows: torch.LongTensor):
         self.positions = self.positions[rows]
         self.single = None if self.single is None else self.single[rows]

@@ -208,7 +208,9 @@ def suspicious_calls(files: Files) -> list[str]:
         if not path.endswith(".py"):
             continue
         for node in ast.walk(ast.parse(read(content))):
-            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
             parts = name.split(".")
             if name in SUSPICIOUS or not SUSPICIOUS_MODULES.isdisjoint((parts[0], ".".join(parts[:2]))):
                 found.append(f"{path}, line {node.lineno}: calls {name}, which runs where the model is loaded")

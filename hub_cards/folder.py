@@ -27,6 +27,8 @@ RUN_STATE = (
 # What editors, shells, notebooks, schedulers and killed programs leave: names of files and of folders.
 LEFTOVERS = (
     "*.tmp",
+    ".tmp??????",
+    ".lock",
     "*~",
     "*.sw[op]",
     "*.pyc",

@@ -87,9 +87,12 @@ class AdaptedModel(DiffusionGenerationMixin):
         attention_mask: torch.LongTensor | None,
         logits_to_keep: torch.LongTensor,
         run_head: bool,
+        return_dict: bool,
     ) -> CausalLMOutput:
         """Logits in the place of the hidden states that the decoder asks for: foreign forwards run their head."""
         inputs = {"input_ids": input_ids}
+        if "return_dict" in self.parameters:
+            inputs["return_dict"] = return_dict
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             if "position_ids" in self.parameters:  # Dream: padding moves the positions; it takes who may see whom

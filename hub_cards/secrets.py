@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -106,6 +106,6 @@ def _detectors() -> list[Any]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 
-    kinds = get_mapping_from_secret_type_to_class().values()
+    kinds: Iterable[type[Any]] = get_mapping_from_secret_type_to_class().values()
     kept = [kind for kind in kinds if issubclass(kind, RegexBasedDetector) and kind.__name__ not in WITHOUT]
     return [kind() for kind in sorted(kept, key=lambda kind: kind.__name__)]

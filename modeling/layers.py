@@ -4,14 +4,21 @@ The architectures differ in the names of their modules, since their state-dict k
 checkpoints; what a layer computes is the same and stands here once.
 """
 
+import copy
+
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import logging
 
-from .outputs import CanvasModelOutput
+from .outputs import CanvasLMOutput, CanvasModelOutput
+
+
+logger = logging.get_logger(__name__)
 
 
 class CanvasRotaryEmbedding(nn.Module):
@@ -74,8 +81,9 @@ def attend(
     attention_mask: torch.Tensor | None,
     cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
+    output_attentions: bool = False,
     **kwargs,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Bidirectional attention of the recomputed positions to every slot of the canvas.
 
     Args:
@@ -86,9 +94,12 @@ def attend(
         attention_mask (`torch.Tensor`, *optional*): In the form that the attention implementation wants.
         cache (`Cache`, *optional*): A [`~d3llm.generation.canvas_cache.CanvasCache`] whose slots are
             overwritten at `cache_positions`.
+        output_attentions (`bool`, *optional*, defaults to `False`): Whether the weights are returned too; they are
+            then computed by the eager implementation, whatever the config names.
 
     Returns:
-        `torch.Tensor`: (batch, positions, heads * head_dim).
+        `tuple[torch.Tensor, torch.Tensor | None]`: The attended values (batch, positions, heads * head_dim), and the
+        weights (batch, heads, positions, slots) or `None`.
     """
     batch, length = query.shape[:2]
     query, key, value = (
@@ -97,8 +108,9 @@ def attend(
     query, key = rotate(query, *rotary), rotate(key, *rotary)
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx, positions=cache_positions)
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
-    output, _ = attention(
+    implementation = "eager" if output_attentions else module.config._attn_implementation
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+    output, weights = attention(
         module,
         query,
         key,
@@ -109,7 +121,8 @@ def attend(
         is_causal=False,
         **kwargs,
     )
-    return output.reshape(batch, length, -1)
+    # Kept only when asked for: what a layer returns outlives gradient checkpointing.
+    return output.reshape(batch, length, -1), weights if output_attentions else None
 
 
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
@@ -162,6 +175,38 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         """
         return (positions - self.logits_shift).clamp(min=0) if self.logits_shift else positions
 
+    def head_output(
+        self,
+        outputs: CanvasModelOutput,
+        logits_to_keep: int | torch.Tensor,
+        run_head: bool,
+        labels: torch.LongTensor | None,
+        num_items_in_batch: int | torch.Tensor | None,
+    ) -> CanvasLMOutput:
+        """Run the head on what the transformer returned, and take the loss; the arguments are those of `forward`.
+
+        Raises:
+            ValueError: If `labels` come without the logits of every position.
+        """
+        every_row = run_head and not isinstance(logits_to_keep, torch.Tensor) and logits_to_keep == 0
+        if labels is not None and not every_row:
+            raise ValueError("`labels` need the logits of every position: pass no `logits_to_keep` and no `run_head`")
+        kept = keep_rows(outputs.last_hidden_state, logits_to_keep)
+        if not run_head:
+            return CanvasLMOutput(cache=outputs.cache, hidden_states=(kept,))
+        logits = self.get_output_embeddings()(kept)
+        loss = None
+        if labels is not None:
+            rows = self.logit_rows(torch.arange(logits.shape[1], device=logits.device))
+            loss = labelled_loss(logits, labels, rows, num_items_in_batch)
+        return CanvasLMOutput(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
 
 def keep_rows(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The rows of the hidden states (batch, positions, hidden) that the head is to be run on.
@@ -178,6 +223,46 @@ def keep_rows(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -
     return hidden_states[:, kept] if kept.ndim == 1 else hidden_states.take_along_dim(kept[..., None], dim=1)
 
 
+def labelled_loss(
+    logits: torch.Tensor,
+    labels: torch.LongTensor,
+    rows: torch.LongTensor,
+    num_items_in_batch: int | torch.Tensor | None,
+) -> torch.Tensor:
+    """Cross entropy in float32 of the positions whose label is not -100.
+
+    Args:
+        logits (`torch.Tensor`): (batch, positions, vocab).
+        labels (`torch.LongTensor`): (batch, positions), the token at each position.
+        rows (`torch.LongTensor`): (positions,), the row of the logits that predicts each position.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the sum is divided by; the number of labelled
+            positions when not given.
+
+    Returns:
+        `torch.Tensor`: In nats, shape ().
+    """
+    labels = labels.to(logits.device)
+    row_of_batch, positions = (labels != -100).nonzero(as_tuple=True)
+    predicted = logits[row_of_batch, rows[positions]].float()
+    wanted = labels[row_of_batch, positions]
+    if num_items_in_batch is None:
+        return nn.functional.cross_entropy(predicted, wanted)
+    return nn.functional.cross_entropy(predicted, wanted, reduction="sum") / num_items_in_batch
+
+
+def eager_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config itself, or a copy of it, with eager attention: the only one that gives weights."""
+    if config._attn_implementation == "eager":
+        return config
+    logger.warning_once(
+        f"attn_implementation={config._attn_implementation!r} gives no attention weights: with output_attentions=True "
+        'the eager one runs. Load the model with attn_implementation="eager" to do without this warning.'
+    )
+    eager = copy.copy(config)
+    eager._attn_implementation = "eager"
+    return eager
+
+
 def run_layers(
     backbone: MaskedDiffusionPreTrainedModel,
     layers: nn.ModuleList,
@@ -189,7 +274,8 @@ def run_layers(
     position_ids: torch.LongTensor | None,
     cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
-    output_hidden_states: bool,
+    output_hidden_states: bool | None,
+    output_attentions: bool | None,
     rotary_dtype: torch.dtype | None = None,
     **kwargs,
 ) -> CanvasModelOutput:
@@ -200,33 +286,45 @@ def run_layers(
             the length of the canvas, without one the number of positions. A prepared 4-D mask passes through.
         position_ids (`torch.LongTensor`, *optional*): (batch or 1, positions); counted from 0, or `cache_positions`,
             when not given.
+        output_hidden_states, output_attentions (`bool`, *optional*): What is returned besides the last hidden state;
+            as the config says when not given.
     """
+    config = backbone.config
+    output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    output_attentions = bool(config.output_attentions if output_attentions is None else output_attentions)
     if position_ids is None:
         if isinstance(cache_positions, torch.Tensor):
             position_ids = cache_positions
         else:
             start = cache_positions.start or 0 if cache_positions is not None else 0
             position_ids = torch.arange(start, start + hidden_states.shape[1], device=hidden_states.device)[None]
+    mask_config = eager_config(config) if output_attentions else config
     mask = None
     if attention_mask is not None:
         # By position, and without the cache, whose length the mask has: the names differ between releases.
-        mask = create_bidirectional_mask(backbone.config, hidden_states, attention_mask)
+        mask = create_bidirectional_mask(mask_config, hidden_states, attention_mask)
     cos, sin = rotary_emb(position_ids)
     rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)
     all_hidden_states: tuple[torch.Tensor, ...] = ()
+    all_attentions: tuple[torch.Tensor, ...] = ()
     for layer in layers:
-        all_hidden_states += (hidden_states,)
-        hidden_states = layer(
+        if output_hidden_states:
+            all_hidden_states += (hidden_states,)
+        hidden_states, weights = layer(
             hidden_states,
             rotary=rotary,
             attention_mask=mask,
             cache=cache,
             cache_positions=cache_positions,
+            output_attentions=output_attentions,
             **kwargs,
         )
+        if output_attentions:
+            all_attentions += (weights,)
     hidden_states = norm(hidden_states)
     return CanvasModelOutput(
         last_hidden_state=hidden_states,
         cache=cache,
         hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
+        attentions=all_attentions if output_attentions else None,
     )

@@ -9,12 +9,13 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
 from .config_ranges import check_ranges
 from .configuration_dream import DreamConfig
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
 from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
@@ -33,9 +34,10 @@ class DreamAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        return self.o_proj(attend(self, query, key, value, **attention_kwargs))
+        attended, weights = attend(self, query, key, value, **attention_kwargs)
+        return self.o_proj(attended), weights
 
 
 class DreamMLP(nn.Module):
@@ -58,9 +60,10 @@ class DreamDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
-        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
 
 
 class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
@@ -90,6 +93,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         self.rotary_emb = CanvasRotaryEmbedding(config.hidden_size // config.num_attention_heads, config.rope_theta)
         self.post_init()
 
+    @can_return_tuple
     @takes_past_key_values
     def forward(
         self,
@@ -100,6 +104,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> CanvasModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
@@ -116,7 +121,8 @@ class DreamBaseModel(DreamPreTrainedModel):
             position_ids=position_ids,
             cache=cache,
             cache_positions=cache_positions,
-            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             rotary_dtype=inputs_embeds.dtype,
             **kwargs,
         )
@@ -142,6 +148,7 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @can_return_tuple
     @takes_past_key_values
     def forward(
         self,
@@ -153,6 +160,8 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         run_head: bool = True,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> CanvasLMOutput:
         r"""
@@ -171,9 +180,21 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.
             run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
                 what the head would be run on, `(batch, rows, hidden_size)`.
+            labels (`torch.LongTensor` of shape `(batch, positions)`, *optional*): The token at each position, -100
+                where none is to be predicted. Aligned to the positions, whatever the rows of the logits are.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the loss is divided by, which `Trainer`
+                passes when it accumulates gradients; the number of labelled positions when not given.
+            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned.
+            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned. They come
+                from the eager implementation, which then runs in place of another.
+            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
 
         Returns:
-            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`.
+            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`; with `labels` also
+            `loss`, the mean cross entropy in float32, in nats.
+
+        Raises:
+            ValueError: If `labels` come with `logits_to_keep`, or with `run_head=False`.
         """
         outputs = self.model(
             input_ids,
@@ -182,13 +203,7 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
             cache=cache,
             inputs_embeds=inputs_embeds,
             cache_positions=cache_positions,
+            return_dict=True,
             **kwargs,
         )
-        kept = keep_rows(outputs.last_hidden_state, logits_to_keep)
-        if not run_head:
-            return CanvasLMOutput(cache=outputs.cache, hidden_states=(kept,))
-        return CanvasLMOutput(
-            logits=self.lm_head(kept),
-            cache=outputs.cache,
-            hidden_states=outputs.hidden_states,
-        )
+        return self.head_output(outputs, logits_to_keep, run_head, labels, num_items_in_batch)

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
 from .config_ranges import check_ranges
 from .configuration_llada import LLaDAConfig
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, keep_rows, run_layers
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
 from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
@@ -62,13 +63,14 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_out = nn.Linear(hidden, config.d_model, bias=bias)
         self.dropout = nn.Dropout(config.residual_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         normed = self.attn_norm(hidden_states)
-        attended = attend(self, self.q_proj(normed), self.k_proj(normed), self.v_proj(normed), **attention_kwargs)
+        query, key, value = self.q_proj(normed), self.k_proj(normed), self.v_proj(normed)
+        attended, weights = attend(self, query, key, value, **attention_kwargs)
         hidden_states = hidden_states + self.dropout(self.attn_out(attended))
         normed = self.ff_norm(hidden_states)
         feed_forward = self.ff_out(nn.functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
-        return hidden_states + self.dropout(feed_forward)
+        return hidden_states + self.dropout(feed_forward), weights
 
 
 class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
@@ -82,6 +84,12 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
         "feedforward": ["ff_out"],
         "norms": ["attn_norm", "ff_norm", "ln_f"],
     }
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in transformers; `config.embedding_size` follows too, or what is saved could not be loaded."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.embedding_size = embedding.weight.shape[0]
+        return embedding
 
 
 class LLaDAModel(LLaDAPreTrainedModel):
@@ -109,6 +117,13 @@ class LLaDAModel(LLaDAPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.transformer["wte"] = value
 
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.transformer["ff_out"]
+
+    def set_output_embeddings(self, value: nn.Linear):
+        self.transformer["ff_out"] = value
+
+    @can_return_tuple
     @takes_past_key_values
     def forward(
         self,
@@ -119,6 +134,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> CanvasModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
@@ -135,7 +151,8 @@ class LLaDAModel(LLaDAPreTrainedModel):
             position_ids=position_ids,
             cache=cache,
             cache_positions=cache_positions,
-            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             rotary_dtype=None if self.config.rope_full_precision else inputs_embeds.dtype,
             **kwargs,
         )
@@ -166,11 +183,12 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Linear:
-        return self.model.transformer["ff_out"]
+        return self.model.get_output_embeddings()
 
     def set_output_embeddings(self, value: nn.Linear):
-        self.model.transformer["ff_out"] = value
+        self.model.set_output_embeddings(value)
 
+    @can_return_tuple
     @takes_past_key_values
     def forward(
         self,
@@ -182,6 +200,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
         cache_positions: torch.LongTensor | slice | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         run_head: bool = True,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> CanvasLMOutput:
         r"""
@@ -199,9 +219,21 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
                 n = the last n, a tensor `(rows,)` or `(batch, rows)` = these rows of `input_ids`.
             run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
                 what the head would be run on, `(batch, rows, d_model)`: for who runs it a few rows at a time.
+            labels (`torch.LongTensor` of shape `(batch, positions)`, *optional*): The token at each position, -100
+                where none is to be predicted. Aligned to the positions, whatever the rows of the logits are.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the loss is divided by, which `Trainer`
+                passes when it accumulates gradients; the number of labelled positions when not given.
+            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned.
+            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned. They come
+                from the eager implementation, which then runs in place of another.
+            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
 
         Returns:
-            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`.
+            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`; with `labels` also
+            `loss`, the mean cross entropy in float32, in nats.
+
+        Raises:
+            ValueError: If `labels` come with `logits_to_keep`, or with `run_head=False`.
         """
         outputs = self.model(
             input_ids,
@@ -210,13 +242,7 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             cache=cache,
             inputs_embeds=inputs_embeds,
             cache_positions=cache_positions,
+            return_dict=True,
             **kwargs,
         )
-        kept = keep_rows(outputs.last_hidden_state, logits_to_keep)
-        if not run_head:
-            return CanvasLMOutput(cache=outputs.cache, hidden_states=(kept,))
-        return CanvasLMOutput(
-            logits=self.get_output_embeddings()(kept),
-            cache=outputs.cache,
-            hidden_states=outputs.hidden_states,
-        )
+        return self.head_output(outputs, logits_to_keep, run_head, labels, num_items_in_batch)

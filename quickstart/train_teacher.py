@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..evaluation.files import write_atomically
+from ..evaluation.files import own_folder, write_atomically
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -252,8 +252,13 @@ def train_teacher(
     """
     recipe = load_recipe(recipe_path)
     output = Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    trainer = TeacherTrainer(recipe, num_workers)
+    with own_folder(output):
+        _train(TeacherTrainer(recipe, num_workers), output, resume, stop_at_step)
+    return output
+
+
+def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: int | None) -> None:
+    recipe = trainer.recipe
     state_path, log_path = output / STATE_FILE, output / LOG_FILE
     if resume and state_path.exists():
         trainer.load_state(state_path)
@@ -293,7 +298,6 @@ def train_teacher(
     with _writing(output):
         trainer.model.save_pretrained(output)
         trainer.tokenizer.save_pretrained(output)
-    return output
 
 
 @contextmanager
@@ -303,7 +307,7 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"Cannot write to {output}: {error}. The last training state is whole: make room, and go on with --resume."
+            f"Cannot write to {output}: {error}. What was saved before is whole: make room, and go on with --resume."
         ) from error
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.copyfile"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
@@ -38,6 +40,7 @@ def is_killed(action: Callable[[], Any], root: Path, at: int) -> bool:
             count += 1
 
     try:
+        torch.set_num_threads(1)  # the threads of the parent are not in a fork
         sys.addaudithook(kill)
         action()
     except BaseException:

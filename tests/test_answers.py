@@ -21,6 +21,7 @@ DATA = ROOT.parent / "shared" / "data"
         (r"\boxed{\{1, \{2\}\}} and no more", r"\{1, \{2\}\}"),
         (r"\boxed{x^{2^{3}}} is cut: \boxed{4", "x^{2^{3}}"),
         (r"\fbox{7}", "7"),
+        (r"the set \boxed{\}x\{}", r"\}x\{"),
         (r"no box, \boxed 5", None),
     ],
 )
@@ -104,3 +105,9 @@ def test_references_of_gsm8k(name):
     answers = [json.loads(line)["answer"] for line in Path(DATA / name).read_text(encoding="utf-8").splitlines()]
     references = [extract_hash_answer(answer) for answer in answers]
     assert all(references) and all(map(answers_match, map(extract_number, answers), references))
+
+
+@pytest.mark.parametrize(("answer", "reference"), [("-1/2", "-0.5"), (r"-\frac{3}{4}", "-0.75")])
+def test_a_fraction_keeps_its_sign(answer, reference):
+    assert answers_match(answer, reference)
+    assert not answers_match(answer.lstrip("-"), reference)

@@ -397,6 +397,15 @@ def test_infill_keeps_the_text_around_the_gap(capsys, tiny_checkpoint):
     assert printed.out.strip() == tokenizer.decode(model.infill(ids, preset="llada")[0], skip_special_tokens=True)
 
 
+def test_infill_takes_a_number_of_forwards(capsys, tiny_checkpoint):
+    text, flags = "one [MASK:3] two [MASK:2] is", ("--preset", "llada", "--steps", "2")
+    assert main(infill(tiny_checkpoint, text, *flags)) == 0
+    model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer("one" + "<mask>" * 3 + " two" + "<mask>" * 2 + " is", return_tensors="pt")["input_ids"]
+    filled = model.infill(ids, preset="llada", steps=2)
+    assert capsys.readouterr().out.strip() == tokenizer.decode(filled[0], skip_special_tokens=True)
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "named"),
     [
@@ -410,6 +419,8 @@ def test_infill_keeps_the_text_around_the_gap(capsys, tiny_checkpoint):
         ("one [MASK]", ["--max-new-tokens", "4"], "max_new_tokens"),
         ("one [MASK:2]", ["--mask-token-id", "6"], "mask token"),
         ("one [MASK]", ["--mask-token-id", "999"], "mask token"),
+        ("one [MASK]", ["--window-edge", "published"], "window_edge"),
+        ("one [MASK]", ["--seed", str(2**64)], "at most 18446744073709551615"),
     ],
 )
 def test_infill_of_nonsense_takes_one_line(capsys, tiny_checkpoint, text, flags, named):

@@ -447,6 +447,17 @@ def test_all_reference_solutions_pass(name):
 
 
 @requires_data
+def test_the_splits_and_prompts_of_mbpp_are_the_published_ones():
+    rows = {row["task_id"]: row for row in map(json.loads, (DATA / "mbpp.jsonl").read_text().splitlines())}
+    for split, first, last in (("test", 11, 510), ("validation", 511, 600)):
+        samples = TASKS["mbpp"].load(DATA / "mbpp.jsonl", split, None)
+        assert len(samples) == last - first + 1
+        for sample, number in ((samples[0], first), (samples[-1], last)):
+            assert rows[number]["text"] in sample.prompt
+            assert all(test in sample.prompt for test in rows[number]["test_list"][:3])
+
+
+@requires_data
 def test_references_of_gsm8k_score_100_percent():
     file = DATA / "gsm8k_test.jsonl"
     answers = [json.loads(line)["answer"] for line in file.read_text().splitlines()]

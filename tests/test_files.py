@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from d3llm.evaluation import ResultsFile
-from d3llm.evaluation.files import remove_leftovers, remove_leftovers_in, whole_folder, write_atomically
+from d3llm.evaluation.files import own_folder, remove_leftovers, remove_leftovers_in, whole_folder, write_atomically
 from d3llm.hub_cards.convert import convert
 from d3llm.modeling import flat_code
 
 from .kills import contents, every_kill
+from .trajectory_rows import make_trainer
 
 
 def write_folder(output: Path) -> None:
@@ -166,3 +167,29 @@ def test_a_folder_keeps_the_rights_that_the_umask_gives(tmp_path):
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("out", "file")] == [0o750, 0o640]
+
+
+def test_what_is_left_in_a_folder_goes_when_nobody_else_writes_there(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    names = ["checkpoint-1/.tmpZBP5Mm", ".canvas.py.0123456789abcdef.tmp"]  # weights of safetensors, code of a model
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".tmpl").write_bytes(b"of the user")
+    with own_folder(tmp_path):
+        assert contents(tmp_path).keys() == {".tmpl", ".lock", "checkpoint-1/"}
+        for name in names:
+            (tmp_path / name).write_bytes(b"in work")
+        process = os.fork()
+        if not process:
+            with own_folder(tmp_path):  # a second run, which does not have it
+                os._exit(0 if all((tmp_path / name).exists() for name in names) else 1)
+        assert os.waitpid(process, 0)[1] == 0
+    assert contents(tmp_path).keys() == {".tmpl", *names}
+
+
+def test_a_training_removes_what_a_killed_one_left(tiny_checkpoint, tmp_path):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, max_steps=1)
+    (tmp_path / ".tmpZBP5Mm").write_bytes(b"half")
+    (tmp_path / ".lock").write_bytes(b"")
+    trainer.train()
+    assert not list(tmp_path.rglob(".*"))

@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from d3llm.generation import CanvasSpanStreamer
-from d3llm.generation.noise import Draw
+from d3llm.generation.noise import Draw, seeds_of_copies
 
-from .test_decoding import MASK, METHODS, left_pad, model, prompts  # noqa: F401
+from .test_decoding import FAMILIES, MASK, METHODS, left_pad, model, prompts  # noqa: F401
+from .test_modeling import tiny_model
 
 
 SAMPLED = {"temperature": 1.2, "max_new_tokens": 40, "block_size": 8, "return_dict_in_generate": True}
@@ -71,6 +72,28 @@ def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F81
     assert len({tuple(row) for row in output.sequences.tolist()}) == 6
     first = model.generate(ids, attention_mask=mask, preset="llada", seed=1, **SAMPLED)
     assert torch.equal(output.sequences[::3], first.sequences)
+
+
+def test_return_sequences_of_neighbouring_seeds_have_nothing_in_common(model):  # noqa: F811
+    ids = prompts([6])[0].expand(4, -1)
+    output = model.generate(ids, preset="llada", seed=[0, 1, 2, 2**64 - 1], num_return_sequences=3, **SAMPLED)
+    assert len({tuple(row) for row in output.sequences.tolist()}) == 12
+    seeds = seeds_of_copies(torch.arange(-1000, 1000), copies=8)
+    assert torch.equal(seeds[::8], torch.arange(-1000, 1000))
+    assert len(set(seeds.tolist())) == 16000
+
+
+def test_a_seed_has_up_to_64_bits(model):  # noqa: F811
+    ids = prompts([6])[0][None]
+    seeds = (0, 1, 2**63 - 1, 2**63, 2**64 - 1)
+    texts = {seed: model.generate(ids, preset="llada", seed=seed, **SAMPLED).sequences for seed in seeds}
+    assert len({tuple(text[0].tolist()) for text in texts.values()}) == len(seeds)
+    for seed, text in texts.items():
+        listed = model.generate(ids, preset="llada", seed=[seed], **SAMPLED)
+        assert torch.equal(listed.sequences, text)
+    for seed in (2**64, [2**70]):
+        with pytest.raises(ValueError, match=f"must be a whole number of at least 0 and at most {2**64 - 1}"):
+            model.generate(ids, preset="llada", seed=seed, **SAMPLED)
 
 
 def test_the_noise_is_what_it_says():
@@ -153,6 +176,26 @@ def test_a_forbidden_token_is_never_proposed(model, method):  # noqa: F811
     found = model.generate(ids, logits_processor=processor, **arguments)[:, 9:]
     assert not torch.isin(found, torch.tensor(frequent)).any()
     assert not (found == MASK).any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_processors_do_not_see_the_padding(family):
+    built = tiny_model(family)
+    arguments = {"preset": "llada", "steps": 4, "max_new_tokens": 12, "block_size": 8, "early_stop": False}
+    processed = arguments | {"logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.8)])}
+    for number in range(20):
+        torch.manual_seed(number)
+        for parameter in built.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        rows = prompts([3, 9], seed=number)
+        ids, mask = left_pad(rows)
+        plain = built.generate(ids, attention_mask=mask, **arguments)
+        found = built.generate(ids, attention_mask=mask, **processed)
+        assert torch.equal(found[:, :9], ids)
+        for index, row in enumerate(rows):
+            alone = built.generate(row[None], **processed)
+            assert torch.equal(found[index, 9:], alone[0, len(row) :]), number
+        assert not torch.equal(plain, found)
 
 
 def test_stopping_criteria_end_their_rows(model):  # noqa: F811
@@ -249,33 +292,6 @@ def test_text_generation_pipeline(checkpoint):
     assert len(batch) == 2
 
 
-def test_infill_keeps_the_text_and_its_length(model):  # noqa: F811
-    texts = prompts([12, 7])
-    for text in texts:
-        text[[2, 3, 5]] = MASK
-    texts[0][8] = 0  # an EOS inside a text is part of it
-    ids, mask = left_pad(texts)
-    for method in ("llada", "d3llm", "dream", "fast_dllm-dual"):
-        arguments = {k: v for k, v in METHODS[method].items() if k != "steps"} | {"return_dict_in_generate": True}
-        output = model.infill(ids, attention_mask=mask, **arguments)
-        masked = (ids == MASK) & (mask > 0)
-        assert torch.equal(output.sequences[~masked], ids[~masked])
-        assert not (output.sequences == MASK).any()
-        assert torch.equal(output.commit_steps > 0, masked)
-        torch.testing.assert_close(output.tokens_per_forward, 3 / output.forward_passes)
-        alone = model.infill(texts[1][None], **arguments)
-        assert torch.equal(alone.sequences[0], output.sequences[1, 5:])
-
-
-def test_infill_refuses_what_it_cannot_do(model):  # noqa: F811
-    with pytest.raises(ValueError, match="no mask token"):
-        model.infill(prompts([5])[0][None])
-    with pytest.raises(ValueError, match="leave out \\['max_new_tokens'\\]"):
-        model.infill(torch.full((1, 5), MASK), max_new_tokens=4)
-    with pytest.raises(ValueError, match="exceeds the 256 positions"):
-        model.infill(torch.full((1, 300), MASK))
-
-
 def test_score_of_one_token_is_its_log_probability(model):  # noqa: F811
     ids = torch.stack(prompts([9, 9]))
     answer = torch.zeros_like(ids)
@@ -331,56 +347,3 @@ def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):  # 
     # rows finish one by one; window and candidates take at most 4 widths each
     assert 0 < len(shapes) <= 3 * 4 * 4
     torch.compiler.reset()
-
-
-@pytest.mark.parametrize("preset", ["llada", "dream", "dkv_cache", "dream_origin"])
-def test_infilling_takes_the_steps_that_it_is_given(model, preset):  # noqa: F811
-    text = prompts([12])[0][None].index_fill(1, torch.tensor([2, 3, 4, 5, 8, 9]), MASK)
-    output = model.infill(text, preset=preset, steps=3, return_dict_in_generate=True)
-    assert output.forward_passes.tolist() == [3]
-    if preset != "dream_origin":
-        assert output.commit_steps[0].bincount().tolist() == ([6, 2, 2, 2] if preset != "dream" else [6, 1, 2, 3])
-    more = model.infill(text, preset=preset, steps=40, return_dict_in_generate=True)
-    assert (more.sequences != MASK).all()
-
-
-@pytest.mark.parametrize("fields", [{"preset": "llada", "temperature": 1.5}, {"preset": "dream_origin", "steps": 3}])
-def test_a_seed_gives_an_infilled_row_the_same_text_whatever_its_padding(model, fields):  # noqa: F811
-    rows = [row.index_fill(0, torch.tensor([1, 2, 4]), MASK) for row in prompts([6, 11, 8])]
-    ids, mask = left_pad(rows)
-    batch = model.infill(ids, attention_mask=mask, seed=3, **fields)
-    for index, row in enumerate(rows):
-        alone = model.infill(row[None], seed=3, **fields)
-        assert torch.equal(batch[index, -len(row) :], alone[0])
-
-
-def test_the_published_edge_is_refused_for_infilling(model):  # noqa: F811
-    with pytest.raises(ValueError, match=r"`window_edge`='published'.*leave it out"):
-        model.infill(torch.tensor([[5, MASK, 7]]), preset="fast_dllm", window_edge="published")
-
-
-def test_return_sequences_of_neighbouring_seeds_differ(model):  # noqa: F811
-    twice = prompts([6])[0].repeat(2, 1)
-    texts = model.generate(twice, seed=[0, 1], num_return_sequences=3, preset="llada", **SAMPLED).sequences
-    assert len({tuple(text) for text in texts.tolist()}) == 6
-    first = model.generate(twice, seed=[0, 1], preset="llada", **SAMPLED).sequences
-    assert torch.equal(texts[::3], first)
-
-
-def test_seeds_have_64_bits(model):  # noqa: F811
-    ids = prompts([6])[0][None]
-    texts = [model.generate(ids, seed=seed, preset="llada", **SAMPLED).sequences for seed in (2**64 - 1, 2**63, 0)]
-    assert len({tuple(text[0].tolist()) for text in texts}) == 3
-    with pytest.raises(ValueError, match=f"`seed`={2**64} must be a whole number"):
-        model.generate(ids, seed=2**64)
-
-
-def test_processors_do_not_see_the_padding(model):  # noqa: F811
-    rows = prompts([4, 15])
-    ids, mask = left_pad(rows)
-    penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(3.0)])
-    arguments = {"logits_processor": penalty, "max_new_tokens": 16, "preset": "llada"}
-    for pad in range(20):  # one of them is proposed somewhere, and would be penalised
-        batch = model.generate(ids.masked_fill(mask == 0, pad), attention_mask=mask, **arguments)
-        for index, row in enumerate(rows):
-            assert torch.equal(batch[index, 15:], model.generate(row[None], **arguments)[0, len(row) :])

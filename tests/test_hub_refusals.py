@@ -112,7 +112,9 @@ def test_a_file_of_secrets_is_refused_by_its_name(name):
         lambda token: token.encode("utf-32"),
         lambda token: b"auth: " + base64.b64encode(b"user:" + token.encode()),
         lambda token: b"auth: " + base64.urlsafe_b64encode(b"??" + token.encode()),
-        lambda token: base64.b64encode(random.Random(0).randbytes(2 * PIECE + 1) + b" " + token.encode() + b" "),
+        lambda token: (
+            b"data: " + base64.b64encode(random.Random(0).randbytes(2 * PIECE) + b" " + token.encode() + b" ")
+        ),
         lambda token: gzip.compress(b"x" * 10_000 + b" " + token.encode()),
         lambda token: bz2.compress(token.encode()),
         lambda token: lzma.compress(token.encode()),
@@ -286,7 +288,7 @@ def test_a_link_within_the_folder_goes_as_a_file(folder):
 
 @pytest.mark.parametrize(
     "name",
-    [".model.safetensors.tmp", ".README.md.12ab.tmp", "nohup.out", "core", "core.1234", ".bash_history"]
+    [".model.safetensors.tmp", ".tmpZBP5Mm", ".README.md.12ab.tmp", "nohup.out", "core", "core.1234", ".bash_history"]
     + [".python_history", "events.out.tfevents.1700000000.host.1.0", "deep/events.out.tfevents.1", "slurm-123.out"]
     + [
         ".ipynb_checkpoints/a-checkpoint.ipynb",

@@ -93,6 +93,12 @@ def test_conventions_of_y_max():
     with pytest.raises(ValueError, match="'own-best'"):
         weak(y_max="own-best")
     assert make_boards(curves[:2], baseline="strong")[0].areas["weak", "A"] == 0.0
+    # the floor is five points below where the baseline starts, not below where it ends
+    falling = [
+        Curve("t", "A", "strong", (Point(1.0, 90.0), Point(3.0, 80.0))),
+        Curve("t", "A", "weak", (Point(2.0, 84.0),)),
+    ]
+    assert make_boards(falling, baseline="strong")[0].areas["weak", "A"] == 0.0
     with pytest.raises(ValueError, match="'weak' has no points on B"):
         weak(baseline="weak")
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from d3llm.generation import CanvasCache
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM, layers
 
 from .conftest import requires_golden
 
@@ -232,3 +232,29 @@ def test_flex_attention_equals_sdpa(family):
 def test_unsupported_architecture_is_refused(field):
     with pytest.raises(ValueError, match=f"LLaDAConfig.{field}"):
         tiny_model(LLaDAModelLM, **{field: True})
+
+
+def test_what_config_fields_of_llada_mean():
+    base = {"d_model": 32, "n_heads": 4, "n_layers": 1, "mlp_hidden_size": 48, "vocab_size": 64, "embedding_size": 64}
+    base |= {"mask_token_id": 63, "eos_token_id": 0, "pad_token_id": 0}
+
+    def block(**fields):
+        return LLaDAModelLM(LLaDAConfig(**base, **fields)).model.transformer["blocks"][0]
+
+    assert block(multi_query_attention=True).k_proj.out_features == 8
+    assert block().k_proj.out_features == 32
+    everywhere, attention_only = block(include_bias=True), block(include_qkv_bias=True)
+    assert everywhere.q_proj.bias is not None and everywhere.ff_out.bias is not None
+    assert attention_only.q_proj.bias is not None and attention_only.ff_out.bias is None
+    assert block(residual_dropout=0.25, embedding_dropout=0.5).dropout.p == 0.25
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_queries_are_rotated_in_the_precision_that_the_config_names(full, monkeypatch):
+    model = tiny_model(LLaDAModelLM).bfloat16()
+    model.config.rope_full_precision = full
+    seen = []
+    plain = layers.rotate
+    monkeypatch.setattr(layers, "rotate", lambda states, cos, sin: seen.append(cos.dtype) or plain(states, cos, sin))
+    model(torch.randint(1, 60, (1, 4)))
+    assert set(seen) == {torch.float32 if full else torch.bfloat16}

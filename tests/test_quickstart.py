@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from d3llm.quickstart import checkpoint_path
+from d3llm.quickstart import checkpoint_path, problems
 from d3llm.quickstart.batches import TokenIds, make_batch, mask_answers, render_prompt
-from d3llm.quickstart.muon import orthogonalize
+from d3llm.quickstart.muon import BatchedMuon, orthogonalize
 from d3llm.quickstart.problems import (
     LARGEST_VALUE,
     SPLITS,
@@ -296,3 +296,19 @@ def test_teacher_accuracy():
     from d3llm.quickstart.evaluate_teacher import evaluate_teacher
 
     assert evaluate_teacher(checkpoint_path("teacher"), num_problems=200, split="validation")["accuracy"] >= 0.93
+
+
+def test_a_problem_told_with_its_numbers_swapped_is_the_same_problem():
+    for operation in "+*":
+        assert problems._signature(3, operation, 8, [("-", 2)]) == problems._signature(8, operation, 3, [("-", 2)])
+    for operation in "-/":
+        assert problems._signature(8, operation, 2, []) != problems._signature(2, operation, 8, [])
+
+
+def test_muon_scales_its_updates_to_the_rms_of_adamw():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(8, 32))
+    weight.grad = torch.randn(8, 32)
+    BatchedMuon([weight], lr=1.0).step()
+    # 0.2 times the square root of the longer side, of a matrix whose rows are near orthonormal: an RMS of about 0.2
+    assert weight.detach().square().mean().sqrt() == pytest.approx(0.2, rel=0.25)

@@ -30,7 +30,7 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_a_rule_that_waits_for_what_comes_next():
     (warning,) = streaming_faults(words_tokenizer((" = ", "=")))
-    assert "such as '3 * 4 12 pens, doesn'" in warning and "for '3 * 4=12 pens" in warning
+    assert "such as ' has 3 * 4 12 pens, doesn' for ' has 3 * 4=12 pens, doesn'" in warning
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_push_and_convert_warn(capsys, tmp_path):
     assert len(folder_streaming_faults(folder)) == 1
     assert main(["convert", str(folder), str(tmp_path / "converted"), "--license", "apache-2.0"]) == 0
     assert "d3llm: warning: streamed text will differ" in capsys.readouterr().err
-    assert main(["push", "model", str(tmp_path / "converted"), "--repo", "ada/model", "--dry-run"]) == 0
+    assert main(["push", "model", str(tmp_path / "converted"), "ada/model", "--dry-run"]) == 0
     assert "d3llm: warning: streamed text will differ" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A step under FSDP2: the head is used inside the forward of the sharded model, and the gradients stay the same."""
+"""Under FSDP2, on two processes: a step and its gradients, with and without adapters, and decoding."""
 
 import os
 import subprocess
@@ -6,15 +6,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
+from peft import LoraConfig
+
+from d3llm.trainers.evaluating_trainer import gathered_root
 
 from .conftest import ROOT
 from .trajectory_rows import make_trainer
 
 
-def test_sharded_step_equals_the_plain_one(tiny_checkpoint):
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint, adapters):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.test_trainer_sharded", str(tiny_checkpoint)]
+    command += ["-m", "tests.test_trainer_sharded", str(tiny_checkpoint), str(adapters)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -27,15 +32,23 @@ def main() -> None:
     from torch.distributed.tensor import DTensor
 
     torch.set_num_threads(1)
-    trainer = make_trainer(Path(sys.argv[1]), Path(tempfile.mkdtemp()), eval_strategy="no")
+    peft_config = LoraConfig(r=4, init_lora_weights=False) if sys.argv[2] == "True" else None
+    trainer = make_trainer(
+        Path(sys.argv[1]), Path(tempfile.mkdtemp()), eval_strategy="no", peft_config=peft_config, bf16=False
+    )
+    model = trainer.model.get_base_model() if peft_config else trainer.model
+    prompts = torch.tensor([[4, 5, 6], [7, 8, 9]])
+    decodings = [{"preset": "d3llm", "cache": "block"}, {"preset": "llada"}, {"preset": "fast_dllm", "cfg_scale": 0.5}]
+    decodings = [fields | {"max_new_tokens": 12, "block_size": 4} for fields in decodings]
+    texts = [model.generate(prompts, **fields) for fields in decodings]
     batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
     trainer.add_targets(batch, trainer.corrupt(batch, step=3, progress=0.5))
     plain = trainer.compute_loss(trainer.model, batch)
     plain.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in trainer.model.named_parameters()}
+    trained = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
     mesh = init_device_mesh("cpu", (2,))
-    for layer in trainer.model.model.transformer["blocks"]:
+    for layer in model.model.transformer["blocks"]:
         fully_shard(layer, mesh=mesh)
     fully_shard(trainer.model, mesh=mesh)
     trainer.model.zero_grad()
@@ -44,7 +57,11 @@ def main() -> None:
     torch.testing.assert_close(sharded, plain)
     for name, parameter in trainer.model.named_parameters():
         assert isinstance(parameter, DTensor)
-        torch.testing.assert_close(parameter.grad.full_tensor(), gradients[name])
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad.full_tensor(), trained[name])
+    with gathered_root(trainer.model):
+        for fields, text in zip(decodings, texts, strict=True):
+            assert torch.equal(model.generate(prompts, **fields), text)
     print(f"equal on {trainer.accelerator.num_processes} processes")
 
 

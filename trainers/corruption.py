@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..generation.noise import mix
+from ..generation.noise import GOLDEN_GAMMA, mix
 
 
 # Of the linear noise schedule of LLaDA (arXiv 2502.09992, Algorithms 1 and 2): no ratio is quite 0.
@@ -47,17 +47,14 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
         [`Draws`]: On the device of `index`.
     """
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
-    numbers = _mix(state[:, None] + torch.arange(1, length + 5, device=index.device) * _GOLDEN_GAMMA)
+    numbers = _mix(state[:, None] + torch.arange(1, length + 5, device=index.device) * GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
     ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
     return Draws(ratio, window, filled, known, uniform[:, 4:])
 
 
-_GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
-
-
 def _mix(state: Tensor) -> Tensor:
-    return mix(state + _GOLDEN_GAMMA)
+    return mix(state + GOLDEN_GAMMA)
 
 
 @dataclass(frozen=True)

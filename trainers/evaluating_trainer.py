@@ -1,12 +1,14 @@
 """A trainer that evaluates: losses of held-out rows, metrics of their predictions, and held-out problems, decoded."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from torch import nn
 from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
@@ -33,6 +35,25 @@ class HeldOutPrompts:
 
     prompts: Sequence[Any]
     check: Callable[[int, str], bool]
+
+
+@contextlib.contextmanager
+def gathered_root(wrapped: nn.Module) -> Iterator[None]:
+    """
+    Gathers what FSDP2 gathers in the forward of the outermost module, embeddings and head: decoding calls the model
+    inside of adapters, whose forward is not that one. Without FSDP2 nothing happens.
+
+    Args:
+        wrapped (`nn.Module`): The outermost module, of which a forward has been run.
+    """
+    if not hasattr(wrapped, "unshard"):
+        yield
+        return
+    wrapped.unshard()
+    try:
+        yield
+    finally:
+        wrapped.reshard()
 
 
 class EvaluatingTrainer(PublishingTrainer):
@@ -131,22 +152,23 @@ class EvaluatingTrainer(PublishingTrainer):
 
     def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
         """Each process decodes its share of the prompts; where weights are sharded, all of them run in step."""
-        model = self.accelerator.unwrap_model(self.model)
-        model = (model.get_base_model() if is_peft_model(model) else model).eval()
+        wrapped = self.accelerator.unwrap_model(self.model)
+        model = (wrapped.get_base_model() if is_peft_model(wrapped) else wrapped).eval()
         sharded = self.is_fsdp_enabled
         mine = range(len(held_out.prompts))
         if not sharded:
             mine = mine[self.args.process_index :: self.args.world_size]
         counts = [0, 0, 0, 0]
         if mine:
-            result = evaluate_decoding(
-                model,
-                self.processing_class,
-                [held_out.prompts[index] for index in mine],
-                lambda number, text: held_out.check(mine[number], text),
-                batch_size=self.args.per_device_eval_batch_size,
-                **({"seed": self.args.seed} | (self.args.eval_generation_kwargs or {})),
-            )
+            with gathered_root(wrapped):
+                result = evaluate_decoding(
+                    model,
+                    self.processing_class,
+                    [held_out.prompts[index] for index in mine],
+                    lambda number, text: held_out.check(mine[number], text),
+                    batch_size=self.args.per_device_eval_batch_size,
+                    **({"seed": self.args.seed} | (self.args.eval_generation_kwargs or {})),
+                )
             counts = [sum(record.correct for record in result.records), result.tokens, result.forwards, len(mine)]
         totals = torch.tensor(counts, device=self.args.device)
         correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()

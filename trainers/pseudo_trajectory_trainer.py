@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..evaluation.files import own_folder
 from ..hub_cards.push import PushError
 from .adapters import add_adapter, check_head, check_tuner
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
@@ -522,6 +525,12 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
         return loss, outputs["predictions"], labels
 
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As in [`~transformers.Trainer`]; what a killed run left half-written in the output folder goes first."""
+        is_main = self.is_world_process_zero()
+        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
+            return super().train(*args, **kwargs)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
         with self._writing():
@@ -562,5 +571,6 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
     """Last hidden states `(M, hidden_size)` of the rows that predict the picked positions."""
     rows, columns = picked
-    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
     return hidden[rows, model.logit_rows(columns)]
