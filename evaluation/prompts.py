@@ -1,7 +1,10 @@
 """Prompts: how they are read from a file, and their token ids."""
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from .schema import check
 
 
 Messages = Sequence[Mapping[str, str]]
+TEMPLATE_SECONDS = 10  # for one prompt; templates take milliseconds
 
 
 class Message(TypedDict):
@@ -110,9 +114,32 @@ def encode_prompt(
         raise ValueError(f"The tokenizer has no chat template: {remedy}.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except TemplateError as error:
-        raise ValueError(f"The tokenizer's chat template cannot be used: {error}") from error
+        with _time_limit(TEMPLATE_SECONDS):
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+    except (TemplateError, ArithmeticError, LookupError, MemoryError, TypeError, TimeoutError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"The tokenizer's chat template cannot be used: {what}") from error
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(f"it did not end within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _parse(content: bytes, number: int) -> PromptLine:

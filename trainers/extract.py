@@ -270,7 +270,7 @@ class Extraction:
         is_decoded = config.order == "teacher"
         if is_decoded and resolved.max_new_tokens > LARGEST_STEP:
             raise ValueError(
-                f"`max_new_tokens` is {resolved.max_new_tokens}: commit steps are kept up to {LARGEST_STEP}, give less."
+                f"`max_new_tokens` is {resolved.max_new_tokens}: commit steps go up to {LARGEST_STEP}, give less."
             )
         self.room = positions - resolved.max_new_tokens if is_decoded and positions is not None else None
         self.decode_config = {

@@ -105,7 +105,6 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "adam_beta2": ProperShare,
         "adam_epsilon": Weight,
         "max_grad_norm": Weight | None,
-        "label_smoothing_factor": Annotated[float, AfterValidator(partial(_unused, 0))],
         "neftune_noise_alpha": Weight | None,
         "activation_checkpointing_kwargs": dict | JsonObject | None,
         "gradient_checkpointing_kwargs": dict | JsonObject | None,
@@ -143,7 +142,7 @@ MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
 )
 """Fields of TRL's `ModelConfig`."""
 
-PACKAGES = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
+PACKAGES = {"deepspeed": "deepspeed"}
 """Fields that need a package which may not be there."""
 
 

@@ -138,7 +138,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
 
     # Parameters that control the model
-    model_init_kwargs: dict[str, Any] | str | None = field(
+    model_init_kwargs: dict[str, Any] | JsonObject | None = field(
         default=None, metadata={"help": "Arguments of `from_pretrained` for a model given by its name, as JSON."}
     )
 

@@ -9,13 +9,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import NotRequired, TypedDict
 
 from ..evaluation import fingerprint
 from ..evaluation.schema import check
@@ -215,7 +216,7 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
             rows.refuse(rows.least(column) < 0, f"has a negative commit step in `{column}`")
             rows.refuse(rows.greatest(column) > forwards, f"has a commit step above its `num_forwards` in `{column}`")
     for teacher in dataset.unique("teacher"):
-        check(Name, teacher, f"{name}: `teacher`")
+        check(Name | Literal[""], teacher, f"{name}: `teacher`")  # prompts and completions have none
     repeated = [row for row, times in Counter(dataset.with_format(None)["id"]).items() if times > 1]
     if repeated:
         raise ValueError(f"{name}: row {repeated[0]!r} occurs twice ({len(repeated)} such).")
