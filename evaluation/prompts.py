@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
 
@@ -105,6 +104,9 @@ def encode_prompt(
     check(kind, prompt, "The prompt", "give a text, or the messages of a chat")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give at least one word.")
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError("The prompt holds half of a surrogate pair, which is no text: give it as UTF-8.")
     if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
         return tokenizer(prompt)["input_ids"]
     if chat is False:
@@ -118,7 +120,7 @@ def encode_prompt(
             return tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-    except (TemplateError, ArithmeticError, LookupError, MemoryError, TypeError, TimeoutError) as error:
+    except Exception as error:  # a template can raise anything
         what = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"The tokenizer's chat template cannot be used: {what}") from error
 

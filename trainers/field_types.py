@@ -124,8 +124,8 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "deepspeed": dict | JsonFile | None,
         # What these hold afterwards is of another type than what is given, and they may be given again.
         "accelerator_config": dict | AcceleratorConfig | JsonFile | None,
-        "debug": str | list | None,
-        "fsdp": bool | str | list | None,
+        "debug": str | list[str] | None,
+        "fsdp": bool | str | list[str] | None,
     }
 )
 """Fields of `TrainingArguments`."""
