@@ -1,16 +1,29 @@
 """Prompts: how they are read from a file, and their token ids."""
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import TypedDict
+
+from .schema import check
 
 
 Messages = Sequence[Mapping[str, str]]
+TEMPLATE_SECONDS = 10  # for one prompt; templates take milliseconds
+
+
+class Message(TypedDict):
+    """What every message of a chat has."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -82,9 +95,18 @@ def encode_prompt(
 
     Returns:
         `list[int]`: The ids, without padding.
+
+    Raises:
+        `ValueError`: For what is neither a text nor messages, an empty prompt, half of a surrogate pair in a text,
+            and a chat template that is missing, not wanted, or fails.
     """
+    kind = str if isinstance(prompt, str) else Sequence[Message]
+    check(kind, prompt, "The prompt", "give a text, or the messages of a chat")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give at least one word.")
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError("The prompt holds half of a surrogate pair, which is no text: give it as UTF-8.")
     if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
         return tokenizer(prompt)["input_ids"]
     if chat is False:
@@ -94,9 +116,32 @@ def encode_prompt(
         raise ValueError(f"The tokenizer has no chat template: {remedy}.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except TemplateError as error:
-        raise ValueError(f"The tokenizer's chat template cannot be used: {error}") from error
+        with _time_limit(TEMPLATE_SECONDS):
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+    except Exception as error:  # a template can raise anything
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"The tokenizer's chat template cannot be used: {what}") from error
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(f"it did not end within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _parse(content: bytes, number: int) -> PromptLine:

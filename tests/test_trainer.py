@@ -379,7 +379,9 @@ def test_what_a_decode_config_does_not_say_is_asked_for(tiny_checkpoint, tmp_pat
     unknown = json.dumps({"mask_token_id": MASK, "eos_token_id": [0]})
     rows = random_rows(4, decode_config=unknown)
     assert "train_dataset does not say how long the generated region is" in refusal(tiny_checkpoint, tmp_path, rows)
-    assert refusal(tiny_checkpoint, tmp_path, random_rows(4, decode_config="{}")).startswith("`decode_config` is no")
+    assert refusal(tiny_checkpoint, tmp_path, random_rows(4, decode_config="{}")).startswith(
+        "`decode_config`['mask_token_id'] is missing"
+    )
     dataset = random_trajectories(4, decode_config=unknown)
     trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, max_new_tokens=24)
     assert len(trainer.train_dataset) == 4
@@ -433,9 +435,9 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"corruption": "blocks"}, "`corruption` is 'blocks': expected one of trajectory, block, random"),
-        ({"max_mask_ratio": 1.5}, "`max_mask_ratio` <= 1"),
-        ({"window_sizes": [0]}, "`window_sizes` is"),
+        ({"corruption": "blocks"}, "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
+        ({"max_mask_ratio": 1.5}, "`max_mask_ratio` is 1.5: expected less than or equal to 1"),
+        ({"window_sizes": [0]}, r"`window_sizes`\[0\] is 0"),
         ({"filled_tail_share": 2.0}, "`filled_tail_share`"),
         ({"entropy_temperature": 0.0}, "`entropy_temperature`"),
         ({"kl_weight": 1.0}, "take `layout='single'`"),

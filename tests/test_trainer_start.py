@@ -73,12 +73,12 @@ def test_recipes_for_all_weights_reach_all_of_them(recipe, tiny_checkpoint, traj
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("keep: Correct", "`keep` is 'Correct': expected one of correct, all"),
-        ("held_out_check: nunber", "`held_out_check` is 'nunber': expected one of"),
-        ("dtype: bf16", "`dtype` is 'bf16': expected one of auto, bfloat16, float16, float32"),
-        ("layout: pair", "`layout` is 'pair': expected one of single, complementary"),
-        ("eval_trajectories: -3", "`eval_trajectories` is -3: expected at least 0"),
-        ("held_out_limit: 0", "`held_out_limit` is 0: expected at least 1"),
+        ("keep: Correct", "`keep` is 'Correct': expected 'correct' or 'all'"),
+        ("held_out_check: nunber", "`held_out_check` is 'nunber': expected 'boxed', 'hash'"),
+        ("dtype: bf16", "`dtype` is 'bf16': expected 'auto', 'bfloat16', 'float16' or 'float32'"),
+        ("layout: pair", "`layout` is 'pair': expected 'single' or 'complementary'"),
+        ("eval_trajectories: -3", "`eval_trajectories` is -3: expected greater than or equal to 0"),
+        ("held_out_limit: 0", "`held_out_limit` is 0: expected greater than or equal to 1"),
     ],
 )
 def test_a_recipe_is_held_against_the_choices_too(tiny_checkpoint, trajectories, tmp_path, capsys, recipe, message):
@@ -222,7 +222,10 @@ def test_the_fingerprint_of_rows_is_of_what_the_student_sees():
         (["--eval_trajectories", "4"], "--eval_trajectories is for evaluations, and there are none"),
         (["--held_out", "x.jsonl", "--eval_strategy", "epoch"], "give --eval_trajectories 100, too"),
         (["--eval_generation_kwargs", '{"preset": "d3llm"}'], "is for the problems of --held_out"),
-        (["--eval_generation_kwargs", "d3llm"], "`eval_generation_kwargs` is 'd3llm': expected a JSON object"),
+        (
+            ["--eval_generation_kwargs", "d3llm"],
+            "`eval_generation_kwargs` is 'd3llm': expected a valid dictionary",
+        ),
     ],
 )
 def test_an_evaluation_that_would_not_take_place_is_refused(

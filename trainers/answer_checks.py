@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
 
 from ..evaluation.answers import answers_match, extract_boxed, extract_hash_answer, extract_number
 from ..evaluation.code_execution import run_program
 
 
 Check = Callable[[str, Any], bool]
+CheckName = Literal["boxed", "hash", "number", "code"]
+Reference = str | int | Annotated[float, Field(allow_inf_nan=False)]
+Test = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # without one, every program passes
 
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -35,10 +40,18 @@ def check_code(text: str, reference: Any) -> bool:
     return run_program(f"{fenced[1] if fenced else text}\n\n{tests}\n").passed
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[CheckName, Check] = {
     "boxed": check_boxed,
     "hash": check_hash,
     "number": check_number,
     "code": check_code,
 }
 """The checks: `(generated text, the data set's answer) -> whether it is right`."""
+
+ANSWERS: dict[CheckName, Any] = {
+    "boxed": Reference,
+    "hash": Reference,
+    "number": Reference,
+    "code": Test | Annotated[list[Test], Field(min_length=1)],
+}
+"""What an answer of the data set may be for each check."""

@@ -1,26 +1,29 @@
 """Distils a student: `accelerate launch -m d3llm.trainers.distill --config d3llm_llada --trajectories FOLDER ...`."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from ..evaluation.schema import SHOWN
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
 from .adapters import merge_adapter
-from .answer_checks import CHECKS
+from .answer_checks import ANSWERS, CHECKS, CheckName
 from .completions import has_completions
+from .field_types import MODEL_FIELDS, Count, Whole, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
+from .recipe_files import read_recipe
 from .samples import Samples
 from .student_data import as_trajectories, check_needs_no_order, student_facts
 from .student_model import load_model
@@ -65,11 +68,10 @@ class DistillArguments:
         default=None, metadata={"help": "Folder or Hub dataset of trajectories, or of prompts and completions."}
     )
     trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
-    keep: str = field(
-        default="correct",
-        metadata={"help": "Leave out wrong answers, or keep all rows.", "choices": ["correct", "all"]},
+    keep: Literal["correct", "all"] = field(
+        default="correct", metadata={"help": "Leave out wrong answers, or keep all rows."}
     )
-    eval_trajectories: int = field(default=0, metadata={"help": "Rows held out for the evaluation loss."})
+    eval_trajectories: Whole = field(default=0, metadata={"help": "Rows held out for the evaluation loss."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Let the tokenizer run code of the model."})
     teacher_name_or_path: str | None = field(default=None, metadata={"help": "Model for the divergence."})
     held_out: str | None = field(default=None, metadata={"help": "Problems that are decoded at each evaluation."})
@@ -77,37 +79,39 @@ class DistillArguments:
     held_out_split: str = field(default="test", metadata={"help": "Their split."})
     held_out_prompt_column: str = field(default="question", metadata={"help": "Column of their prompts."})
     held_out_answer_column: str = field(default="answer", metadata={"help": "Column of their answers."})
-    held_out_check: str = field(
-        default="number", metadata={"help": "How answers are compared.", "choices": list(CHECKS)}
-    )
+    held_out_check: CheckName = field(default="number", metadata={"help": "How answers are compared."})
     allow_code_execution: bool = field(
         default=False, metadata={"help": "Let held_out_check=code run what was generated."}
     )
-    held_out_limit: int | None = field(default=None, metadata={"help": "How many of them."})
+    held_out_limit: Count | None = field(default=None, metadata={"help": "How many of them."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in `output_dir`."})
     merge: bool = field(default=True, metadata={"help": "Also save adapters merged, in `output_dir/merged`."})
 
     def __post_init__(self):
-        check_choices(self)
-        for name, least in (("eval_trajectories", 0), ("held_out_limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"`{name}` is {value}: expected at least {least}.")
-
-
-def check_choices(arguments: DistillArguments | ModelConfig) -> None:
-    """The parser holds the command line against the choices of a field, but not a recipe."""
-    for name, described in arguments.__dataclass_fields__.items():
-        choices = described.metadata.get("choices")
-        if choices and getattr(arguments, name) not in choices:
-            raise ValueError(f"`{name}` is {getattr(arguments, name)!r}: expected one of {', '.join(choices)}.")
+        check_fields(self)
 
 
 class _Parser(TrlParser):
-    """A parser whose errors take one line; its usage would take two hundred."""
+    """
+    A parser whose errors take one line; its usage would take two hundred. What is not of a field's type goes on as it
+    was given, so that fields are checked in one place, however they are set.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see `d3llm distill --help`)")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            pass
+        try:
+            return json.loads(arg_string)  # a number of another kind, a list, `null` for what a recipe sets
+        except (ValueError, RecursionError):
+            return arg_string
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        pass
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajectoryConfig, ModelConfig]:
@@ -125,21 +129,27 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
         `ValueError`: For an unknown field or a value that is not allowed.
         `OSError`: If there is no such recipe.
     """
+    kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
     recipe, argv = split_recipe(argv)
     if recipe is not None:
-        argv = ["--config", str(find_recipe(recipe)), *argv]
-    kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
+        path = find_recipe(recipe)
+        known = {field.name for kind in kinds for field in fields(kind)} | {"env"}
+        refuse_unknown([name for name in read_recipe(path) if name not in known])
+        argv = ["--config", str(path), *argv]
     parser = _Parser(kinds, prog="d3llm distill", allow_abbrev=False)
-    try:
-        parsed: Any = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    except yaml.YAMLError as error:
-        raise ValueError(f"The recipe is not YAML: {error}") from error
-    *groups, rest = parsed
-    if rest:
-        raise ValueError(f"Nothing is called {' '.join(rest)} (see `d3llm distill --help`).")
-    arguments, training_args, model_args = groups
-    check_choices(model_args)
+    parsed: Any = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    arguments, training_args, model_args, rest = parsed
+    refuse_unknown(rest)
+    check_fields(model_args, MODEL_FIELDS)
     return arguments, training_args, model_args
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raises a `ValueError` for what is left over of a recipe or of the command line."""
+    if names:
+        text = " ".join(names)
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        raise ValueError(f"Nothing is called {shown} (see `d3llm distill --help`).")
 
 
 def split_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -204,7 +214,7 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
         dataset,
         tokenizer,
         prompt_column=arguments.held_out_prompt_column,
-        columns=[arguments.held_out_answer_column],
+        columns={arguments.held_out_answer_column: ANSWERS[arguments.held_out_check]},
         dataset_config=arguments.held_out_config,
         split=arguments.held_out_split,
         limit=arguments.held_out_limit,

@@ -12,31 +12,41 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.files import write_atomically
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
-from .answer_checks import CHECKS
+from .answer_checks import ANSWERS, CHECKS, CheckName
 from .extraction_progress import ExtractionProgress
-from .orders import ORDERS, ARRank, LeftToRight, OrderColumn, PublishedTrajectories, RandomOrder, Trajectory
+from .field_types import Count, License, LongSeed, Name, Weight, check_fields
+from .orders import (
+    ARRank,
+    CommitSteps,
+    LeftToRight,
+    OrderColumn,
+    OrderName,
+    PublishedTrajectories,
+    RandomOrder,
+    Trajectory,
+)
 from .parts import Parts
 from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN
-from .samples import Sample, Samples
+from .samples import Response, Sample, Samples
 from .teacher_runs import TeacherRuns
-from .trajectories import tokenizer_fingerprint
+from .trajectories import LARGEST_STEP, tokenizer_fingerprint
 from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
 
 
 logger = logging.getLogger(__name__)
 
-KEEP = ("all", "correct")
 # One token per forward, block after block of 32: the surest for LLaDA, the one of least entropy for Dream (d3LLM,
 # arXiv 2601.07568).
 ONE_TOKEN_PER_FORWARD: dict[str, dict[str, Any]] = {
@@ -96,35 +106,29 @@ class ExtractionConfig:
 
     dataset: str
     output: Path
-    teacher: str
+    teacher: Name
     dataset_config: str | None = None
     split: str = "train"
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
     prompt_column: str = "prompt"
     answer_column: str | None = None
     response_column: str | None = None
     order_column: str | None = None
     chat: bool | None = None
-    order: str = "teacher"
+    order: OrderName = "teacher"
     order_model: str | None = None
     decoding: dict[str, Any] = field(default_factory=dict)
-    temperatures: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4)
-    seed: int = 0
-    check: str = "none"
+    temperatures: Annotated[Sequence[Weight], Field(min_length=1)] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    seed: LongSeed = 0
+    check: Literal["none"] | CheckName = "none"
     allow_code_execution: bool = False
-    keep: str = "all"
-    license: str = "other"
-    chunk_size: int = 64
-    batch_size: int = 16
+    keep: Literal["all", "correct"] = "all"
+    license: License = "other"
+    chunk_size: Count = 64
+    batch_size: Annotated[int, Field(ge=1)] = 16
 
     def __post_init__(self):
-        for name, choices in (("order", ORDERS), ("check", ("none", *CHECKS)), ("keep", KEEP)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
-        for name in ("chunk_size", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_fields(self)
         needed = {"column": ["response", "order"], "teacher": [], "published": []}.get(self.order, ["response"])
         if self.check != "none":
             needed.append("answer")
@@ -141,8 +145,6 @@ class ExtractionConfig:
             raise ValueError("check='code' runs programs that nobody has read: allow it with --allow-code-execution.")
         if self.keep == "correct" and self.check == "none" and self.order != "published":
             raise ValueError("keep='correct' needs a check that says what is correct.")
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise ValueError(f"`temperatures` must be at least one number, none below 0, got {self.temperatures}.")
         if self.decoding and self.order != "teacher":
             raise ValueError(f"Nothing is decoded with order={self.order!r}: leave out {', '.join(self.decoding)}.")
         for name in ("temperature", "seed", "num_return_sequences", "do_sample"):
@@ -224,6 +226,17 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
+def columns_of(config: ExtractionConfig) -> dict[str, Any]:
+    """The columns of the data set that an extraction needs beside the prompts, and the types of their values."""
+    types = {
+        config.answer_column: ANSWERS[config.check] | None if config.check != "none" else Any,
+        config.response_column: Response,
+        config.order_column: CommitSteps,
+        **({TRAJECTORY_COLUMN: Any, CORRECT_COLUMN: bool | None} if config.order == "published" else {}),
+    }
+    return {column: kind for column, kind in types.items() if column is not None}
+
+
 class Extraction:
     """
     The samples, the order and the plan of an extraction.
@@ -235,13 +248,11 @@ class Extraction:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig):
         self.config = config
         vocab_size = model.get_input_embeddings().num_embeddings
-        published = (TRAJECTORY_COLUMN, CORRECT_COLUMN) if config.order == "published" else ()
-        columns = (config.answer_column, config.response_column, config.order_column)
         self.samples = Samples(
             config.dataset,
             tokenizer,
             prompt_column=config.prompt_column,
-            columns=[*(column for column in columns if column is not None), *published],
+            columns=columns_of(config),
             unread=[TRAJECTORY_COLUMN],
             dataset_config=config.dataset_config,
             split=config.split,
@@ -257,6 +268,10 @@ class Extraction:
         mask_token_id = model._mask_token_id(resolved)
         positions = model.config.max_position_embeddings
         is_decoded = config.order == "teacher"
+        if is_decoded and resolved.max_new_tokens > LARGEST_STEP:
+            raise ValueError(
+                f"`max_new_tokens` is {resolved.max_new_tokens}: commit steps go up to {LARGEST_STEP}, give less."
+            )
         self.room = positions - resolved.max_new_tokens if is_decoded and positions is not None else None
         self.decode_config = {
             **(decoding_fields(resolved) if is_decoded else {}),

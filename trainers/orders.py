@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Annotated, Literal, get_args
 
 import torch
+from pydantic import Field
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +21,9 @@ from .samples import Sample, check_ids
 from .trajectories import LARGEST_STEP
 
 
-ORDERS = ("teacher", "random", "left_to_right", "column", "ar_rank", "published")
+OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published"]
+ORDERS: tuple[OrderName, ...] = get_args(OrderName)
+CommitSteps = list[Annotated[int, Field(ge=0, le=LARGEST_STEP)]]
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,12 @@ class GivenResponses(ABC):
         if not response or (isinstance(response, str) and not response.strip()):
             raise ValueError(f"{sample.id} has no response (column {self.response_column!r}).")
         if isinstance(response, str):
-            return [*self.tokenizer(response, add_special_tokens=False)["input_ids"], *self.eos_token_ids[:1]]
+            response = [*self.tokenizer(response, add_special_tokens=False)["input_ids"], *self.eos_token_ids[:1]]
         try:
             check_ids(response, self.vocab_size)
-        except (ValueError, TypeError) as error:
+            if len(response) > LARGEST_STEP:
+                raise ValueError(f"it has {len(response)} tokens, and commit steps are kept up to {LARGEST_STEP}")
+        except ValueError as error:
             raise ValueError(f"The response of {sample.id} cannot be used: {error}.") from error
         return response
 
@@ -136,12 +141,10 @@ class OrderColumn(GivenResponses):
     def rank(self, samples: list[Sample], responses: list[list[int]]) -> list[list[int]]:
         steps = [sample.row[self.order_column] for sample in samples]
         for sample, order, response in zip(samples, steps, responses, strict=True):
-            where = f"The order of {sample.id} (column {self.order_column!r})"
-            if not isinstance(order, list) or not all(_is_step(step) for step in order):
-                raise ValueError(f"{where} is no list of commit steps, whole numbers from 1 to {LARGEST_STEP}.")
             if len(order) != len(response):
                 raise ValueError(
-                    f"{where} has {len(order)} commit steps, and the response {len(response)} tokens, with its EOS."
+                    f"The order of {sample.id} (column {self.order_column!r}) has {len(order)} commit steps, and the "
+                    f"response {len(response)} tokens, with its EOS."
                 )
         return steps
 
@@ -219,10 +222,6 @@ class PublishedTrajectories:
         end = length_up_to_eos(response, self.eos_token_ids)
         correct = sample.row[CORRECT_COLUMN]
         return Trajectory(response[:end], steps[:end], len(trajectory), correct, tail_steps=steps[end:])
-
-
-def _is_step(step: Any) -> bool:
-    return isinstance(step, int) and 0 <= step <= LARGEST_STEP
 
 
 def length_up_to_eos(response: list[int], eos_token_ids: Collection[int]) -> int:

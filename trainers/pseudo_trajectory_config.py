@@ -1,11 +1,23 @@
 """Configuration of the pseudo-trajectory trainer."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from transformers import TrainingArguments
 
+from .field_types import (
+    TRAINING_FIELDS,
+    Count,
+    JsonObject,
+    Positive,
+    Share,
+    Weight,
+    Whole,
+    check_fields,
+    check_packages,
+)
 from .trl_base import _BaseConfig
 
 
@@ -126,97 +138,87 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
 
     # Parameters that control the model
-    model_init_kwargs: dict[str, Any] | str | None = field(
+    model_init_kwargs: dict[str, Any] | JsonObject | None = field(
         default=None, metadata={"help": "Arguments of `from_pretrained` for a model given by its name, as JSON."}
     )
 
     # Parameters that control the canvas
-    max_new_tokens: int | None = field(
+    max_new_tokens: Count | None = field(
         default=None, metadata={"help": "Positions of the generated region; the teacher's if not given."}
     )
-    max_length: int | None = field(
+    max_length: Count | None = field(
         default=None,
         metadata={"help": "Largest length of prompt and region; rows that exceed it are dropped. The model's own."},
     )
 
     # Parameters that control the corruption
-    corruption: str = field(
+    corruption: Literal["trajectory", "block", "random"] = field(
         default="trajectory",
-        metadata={"help": "Which positions are masked.", "choices": ["trajectory", "block", "random"]},
+        metadata={"help": "Which positions are masked."},
     )
-    layout: str = field(
+    layout: Literal["single", "complementary"] = field(
         default="complementary",
-        metadata={"help": "One view of a sample or two.", "choices": ["single", "complementary"]},
+        metadata={"help": "One view of a sample or two."},
     )
-    masking: str = field(
+    masking: Literal["exact", "reference"] = field(
         default="exact",
-        metadata={"help": "Exact masks, or those of the published code.", "choices": ["exact", "reference"]},
+        metadata={"help": "Exact masks, or those of the published code."},
     )
-    reference_windows: str = field(
+    reference_windows: Literal["response", "canvas"] = field(
         default="response",
-        metadata={"help": "What windows of the reference are drawn over.", "choices": ["response", "canvas"]},
+        metadata={"help": "What windows of the reference are drawn over."},
     )
-    eos_tail: int = field(
+    eos_tail: Whole = field(
         default=32, metadata={"help": "Positions behind the first EOS that windows and losses may reach."}
     )
-    filled_tail_share: float = field(
+    filled_tail_share: Share = field(
         default=0.0, metadata={"help": "Share of rows whose tail the decoder's early stop has filled with EOS."}
     )
 
     # Parameters that control the curricula
-    min_mask_ratio: float = field(default=0.0, metadata={"help": "Lower bound of the mask ratio at the start."})
-    max_mask_ratio: float = field(default=0.8, metadata={"help": "Upper bound of the mask ratio."})
+    min_mask_ratio: Share = field(default=0.0, metadata={"help": "Lower bound of the mask ratio at the start."})
+    max_mask_ratio: Annotated[float, Field(gt=0, le=1)] = field(
+        default=0.8, metadata={"help": "Upper bound of the mask ratio."}
+    )
     raise_mask_ratio: bool = field(default=True, metadata={"help": "Whether the lower bound rises to the upper."})
-    window_sizes: list[int] = field(
+    window_sizes: Annotated[list[Count], Field(min_length=1)] = field(
         default_factory=lambda: [16, 16, 24, 24, 32, 32],
         metadata={"help": "Window sizes, spread evenly over training and interpolated."},
     )
 
     # Parameters that control the loss
-    entropy_weight: float = field(default=2.0, metadata={"help": "Weight of the certainty-forcing loss."})
-    entropy_temperature: float = field(default=0.5, metadata={"help": "Temperature of the certainty-forcing loss."})
+    entropy_weight: Weight = field(default=2.0, metadata={"help": "Weight of the certainty-forcing loss."})
+    entropy_temperature: Positive = field(default=0.5, metadata={"help": "Temperature of the certainty-forcing loss."})
     complementary_entropy: bool = field(
         default=False, metadata={"help": "Whether the complementary view has a certainty-forcing loss too."}
     )
-    kl_weight: float = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
-    near_forwards: int = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
-    loss_weighting: str = field(
-        default="uniform", metadata={"help": "Weights of masked positions.", "choices": ["uniform", "inverse_ratio"]}
+    kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
+    near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
+    loss_weighting: Literal["uniform", "inverse_ratio"] = field(
+        default="uniform", metadata={"help": "Weights of masked positions."}
     )
-    normalization: str = field(
-        default="tokens", metadata={"help": "Over what means are taken.", "choices": ["tokens", "microbatch"]}
+    normalization: Literal["tokens", "microbatch"] = field(
+        default="tokens", metadata={"help": "Over what means are taken."}
     )
-    loss_scale: float = field(default=1.0, metadata={"help": "Constant factor of the loss."})
+    loss_scale: Positive = field(default=1.0, metadata={"help": "Constant factor of the loss."})
 
     # Parameters that control the evaluation
-    eval_generation_kwargs: dict[str, Any] | str | None = field(
+    eval_generation_kwargs: dict[str, Any] | JsonObject | None = field(
         default=None, metadata={"help": "Decoding parameters for held-out prompts, as JSON."}
     )
 
     def __post_init__(self):
+        check_fields(self, TRAINING_FIELDS)
+        check_packages(self)
+        if self.eval_strategy == "no" and (self.load_best_model_at_end or self.save_strategy == "best"):
+            raise ValueError("The best model is what evaluations find, and there are none: give an `eval_strategy`.")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
-        for name in ("corruption", "layout", "masking", "reference_windows", "loss_weighting", "normalization"):
-            choices = self.__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected one of {', '.join(choices)}.")
-        for name in ("eval_generation_kwargs", "model_init_kwargs"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}: expected a JSON object.")
-        if not 0 <= self.min_mask_ratio <= self.max_mask_ratio <= 1:
+        if self.min_mask_ratio > self.max_mask_ratio:
             raise ValueError(
-                f"Expected 0 <= `min_mask_ratio` <= `max_mask_ratio` <= 1, got {self.min_mask_ratio} and "
-                f"{self.max_mask_ratio}."
+                f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
             )
-        if not self.window_sizes or min(self.window_sizes) < 1:
-            raise ValueError(f"`window_sizes` is {self.window_sizes}: expected sizes of at least 1.")
-        if self.eos_tail < 0:
-            raise ValueError(f"`eos_tail` is {self.eos_tail}: expected at least 0.")
-        if not 0 <= self.filled_tail_share <= 1:
-            raise ValueError(f"`filled_tail_share` is {self.filled_tail_share}: expected 0 to 1.")
-        if self.entropy_temperature <= 0:
-            raise ValueError(f"`entropy_temperature` is {self.entropy_temperature}: expected more than 0.")
         if self.masking == "reference" and self.corruption == "random":
             raise ValueError("`masking='reference'` is about windows: it does not go with `corruption='random'`.")
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):

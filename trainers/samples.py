@@ -2,16 +2,37 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict, load_dataset
+from pydantic import Discriminator, Tag
 from transformers import PreTrainedTokenizerBase
 
 from ..evaluation import encode_prompt
+from ..evaluation.prompts import Message
+from ..evaluation.schema import check
+from .field_types import Whole
 
+
+def _form(value: Any) -> str:
+    if not isinstance(value, list):
+        return "text"
+    return "messages" if any(isinstance(part, dict) for part in value) else "ids"
+
+
+def _text_or_ids(value: Any) -> str:
+    return "ids" if isinstance(value, list) else "text"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Message], Tag("messages")] | Annotated[list[Whole], Tag("ids")],
+    Discriminator(_form),
+]
+Response = Annotated[Annotated[str, Tag("text")] | Annotated[list[Whole], Tag("ids")], Discriminator(_text_or_ids)]
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -45,7 +66,7 @@ class Samples:
         dataset (`str`): Hub id, file (JSON, JSON lines, Parquet, CSV) or folder.
         tokenizer (`PreTrainedTokenizerBase`): The teacher's tokenizer.
         prompt_column (`str`): Column of texts, of chats (lists of messages) or of token ids.
-        columns (`Sequence[str]`, *optional*): Further columns that the run needs.
+        columns (`Mapping[str, Any]`, *optional*): Further columns that the run needs, and the types of their values.
         unread (`Sequence[str]`, *optional*): Those of them that are too large for the fingerprint.
         dataset_config (`str`, *optional*): Configuration of a data set on the Hub that has several.
         split (`str`, *optional*, defaults to `"train"`): Split.
@@ -57,7 +78,7 @@ class Samples:
         fingerprint (`str`): A digest of the rows.
 
     Raises:
-        `ValueError`: For a missing column, no rows at all, or an empty prompt.
+        `ValueError`: For a missing column, no rows at all, an empty prompt, or a value of another type.
         `OSError`: If there is no such data set.
     """
 
@@ -67,7 +88,7 @@ class Samples:
         tokenizer: PreTrainedTokenizerBase,
         *,
         prompt_column: str,
-        columns: Sequence[str] = (),
+        columns: Mapping[str, Any] = MappingProxyType({}),
         unread: Sequence[str] = (),
         dataset_config: str | None = None,
         split: str = "train",
@@ -77,6 +98,7 @@ class Samples:
     ):
         self.tokenizer = tokenizer
         self.prompt_column = prompt_column
+        self.kinds = {**columns, prompt_column: Prompt}
         self.chat = chat
         self.vocab_size = vocab_size
         self.name = f"{Path(dataset).stem if Path(dataset).exists() else dataset}/{split}"
@@ -108,19 +130,22 @@ class Samples:
     def _encode(self, index: int, row: dict[str, Any]) -> Sample:
         prompt = row[self.prompt_column]
         try:
-            prompt_ids = list(prompt) if _is_ids(prompt) else encode_prompt(self.tokenizer, prompt, chat=self.chat)
+            is_ids = _form(prompt) == "ids"
+            prompt_ids = list(prompt) if is_ids else encode_prompt(self.tokenizer, prompt, chat=self.chat)
             check_ids(prompt_ids, self.vocab_size)
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise ValueError(f"The prompt of {self.id_of(index)} cannot be used: {error}") from error
         return Sample(self.id_of(index), prompt_ids, row)
 
     def _read(self, columns: list[str]) -> str:
-        """A digest of every row, read before the work starts; an empty prompt is an error."""
+        """A digest of every row, read before the work starts; a value of another type is an error."""
         digest = hashlib.sha256(self.name.encode())
         for index, row in enumerate(self.rows.select_columns(columns)):
             prompt = row[self.prompt_column]
             if not prompt or (isinstance(prompt, str) and not prompt.strip()):
                 raise ValueError(f"The prompt of {self.id_of(index)} is empty (column {self.prompt_column!r}).")
+            for column in columns:
+                check(self.kinds[column], row[column], f"Column {column!r} of {self.id_of(index)}")
             digest.update(json.dumps(row, default=str).encode())
         return digest.hexdigest()[:16]
 
@@ -138,7 +163,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         `Dataset`: Its rows.
 
     Raises:
-        `ValueError`: For a file of another kind, or an empty one.
+        `ValueError`: For a file of another kind, an empty one, or a configuration of a file.
         `OSError`: If it cannot be read.
     """
     path = Path(dataset)
@@ -146,6 +171,8 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         raise ValueError(f"{path} is of no known kind: expected one of {', '.join(READERS)}.")
     if path.suffix in READERS and not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    if path.is_file() and config is not None:
+        raise ValueError(f"{path} is a file, which has no configurations such as {config!r}: leave it out.")
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty.")
     try:
@@ -169,7 +196,3 @@ def check_ids(ids: list[int], vocab_size: int | None) -> None:
     """Raises a `ValueError` for ids outside the vocabulary."""
     if vocab_size is not None and ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         raise ValueError(f"it has ids from {min(ids)} to {max(ids)}, and the vocabulary has {vocab_size} tokens")
-
-
-def _is_ids(prompt: Any) -> bool:
-    return isinstance(prompt, list) and all(isinstance(token, int) for token in prompt)

@@ -9,15 +9,18 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import NotRequired, TypedDict
 
 from ..evaluation import fingerprint
+from ..evaluation.schema import check
+from .field_types import Count, Name, Whole
 from .samples import READERS
 
 
@@ -58,6 +61,16 @@ What is loaded, and what an extraction writes: with one column more, which other
 - `tail_steps`: the commit steps of what follows the response up to the end of the generated region: EOS, most of them
   filled in by the early stop, from the right. Empty where nothing is known of them.
 """
+
+
+class DecodeConfig(TypedDict):
+    """What training needs of `decode_config`; the other fields are there to be read."""
+
+    mask_token_id: Whole
+    eos_token_id: list[Whole]
+    max_new_tokens: NotRequired[Count | None]
+    tokenizer: NotRequired[str | None]
+
 
 LARGEST_STEP = int(np.iinfo(np.int16).max)  # of `commit_steps`
 NULLABLE = ("correct",)
@@ -179,7 +192,7 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
     Raises:
         `ValueError`: For an empty data set, a null, an `id` that occurs twice, an empty prompt or response, lengths
             of response and commit steps that disagree, an id outside the vocabulary, or a commit step that is negative
-            or above `num_forwards`. It names the first such row.
+            or above `num_forwards`; it names the first such row. For a name of a teacher that is no name.
     """
     if not len(dataset):
         raise ValueError(
@@ -202,6 +215,8 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
         for column in ("commit_steps", "tail_steps"):
             rows.refuse(rows.least(column) < 0, f"has a negative commit step in `{column}`")
             rows.refuse(rows.greatest(column) > forwards, f"has a commit step above its `num_forwards` in `{column}`")
+    for teacher in dataset.unique("teacher"):
+        check(Name | Literal[""], teacher, f"{name}: `teacher`")  # prompts and completions have none
     repeated = [row for row, times in Counter(dataset.with_format(None)["id"]).items() if times > 1]
     if repeated:
         raise ValueError(f"{name}: row {repeated[0]!r} occurs twice ({len(repeated)} such).")
@@ -278,18 +293,15 @@ def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
         `dict[str, Any]`: The fields, see [`TRAJECTORY_FEATURES`].
 
     Raises:
-        `ValueError`: If it is no JSON object with `mask_token_id` and `eos_token_id`.
+        `ValueError`: If it is no JSON object, or the fields that training needs are not as in [`DecodeConfig`].
     """
-    try:
-        config = json.loads(row["decode_config"])
-        if isinstance(config["mask_token_id"], int) and isinstance(config["eos_token_id"], list):
-            return config
-    except (ValueError, TypeError, LookupError):
-        pass
     text = row["decode_config"]
-    raise ValueError(
-        f"`decode_config` is no JSON object with `mask_token_id` and a list `eos_token_id`: {text[:80]!r}."
-    )
+    try:
+        config = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"`decode_config` is no JSON object: {text[:80]!r}.") from None
+    check(DecodeConfig, config, "`decode_config`")
+    return config
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -1,0 +1,123 @@
+"""What a recipe and a prompt may hold: wrong values take one line, whatever they are."""
+
+import math
+from dataclasses import fields
+
+import pytest
+
+from d3llm.evaluation import encode_prompt, prompts
+from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.recipe_files import read_recipe
+
+
+ODD = [None, "x", "", -1, 0, 1.5, math.nan, math.inf, 2**70, [], {}, [0], ["x"], True, object()]
+FIELDS = sorted(field.name for field in fields(PseudoTrajectoryConfig) if field.init)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
+    for value in ODD:
+        try:
+            PseudoTrajectoryConfig(**{"output_dir": str(tmp_path), "report_to": "none", name: value})
+        except ValueError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error).strip(), (value, error)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"max_steps": 1.5}, "`max_steps` is 1.5"),
+        ({"max_steps": 0}, "`max_steps` is 0"),
+        ({"max_steps": -5}, "`max_steps` is -5"),
+        ({"num_train_epochs": -1}, "`num_train_epochs` is -1"),
+        ({"per_device_train_batch_size": None}, "`per_device_train_batch_size` is None"),
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` is 0"),
+        ({"learning_rate": math.inf}, "`learning_rate` is inf"),
+        ({"weight_decay": -1}, "`weight_decay` is -1"),
+        ({"weight_decay": math.nan}, "`weight_decay` is nan"),
+        ({"max_grad_norm": -1}, "`max_grad_norm` is -1"),
+        ({"save_steps": 0}, "`save_steps` is 0"),
+        ({"seed": 2**70}, "`seed` is 1180591620717411303424"),
+        ({"window_sizes": "text"}, "`window_sizes` is 'text': expected a valid list"),
+        ({"window_sizes": 16}, "`window_sizes` is 16"),
+        ({"window_sizes": [1.5]}, "`window_sizes`[0] is 1.5"),
+        ({"window_sizes": [2**70]}, "`window_sizes`[0] is 1180591620717411303424"),
+        ({"eos_tail": 2**70}, "`eos_tail` is 1180591620717411303424"),
+        ({"loss_scale": -1}, "`loss_scale` is -1"),
+        ({"near_forwards": -1}, "`near_forwards` is -1"),
+        ({"max_length": 0}, "`max_length` is 0"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
+        ({"load_best_model_at_end": True}, "give an `eval_strategy`"),
+        ({"deepspeed": "nowhere.json"}, "`deepspeed` is 'nowhere.json'"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(values, named, tmp_path):
+    with pytest.raises(ValueError) as error:
+        PseudoTrajectoryConfig(output_dir=str(tmp_path), report_to="none", **values)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[1, 2]", "expected names with values"),
+        ("seed: [", "not YAML"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+                for before, name in zip("abcdefg", "bcdefgh", strict=True)
+            ),
+            "more than 10000 values",
+        ),
+        ("[" * 5000, "recipe"),
+    ],
+)
+def test_a_file_that_is_no_recipe(text, named, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_recipe(file)
+    assert named in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages[0].content.index('nowhere') }}",
+        "{{ messages[5].content }}",
+        "{{ raise_exception('no system prompt') }}",
+        "{% if",
+    ],
+)
+def test_a_chat_template_that_cannot_be_filled_in(template, tiny_checkpoint, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.5)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="chat template") as error:
+        encode_prompt(tokenizer, "one", chat=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_chat_template_that_does_not_end_is_stopped(tiny_checkpoint, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.5)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    tokenizer.chat_template = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ValueError, match=r"did not end within 0\.5 seconds"):
+        encode_prompt(tokenizer, "one", chat=True)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_half_of_a_surrogate_pair_is_no_text(tiny_checkpoint, chat):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    with pytest.raises(ValueError, match="surrogate"):
+        encode_prompt(tokenizer, "one \udcff", chat=chat)

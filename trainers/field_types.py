@@ -1,0 +1,185 @@
+"""
+What a field of a recipe may hold.
+
+Own fields say it in their annotations. Those of transformers and TRL state types, but no ranges: these are here.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
+from functools import partial
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import AfterValidator, Field
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from ..evaluation.schema import check
+from ..generation.fields import suggestion
+
+
+LARGEST = 2**31 - 1
+_MARKUP = re.compile(r"[\x00-\x1f\x7f<>|]|\]\(")
+FEW = 8  # choices that an error still lists
+
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+LongSeed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ProperShare = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[float, Field(gt=0, le=LARGEST)]  # below 1, a share of the training
+
+
+def _json_object(text: str) -> str:
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise ValueError("expected a JSON object")
+    return text
+
+
+def _json_file(text: str) -> str:
+    if text.startswith("{"):
+        return _json_object(text)
+    try:
+        return _json_object(Path(text).read_text(encoding="utf-8")) and text
+    except (ValueError, OSError):
+        raise ValueError("expected a JSON object, or a file that holds one") from None
+
+
+def _optimizer_options(text: str) -> str:
+    if not all(name and equals for name, equals, _ in (part.partition("=") for part in text.split(","))):
+        raise ValueError("expected names and values, such as 'eps=1e-6,amsgrad=True'")
+    return text
+
+
+def _unused(default: Any, value: Any) -> Any:
+    if value != default:
+        raise ValueError("it has no use here, leave it out")
+    return value
+
+
+def _among(choices: tuple[str, ...], value: str) -> str:
+    if value not in choices:
+        raise ValueError(f"nothing is called so{suggestion(value, choices)}")
+    return value
+
+
+def _name(text: str) -> str:
+    if _MARKUP.search(text):
+        raise ValueError("expected a name in one line, without markup: it stands on cards")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+$")]
+JsonObject = Annotated[str, AfterValidator(_json_object)]
+JsonFile = Annotated[str, AfterValidator(_json_file)]
+
+TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {
+        "output_dir": str | PathLike | None,
+        "resume_from_checkpoint": str | PathLike | None,
+        "per_device_train_batch_size": Count,
+        "per_device_eval_batch_size": Count,
+        "gradient_accumulation_steps": Count,
+        "eval_accumulation_steps": Count | None,
+        "num_train_epochs": Positive,
+        "max_steps": Literal[-1] | Count,  # -1 leaves it to the epochs
+        "learning_rate": Weight,
+        "lr_scheduler_kwargs": dict | JsonObject | None,
+        "warmup_steps": Weight,
+        "optim_args": Annotated[str, AfterValidator(_optimizer_options)] | None,
+        "weight_decay": Weight,
+        "adam_beta1": ProperShare,
+        "adam_beta2": ProperShare,
+        "adam_epsilon": Weight,
+        "max_grad_norm": Weight | None,
+        "neftune_noise_alpha": Weight | None,
+        "activation_checkpointing_kwargs": dict | JsonObject | None,
+        "gradient_checkpointing_kwargs": dict | JsonObject | None,
+        "torch_empty_cache_steps": Count | None,
+        "logging_steps": Steps,
+        "eval_steps": Steps | None,
+        "eval_delay": Weight,
+        "save_steps": Steps,
+        "save_total_limit": Count | None,
+        "seed": Seed,
+        "data_seed": Seed | None,
+        "dataloader_num_workers": Whole,
+        "dataloader_prefetch_factor": Count | None,
+        "ddp_bucket_cap_mb": Count | None,
+        "ddp_timeout": Count,
+        "fsdp_config": dict | JsonFile | None,
+        "deepspeed": dict | JsonFile | None,
+        # What these hold afterwards is of another type than what is given, and they may be given again.
+        "accelerator_config": dict | AcceleratorConfig | JsonFile | None,
+        "debug": str | list[str] | None,
+        "fsdp": bool | str | list[str] | None,
+    }
+)
+"""Fields of `TrainingArguments`."""
+
+MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {
+        "lora_r": Count,
+        "lora_alpha": Count,
+        "lora_dropout": ProperShare,
+        "lora_target_modules": str | list[str] | None,
+        "load_in_8bit": Annotated[bool, AfterValidator(partial(_unused, False))],
+        "load_in_4bit": Annotated[bool, AfterValidator(partial(_unused, False))],
+    }
+)
+"""Fields of TRL's `ModelConfig`."""
+
+PACKAGES = {"deepspeed": "deepspeed"}
+"""Fields that need a package which may not be there."""
+
+
+def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """
+    Holds every field of a dataclass against its type, once; a whole number becomes a `float` where one is declared.
+
+    Args:
+        instance (`Any`): The dataclass.
+        inherited (`Mapping[str, Any]`, *optional*): Types of fields whose annotations do not state their ranges.
+
+    Raises:
+        `ValueError`: In one line, for the first field that does not fit.
+    """
+    hints = get_type_hints(type(instance), include_extras=True)
+    for field in fields(instance):
+        if field.init:
+            kind = inherited.get(field.name) or _declared(hints[field.name], field.metadata.get("choices"))
+            object.__setattr__(instance, field.name, check(kind, getattr(instance, field.name), f"`{field.name}`"))
+
+
+def check_packages(instance: Any) -> None:
+    """Raises a `ValueError` for a field of `PACKAGES` that is set although its package is not installed."""
+    for name, package in PACKAGES.items():
+        if getattr(instance, name, None) and find_spec(package) is None:
+            raise ValueError(
+                f"`{name}` needs the package {package.replace('_', '-')}, which is not installed here: install it, or "
+                "leave the field out."
+            )
+
+
+def _declared(hint: Any, choices: Any) -> Any:
+    """The type of an annotation of transformers, where choices are an enumeration or stand beside the annotation."""
+    kinds = get_args(hint) or (hint,)
+    named = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+    names = tuple(choices or [member.value for kind in named for member in kind])
+    if not names:
+        return hint
+    one: Any = Literal[names] if len(names) <= FEW else Annotated[str, AfterValidator(partial(_among, names))]
+    return one | None if type(None) in kinds else one
