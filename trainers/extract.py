@@ -228,7 +228,7 @@ def process_state() -> PartialState:
 
 def columns_of(config: ExtractionConfig) -> dict[str, Any]:
     """The columns of the data set that an extraction needs beside the prompts, and the types of their values."""
-    types = {
+    types: dict[str | None, Any] = {
         config.answer_column: ANSWERS[config.check] | None if config.check != "none" else Any,
         config.response_column: Response,
         config.order_column: CommitSteps,
