@@ -205,6 +205,10 @@ def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
     measured = with_results(facts, tiny_checkpoint, [tmp_path])
     assert [result.decoding for result in measured.results] == [{"preset": "d3llm", "threshold": 0.4}] * 2
     assert measured.results[0].hardware == "Example CPU, 2 threads, batch size 2"
+    three = {"device": "Example CPU", "threads": 2, "processes": 3}
+    shared = with_results(facts, tiny_checkpoint, [write_result(tmp_path / "three", tiny_checkpoint, hardware=three)])
+    assert shared.results[0].hardware == "Example CPU, 2 threads, 3 processes, batch size 2"
+    assert shared.areas == []  # one point is no curve
     (area,) = measured.areas
     assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K-CoT", "d3llm", 100.0, 2)
     write_result(two, tiny_checkpoint, decoding={"preset": "llada"})

@@ -187,6 +187,16 @@ def test_frontier_rows_hide_every_number_from_a_result_on(tokenizer: PreTrainedT
         assert masked[row, start:][ids.numbers[answers[row, start:]]].all()
 
 
+def test_the_first_eos_weighs_as_the_answer_and_the_others_as_the_tail(tokenizer: PreTrainedTokenizerBase):
+    ids = TokenIds.of(tokenizer)
+    solution = tokenizer("Tom has apples.")["input_ids"]
+    answers = torch.tensor([solution + [ids.eos] * 8] * 4)
+    masking = {**load_recipe(None)["masking"][0], "llada": 1.0, "window": 0.0, "frontier": 0.0, "ending": 0.0}
+    masking |= {"min_ratio": 1.0, "tail_weight": 0.25}
+    _, weights = mask_answers(answers, ids, masking, torch.Generator().manual_seed(0))
+    assert weights.tolist() == [[1.0] * (len(solution) + 1) + [0.25] * 7] * 4
+
+
 def test_ending_rows_reveal_only_the_end_of_a_block(tokenizer: PreTrainedTokenizerBase):
     ids = TokenIds.of(tokenizer)
     solution = tokenizer("Tom has <<3*4=12>>12 apples.\n#### 12")["input_ids"]

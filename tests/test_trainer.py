@@ -105,6 +105,30 @@ def test_the_loss_is_the_mean_over_all_masked_positions(tiny_checkpoint, tmp_pat
     torch.testing.assert_close(loss, expected)
 
 
+def test_the_logged_entropy_is_what_the_decoder_would_see(tiny_checkpoint, tmp_path):
+    """At temperature 1, and not that of the loss."""
+    trainer = make_trainer(tiny_checkpoint, tmp_path, layout="single", entropy_temperature=0.5)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+    corruption = trainer.corrupt(batch, step=3, progress=0.5)
+    trainer.add_targets(batch, corruption)
+    _, sums = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    length = batch["commit_steps"].shape[1]
+    noisy = batch["input_ids"].clone()
+    noisy[:, -length:][corruption.masked[0]] = MASK
+    logits = trainer.model(noisy, attention_mask=batch["attention_mask"]).logits[:, -length:]
+    log_p = logits[corruption.supervised[0]].log_softmax(-1)
+    torch.testing.assert_close(sums["masked_entropy"], -(log_p.exp() * log_p).sum())
+
+
+def test_the_log_says_where_the_curricula_were_in_that_step(tiny_checkpoint, tmp_path):
+    options = {"min_mask_ratio": 0.2, "max_mask_ratio": 0.8, "window_sizes": [4, 12]}
+    trainer = make_trainer(tiny_checkpoint, tmp_path, max_steps=4, **options)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "window_size" in entry]
+    assert [entry["mask_ratio_bound"] for entry in logged] == pytest.approx([0.2, 0.35, 0.5, 0.65])
+    assert [entry["window_size"] for entry in logged] == [4, 8, 12, 12]
+
+
 @pytest.mark.parametrize("normalization", ["tokens", "microbatch"])
 def test_accumulation_changes_nothing(tiny_checkpoint, tmp_path, normalization):
     options: dict[str, Any] = {"max_steps": 2, "normalization": normalization, "optim": "sgd", "max_grad_norm": 0.0}

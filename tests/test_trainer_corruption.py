@@ -142,6 +142,21 @@ def test_filled_tail_shows_eos_from_somewhere_behind_the_response(region):
     assert torch.stack(filled_rows)[:, short].float().mean() == pytest.approx(0.25, abs=0.05)
 
 
+def test_a_filled_tail_may_begin_with_the_response_s_own_eos(region):
+    """Every place from there to the end of the supervised part gets its turn, and none before."""
+    seen: dict[int, set[int]] = {row: set() for row in range(ROWS) if region.ended[row]}
+    position = torch.arange(LENGTH)
+    for step in range(300):
+        corruption = window(region, step, filled_tail_share=1.0, window_size=None, eos_tail=4, use_trajectory=False)
+        filled = ~corruption.masked[0] & (position >= corruption.end[:, None])
+        for row in seen:
+            seen[row].add(int(filled[row, : int(region.canvas_lengths[row])].nonzero()[0, 0]))
+    for row, firsts in seen.items():
+        own, supervised = int(region.response_lengths[row]) - 1, int(region.supervised_lengths(4)[row])
+        expected = set(range(max(own, 1), supervised + 1)) - {int(region.canvas_lengths[row])}
+        assert firsts == expected, row
+
+
 def test_response_without_eos_is_unknown_behind(region):
     corruption = corrupt_response(
         region,
@@ -174,6 +189,12 @@ def test_draws_depend_on_seed_step_and_sample_alone():
     for other in (draw(1, 5, index, 10), draw(0, 6, index, 10), draw(0, 5, index + 1, 10)):
         assert (draws.ratio != other.ratio).all()
         assert (draws.window != other.window).all()
+
+
+def test_no_two_draws_are_the_same():
+    """Whatever they differ in: seed, step or sample; also when one is larger by what another is less."""
+    draws = [draw(seed, step, torch.arange(8), 4).positions for seed in range(8) for step in range(8)]
+    assert len(torch.cat(draws).unique(dim=0)) == 8 * 8 * 8
 
 
 def test_draws_are_uniform_and_unrelated():

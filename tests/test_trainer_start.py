@@ -213,6 +213,9 @@ def test_the_fingerprint_of_rows_is_of_what_the_student_sees():
         rows = dataset.to_list()
         rows[2][column] = [*rows[2][column], 3]
         assert rows_fingerprint(Dataset.from_list(rows, features=dataset.features)) != first, column
+        rows = dataset.to_list()
+        rows[2][column], rows[3][column] = rows[2][column][:-1], rows[2][column][-1:] + rows[3][column]
+        assert rows_fingerprint(Dataset.from_list(rows, features=dataset.features)) != first, column
 
 
 @pytest.mark.parametrize(
