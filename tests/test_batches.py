@@ -84,3 +84,17 @@ def test_the_time_of_a_batch_is_shared_out_to_its_rows(tmp_path):
     assert (result["seconds"], result["tokens_per_second"]) == (18.0, 20 / 18)
     lines = [json.loads(line) for line in (tmp_path / "r.samples.jsonl").read_text().splitlines()]
     assert [line["seconds"] for line in lines] == [3.0, 3.0, 3.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7 Q: eight END nine", "7 "),
+        ("7 END nine Q: eight", "7 "),
+        ("7 Q: eight Q: nine", "7 "),
+        ("Q: eight", ""),
+        ("7 of nothing", "7 of nothing"),
+    ],
+)
+def test_an_answer_ends_before_the_first_stop_string(text, answer):
+    assert Task("t", "T", "", lambda *_: [], lambda *_: True, stop_strings=("END", "Q:")).cut(text) == answer

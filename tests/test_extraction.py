@@ -325,6 +325,14 @@ def test_the_rate_is_that_of_this_run(tmp_path):
         assert 0 < progress.rate < 8 / 1e-6 and progress.counts.samples == 16
 
 
+def test_an_extraction_that_lacks_its_last_part_is_not_finished(tiny, problems, tmp_path):
+    extract(tiny, problems, tmp_path / "out")
+    (tmp_path / "out" / "data" / "train-00002-of-00003.parquet").unlink()
+    assert not Parts.open(tmp_path / "out").is_complete()
+    with pytest.raises(ValueError, match="not finished"):
+        trajectory_facts(tmp_path / "out")
+
+
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")

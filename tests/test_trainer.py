@@ -444,13 +444,14 @@ def test_the_canvas_has_the_order_of_the_tail(tiny_checkpoint, tmp_path):
 
 def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path, caplog):
     rows = random_trajectories(16)
-    fitting = [len(row["prompt_ids"]) + len(row["response_ids"]) <= 20 for row in rows]
-    assert 0 < sum(fitting) < 16
+    lengths = [len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows]
+    fitting = [length <= 19 for length in lengths]
+    assert 0 < sum(fitting) < 16 and 19 in lengths  # which just fits
     with caplog.at_level("WARNING", logger="d3llm"):
-        trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_length=20)
+        trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_length=19)
     assert list(trainer.train_dataset["id"]) == [row["id"] for row, fits in zip(rows, fitting, strict=True) if fits]
     batch = trainer.data_collator(list(trainer.train_dataset))
-    assert (batch["attention_mask"].sum(dim=1) <= 20).all()
+    assert (batch["attention_mask"].sum(dim=1) <= 19).all()
     assert "has no trajectory left" in refusal(tiny_checkpoint, tmp_path, random_rows(4), max_length=3)
     with pytest.raises(ValueError, match="has no rows"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=random_trajectories(4).select([]))

@@ -54,6 +54,12 @@ def test_names_that_are_asked_for_are_wrapped_and_the_head_still_is_not(llada):
     assert sum(isinstance(module, LoraLayer) for module in wrapped.modules()) == 2 * 2
 
 
+@pytest.mark.parametrize("name", ["proj", "_proj", "orms"])
+def test_the_end_of_a_name_is_no_name(llada, name):
+    with pytest.raises(ValueError, match=f"No layer of the 'llada' model is called {name}:"):
+        add_adapter(llada, LoraConfig(target_modules=["q_proj", name]))
+
+
 def test_a_name_that_no_layer_bears_is_an_error(llada):
     with pytest.raises(ValueError, match="No layer of the 'llada' model is called gate_proj, o_proj"):
         add_adapter(llada, LoraConfig(target_modules=["q_proj", "o_proj", "gate_proj"]))
