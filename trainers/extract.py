@@ -122,7 +122,7 @@ class ExtractionConfig:
     seed: LongSeed = 0
     check: Literal["none"] | CheckName = "none"
     allow_code_execution: bool = False
-    keep: Literal["all", "correct"] = "all"
+    keep: Literal["correct", "all"] = "all"
     license: License = "other"
     chunk_size: Count = 64
     batch_size: Annotated[int, Field(ge=1)] = 16
