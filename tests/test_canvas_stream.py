@@ -18,7 +18,7 @@ def test_an_eos_that_ends_nothing_does_not_end_the_stream(model):  # noqa: F811
     assert final == output[0, 6:].tolist()
 
 
-def test_a_block_behind_a_gap_is_not_final():
+def test_a_block_after_a_gap_is_not_final():
     streamer, prompt = RecordingStreamer(), torch.tensor([[5, 6]])
     canvas = Canvas.from_prompt(
         prompt, None, new_tokens=6, block_size=2, mask_token_id=MASK, seeds=torch.zeros(1, dtype=torch.long)

@@ -70,12 +70,6 @@ def test_a_card_of_ours_is_kept(published, tmp_path):
     assert (tmp_path / "clean/README.md").read_text() == text
 
 
-def test_a_card_written_on_windows_is_read(published, tmp_path):
-    (published / "README.md").write_bytes(b"---\r\nlicense: mit\r\nbase_model: ada/base\r\n---\r\nold\r\n")
-    facts = convert(published, tmp_path / "clean")
-    assert (facts.license, facts.base_model) == ("mit", "ada/base")
-
-
 def test_what_is_given_wins_over_what_the_source_says(published, tmp_path):
     facts = convert(published, tmp_path / "clean", license="apache-2.0", base_model_id="ada/base")
     assert (facts.license, facts.base_model) == ("apache-2.0", "ada/base")

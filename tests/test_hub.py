@@ -314,6 +314,15 @@ def test_what_must_not_go_is_named_in_one_line(hub, model_folder, capsys, spoil,
     assert not hub.repositories
 
 
+def test_a_card_written_on_windows_has_its_licence(model_folder):
+    card = CARD.replace(b"\n", b"\r\n")
+    (model_folder / "README.md").write_bytes(card)
+    assert (model_folder / "README.md") == model_repository(model_folder, "ada/m").files["README.md"]
+    (model_folder / "README.md").write_bytes(card.replace(b"license: apache-2.0\r\n", b""))
+    with pytest.raises(ValueError, match="names no licence"):
+        model_repository(model_folder, "ada/m")
+
+
 def test_files_over_the_limits_are_refused(model_folder, monkeypatch):
     monkeypatch.setattr("d3llm.hub_cards.checks.LARGEST_FILE", 10_000)
     with pytest.raises(ValueError, match=r"has 0.0 GB, the Hub takes .*save in shards"):
