@@ -32,7 +32,7 @@ test-newest:
 	$(call pytest,.venv-newest)
 
 test-newest-quick:
-	$(MAKE) test-newest TESTS="$(QUICK)"
+	$(MAKE) test-newest TESTS="$(QUICK)" ARGS="-m 'not slow and not processes' $(ARGS)"
 
 test-oldest:
 	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest

@@ -707,6 +707,7 @@ def launch(launcher: tuple[str, ...], line: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.processes
 def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     rows = [{"prompt": " ".join(WORDS[: 1 + index % 7])} for index in range(24)]
     problems = write_jsonl(tmp_path / "problems.jsonl", rows)

@@ -47,13 +47,7 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_answers_of_the_shipped_models(shipped, preset):
-    check_shipped(shipped, preset, answers=3, block_size=8)
-
-
-def test_100_answers_of_the_student():
-    folder = checkpoint_path("student")
-    pair = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    check_shipped(pair, "d3llm", answers=100)
+    check_shipped(shipped, preset, answers=5, block_size=8)
 
 
 @pytest.mark.slow

@@ -180,6 +180,7 @@ def distill_on_two_processes(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.processes
 def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
     arguments = ["--model_name_or_path", str(tiny_checkpoint), "--trajectories", str(tmp_path / "trajectories")]
