@@ -1,3 +1,8 @@
+"""Accuracy under parallelism: tasks, results, AUP, the leaderboard."""
+
+if __name__ != "d3llm.evaluation":  # a second copy of every class
+    raise ImportError("evaluation is a part of d3llm: import d3llm.evaluation.")
+
 from .batches import (
     DecodedBatch,
     DecodedRow,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .aup.aup import area_under_parallelism, bootstrap_interval, points_above_floor
+from .aup.aup import bootstrap_interval, compute_aup, points_above_floor
 from .result import read_result, result_files, short_name
 
 
@@ -198,7 +198,7 @@ def make_boards(
                 [point.accuracy for point in curve.points],
             )
             kept[key] = points_above_floor(*points, **floor)
-            areas[key] = area_under_parallelism(*points, y_max=best[curve.task], **floor)
+            areas[key] = compute_aup(*points, y_max=best[curve.task], **floor)
             if curve.measured and resamples:
                 columns: dict[str, Any] = {
                     name: [point.samples[name] for point in curve.points]  # type: ignore[index]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .aup.aup import area_under_parallelism
+from .aup.aup import compute_aup
 
 
 OBJECTIVES = ("aup", "tps")
@@ -35,7 +35,7 @@ def choose_point(results: Sequence[dict[str, Any]], objective: str = "aup", max_
         curves.setdefault(repr(rest), []).append(result)
 
     def area(curve: list[dict[str, Any]]) -> float:
-        return area_under_parallelism(
+        return compute_aup(
             [result["tokens_per_forward"] for result in curve],
             [100 * result["accuracy"] for result in curve],
             y_max=100 * best or None,

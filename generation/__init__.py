@@ -1,5 +1,8 @@
 """The decoder: one loop, of which every published method is a preset."""
 
+if __name__ != "d3llm.generation":  # a second copy of every class
+    raise ImportError("generation is a part of d3llm: import d3llm.generation.")
+
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_diffusion import DiffusionGenerationMixin

@@ -1,5 +1,8 @@
 """What goes to the Hub: cards from measured facts, repositories that are whole, and the push itself."""
 
+if __name__ != "d3llm.hub_cards":  # a second copy of every class
+    raise ImportError("hub_cards is a part of d3llm: import d3llm.hub_cards.")
+
 from .cards import eval_results, model_card, trajectory_card
 from .facts import (
     MODEL_FACTS,

@@ -177,10 +177,10 @@ def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, 
 
 def _area(curve: list[TaskResult]) -> TaskArea:
     """The AUP of points that one preset reaches on one task."""
-    from ..evaluation.aup.aup import area_under_parallelism
+    from ..evaluation.aup.aup import compute_aup
 
     accuracies = [100 * result.accuracy for result in curve]
-    area = area_under_parallelism([result.tokens_per_forward for result in curve], accuracies)
+    area = compute_aup([result.tokens_per_forward for result in curve], accuracies)
     first = curve[0]
     return TaskArea(
         first.task, area, max(accuracies), len(curve), first.decoding.get("preset"), first.dataset, first.split

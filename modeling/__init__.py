@@ -1,5 +1,8 @@
 """Model classes, registered with the Auto classes on import."""
 
+if __name__ != "d3llm.modeling":  # a second copy of every class
+    raise ImportError("modeling is a part of d3llm: import d3llm.modeling.")
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from .configuration_dream import DreamConfig

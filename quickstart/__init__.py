@@ -1,5 +1,8 @@
 """The embedded default: word problems, a teacher trained on them, a student distilled from it, and where they are."""
 
+if __name__ != "d3llm.quickstart":  # a second copy of every class
+    raise ImportError("quickstart is a part of d3llm: import d3llm.quickstart.")
+
 from pathlib import Path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..evaluation.aup.aup import area_under_parallelism, bootstrap_areas
+from ..evaluation.aup.aup import bootstrap_areas, compute_aup
 from ..evaluation.result import read_result, result_files
 from .distill_student import extract, keep_recipe, measure_methods, train
 from .student_recipe import read_student_recipe
@@ -109,7 +109,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
 def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor: dict[str, Any]) -> dict[str, Any]:
     """A row from curves (seeds, points) of result files."""
     areas = [
-        area_under_parallelism(
+        compute_aup(
             [point["tokens_per_forward"] for point in curve], [100 * point["accuracy"] for point in curve], **anchor
         )
         for curve in curves

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from d3llm.evaluation.aup.aup import area_under_parallelism, bootstrap_interval
+from d3llm.evaluation.aup.aup import bootstrap_interval, compute_aup
 
 from .conftest import ROOT
 
@@ -22,7 +22,7 @@ def recorded(golden):
 def test_recorded_leaderboard(recorded):
     assert len(recorded["leaderboard"]) == 77
     for row in recorded["leaderboard"]:
-        area = area_under_parallelism(row["rho"], row["y"], y_max=row["y_max"])
+        area = compute_aup(row["rho"], row["y"], y_max=row["y_max"])
         assert area == pytest.approx(row["aup"], rel=1e-9), row
 
 
@@ -33,33 +33,33 @@ def test_recorded_edge_cases(recorded):
         expected = DROPPED.get(case["name"], case["aup"])
         if expected is None:
             with pytest.raises(ValueError, match="tokens_per_forward"):
-                area_under_parallelism(case["rho"], case["y"], y_max=case["y_max"], **kwargs)
+                compute_aup(case["rho"], case["y"], y_max=case["y_max"], **kwargs)
             continue
-        area = area_under_parallelism(case["rho"], case["y"], y_max=case["y_max"], **kwargs)
+        area = compute_aup(case["rho"], case["y"], y_max=case["y_max"], **kwargs)
         assert area == pytest.approx(expected, rel=1e-9), case["name"]
 
 
 def test_published_figures():
-    llada = area_under_parallelism([1, 9.11], [74.02, 73.09], y_max=74.98)
-    dream = area_under_parallelism([1, 4.94], [83.47, 81.36], y_max=83.94)
+    llada = compute_aup([1, 9.11], [74.02, 73.09], y_max=74.98)
+    dream = compute_aup([1, 4.94], [83.47, 81.36], y_max=83.94)
     assert (round(llada, 1), round(dream, 1)) == (637.7, 391.3)
 
 
 def test_y_max_is_the_own_best_by_default():
-    assert area_under_parallelism([1, 3], [50, 52]) == area_under_parallelism([1, 3], [50, 52], y_max=52)
-    assert area_under_parallelism([1, 3], [50, 52]) > area_under_parallelism([1, 3], [50, 52], y_max=60)
+    assert compute_aup([1, 3], [50, 52]) == compute_aup([1, 3], [50, 52], y_max=52)
+    assert compute_aup([1, 3], [50, 52]) > compute_aup([1, 3], [50, 52], y_max=60)
 
 
 def test_a_baseline_anchors_the_floor():
     points = [1, 4], [40, 39]  # loses everywhere against a baseline at 50
-    assert area_under_parallelism(*points) > 40
-    assert area_under_parallelism(*points, baseline_accuracy=50) == 0.0
-    assert area_under_parallelism(*points, baseline_accuracy=45) == 40.0
-    assert area_under_parallelism(*points, baseline_accuracy=44) == area_under_parallelism(*points)
+    assert compute_aup(*points) > 40
+    assert compute_aup(*points, baseline_accuracy=50) == 0.0
+    assert compute_aup(*points, baseline_accuracy=45) == 40.0
+    assert compute_aup(*points, baseline_accuracy=44) == compute_aup(*points)
 
 
 def test_no_accuracy_no_area():
-    assert area_under_parallelism([1, 5], [0, 0]) == 0.0
+    assert compute_aup([1, 5], [0, 0]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -82,18 +82,18 @@ def test_no_accuracy_no_area():
 )
 def test_values_out_of_range(points, kwargs, name):
     with pytest.raises(ValueError, match=name):
-        area_under_parallelism(*points, **kwargs)
+        compute_aup(*points, **kwargs)
 
 
 def test_fractions_are_warned_of():
     with pytest.warns(UserWarning, match="percent"):
-        area_under_parallelism([1, 2], [0.7, 0.69])
+        compute_aup([1, 2], [0.7, 0.69])
 
 
 def test_bootstrap_interval_over_samples():
     tokens, forwards = [[30] * 200, [30] * 200], [[30] * 200, [10] * 200]
     correct = [[i % 10 < 8 for i in range(200)], [i % 10 < 7.5 for i in range(200)]]
-    area = area_under_parallelism([1, 3], [80, 80], y_max=90)
+    area = compute_aup([1, 3], [80, 80], y_max=90)
     low, high = bootstrap_interval(tokens, forwards, correct, y_max=90)
     assert low < area < high and high - low < 80
     assert bootstrap_interval(tokens, forwards, correct, y_max=90) == (low, high)
@@ -122,6 +122,6 @@ def test_evaluate_loads_it_by_path(path, tmp_path, monkeypatch):
     points = {"tokens_per_forward": [9.11, 1.0], "accuracy": [73.09, 74.02]}
     area = metric.compute(**points, y_max=74.98, alpha=3.0, max_drop=5.0)
     assert area == {"aup": pytest.approx(637.6549264841269, rel=1e-12)}
-    assert metric.compute(**points) == {"aup": pytest.approx(area_under_parallelism([1.0, 9.11], [74.02, 73.09]))}
+    assert metric.compute(**points) == {"aup": pytest.approx(compute_aup([1.0, 9.11], [74.02, 73.09]))}
     with pytest.raises(ValueError, match="`y_max` must be a number above 0, got '75'"):
         metric.compute(**points, y_max="75")

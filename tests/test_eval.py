@@ -21,7 +21,7 @@ import d3llm.modeling
 from d3llm.commands.loading import load_model
 from d3llm.commands.main import build_parser, main
 from d3llm.evaluation import measurement, resolve_generation_config, wilson_interval
-from d3llm.evaluation.aup.aup import area_under_parallelism
+from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.code_execution import run_program
@@ -129,9 +129,7 @@ def test_quickstart_points(tmp_path, capsys):
         assert f"{result['tokens_per_forward']:.2f}" in printed and f"{result['accuracy']:.1%}" in printed
     assert str(Path.home()) not in json.dumps([slow, fast])
     assert main(["leaderboard", str(tmp_path)]) == 0
-    area = area_under_parallelism(
-        *zip(*((r["tokens_per_forward"], 100 * r["accuracy"]) for r in (slow, fast)), strict=True)
-    )
+    area = compute_aup(*zip(*((r["tokens_per_forward"], 100 * r["accuracy"]) for r in (slow, fast)), strict=True))
     assert f"{area:.1f}" in capsys.readouterr().out
 
 

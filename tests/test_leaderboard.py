@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from d3llm.commands.main import main
-from d3llm.evaluation.aup.aup import area_under_parallelism
+from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.leaderboard import Curve, Point, make_boards, measured_curves, published, published_curves
 from d3llm.evaluation.plots import draw, speed_points
 
@@ -56,7 +56,7 @@ def test_measured_results(tmp_path, capsys):
     assert [(point.tokens_per_forward, point.accuracy) for point in curve.points] == [(1.0, 80.0), (5.0, 78.0)]
     assert curve.measured and curve.points[0].tokens_per_second == pytest.approx(100)
     (board,) = make_boards([curve])
-    area = area_under_parallelism([1, 5], [80, 78])
+    area = compute_aup([1, 5], [80, 78])
     assert board.areas["ours", "GSM8K-CoT"] == board.average("ours") == area
     low, high = board.intervals["ours", "GSM8K-CoT"]
     assert low < area < high
@@ -83,9 +83,9 @@ def test_conventions_of_y_max():
     def weak(**kwargs) -> float:
         return make_boards(curves, **kwargs)[0].areas["weak", "A"]
 
-    assert weak() == area_under_parallelism([1, 3], [50, 48], y_max=90)
-    assert weak(y_max="own") == area_under_parallelism([1, 3], [50, 48])
-    assert weak(y_max={"A": 55, "B": 70}) == area_under_parallelism([1, 3], [50, 48], y_max=55)
+    assert weak() == compute_aup([1, 3], [50, 48], y_max=90)
+    assert weak(y_max="own") == compute_aup([1, 3], [50, 48])
+    assert weak(y_max={"A": 55, "B": 70}) == compute_aup([1, 3], [50, 48], y_max=55)
     (board,) = make_boards(curves)
     assert board.average("weak") is None and board.methods == ["strong", "weak"]
     with pytest.raises(ValueError, match="task B"):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from d3llm.evaluation import fingerprint_files
-from d3llm.evaluation.aup.aup import area_under_parallelism
+from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart import ablation, checkpoint_path
 from d3llm.quickstart.distill_student import distill_student
@@ -130,7 +130,7 @@ def test_rows_of_an_ablation(tmp_path):
     one_token, teacher, student = ablation.ablation_rows(tmp_path, tmp_path / "ablation.yaml")
     assert one_token["aup"] == pytest.approx(0.8 * 98)
     assert teacher["aup"] == pytest.approx(2.0 * 97)
-    expected = [area_under_parallelism([tpf, 2 * tpf], [98, 96], y_max=98) for tpf in (4.0, 5.0)]
+    expected = [compute_aup([tpf, 2 * tpf], [98, 96], y_max=98) for tpf in (4.0, 5.0)]
     assert student["aup"] == pytest.approx(sum(expected) / 2)
     assert student["aup_of_seeds"] == pytest.approx(expected)
     assert student["aup_interval"][0] < min(expected) < max(expected) < student["aup_interval"][1]

@@ -47,7 +47,7 @@ Example:
 """
 
 
-def area_under_parallelism(
+def compute_aup(
     tokens_per_forward: Sequence[float],
     accuracy: Sequence[float],
     *,
@@ -128,14 +128,14 @@ def points_above_floor(
     max_drop: float = 5.0,
     baseline_accuracy: float | None = None,
 ) -> list[tuple[float, float]]:
-    """The points of a curve that count for its AUP, by rising TPF; see [`area_under_parallelism`]."""
+    """The points of a curve that count for its AUP, by rising TPF; see [`compute_aup`]."""
     points = sorted(zip(tokens_per_forward, accuracy, strict=True), key=lambda point: point[0])
     floor = (points[0][1] if baseline_accuracy is None else baseline_accuracy) - max_drop
     return [(parallelism, y) for parallelism, y in points if y >= floor]
 
 
 def weight(y: float, y_max: float, alpha: float = 3.0) -> float:
-    r"""$W(y)$, the weight of an accuracy; see [`area_under_parallelism`]."""
+    r"""$W(y)$, the weight of an accuracy; see [`compute_aup`]."""
     return min(math.exp(-alpha * (1 - y / y_max)), 1.0)
 
 
@@ -160,7 +160,7 @@ def bootstrap_areas(
         correct (`Sequence[Sequence[bool]]` of shape `(points, samples)`): Whether the answer was right.
         resamples (`int`, *optional*, defaults to 1000): How many resamples.
         seed (`int`, *optional*, defaults to 0): Of the draws; the same draws for curves of as many samples.
-        area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`area_under_parallelism`]. A `y_max` that
+        area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`compute_aup`]. A `y_max` that
             is given does not vary; the method's own best does.
 
     Returns:
@@ -171,7 +171,7 @@ def bootstrap_areas(
     draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples)
     sums = np.einsum("kps,rs->krp", per_sample, draws)
     return [
-        area_under_parallelism((t / f).tolist(), (100 * c / samples).tolist(), **area_kwargs)
+        compute_aup((t / f).tolist(), (100 * c / samples).tolist(), **area_kwargs)
         for t, f, c in zip(*sums, strict=True)
     ]
 
@@ -218,4 +218,4 @@ class AccuracyUnderParallelism(evaluate.Metric):
     def _compute(
         self, tokens_per_forward: Sequence[float], accuracy: Sequence[float], **area_kwargs: Any
     ) -> dict[str, float]:
-        return {"aup": area_under_parallelism(tokens_per_forward, accuracy, **area_kwargs)}
+        return {"aup": compute_aup(tokens_per_forward, accuracy, **area_kwargs)}

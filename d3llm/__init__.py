@@ -1,0 +1,76 @@
+"""
+Fast diffusion language models in the Hugging Face stack.
+
+The names below are imported when first used, so that `import d3llm` needs neither torch nor transformers. Using a
+model class registers all families with the Auto classes, as `import d3llm.modeling` does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .evaluation.aup.aup import compute_aup
+    from .generation import (
+        PRESETS,
+        CanvasSpanStreamer,
+        DiffusionGenerationConfig,
+        DiffusionGenerationOutput,
+    )
+    from .modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+    from .quickstart import checkpoint_path
+    from .trainers.extract import ExtractionConfig, extract_trajectories
+    from .trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+    from .trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+    from .trainers.trajectories import load_trajectories
+
+_MODULES = {
+    "CanvasSpanStreamer": "generation",
+    "DiffusionGenerationConfig": "generation",
+    "DiffusionGenerationOutput": "generation",
+    "DreamConfig": "modeling",
+    "DreamModel": "modeling",
+    "ExtractionConfig": "trainers.extract",
+    "LLaDAConfig": "modeling",
+    "LLaDAModelLM": "modeling",
+    "PRESETS": "generation",
+    "PseudoTrajectoryConfig": "trainers.pseudo_trajectory_config",
+    "PseudoTrajectoryTrainer": "trainers.pseudo_trajectory_trainer",
+    "checkpoint_path": "quickstart",
+    "compute_aup": "evaluation.aup.aup",
+    "extract_trajectories": "trainers.extract",
+    "load_trajectories": "trainers.trajectories",
+}
+
+__all__ = [  # written out: editors do not follow `_MODULES`
+    "PRESETS",
+    "CanvasSpanStreamer",
+    "DiffusionGenerationConfig",
+    "DiffusionGenerationOutput",
+    "DreamConfig",
+    "DreamModel",
+    "ExtractionConfig",
+    "LLaDAConfig",
+    "LLaDAModelLM",
+    "PseudoTrajectoryConfig",
+    "PseudoTrajectoryTrainer",
+    "__version__",
+    "checkpoint_path",
+    "compute_aup",
+    "extract_trajectories",
+    "load_trajectories",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
