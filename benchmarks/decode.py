@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging
 
-from d3llm.evaluation.files import write_atomically
+from d3llm.common.files import write_atomically
 from d3llm.generation import PRESETS, CanvasCache
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path

@@ -25,11 +25,11 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 from transformers.utils import logging
 
-from d3llm.evaluation.files import write_atomically
+from d3llm.common.files import write_atomically
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
+from d3llm.trajectories.dataset import TRAJECTORY_FEATURES
 
 
 RECIPES = {

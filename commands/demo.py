@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
+    from d3llm.common.files import write_atomically
     from d3llm.evaluation import check_writable, evaluate_decoding
-    from d3llm.evaluation.files import write_atomically
     from d3llm.quickstart import checkpoint_path
     from d3llm.quickstart.problems import extract_answer, generate_problems
 

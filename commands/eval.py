@@ -111,8 +111,8 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
 
     if find_spec("lm_eval") is None:
         raise ValueError("lm-evaluation-harness is not installed: pip install 'd3llm[eval]'.")
+    from d3llm.common.files import write_atomically
     from d3llm.evaluation import lm_eval_model
-    from d3llm.evaluation.files import write_atomically
     from d3llm.evaluation.measurement import hardware, versions
 
     from .loading import load_model
@@ -148,8 +148,8 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
 
 def method_name(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> str:
     """What tables and files call this model with this preset; refuses what no table can show."""
+    from d3llm.common.schema import check
     from d3llm.evaluation.result import Name
-    from d3llm.evaluation.schema import check
 
     if args.method is not None:
         return check(Name, args.method, "--method")

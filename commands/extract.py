@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
     from datasets import disable_progress_bars
 
-    from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, process_state
+    from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories, process_state
 
     from .loading import load_model
 

@@ -95,7 +95,7 @@ def _repository(args: argparse.Namespace) -> Repository:
 def _model_facts(args: argparse.Namespace) -> tuple[ModelFacts | None, Path | bytes | None]:
     """What the card is made of, and its picture; nothing for a folder with a card of its own, which goes as it is."""
     from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
-    from d3llm.hub_cards.measured import model_facts, with_results
+    from d3llm.hub_cards.from_results import model_facts, with_results
 
     given = {"license": args.license, "base_model": args.base_model}
     given = {name: value for name, value in given.items() if value is not None}

@@ -116,7 +116,7 @@ def score_of(args: argparse.Namespace) -> str:
 
 def _generation_config(folder: Path) -> dict[str, Any]:
     """What a checkpoint's generation_config.json says of the method; nothing if there is none."""
-    from d3llm.evaluation.schema import check
+    from d3llm.common.schema import check
 
     path = folder / "generation_config.json"
     if not path.is_file():
@@ -130,7 +130,7 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 
 def write_fields(folder: Path, fields: dict[str, Any]) -> Path:
     """Puts fields into a checkpoint's generation_config.json and keeps what else is there; atomically."""
-    from d3llm.evaluation.files import write_atomically
+    from d3llm.common.files import write_atomically
     from d3llm.generation import DiffusionGenerationConfig
     from d3llm.generation.fields import METHOD_DEFAULTS
 

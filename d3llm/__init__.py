@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     )
     from .modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
     from .quickstart import checkpoint_path
-    from .trainers.extract import ExtractionConfig, extract_trajectories
     from .trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
     from .trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-    from .trainers.trajectories import load_trajectories
+    from .trajectories.dataset import load_trajectories
+    from .trajectories.extract import ExtractionConfig, extract_trajectories
 
 _MODULES = {
     "CanvasSpanStreamer": "generation",
@@ -32,7 +32,7 @@ _MODULES = {
     "DiffusionGenerationOutput": "generation",
     "DreamConfig": "modeling",
     "DreamModel": "modeling",
-    "ExtractionConfig": "trainers.extract",
+    "ExtractionConfig": "trajectories.extract",
     "LLaDAConfig": "modeling",
     "LLaDAModelLM": "modeling",
     "PRESETS": "generation",
@@ -40,8 +40,8 @@ _MODULES = {
     "PseudoTrajectoryTrainer": "trainers.pseudo_trajectory_trainer",
     "checkpoint_path": "quickstart",
     "compute_aup": "evaluation.aup.aup",
-    "extract_trajectories": "trainers.extract",
-    "load_trajectories": "trainers.trajectories",
+    "extract_trajectories": "trajectories.extract",
+    "load_trajectories": "trajectories.dataset",
 }
 
 __all__ = [  # written out: editors do not follow `_MODULES`

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from ..common.files import write_atomically
 from .batches import DecodedBatch, batch_indices
-from .files import write_atomically
 from .result import SCHEMA, Record, read_result, summarize
 from .results_file import ResultsFile, fingerprint
 from .tasks import Sample, Task

@@ -10,8 +10,8 @@ import matplotlib
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
+from ..common.files import write_atomically
 from .aup.aup import weight
-from .files import write_atomically
 from .leaderboard import Board, make_boards, measured_curves
 from .result import short_name
 

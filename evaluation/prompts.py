@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
 
-from .schema import check
+from ..common.schema import check
 
 
 Messages = Sequence[Mapping[str, str]]

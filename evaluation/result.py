@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.schema import check
 from .decoding import wilson_interval
-from .schema import check
 
 
 SCHEMA = "d3llm-result-1"

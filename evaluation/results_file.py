@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from .files import write_atomically
-from .schema import check
+from ..common.files import write_atomically
+from ..common.schema import check
 
 
 SAMPLE = 2**20  # bytes

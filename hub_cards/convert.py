@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ..evaluation.files import remove_leftovers, whole_folder, write_atomically
+from ..common.files import remove_leftovers, whole_folder, write_atomically
 from ..modeling import DreamModel, LLaDAModelLM
 from .cards import is_hub_id
-from .checks import card_metadata
 from .facts import MODEL_FACTS, ModelFacts, read_facts
-from .measured import model_facts, read_json
+from .from_results import model_facts, read_json
+from .push_checks import card_metadata
 from .training_card import write_card
 
 

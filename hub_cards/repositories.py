@@ -9,10 +9,10 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from .cards import custom_generate_card, eval_results, is_hub_id, metric_card, model_card, space_card, trajectory_card
-from .checks import check_card, check_code, check_files, suspicious_calls
 from .contents import Content, read
 from .facts import MODEL_FACTS, TRAJECTORY_FACTS, ModelFacts, TrajectoryFacts, facts_json, read_facts
 from .folder import RUN_STATE, folder_files
+from .push_checks import check_card, check_code, check_files, suspicious_calls
 from .streaming import folder_streaming_faults
 from .weights import check_weights, read_json_object, weights_without_numbers
 
@@ -163,7 +163,7 @@ def custom_generate_repository(repo_id: str) -> Repository:
     Args:
         repo_id (`str`): Where it goes.
     """
-    from ..modeling.flat_code import flatten  # loads torch
+    from ..modeling.remote_code import flatten  # loads torch
 
     files: dict[str, Content] = {
         f"custom_generate/{name}": text.encode() for name, text in flatten(f"{__package__}.generate").items()

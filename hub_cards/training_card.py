@@ -8,11 +8,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel
 
-from ..evaluation.files import write_atomically
+from ..common.files import write_atomically
 from .cards import is_hub_id, model_card
-from .checks import card_metadata
 from .facts import MODEL_FACTS, ModelFacts, facts_json
-from .measured import decoding_fields, library_versions
+from .from_results import decoding_fields, library_versions
+from .push_checks import card_metadata
 
 
 logger = logging.getLogger(__name__)

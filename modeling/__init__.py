@@ -7,10 +7,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from .configuration_dream import DreamConfig
 from .configuration_llada import LLaDAConfig
-from .flat_code import self_contained
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_llada import LLaDAModelLM
+from .remote_code import self_contained
 
 
 for config_class, model_class in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):

@@ -9,16 +9,16 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from ..common.files import remove_leftovers, whole_folder, write_atomically
 from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
-from ..evaluation.files import remove_leftovers, whole_folder, write_atomically
 from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.distill import last_checkpoint
-from ..trainers.extract import ExtractionConfig, extract_trajectories
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from ..trainers.trajectories import load_trajectories
+from ..trajectories.dataset import load_trajectories
+from ..trajectories.extract import ExtractionConfig, extract_trajectories
 from . import checkpoint_path
 from .problems import generate_problems
 from .student_recipe import read_student_recipe

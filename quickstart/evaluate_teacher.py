@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from ..common.files import write_atomically
 from ..evaluation import evaluate_decoding
-from ..evaluation.files import write_atomically
 from ..modeling.modeling_llada import LLaDAModelLM
 from .problems import extract_answer, generate_problems
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from ..trainers.extract import ExtractionConfig
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from ..trajectories.extract import ExtractionConfig
 
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"

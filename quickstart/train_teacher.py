@@ -21,15 +21,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..evaluation.files import own_folder, write_atomically
+from ..common.files import own_folder, write_atomically
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
-from .batches import Batch, TokenIds, canvas_rows, make_batch, render_prompt
 from .fast_forward import fast_logits
 from .muon import BatchedMuon
 from .problems import generate_problems
 from .tokenizer import build_tokenizer
+from .training_rows import Batch, TokenIds, canvas_rows, make_batch, render_prompt
 
 
 logger = logging.get_logger(__name__)

@@ -11,7 +11,7 @@ from d3llm.generation import PRESETS
 from d3llm.quickstart import checkpoint_path
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trainers.trajectories import load_trajectories
+from d3llm.trajectories.dataset import load_trajectories
 
 
 SHORT = {"max_new_tokens": 8, "block_size": 4}

@@ -25,7 +25,7 @@ from d3llm.hub_cards import (
     trajectory_card,
 )
 from d3llm.hub_cards.cards import custom_generate_card, is_hub_id, metric_card, shorten, space_card
-from d3llm.hub_cards.measured import model_facts, with_results
+from d3llm.hub_cards.from_results import model_facts, with_results
 
 from .conftest import ROOT
 from .hub import check_card

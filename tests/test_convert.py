@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from d3llm.commands.main import main
 from d3llm.hub_cards import MODEL_FACTS, ModelFacts, facts_json, read_facts
 from d3llm.hub_cards.convert import convert
-from d3llm.hub_cards.measured import model_facts
+from d3llm.hub_cards.from_results import model_facts
 from d3llm.hub_cards.repositories import model_repository
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.adapters import add_adapter

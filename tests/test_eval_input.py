@@ -21,7 +21,7 @@ from d3llm.evaluation.plots import curves_png
 from d3llm.evaluation.result import SCHEMA, read_result, result_files
 from d3llm.evaluation.tasks import TASKS, data
 from d3llm.hub_cards.facts import ModelFacts
-from d3llm.hub_cards.measured import with_results
+from d3llm.hub_cards.from_results import with_results
 from d3llm.quickstart.ablation import ablation_rows
 
 from .results import whole_result

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from d3llm.hub_cards.repositories import custom_generate_repository
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM, flat_code
-from d3llm.modeling.flat_code import ExportError, flatten
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM, remote_code
+from d3llm.modeling.remote_code import ExportError, flatten
 
 from .conftest import ROOT
 from .hub import LoopbackHub, loopback_hub
@@ -218,7 +218,7 @@ def test_transformers_finds_all_imports_of_the_flat_files(llada_checkpoint, tmp_
         present = {str(path.resolve()) for path in entry.parent.glob("*.py")}
         assert {str(Path(file).resolve()) for file in get_relative_import_files(str(entry))} <= present
         for file in present:
-            assert set(get_imports(file)) <= flat_code.ALLOWED_PACKAGES
+            assert set(get_imports(file)) <= remote_code.ALLOWED_PACKAGES
 
 
 def test_lines_keep_their_numbers():
@@ -240,22 +240,22 @@ def test_lines_keep_their_numbers():
 )
 def test_code_that_cannot_travel_is_refused(tmp_path, monkeypatch, line, complaint):
     (tmp_path / "bad.py").write_text(line + "\n")
-    found = flat_code._source_file
+    found = remote_code._source_file
     monkeypatch.setattr(
-        flat_code, "_source_file", lambda m: tmp_path / "bad.py" if m == "d3llm.modeling.bad" else found(m)
+        remote_code, "_source_file", lambda m: tmp_path / "bad.py" if m == "d3llm.modeling.bad" else found(m)
     )
     with pytest.raises(ExportError, match=complaint):
         flatten("d3llm.modeling.bad")
 
 
 def test_a_full_disk_leaves_the_code_that_was_there(tmp_path, monkeypatch):
-    flat_code.write_files(tmp_path, {"a.py": "one = 1\n"})
+    remote_code.write_files(tmp_path, {"a.py": "one = 1\n"})
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        flat_code.write_files(tmp_path, {"a.py": "two = 2\n"})
+        remote_code.write_files(tmp_path, {"a.py": "two = 2\n"})
     assert [path.name for path in tmp_path.iterdir()] == ["a.py"]
     assert (tmp_path / "a.py").read_text() == "one = 1\n"

@@ -20,16 +20,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import d3llm.modeling  # noqa: F401
 from d3llm.commands.main import main
 from d3llm.evaluation import encode_prompt
+from d3llm.evaluation.answer_checks import CHECKS
 from d3llm.modeling import DreamConfig, DreamModel
-from d3llm.trainers import parts as parts_module
-from d3llm.trainers.answer_checks import CHECKS
 from d3llm.trainers.distill import DistillArguments, split_trajectories
-from d3llm.trainers.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
-from d3llm.trainers.extraction_progress import ExtractionProgress
-from d3llm.trainers.parts import Parts
-from d3llm.trainers.published_trajectories import read_published
-from d3llm.trainers.trajectories import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
-from d3llm.trainers.trajectory_facts import trajectory_facts
+from d3llm.trajectories import store as parts_module
+from d3llm.trajectories.dataset import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
+from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
+from d3llm.trajectories.extraction_progress import ExtractionProgress
+from d3llm.trajectories.published import read_published
+from d3llm.trajectories.store import Parts
+from d3llm.trajectories.trajectory_facts import trajectory_facts
 
 from .conftest import WORDS
 
@@ -702,7 +702,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 def launch(launcher: tuple[str, ...], line: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", *launcher, "-m", "d3llm.trainers.extract", *line]
+    command = [sys.executable, "-m", *launcher, "-m", "d3llm.trajectories.extract", *line]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from d3llm.common.files import own_folder, remove_leftovers, remove_leftovers_in, whole_folder, write_atomically
 from d3llm.evaluation import ResultsFile
-from d3llm.evaluation.files import own_folder, remove_leftovers, remove_leftovers_in, whole_folder, write_atomically
 from d3llm.hub_cards.convert import convert
-from d3llm.modeling import flat_code
+from d3llm.modeling import remote_code
 
 from .kills import contents, every_kill
 from .trajectory_rows import make_trainer
@@ -57,9 +57,9 @@ def test_a_folder_is_the_old_or_the_new_one_after_every_kill(tmp_path, replaces)
 
 def test_code_beside_a_model_is_whole_after_every_kill(tmp_path):
     def write(folder: Path) -> None:
-        flat_code.write_files(folder, {"a.py": "a = 2\n", "b.py": "b = 2\n"})
+        remote_code.write_files(folder, {"a.py": "a = 2\n", "b.py": "b = 2\n"})
 
-    for folder in every_kill(write, tmp_path, lambda f: flat_code.write_files(f, {"a.py": "a = 1\n"})):
+    for folder in every_kill(write, tmp_path, lambda f: remote_code.write_files(f, {"a.py": "a = 1\n"})):
         assert (folder / "a.py").read_text() in ("a = 1\n", "a = 2\n")
         write(folder)
         assert contents(folder) == {"a.py": b"a = 2\n", "b.py": b"b = 2\n"}

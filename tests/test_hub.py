@@ -324,11 +324,11 @@ def test_a_card_written_on_windows_has_its_licence(model_folder):
 
 
 def test_files_over_the_limits_are_refused(model_folder, monkeypatch):
-    monkeypatch.setattr("d3llm.hub_cards.checks.LARGEST_FILE", 10_000)
+    monkeypatch.setattr("d3llm.hub_cards.push_checks.LARGEST_FILE", 10_000)
     with pytest.raises(ValueError, match=r"has 0.0 GB, the Hub takes .*save in shards"):
         model_repository(model_folder, "ada/m")
-    monkeypatch.setattr("d3llm.hub_cards.checks.LARGEST_FILE", 10**9)
-    monkeypatch.setattr("d3llm.hub_cards.checks.MOST_ENTRIES", 5)
+    monkeypatch.setattr("d3llm.hub_cards.push_checks.LARGEST_FILE", 10**9)
+    monkeypatch.setattr("d3llm.hub_cards.push_checks.MOST_ENTRIES", 5)
     with pytest.raises(ValueError, match="Write larger parts"):
         model_repository(model_folder, "ada/m")
 
@@ -345,7 +345,7 @@ def test_shards_must_all_be_there(model_folder):
 def trajectories(tmp_path: Path) -> Path:
     from datasets import Dataset
 
-    from d3llm.trainers.trajectories import TRAJECTORY_FEATURES
+    from d3llm.trajectories.dataset import TRAJECTORY_FEATURES
 
     row = {
         "id": "a/train/0",

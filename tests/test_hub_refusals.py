@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import ModelFacts, TrajectoryFacts, model_card, trajectory_card
-from d3llm.hub_cards.checks import card_metadata, check_files
 from d3llm.hub_cards.contents import PIECE
 from d3llm.hub_cards.facts import MODEL_FACTS
 from d3llm.hub_cards.pickles import danger
+from d3llm.hub_cards.push_checks import card_metadata, check_files
 from d3llm.hub_cards.repositories import metric_repository, model_repository, trajectory_repository
 from d3llm.hub_cards.secrets import find_secret
 from d3llm.quickstart import checkpoint_path

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from d3llm.quickstart import checkpoint_path, problems
-from d3llm.quickstart.batches import TokenIds, make_batch, mask_answers, render_prompt
 from d3llm.quickstart.muon import BatchedMuon, orthogonalize
 from d3llm.quickstart.problems import (
     LARGEST_VALUE,
@@ -24,6 +23,7 @@ from d3llm.quickstart.problems import (
 )
 from d3llm.quickstart.tokenizer import build_tokenizer
 from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, load_recipe, train_teacher
+from d3llm.quickstart.training_rows import TokenIds, make_batch, mask_answers, render_prompt
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from d3llm.evaluation.schema import check
+from d3llm.common.schema import check
 
 
 class Row(TypedDict):

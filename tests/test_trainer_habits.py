@@ -17,7 +17,7 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from d3llm.hub_cards import ModelFacts, read_facts
-from d3llm.hub_cards.checks import card_metadata
+from d3llm.hub_cards.push_checks import card_metadata
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.evaluating_trainer import HeldOutPrompts
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
@@ -169,7 +169,7 @@ def test_an_error_names_the_key_of_an_eval_dataset(tiny_checkpoint, tmp_path):
 
 
 def test_an_iterable_dataset_trains_as_the_same_rows_in_order(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("d3llm.trainers.student_data.STREAM_BATCH", 5)
+    monkeypatch.setattr("d3llm.trainers.collator.STREAM_BATCH", 5)
     rows, held_out = random_trajectories(16), random_trajectories(8, seed=1)
     listed = make_trainer(
         tiny_checkpoint, tmp_path, train_dataset=rows, eval_dataset=held_out, train_sampling_strategy="sequential"
@@ -514,7 +514,7 @@ def test_tensorboard_gets_the_parts_of_the_loss(tiny_checkpoint, tmp_path, monke
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: True)
-    monkeypatch.setattr("d3llm.trainers.training_checks.get_available_reporting_integrations", lambda: available)
+    monkeypatch.setattr("d3llm.trainers.preflight.get_available_reporting_integrations", lambda: available)
     rows = random_trajectories(4)
     trainer = make_trainer(
         tiny_checkpoint, tmp_path, eval_dataset={"a": rows}, report_to="tensorboard", eval_strategy="epoch"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from d3llm.hub_cards.checks import card_metadata
+from d3llm.hub_cards.push_checks import card_metadata
 
 from .hub import Fault, loopback_hub
 from .trajectory_rows import make_trainer, random_trajectories

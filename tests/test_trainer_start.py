@@ -17,9 +17,9 @@ from trl import ModelConfig
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.distill import RECIPES, DistillArguments, parse_arguments, read_held_out
+from d3llm.trainers.preflight import check_precision
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
-from d3llm.trainers.training_checks import check_precision
 from d3llm.trainers.training_plan import (
     ADAPTERS,
     PLAN_FILE,
@@ -275,7 +275,7 @@ def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
 
 
 def test_a_report_that_is_not_installed_is_named(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("d3llm.trainers.training_checks.get_available_reporting_integrations", lambda: ["wandb"])
+    monkeypatch.setattr("d3llm.trainers.preflight.get_available_reporting_integrations", lambda: ["wandb"])
     with pytest.raises(ValueError, match=r"tensorboard, not installed here: pip install 'd3llm\[tensorboard\]'"):
         make_trainer(tiny_checkpoint, tmp_path, report_to=["wandb", "tensorboard"])
 

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.files import whole_folder
+from ..common.files import whole_folder
 
 
 # The trainer runs the layers of the model, not the forward of PEFT around it, which these need.

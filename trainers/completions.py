@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 from trl.data_utils import apply_chat_template, is_conversational, maybe_convert_to_chatml
 
-from .orders import length_up_to_eos
-from .trajectories import NO_ORDER, STORED_FEATURES, TRAJECTORY_FEATURES
+from ..trajectories.dataset import NO_ORDER, STORED_FEATURES, TRAJECTORY_FEATURES
+from ..trajectories.orders import length_up_to_eos
 
 
 logger = logging.get_logger(__name__)
@@ -58,7 +58,7 @@ def encode_completions(
         name (`str`): What to call the dataset in an error.
 
     Returns:
-        `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trainers.trajectories.STORED_FEATURES`].
+        `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
 
     Raises:
         `ValueError`: For a row that is no prompt and completion, by its number.

@@ -14,21 +14,21 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from ..evaluation.schema import SHOWN
+from ..common.schema import SHOWN
+from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
+from ..trajectories.dataset import as_stored, read_rows
+from ..trajectories.prompt_rows import Samples
 from .adapters import merge_adapter
-from .answer_checks import ANSWERS, CHECKS, CheckName
+from .collator import as_trajectories, check_needs_no_order, student_facts
 from .completions import has_completions
 from .field_types import MODEL_FIELDS, Count, Whole, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe
-from .samples import Samples
-from .student_data import as_trajectories, check_needs_no_order, student_facts
 from .student_model import load_model
 from .training_plan import check_plan, training_plan, write_plan
-from .trajectories import as_stored, read_rows
 
 
 logger = logging.get_logger(__name__)

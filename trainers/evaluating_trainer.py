@@ -12,14 +12,14 @@ from torch import nn
 from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
-from .publishing_trainer import PublishingTrainer
-from .student_data import (
+from .collator import (
     StudentFacts,
     as_trajectories,
     named_eval_datasets,
     prepare_trajectories,
     unnamed_eval_datasets,
 )
+from .publishing_trainer import PublishingTrainer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EvaluatingTrainer(PublishingTrainer):
     The part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`] that evaluates and predicts.
 
     Attributes:
-        student ([`~d3llm.trainers.student_data.StudentFacts`]): What datasets are held against.
+        student ([`~d3llm.trainers.collator.StudentFacts`]): What datasets are held against.
         max_new_tokens (`int`): Positions of the generated region.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode.
     """

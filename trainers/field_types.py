@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import AfterValidator, Field
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..evaluation.schema import check
+from ..common.schema import check
 from ..generation.fields import suggestion
 
 

@@ -24,16 +24,10 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..evaluation.files import own_folder
+from ..common.files import own_folder
 from ..hub_cards.push import PushError
 from .adapters import add_adapter, check_head, check_tuner
-from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
-from .curricula import mask_ratio_bound, window_size_at
-from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
-from .losses import TokenLosses, token_losses
-from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
-from .publishing_trainer import check_push
-from .student_data import (
+from .collator import (
     COLUMNS,
     TrajectoryCollator,
     as_trajectories,
@@ -43,8 +37,11 @@ from .student_data import (
     student_facts,
     unnamed_eval_datasets,
 )
-from .student_model import load_model, load_tokenizer
-from .training_checks import (
+from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
+from .curricula import mask_ratio_bound, window_size_at
+from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
+from .losses import TokenLosses, token_losses
+from .preflight import (
     check_canvas,
     check_held_out,
     check_loss_arguments,
@@ -53,6 +50,9 @@ from .training_checks import (
     check_reports,
     check_teacher,
 )
+from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
+from .publishing_trainer import check_push
+from .student_model import load_model, load_tokenizer
 from .trl_base import _ForwardRedirection
 
 
@@ -98,7 +98,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
     from d3llm.modeling import LLaDAModelLM
     from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
     from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-    from d3llm.trainers.trajectories import load_trajectories
+    from d3llm.trajectories.dataset import load_trajectories
 
     trainer = PseudoTrajectoryTrainer(
         model=LLaDAModelLM.from_pretrained("teacher", dtype="float32"),
@@ -294,7 +294,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         Draws what is masked in a batch; a pure function of the seed, the step and the samples.
 
         Args:
-            batch (`dict[str, Tensor]`): From [`~d3llm.trainers.student_data.TrajectoryCollator`].
+            batch (`dict[str, Tensor]`): From [`~d3llm.trainers.collator.TrajectoryCollator`].
             step (`int`): Optimizer step, for the random numbers.
             progress (`float`): For the curricula.
             micro_batch (`int`, *optional*, defaults to 0): Its number in the step. With `masking="reference"` the

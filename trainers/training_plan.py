@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from trl import ModelConfig
 
-from ..evaluation.files import write_atomically
-from .extract import weights_fingerprint
+from ..common.files import write_atomically
+from ..trajectories.extract import weights_fingerprint
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
@@ -106,7 +106,7 @@ def rows_fingerprint(dataset: Dataset) -> str:
     A short digest of what the student sees of trajectories; it is the same wherever they lie.
 
     Args:
-        dataset (`Dataset`): With the columns of [`~d3llm.trainers.trajectories.STORED_FEATURES`].
+        dataset (`Dataset`): With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
 
     Returns:
         `str`: 16 hexadecimal digits.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-from ..schema import check
+from ...common.schema import check
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # of a row: not blank, taken as it is

@@ -1,7 +1,7 @@
 """
 Extraction: records in which order a teacher commits its tokens.
 
-`accelerate launch -m d3llm.trainers.extract --teacher M --dataset D ...` takes the arguments of `d3llm extract`.
+`accelerate launch -m d3llm.trajectories.extract --teacher M --dataset D ...` takes the arguments of `d3llm extract`.
 """
 
 import hashlib
@@ -20,13 +20,14 @@ from accelerate.utils import parse_flag_from_env
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..common.files import write_atomically
 from ..evaluation import decoding_fields, resolve_generation_config
-from ..evaluation.files import write_atomically
+from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
-from .answer_checks import ANSWERS, CHECKS, CheckName
+from ..trainers.field_types import Count, License, LongSeed, Name, Weight, check_fields
+from .dataset import LARGEST_STEP, tokenizer_fingerprint
 from .extraction_progress import ExtractionProgress
-from .field_types import Count, License, LongSeed, Name, Weight, check_fields
 from .orders import (
     ARRank,
     CommitSteps,
@@ -37,11 +38,10 @@ from .orders import (
     RandomOrder,
     Trajectory,
 )
-from .parts import Parts
-from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN
-from .samples import Response, Sample, Samples
+from .prompt_rows import Response, Sample, Samples
+from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN
+from .store import Parts
 from .teacher_runs import TeacherRuns
-from .trajectories import LARGEST_STEP, tokenizer_fingerprint
 from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
 
 
@@ -86,7 +86,7 @@ class ExtractionConfig:
             the next one is made where the answer is wrong.
         seed (`int`, *optional*, defaults to 0): Seed of everything that is sampled.
         check (`str`, *optional*, defaults to `"none"`): Check of the answers: `"boxed"`, `"hash"`, `"number"` or
-            `"code"`, see `d3llm.trainers.answer_checks`.
+            `"code"`, see `d3llm.evaluation.answer_checks`.
         allow_code_execution (`bool`, *optional*, defaults to `False`): Whether `"code"` may run what was generated.
         keep (`str`, *optional*, defaults to `"all"`): Which rows to keep: `"all"`, of a sample that never gets right
             the first attempt; or `"correct"`, without the wrong ones. A sample without an answer has no verdict, and

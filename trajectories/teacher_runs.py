@@ -6,9 +6,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import generate_in_batches
-from .answer_checks import Check
+from ..evaluation.answer_checks import Check
 from .orders import Trajectory
-from .samples import Sample
+from .prompt_rows import Sample
 
 
 class TeacherRuns:

@@ -12,10 +12,10 @@ from datasets import Dataset, DatasetDict, load_dataset
 from pydantic import Discriminator, Tag
 from transformers import PreTrainedTokenizerBase
 
+from ..common.schema import check
 from ..evaluation import encode_prompt
 from ..evaluation.prompts import Message
-from ..evaluation.schema import check
-from .field_types import Whole
+from ..trainers.field_types import Whole
 
 
 def _form(value: Any) -> str:

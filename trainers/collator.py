@@ -10,9 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..evaluation import resolve_generation_config
-from .completions import column_names, encode_completions, has_completions
-from .pseudo_trajectory_config import PseudoTrajectoryConfig
-from .trajectories import (
+from ..trajectories.dataset import (
     NO_ORDER,
     STORED_FEATURES,
     RowBatch,
@@ -22,6 +20,8 @@ from .trajectories import (
     tokenizer_fingerprint,
     with_tail_steps,
 )
+from .completions import column_names, encode_completions, has_completions
+from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
 logger = logging.get_logger(__name__)

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .published_trajectories import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
-from .samples import Sample, check_ids
-from .trajectories import LARGEST_STEP
+from .dataset import LARGEST_STEP
+from .prompt_rows import Sample, check_ids
+from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
 
 
 OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published"]

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import get_available_reporting_integrations
 
 from ..evaluation import generate_in_batches, resolve_generation_config
+from .collator import teacher_max_new_tokens
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
-from .student_data import teacher_max_new_tokens
 
 
 REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from ..evaluation.answers import answers_match, extract_boxed, extract_hash_answer, extract_number
-from ..evaluation.code_execution import run_program
+from .answers import answers_match, extract_boxed, extract_hash_answer, extract_number
+from .code_execution import run_program
 
 
 Check = Callable[[str, Any], bool]

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..common.files import remove_leftovers_in, write_atomically
 from ..evaluation import fingerprint
-from ..evaluation.files import remove_leftovers_in, write_atomically
-from .trajectories import STORED_FEATURES
+from .dataset import STORED_FEATURES
 
 
 logger = logging.getLogger(__name__)

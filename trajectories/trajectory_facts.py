@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..hub_cards.facts import TrajectoryFacts
 from .orders import Trajectory
-from .parts import Parts
-from .samples import Sample
+from .prompt_rows import Sample
+from .store import Parts
 
 
 @dataclass

@@ -18,10 +18,10 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.schema import check
 from ..evaluation import fingerprint
-from ..evaluation.schema import check
-from .field_types import Count, Name, Whole
-from .samples import READERS
+from ..trainers.field_types import Count, Name, Whole
+from .prompt_rows import READERS
 
 
 TRAJECTORY_FEATURES = Features(
@@ -47,8 +47,8 @@ Columns of a trajectory data set.
 - `commit_steps`: as long as `response_ids`; the forward, counted from 1, that committed the token (0 = given).
 - `num_forwards`: forwards of the teacher for the row.
 - `correct`: verdict of the answer check, null where there was none.
-- `source`: where the order comes from, a name in `d3llm.trainers.orders.ORDERS`; `"none"` of rows without one, whose
-  commit steps are all 0.
+- `source`: where the order comes from, a name in `d3llm.trajectories.orders.ORDERS`; `"none"` of rows without one,
+  whose commit steps are all 0.
 - `teacher`: the model, as it was named; empty for data that no model made.
 - `decode_config`: JSON object: the resolved fields of `DiffusionGenerationConfig`, among them `mask_token_id`,
   `eos_token_id` (a list) and `temperature`, of a teacher's run, and `tokenizer`, see [`tokenizer_fingerprint`].
