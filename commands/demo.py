@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
-    from d3llm.common.files import write_atomically
-    from d3llm.evaluation import check_writable, evaluate_decoding
+    from d3llm.common.files import check_writable, write_atomically
+    from d3llm.common.progress import RunProgress
+    from d3llm.evaluation import evaluate_decoding
     from d3llm.quickstart import checkpoint_path
     from d3llm.quickstart.problems import extract_answer, generate_problems
 
@@ -105,9 +105,8 @@ def run(args: argparse.Namespace) -> None:
         return extract_answer(text) == problems[index].answer
 
     results: dict[Method, DecodingResult] = {}
-    with _progress(console) as progress:
-        for method in METHODS:
-            task = progress.add_task(f"{method.model} with {method.preset}", total=len(problems))
+    for method in METHODS:
+        with RunProgress(f"{method.model} with {method.preset}", len(problems), console=console) as progress:
             results[method] = evaluate_decoding(
                 models[method.model],
                 tokenizer,
@@ -115,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
                 check,
                 preset=method.preset,
                 batch_size=args.batch_size,
-                progress=partial(progress.advance, task),
+                progress=progress.advance,
                 max_new_tokens=MAX_NEW_TOKENS,
                 early_stop=True,
             )
@@ -178,14 +177,6 @@ def _panel(streamer: CanvasStreamer, method: Method, forward: int | None = None,
     title = f"[bold]{method.model}, {method.preset}[/bold]: {method.caption}"
     subtitle = f"forward {forward}: {streamer.committed(forward)} tokens committed{verdict}"
     return Panel(streamer.render(forward), title=title, subtitle=subtitle)
-
-
-def _progress(console: Console):
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
 
 
 def _table(results: dict[Method, DecodingResult]) -> RenderableType:

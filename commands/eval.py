@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from .tables import table_console
 
 
 if TYPE_CHECKING:
-    from d3llm.evaluation.measurement import Processes
+    from d3llm.common.processes import Processes
     from d3llm.evaluation.tasks import Sample, Task
 
 BATCH_SIZE = 8
@@ -90,9 +89,9 @@ def run(args: argparse.Namespace) -> None:
     loaded = {task.name: task.load(data.get(task.name), "test", args.limit) for task in tasks}
     args.output.mkdir(parents=True, exist_ok=True)
 
-    from d3llm.evaluation.measurement import Processes
+    from d3llm.common.processes import Processes
 
-    processes = Processes.from_accelerate(cpu=args.device == "cpu")
+    processes = Processes.launched(cpu=args.device == "cpu")
     measurer = Measurer(args, processes)
     results = [
         measurer.measure(task, loaded[task.name], data.get(task.name), point, fields)
@@ -160,7 +159,7 @@ def method_name(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) 
 
 def result_path(folder: Path, *parts: str) -> Path:
     """`PART.PART.json`; of a name too long for a file system, the beginning and a digest."""
-    from d3llm.evaluation import fingerprint
+    from d3llm.common.fingerprints import fingerprint
 
     name = ".".join(parts)
     stem = re.sub(r"[^\w.=+-]", "_", name).encode()
@@ -274,7 +273,8 @@ class Measurer:
         self, task: Task, samples: list[Sample], data: Path | None, point: dict[str, str], fields: dict[str, Any]
     ) -> dict[str, Any]:
         """Measures one point and returns its result."""
-        from d3llm.evaluation import fingerprint_files
+        from d3llm.common.fingerprints import fingerprint_files
+        from d3llm.common.progress import RunProgress
         from d3llm.evaluation.measurement import measure
 
         prompts = [task.encode(self.tokenizer, sample, self.args.chat) for sample in samples]
@@ -295,7 +295,8 @@ class Measurer:
         path = result_path(
             self.args.output, method, task.name, *(f"{field}={value}" for field, value in point.items())
         )
-        with self._progress(f"{task.name} {' '.join(f'{k}={v}' for k, v in point.items())}", len(samples)) as progress:
+        description = " ".join([task.name, *(f"{field}={value}" for field, value in point.items())])
+        with RunProgress(description, len(samples), visible=self.processes.is_main) as progress:
             return measure(
                 path,
                 task,
@@ -306,7 +307,7 @@ class Measurer:
                 batch_size=self.args.batch_size,
                 overwrite=self.args.overwrite,
                 processes=self.processes,
-                progress=progress,
+                progress=progress.advance,
             )
 
     def _decoder(self, task: Task, samples: list[Sample], prompts: list[list[int]], fields: dict[str, Any]):
@@ -343,36 +344,6 @@ class Measurer:
             **fields,
         )
         return decode, {"autoregressive": True, **fields}
-
-    def _progress(self, description: str, total: int):
-        """A context with a function that advances a bar, where there is a terminal to draw one on."""
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False)
-        if self.processes.index or not console.is_terminal:
-            return nullcontext()
-        return _Bar(console, description, total)
-
-
-class _Bar:
-    def __init__(self, console, description: str, total: int):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=console)
-        self.task = self.progress.add_task(description.strip(), total=total)
-
-    def __enter__(self):
-        self.progress.start()
-        return partial(self.progress.advance, self.task)
-
-    def __exit__(self, *_):
-        self.progress.stop()
 
 
 def print_table(results: list[dict[str, Any]]) -> None:

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
 
     from datasets import disable_progress_bars
 
-    from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories, process_state
+    from d3llm.common.processes import Processes
+    from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 
     from .loading import load_model
 
@@ -80,14 +81,14 @@ def run(args: argparse.Namespace) -> None:
     config = ExtractionConfig(**given, teacher=teacher, decoding=fields)
     disable_progress_bars()
     with _log_to_stderr():
-        state = process_state()
+        processes = Processes.launched()
         model, tokenizer = load_model(
             _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args),
-            device=args.device or str(state.device),
+            device=args.device or processes.device,
             trust_remote_code=args.trust_remote_code,
             weights=config.order == "teacher",
         )
-        counts = extract_trajectories(model, tokenizer, config)
+        counts = extract_trajectories(model, tokenizer, config, processes)
     if counts is not None:
         share = f", {counts.share_correct:.1%} answered right" if counts.share_correct is not None else ""
         unjudged = f", {counts.unjudged} without an answer" if counts.unjudged and config.check != "none" else ""

@@ -47,22 +47,12 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         folder (`Path`): The checkpoint.
         fields (`dict[str, Any]`): The fields of `DiffusionGenerationConfig` that were given.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+    from d3llm.common.files import check_writable
+    from d3llm.common.fingerprints import fingerprint, fingerprint_files
+    from d3llm.common.progress import RunProgress
     from d3llm.evaluation import (
         ResultsFile,
-        check_writable,
         decoding_fields,
-        fingerprint,
-        fingerprint_files,
         generate_in_batches,
         read_prompts,
     )
@@ -84,33 +74,28 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         **decoding_fields(config),
     }
     keys = [(line.id, sequence) for line in lines for sequence in sequences]
-    console = Console(stderr=True, highlight=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with (
-        ResultsFile(args.output, keys, settings, overwrite=args.overwrite) as results,
-        Progress(TextColumn("decoding"), *columns, console=console, disable=not console.is_terminal) as progress,
-    ):
+    with ResultsFile(args.output, keys, settings, overwrite=args.overwrite) as results:
         done = {
             index
             for index, line in enumerate(lines)
             if all((line.id, number) in results.lines for number in sequences)
         }
-        task = progress.add_task("decoding", total=len(lines), completed=len(done))
-        for batch in generate_in_batches(
-            model, tokenizer, encoded, batch_size=args.batch_size or BATCH_SIZE, done=done, **fields
-        ):
-            results.append(
-                {
-                    "id": lines[row.index].id,
-                    **({"sequence": row.sequence} if len(sequences) > 1 else {}),
-                    "text": row.text,
-                    "tokens": row.tokens,
-                    "forwards": row.forwards,
-                    "tokens_per_forward": round(row.tokens_per_forward, 4),
-                }
-                for row in batch.rows
-            )
-            progress.advance(task, len({row.index for row in batch.rows} - done))
+        with RunProgress("decoding", len(lines), len(done)) as progress:
+            for batch in generate_in_batches(
+                model, tokenizer, encoded, batch_size=args.batch_size or BATCH_SIZE, done=done, **fields
+            ):
+                results.append(
+                    {
+                        "id": lines[row.index].id,
+                        **({"sequence": row.sequence} if len(sequences) > 1 else {}),
+                        "text": row.text,
+                        "tokens": row.tokens,
+                        "forwards": row.forwards,
+                        "tokens_per_forward": round(row.tokens_per_forward, 4),
+                    }
+                    for row in batch.rows
+                )
+                progress.advance(len({row.index for row in batch.rows} - done))
         results.finish()
     earlier = f", {len(done)} of {len(lines)} prompts were done before" if done else ""
     sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")

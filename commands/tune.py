@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"The task {task.name} is answered by likelihood, without thresholds: tune on another task.")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    from d3llm.evaluation.measurement import Processes
+    from d3llm.common.processes import Processes
     from d3llm.evaluation.tuning import choose_point
 
-    processes = Processes.from_accelerate(cpu=args.device == "cpu")
+    processes = Processes.launched(cpu=args.device == "cpu")
     measurer = Measurer(args, processes, split="validation")
     if not measurer.diffusion:
         raise ValueError(f"{args.model} is no diffusion model: it has no thresholds.")

@@ -195,3 +195,19 @@ def _settle(claim: Path, output: Path) -> None:
         before.rename(output)
     for leftover in (folder, before):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """
+    Raises an `OSError` before the work starts when a file cannot be written.
+
+    Args:
+        path (`Path`): The file.
+    """
+    folder = path.absolute().parent
+    if path.exists() and not path.is_file():
+        raise OSError(f"Cannot write {path}: it is not a file. Give the name of a file.")
+    if not folder.is_dir():
+        raise OSError(f"Cannot write {path}: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise OSError(f"Cannot write {path}: no permission to write there.")

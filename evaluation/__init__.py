@@ -12,7 +12,7 @@ from .batches import (
 )
 from .decoding import DecodedPrompt, DecodingResult, evaluate_decoding, wilson_interval
 from .prompts import PromptLine, encode_prompt, read_prompts
-from .results_file import ResultsFile, check_writable, fingerprint, fingerprint_files
+from .results_file import ResultsFile
 
 
 __all__ = [
@@ -22,12 +22,9 @@ __all__ = [
     "DecodingResult",
     "PromptLine",
     "ResultsFile",
-    "check_writable",
     "decoding_fields",
     "encode_prompt",
     "evaluate_decoding",
-    "fingerprint",
-    "fingerprint_files",
     "generate_in_batches",
     "read_prompts",
     "resolve_generation_config",

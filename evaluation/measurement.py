@@ -2,11 +2,9 @@
 
 import glob
 import json
-import os
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +12,12 @@ from typing import Any, Protocol
 import torch
 
 from ..common.files import write_atomically
+from ..common.fingerprints import fingerprint
+from ..common.plan import plan_values
+from ..common.processes import Processes
 from .batches import DecodedBatch, batch_indices
 from .result import SCHEMA, Record, read_result, summarize
-from .results_file import ResultsFile, fingerprint
+from .results_file import ResultsFile
 from .tasks import Sample, Task
 
 
@@ -24,39 +25,6 @@ class Decode(Protocol):
     """What decodes: [`generate_in_batches`] and its like, with everything but these arguments bound."""
 
     def __call__(self, *, batch_size: int, done: Collection[int]) -> Iterator[DecodedBatch]: ...
-
-
-@dataclass(frozen=True)
-class Processes:
-    """
-    The processes that share a measurement, as `accelerate launch` starts them.
-
-    Attributes:
-        index (`int`): Which this one is, counted from 0.
-        count (`int`): How many there are.
-        gather (`Callable[[Any], list[Any]]`): Collects a value of each process on all of them.
-    """
-
-    index: int = 0
-    count: int = 1
-    gather: Callable[[Any], list[Any]] = lambda value: [value]
-
-    @classmethod
-    def from_accelerate(cls, cpu: bool = False) -> "Processes":
-        """The processes of `accelerate launch`; one when there is none."""
-        from accelerate import PartialState
-        from accelerate.utils import gather_object
-
-        # without being told, accelerate counts one process where there is no accelerator
-        state = PartialState(cpu=cpu or not torch.accelerator.is_available())
-        expected = int(os.environ.get("WORLD_SIZE", 1))
-        if state.num_processes != expected:
-            raise ValueError(
-                f"{expected} processes were launched and know nothing of each other: see docs/evaluation.md."
-            )
-        if state.num_processes == 1:
-            return cls()
-        return cls(state.process_index, state.num_processes, lambda value: gather_object([value]))
 
 
 def measure(
@@ -190,7 +158,7 @@ def _kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         result = read_result(path)
-        same = {**result, **json.loads(json.dumps(settings))} == result
+        same = {**result, **plan_values(settings)} == result
     except (OSError, ValueError):
         return None
     return result if same else None

@@ -1,6 +1,5 @@
 """A file of results, one JSON line each, that survives a kill and knows the settings it was made with."""
 
-import hashlib
 import json
 import os
 from collections.abc import Hashable, Iterable, Sequence
@@ -8,11 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..common.files import write_atomically
+from ..common.files import check_writable, write_atomically
+from ..common.plan import check_plan, plan_values, write_plan
 from ..common.schema import check
 
 
-SAMPLE = 2**20  # bytes
 Key = tuple[Hashable, int]
 WAY_OUT = "give another file (--output), or start again (--overwrite)"
 
@@ -46,7 +45,7 @@ class ResultsFile:
         self.path = path
         self.settings_path = path.with_name(path.name + ".settings.json")
         self.keys = list(keys)
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists, as when read back
+        self.settings = plan_values(settings)
         self.overwrite = overwrite
         self.kind = kind
         self.lines: dict[Key, str] = {}
@@ -59,9 +58,9 @@ class ResultsFile:
             _lock(self._file, self.path)
             if self.overwrite or os.fstat(self._file.fileno()).st_size == 0:
                 self._file.truncate(0)  # before the settings: a kill in between leaves nothing that looks like ours
-                write_atomically(self.settings_path, json.dumps(self.settings, indent=2).encode() + b"\n")
+                write_plan(self.settings_path, self.settings)
             else:
-                self._compare_settings()
+                self._check_settings()
                 self._read()
         except BaseException:
             self._file.close()
@@ -97,24 +96,11 @@ class ResultsFile:
             self.__exit__(None, None, None)  # Windows replaces no open file
             write_atomically(self.path, "".join(line + "\n" for line in self.lines.values()).encode("utf-8"))
 
-    def _compare_settings(self) -> None:
-        try:
-            before = json.loads(self.settings_path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+    def _check_settings(self) -> None:
+        if not check_plan(self.settings_path, self.settings, WAY_OUT, folder=self.path):
             raise ValueError(
-                f"{self.path} exists, and {self.settings_path.name} beside it, which would tell its settings, is "
-                f"missing or damaged: {WAY_OUT}."
-            ) from error
-        if not isinstance(before, dict):
-            before = {}
-        different = [name for name in {**self.settings, **before} if before.get(name) != self.settings.get(name)]
-        if different:
-            shown = [
-                f"{name} was {json.dumps(before.get(name))}, is {json.dumps(self.settings.get(name))}"
-                for name in different[:3]
-            ]
-            rest = [f"and {len(different) - 3} more"] if len(different) > 3 else []
-            raise ValueError(f"{self.path} was made with other settings ({'; '.join(shown + rest)}): {WAY_OUT}.")
+                f"{self.path} exists without {self.settings_path.name}, which would tell its settings: {WAY_OUT}."
+            )
 
     def _read(self) -> None:
         """Takes over the complete lines and cuts off a half-written last one."""
@@ -140,57 +126,6 @@ class ResultsFile:
         if kept > len(content):  # complete but for its newline
             self._file.write(b"\n")
         self._file.truncate(kept)
-
-
-def fingerprint(value: Any) -> str:
-    """
-    A short digest of JSON values, to tell whether they are still the same.
-
-    Args:
-        value (`Any`): JSON values.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def fingerprint_files(paths: Iterable[Path]) -> str:
-    """
-    A short digest of files by name, size and three samples of each: it takes no time for the weights of a large model,
-    and tells two states of a training apart.
-
-    Args:
-        paths (`Iterable[Path]`): The files.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for start in (0, size // 2, max(0, size - SAMPLE)):
-                file.seek(start)
-                digest.update(file.read(SAMPLE))
-    return digest.hexdigest()[:16]
-
-
-def check_writable(path: Path) -> None:
-    """
-    Raises an `OSError` before the work starts when a file cannot be written.
-
-    Args:
-        path (`Path`): The file.
-    """
-    folder = path.absolute().parent
-    if path.exists() and not path.is_file():
-        raise OSError(f"Cannot write {path}: it is not a file. Give the name of a file.")
-    if not folder.is_dir():
-        raise OSError(f"Cannot write {path}: there is no folder {folder}. Make it first.")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise OSError(f"Cannot write {path}: no permission to write there.")
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

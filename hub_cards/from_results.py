@@ -58,7 +58,7 @@ def with_results(facts: ModelFacts, folder: Path, paths: list[Path]) -> ModelFac
     Raises:
         `OSError`, `ValueError`: For a file that is not there, is no result, or is one of another model.
     """
-    from ..evaluation import fingerprint_files
+    from ..common.fingerprints import fingerprint_files
     from ..evaluation.result import read_result, result_files
 
     files = result_files(paths)

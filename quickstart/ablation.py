@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..common.plan import keep_plan
 from ..evaluation.aup.aup import bootstrap_areas, compute_aup
 from ..evaluation.result import read_result, result_files
-from .distill_student import extract, keep_recipe, measure_methods, train
+from .distill_student import RECIPE_FILE, REMEDY, extract, measure_methods, train
 from .student_recipe import read_student_recipe
 
 
@@ -45,7 +46,7 @@ def run_ablation(
     unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
     if unknown:
         raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}.")
-    keep_recipe(output, recipe | {"ablation": ablation})
+    keep_plan(output / RECIPE_FILE, recipe | {"ablation": ablation}, REMEDY)
     results = output / "results"
     decoders = [
         {"model": TEACHER, **decoder, "thresholds": ablation["teacher_thresholds"]}

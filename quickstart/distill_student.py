@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
-from ..evaluation import decoding_fields, fingerprint_files, generate_in_batches, resolve_generation_config
+from ..common.fingerprints import fingerprint_files
+from ..common.plan import keep_plan
+from ..evaluation import decoding_fields, generate_in_batches, resolve_generation_config
 from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -28,6 +29,7 @@ from .task import QUICKSTART
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
+REMEDY = "choose another folder, or delete this one"
 
 
 def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[str, Any]]:
@@ -45,19 +47,10 @@ def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[
         `ValueError`: For a folder that holds a run of another recipe, and for what [`read_student_recipe`] refuses.
     """
     recipe = read_student_recipe(recipe_path)
-    keep_recipe(output, recipe)
+    keep_plan(output / RECIPE_FILE, recipe, REMEDY)
     trajectories = extract(recipe, output / "trajectories")
     student = train(recipe, trajectories, output / "training", output / "student")
     return measure_methods(recipe, {"student": student}, output / "results")
-
-
-def keep_recipe(output: Path, recipe: dict[str, Any]) -> None:
-    """Writes the recipe into the folder of a run; a folder with another recipe is refused."""
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / RECIPE_FILE
-    if path.exists() and yaml.safe_load(path.read_text(encoding="utf-8")) != recipe:
-        raise ValueError(f"{path} is another recipe: choose another folder, or delete this one.")
-    write_atomically(path, yaml.safe_dump(recipe, sort_keys=False).encode())
 
 
 def extract(recipe: dict[str, Any], folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """Trains the embedded teacher from scratch on a CPU: a small LLaDA on the word problems of this package."""
 
-import hashlib
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..common.files import own_folder, write_atomically
+from ..common.plan import compare_plans, plan_values
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -36,6 +36,7 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "training_state.safetensors"
 LOG_FILE = "training_log.jsonl"
+REMEDY = "choose another output folder, or start anew with `resume=False`"
 SHARES = 8  # of a batch; sums are taken in their order, so the number of workers changes nothing
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 
@@ -185,14 +186,15 @@ class TeacherTrainer:
         """Writes model, optimizers and step to one safetensors file, which appears whole or not at all."""
         tensors = {f"model:{name}": param.detach() for name, param in self.params.items()}
         tensors.update({name: value.detach().clone() for name, value in self._optimizer_tensors()})
-        write_atomically(path, save(tensors, metadata={"step": str(self.step), "recipe": self.fingerprint()}))
+        write_atomically(path, save(tensors, metadata={"step": str(self.step), "plan": json.dumps(self.plan())}))
 
     def load_state(self, path: Path) -> None:
         """Reads what `save_state` wrote; a state of another recipe is a `ValueError`."""
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            if metadata["recipe"] != self.fingerprint():
-                raise ValueError(f"{path} was written by another recipe; use another output folder or `resume=False`.")
+            if "plan" not in metadata:
+                raise ValueError(f"{path} was written by an earlier version: {REMEDY}.")
+            compare_plans(json.loads(metadata["plan"]), self.plan(), path, REMEDY)
             optimizers = {"muon": self.muon, "adamw": self.adamw}
             for full_name in file.keys():  # noqa: SIM118 - safe_open is no dict
                 label, name, *key = full_name.split(":")
@@ -202,14 +204,14 @@ class TeacherTrainer:
                     optimizers[label].state[self.params[name]][key[0]] = file.get_tensor(full_name)
             self.step = int(metadata["step"])
 
-    def fingerprint(self) -> str:
-        """Hash of all in the recipe that changes what is learned."""
+    def plan(self) -> dict[str, Any]:
+        """All in the recipe that changes what is learned."""
         content = {key: value for key, value in self.recipe.items() if key not in ("logging", "generation")}
         # A finished run may be given more steps.
         content["optimizer"] = {
             k: v for k, v in content["optimizer"].items() if k not in ("max_steps", "learning_rate_schedule")
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return plan_values(content)
 
 
 def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from d3llm.evaluation import fingerprint_files
+from d3llm.common.fingerprints import fingerprint_files
 from d3llm.hub_cards import (
     MODEL_FACTS,
     ModelFacts,

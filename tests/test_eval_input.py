@@ -15,7 +15,7 @@ from d3llm.commands import eval as eval_command
 from d3llm.commands.leaderboard import board_table
 from d3llm.commands.main import main
 from d3llm.commands.tables import table_console
-from d3llm.evaluation import fingerprint_files
+from d3llm.common.fingerprints import fingerprint_files
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.evaluation.plots import curves_png
 from d3llm.evaluation.result import SCHEMA, read_result, result_files

@@ -25,8 +25,9 @@ from d3llm.modeling import DreamConfig, DreamModel
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
 from d3llm.trajectories.dataset import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
-from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories, weights_fingerprint
+from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 from d3llm.trajectories.extraction_progress import ExtractionProgress
+from d3llm.trajectories.fingerprints import weights_fingerprint
 from d3llm.trajectories.published import read_published
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
@@ -371,12 +372,14 @@ def test_a_damaged_part_is_made_again(tiny, problems, tmp_path, caplog, damage):
 def test_runs_are_not_mixed(tiny, problems, tmp_path):
     extract(tiny, problems, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"other settings \(score was .*; threshold was 0.5, is 0.9\): give another"):
+    with pytest.raises(
+        ValueError, match=r"another run \(score was .*; threshold was 0.5, is 0.9\): give another"
+    ):
         extract(tiny, problems, tmp_path / "out", decoding={"preset": "llada", "threshold": 0.9, "score": "entropy"})
     with pytest.raises(ValueError, match="parts was 3, is 1; rows was "):
         extract(tiny, problems, tmp_path / "out", limit=4)
     write_jsonl(problems, [{"prompt": "one"}] * 11)
-    with pytest.raises(ValueError, match=r"other settings \(rows was "):
+    with pytest.raises(ValueError, match=r"holds another run \(rows was "):
         extract(tiny, problems, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -671,7 +674,7 @@ def test_the_command_does_the_same(tiny, tiny_checkpoint, problems, tmp_path, ca
     assert main(["extract", *line]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"11 trajectories of 11 samples in {tmp_path / 'out'}\n"
-    assert "process 1 of 1 makes 3 parts" in captured.err and "8 of 11 samples" in captured.err
+    assert "process 1 of 1 makes 3 parts" in captured.err and "extracting: 8 of 11, " in captured.err
     extract(tiny, problems, tmp_path / "same", temperatures=(0.5,))
     for found, expected in zip(rows_of(tmp_path / "out"), rows_of(tmp_path / "same"), strict=True):
         assert found == {**expected, "teacher": tiny_checkpoint.name}
@@ -741,7 +744,7 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
 
 def test_processes_that_know_nothing_of_each_other_are_refused(tiny, problems, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched and know nothing of each other"):
+    with pytest.raises(ValueError, match="2 processes were launched, of which 1 know of each other"):
         extract(tiny, problems, tmp_path / "out")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from d3llm.evaluation import fingerprint_files
+from d3llm.common.fingerprints import fingerprint_files
 from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart import ablation, checkpoint_path
@@ -66,7 +66,7 @@ def test_another_recipe_is_refused(run, recipe):
     other = copy.deepcopy(recipe)
     other["training"]["learning_rate"] = 1.0
     file.with_name("other.yaml").write_text(yaml.safe_dump(other))
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match=r"holds another run \(learning_rate was"):
         distill_student(output, file.with_name("other.yaml"))
 
 

@@ -23,7 +23,8 @@ from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
-from d3llm.trajectories.dataset import STORED_FEATURES, tokenizer_fingerprint
+from d3llm.trajectories.dataset import STORED_FEATURES
+from d3llm.trajectories.fingerprints import tokenizer_fingerprint
 
 from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 

@@ -25,9 +25,9 @@ from d3llm.trainers.training_plan import (
     PLAN_FILE,
     TRAINING_ARGUMENTS,
     WITHOUT_EFFECT,
-    rows_fingerprint,
     training_plan,
 )
+from d3llm.trajectories.fingerprints import rows_fingerprint
 
 from .trajectory_rows import make_trainer, random_trajectories
 
@@ -148,7 +148,7 @@ def test_another_training_does_not_go_on(
         resume += ["--max_steps", "4"]
     assert distill(tiny_checkpoint, half_done, *resume, *options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "half holds a run of other settings (" in error
+    assert "half holds another run (" in error
     assert all(message in error for message in messages), error
     assert files_of(half_done) == before
 

@@ -17,9 +17,9 @@ from ..trajectories.dataset import (
     check_columns,
     check_trajectories,
     read_decode_config,
-    tokenizer_fingerprint,
     with_tail_steps,
 )
+from ..trajectories.fingerprints import tokenizer_fingerprint
 from .completions import column_names, encode_completions, has_completions
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 

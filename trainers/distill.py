@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from ..common.plan import write_plan
 from ..common.schema import SHOWN
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
@@ -28,7 +30,7 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe
 from .student_model import load_model
-from .training_plan import check_plan, training_plan, write_plan
+from .training_plan import PLAN_FILE, check_training_plan, training_plan
 
 
 logger = logging.get_logger(__name__)
@@ -349,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_main = training_args.process_index == 0
     plan = training_plan(training_args, model_args, student, teacher, rows) if is_main else {}
     if is_main and checkpoint is not None:
-        check_plan(output, plan)
+        check_training_plan(output, plan)
     trainer = PseudoTrajectoryTrainer(
         model=student,
         args=training_args,
@@ -362,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     trainer.card_facts = card_facts(str(arguments.trajectories), argv, has_order=has_order)
     if is_main:
-        write_plan(output, plan)
+        write_plan(output / PLAN_FILE, plan)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
@@ -375,7 +377,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.write_card(merged, output.resolve().name)
 
 
-if __name__ == "__main__":
-    from ..commands.main import main as command_line  # errors take one line in both ways to start
-
-    sys.exit(command_line(["distill", *sys.argv[1:]]))
+if __name__ == "__main__":  # one parser and one form of errors, however it is started
+    sys.argv[1:1] = ["distill"]
+    runpy.run_module("d3llm", run_name="__main__")

@@ -1,7 +1,6 @@
 """What ends a training before its first step: each check raises a `ValueError` that says the way out."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import get_available_reporting_integrations
 
+from ..common.processes import check_joined
 from ..evaluation import generate_in_batches, resolve_generation_config
 from .collator import teacher_max_new_tokens
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
@@ -75,14 +75,8 @@ def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token
 
 
 def check_processes(accelerator: Accelerator, world_size: int) -> None:
-    """Some ways to launch several processes leave each of them alone, without a word."""
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    joined = accelerator.num_processes if accelerator.use_distributed else 1
-    if not launched == joined == world_size:
-        raise ValueError(
-            f"{launched} processes were launched, of which accelerate joins {joined}: each would train a model of "
-            "its own. On CPUs use torchrun and --use_cpu; see docs/training.md."
-        )
+    """Each of several processes that do not know of each other would train a model of its own."""
+    check_joined(accelerator.num_processes if accelerator.use_distributed else 1, world_size)
 
 
 def check_precision(model: nn.Module, has_float32_copy: bool) -> None:

@@ -1,24 +1,22 @@
 """What the weights that a training gives depend on, kept in its folder: only the same training goes on there."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.utils import logging
 from trl import ModelConfig
 
-from ..common.files import write_atomically
-from ..trajectories.extract import weights_fingerprint
+from ..common.plan import compare_plans, plan_values, read_plan
+from ..trajectories.fingerprints import rows_fingerprint, weights_fingerprint
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
 logger = logging.get_logger(__name__)
 
 PLAN_FILE = "training_plan.json"
+REMEDY = "give the settings as they were, or choose another --output_dir"
 
 # Fields of the recipe that leave the weights as they are.
 WITHOUT_EFFECT = {
@@ -61,7 +59,6 @@ ADAPTERS = (
     "use_rslora",
     "use_dora",
 )
-LISTS = ("prompt_ids", "response_ids", "commit_steps", "tail_steps")  # what the student sees of a row
 
 
 def training_plan(
@@ -98,31 +95,12 @@ def training_plan(
         "rows": len(dataset),
         "trajectories": rows_fingerprint(dataset),
     }
-    return json.loads(json.dumps(plan))  # tuples and enumerations become what is read back
+    return plan_values(plan)
 
 
-def rows_fingerprint(dataset: Dataset) -> str:
+def check_training_plan(folder: Path, plan: dict[str, Any]) -> None:
     """
-    A short digest of what the student sees of trajectories; it is the same wherever they lie.
-
-    Args:
-        dataset (`Dataset`): With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256(json.dumps(sorted(dataset.unique("decode_config"))).encode())
-    for batch in dataset.with_format("arrow").iter(batch_size=10_000):
-        for column in LISTS:
-            rows = batch[column].combine_chunks()
-            for numbers in (rows.value_lengths(), rows.flatten()):
-                digest.update(np.asarray(numbers).astype(np.int64).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """
-    Holds a training against the one whose checkpoints are in a folder.
+    Checks a training against the one whose checkpoints are in a folder.
 
     Args:
         folder (`Path`): The folder.
@@ -132,28 +110,8 @@ def check_plan(folder: Path, plan: dict[str, Any]) -> None:
         `ValueError`: If they are not the same; it names what differs. For a plan that is damaged.
         `OSError`: If the plan cannot be read.
     """
-    path = folder / PLAN_FILE
-    if not path.exists():
+    before = read_plan(folder / PLAN_FILE, REMEDY)
+    if before is None:
         logger.warning("%s has no %s: whether its checkpoints are of this training is not known.", folder, PLAN_FILE)
         return
-    try:
-        before = json.loads(path.read_bytes())
-        names = [name for name in plan if name in before]  # another version may know other fields
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: choose another --output_dir.") from error
-    different = [
-        f"{name} was {json.dumps(before[name])}, is {json.dumps(plan[name])}"
-        for name in names
-        if plan[name] != before[name]
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} holds a run of other settings ({'; '.join(different)}): give them as they were, or choose "
-            "another --output_dir."
-        )
-
-
-def write_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Keeps the plan of a training in its folder; raises an `OSError` if it cannot be written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / PLAN_FILE, (json.dumps(plan, indent=2) + "\n").encode())
+    compare_plans(before, plan, folder, REMEDY, names=[name for name in plan if name in before])  # versions differ

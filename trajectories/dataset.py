@@ -15,11 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_dataset
-from transformers import PreTrainedTokenizerBase
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.schema import check
-from ..evaluation import fingerprint
 from ..trainers.field_types import Count, Name, Whole
 from .prompt_rows import READERS
 
@@ -267,19 +265,6 @@ class RowBatch:
         if filled.any():
             reduced[filled] = ufunc.reduceat(values, (np.cumsum(lengths) - lengths)[filled])
         return reduced
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """
-    A short digest of vocabulary and chat template: token ids of two tokenizers with the same one mean the same.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    return fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
 
 
 def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:

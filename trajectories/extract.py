@@ -4,30 +4,28 @@ Extraction: records in which order a teacher commits its tokens.
 `accelerate launch -m d3llm.trajectories.extract --teacher M --dataset D ...` takes the arguments of `d3llm extract`.
 """
 
-import hashlib
 import json
 import logging
-import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.files import write_atomically
+from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
 from ..trainers.field_types import Count, License, LongSeed, Name, Weight, check_fields
-from .dataset import LARGEST_STEP, tokenizer_fingerprint
+from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
+from .fingerprints import tokenizer_fingerprint, weights_fingerprint
 from .orders import (
     ARRank,
     CommitSteps,
@@ -155,7 +153,10 @@ class ExtractionConfig:
 
 
 def extract_trajectories(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ExtractionConfig,
+    processes: Processes | None = None,
 ) -> ChunkCounts | None:
     """
     Makes a trajectory data set, or goes on with it; in a distributed run, every process calls this.
@@ -171,6 +172,8 @@ def extract_trajectories(
         model (`PreTrainedModel`): The teacher; an order that is not its run needs only its configuration.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         config ([`ExtractionConfig`]): What to extract.
+        processes ([`~d3llm.common.processes.Processes`], *optional*): Those that share the work; by default those that
+            were launched together.
 
     Returns:
         [`ChunkCounts`]: The counts of all parts; `None` when other processes still work on theirs.
@@ -180,23 +183,20 @@ def extract_trajectories(
         `ValueError`: If no trajectory is left.
         `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
     """
-    state = process_state()
-    expected = int(os.environ.get("WORLD_SIZE", 1))
-    if state.num_processes != expected:
-        raise ValueError(f"{expected} processes were launched and know nothing of each other: check the launch line.")
+    processes = processes or Processes.launched()
     extraction = Extraction(model, tokenizer, config)
     samples, parts = extraction.samples, extraction.parts
     parts.check_plan()
-    if state.is_main_process:
+    if processes.is_main:
         parts.write_plan()
         parts.remove_leftovers()  # before anybody writes: at the end it would take away what others are writing
-    state.wait_for_everyone()
+    processes.wait()
     parts.check_plan()
     todo = parts.todo()
-    state.wait_for_everyone()
-    own = todo[state.process_index :: state.num_processes]
-    logger.info("process %d of %d makes %d parts", state.process_index + 1, state.num_processes, len(own))
-    with ExtractionProgress(parts, todo, len(samples), visible=state.is_main_process) as progress:
+    processes.wait()
+    own = todo[processes.index :: processes.count]
+    logger.info("process %d of %d makes %d parts", processes.index + 1, processes.count, len(own))
+    with ExtractionProgress(parts, todo, len(samples), visible=processes.is_main) as progress:
         for index in own:
             chunk = samples[index * config.chunk_size : (index + 1) * config.chunk_size]
             rows, counts = extraction.extract(chunk)
@@ -213,17 +213,6 @@ def extract_trajectories(
         )
     finish(parts, config.license)
     return counts
-
-
-def process_state() -> PartialState:
-    """
-    This process among those that were launched.
-
-    Returns:
-        `PartialState`: Of accelerate, which has to be told that there is no accelerator: it would silently count one
-        process otherwise.
-    """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def columns_of(config: ExtractionConfig) -> dict[str, Any]:
@@ -395,25 +384,6 @@ def finish(parts: Parts, license: str) -> None:
     write_atomically(parts.folder / "README.md", trajectory_card(facts).encode())
 
 
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """
-    A short digest of a model: name, shape, type and up to 1024 values of every parameter.
-
-    Args:
-        model (`PreTrainedModel`): The model; of one on the meta device, names and shapes alone count.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.state_dict().items():
-        digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
-        if not parameter.is_meta:
-            values = parameter.flatten()[:: max(1, parameter.numel() // 1024)][:1024]
-            digest.update(values.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, device: Any) -> PreTrainedModel:
     """
     Loads the causal language model that ranks the tokens of a response.
@@ -440,7 +410,6 @@ def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, devic
     return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
 
 
-if __name__ == "__main__":
-    from ..commands.main import main  # one parser for both ways to start
-
-    sys.exit(main(["extract", *sys.argv[1:]]))
+if __name__ == "__main__":  # one parser and one form of errors, however it is started
+    sys.argv[1:1] = ["extract"]
+    runpy.run_module("d3llm", run_name="__main__")

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..common.files import remove_leftovers_in, write_atomically
-from ..evaluation import fingerprint
+from ..common.fingerprints import fingerprint
+from ..common.plan import check_plan, plan_values, read_plan, write_plan
 from .dataset import STORED_FEATURES
 
 
@@ -39,14 +40,14 @@ class Parts:
         self.plan: dict[str, Any] = {
             "format": FORMAT,
             "parts": count,
-            "settings": json.loads(json.dumps(settings)),  # tuples become lists, as when read back
+            "settings": plan_values(settings),
         }
         self.fingerprint = fingerprint(self.plan)
 
     @classmethod
     def open(cls, folder: Path) -> "Parts":
         """The parts of a folder that `d3llm extract` wrote; raises an `OSError` if it is none."""
-        plan = read_plan(folder)
+        plan = extraction_plan(folder)
         if plan is None:
             raise OSError(
                 f"{folder} is no extraction: it has no {PLAN_FILE}. Give a folder that `d3llm extract` wrote."
@@ -59,25 +60,14 @@ class Parts:
 
     def check_plan(self) -> None:
         """Raises a `ValueError` that names the differences if the folder holds another extraction."""
-        before = read_plan(self.folder)
-        if before is None:
-            if any(self.folder.glob("data/*.parquet")):
-                raise ValueError(f"{self.folder} holds data and no {PLAN_FILE} that says of which run: {WAY_OUT}.")
-            return
-        flat, flat_before = _flat(self.plan), _flat(before)
-        different = [name for name in {**flat, **flat_before} if flat.get(name) != flat_before.get(name)]
-        if different:
-            shown = "; ".join(
-                f"{name} was {json.dumps(flat_before.get(name))}, is {json.dumps(flat.get(name))}"
-                for name in different
-            )
-            raise ValueError(f"{self.folder} was made with other settings ({shown}): {WAY_OUT}.")
+        if not check_plan(self.folder / PLAN_FILE, self.plan, WAY_OUT) and any(self.folder.glob("data/*.parquet")):
+            raise ValueError(f"{self.folder} holds data and no {PLAN_FILE} that says of which run: {WAY_OUT}.")
 
     def write_plan(self) -> None:
         """Makes the folder, and the plan if there is none."""
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         if not (self.folder / PLAN_FILE).exists():
-            write_atomically(self.folder / PLAN_FILE, (json.dumps(self.plan, indent=2) + "\n").encode())
+            write_plan(self.folder / PLAN_FILE, self.plan)
 
     def path(self, index: int) -> Path:
         return self.folder / "data" / f"train-{index:05d}-of-{self.count:05d}.parquet"
@@ -156,15 +146,7 @@ class Parts:
         return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA, b"{}"))
 
 
-def _flat(plan: dict[str, Any]) -> dict[str, Any]:
-    """The values of a plan and of the dictionaries in it, by name."""
-    flat: dict[str, Any] = {}
-    for name, value in plan.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def read_plan(folder: Path) -> dict[str, Any] | None:
+def extraction_plan(folder: Path) -> dict[str, Any] | None:
     """
     The plan of an extraction.
 
@@ -178,12 +160,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         `ValueError`: For a plan that is damaged.
     """
     path = folder / PLAN_FILE
-    if not path.exists():
-        return None
-    try:
-        plan = json.loads(path.read_bytes())
-        if not isinstance(plan["settings"], dict) or not isinstance(plan["parts"], int):
-            raise ValueError("it is no plan")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {WAY_OUT}.") from error
+    plan = read_plan(path, WAY_OUT)
+    if plan is not None and not (isinstance(plan.get("settings"), dict) and isinstance(plan.get("parts"), int)):
+        raise ValueError(f"{path} is damaged: {WAY_OUT}.")
     return plan

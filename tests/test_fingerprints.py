@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from d3llm.evaluation import fingerprint_files
+from d3llm.common.fingerprints import fingerprint_files
 
 
 SIZE = 8 * 2**20 + 1000  # larger than what is read of one file
