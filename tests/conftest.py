@@ -1,24 +1,27 @@
 """Fixtures shared by the tests."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from .golden_data import unpack
+
 
 ROOT = Path(__file__).resolve().parent.parent
-# Recorded behaviour of the published implementations: it lies beside the repository, or where D3LLM_GOLDEN says.
-GOLDEN = Path(os.environ.get("D3LLM_GOLDEN", ROOT.parent / "shared" / "golden"))
-requires_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason="no golden data: set D3LLM_GOLDEN to its folder (by default ../shared/golden)"
-)
+# Recorded behaviour of the published implementations: that of tests/golden, or a complete set where D3LLM_GOLDEN says.
+_unpacked = tempfile.TemporaryDirectory(prefix="d3llm-golden-")
+GOLDEN = Path(os.environ.get("D3LLM_GOLDEN", _unpacked.name))
+if "D3LLM_GOLDEN" not in os.environ:
+    unpack(GOLDEN)
+elif not (GOLDEN / "traces").is_dir():
+    raise FileNotFoundError(f"D3LLM_GOLDEN names {GOLDEN}, which has no traces: give a folder of recordings.")
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden data."""
-    if not GOLDEN.is_dir():
-        pytest.skip("no golden data: set D3LLM_GOLDEN to its folder (by default ../shared/golden)")
     return GOLDEN
 
 

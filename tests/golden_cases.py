@@ -37,13 +37,11 @@ LEFT_OUT = {
 
 
 def load_cases() -> list[tuple[str, dict[str, Any]]]:
-    """(trace file, case) of every recorded run that counts; none when there is no golden data."""
+    """(trace file, case) of every recorded run that counts."""
     cases = []
     for trace in TRACES:
-        path = GOLDEN / "traces" / f"{trace}.json"
-        if path.is_file():
-            recorded = json.loads(path.read_text())["cases"]
-            cases += [(trace, case) for case in recorded if not case.get("notes")]
+        recorded = json.loads((GOLDEN / "traces" / f"{trace}.json").read_text())["cases"]
+        cases += [(trace, case) for case in recorded if not case.get("notes")]
     return cases
 
 

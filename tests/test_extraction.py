@@ -372,9 +372,7 @@ def test_a_damaged_part_is_made_again(tiny, problems, tmp_path, caplog, damage):
 def test_runs_are_not_mixed(tiny, problems, tmp_path):
     extract(tiny, problems, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(
-        ValueError, match=r"another run \(score was .*; threshold was 0.5, is 0.9\): give another"
-    ):
+    with pytest.raises(ValueError, match=r"another run \(score was .*; threshold was 0.5, is 0.9\): give another"):
         extract(tiny, problems, tmp_path / "out", decoding={"preset": "llada", "threshold": 0.9, "score": "entropy"})
     with pytest.raises(ValueError, match="parts was 3, is 1; rows was "):
         extract(tiny, problems, tmp_path / "out", limit=4)

@@ -7,7 +7,7 @@ import torch
 
 from d3llm.modeling import DreamModel, LLaDAModelLM
 
-from .conftest import GOLDEN, requires_golden
+from .conftest import GOLDEN
 from .golden_cases import LEFT_OUT, TRACES, generation_arguments, load_cases, recorded_commit_steps
 
 
@@ -21,7 +21,7 @@ def load_model(checkpoint: str) -> LLaDAModelLM | DreamModel:
     return MODELS[checkpoint]
 
 
-@requires_golden
+@pytest.mark.golden
 @pytest.mark.parametrize(("trace", "case"), [pytest.param(t, c, id=c["id"]) for t, c in load_cases()])
 def test_recorded_run(trace, case):
     prompt = torch.tensor(case["prompt_ids"])
@@ -38,7 +38,7 @@ def test_recorded_run(trace, case):
     torch.testing.assert_close(output.commit_steps.long(), recorded_steps)
 
 
-@requires_golden
+@pytest.mark.golden
 def test_left_out_runs_have_a_known_defect():
     for trace in TRACES:
         for case in json.loads((GOLDEN / "traces" / f"{trace}.json").read_text())["cases"]:

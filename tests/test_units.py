@@ -18,11 +18,11 @@ from d3llm.generation import DiffusionGenerationConfig, DiffusionGenerationMixin
 from d3llm.generation.canvas import Canvas, Proposal
 from d3llm.generation.selection import propose, select
 
-from .conftest import GOLDEN, requires_golden
+from .conftest import GOLDEN
 
 
-pytestmark = requires_golden
-UNITS = json.loads((GOLDEN / "units" / "units.json").read_text()) if GOLDEN.is_dir() else {}
+pytestmark = pytest.mark.golden
+UNITS = json.loads((GOLDEN / "units" / "units.json").read_text())
 MASK = UNITS.get("mask_id")
 
 
