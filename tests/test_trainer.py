@@ -150,7 +150,7 @@ def test_activation_checkpointing_changes_nothing(tiny_checkpoint, tmp_path):
     )
     for trainer in (plain, checkpointed):
         trainer.train()
-    assert checkpointed.model.is_activation_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.model.modules())
     assert_same(weights(plain.model), weights(checkpointed.model), atol=1e-6, rtol=1e-4)
 
 

@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..evaluation.files import whole_folder
 
 
-# The trainer runs the layers of the model, not the forward of PEFT around it, which these need.
+# The trainer runs the layers of the model, not the forward of PEFT around it, which these need. By name: an older PEFT
+# knows fewer of them.
 NEEDS_ITS_OWN_FORWARD = {
-    PeftType.ADALORA: "gives ranks to layers by a loss of its own",
-    PeftType.ADAPTION_PROMPT: "puts prompts into autoregressive attention",
-    PeftType.POLY: "chooses skills by `task_ids`",
-    PeftType.SHADOW: "runs a second network beside the layers",
-    PeftType.XLORA: "mixes adapters by a first forward of its own",
+    "ADALORA": "gives ranks to layers by a loss of its own",
+    "ADAPTION_PROMPT": "puts prompts into autoregressive attention",
+    "POLY": "chooses skills by `task_ids`",
+    "SHADOW": "runs a second network beside the layers",
+    "XLORA": "mixes adapters by a first forward of its own",
 }
 
 

@@ -22,6 +22,8 @@ PLAN_FILE = "training_plan.json"
 
 # Fields of the recipe that leave the weights as they are.
 WITHOUT_EFFECT = {
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
     "ddp_find_unused_parameters",
     "eval_generation_kwargs",
     "gradient_checkpointing",
