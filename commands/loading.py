@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLE = 2**20  # values of a tensor that are looked at
+# What to do about an error that has these words; a damaged folder raises anything.
+WAYS_OUT = {
+    "custom code": "allow it with --trust-remote-code",
+    "attn_implementation": "config.json names it",
+}
 
 
 def quiet_libraries() -> None:
@@ -148,7 +153,7 @@ def _naming(folder: Path, part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
-        hint = "allow it with --trust-remote-code" if "custom code" in str(error) else "is the folder complete?"
+        hint = next((way for words, way in WAYS_OUT.items() if words in str(error)), "is the folder complete?")
         raise OSError(f"Cannot load the {part} of {folder}: {_first_line(error)} ({hint})") from error
 
 

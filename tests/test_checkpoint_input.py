@@ -47,6 +47,9 @@ def edit_weights(folder: Path, change) -> None:
         ({"rope_theta": 0}, "rope_theta=0"),
         ({"rope_theta": math.nan}, "rope_theta=nan"),
         ({"rms_norm_eps": math.nan}, "rms_norm_eps=nan"),
+        ({"attn_implementation": 3}, "attn_implementation=3 is not a name"),
+        ({"attn_implementation": "nope"}, "is not supported"),
+        ({"attn_implementation": "flash_attention_2"}, "'flash_attention_2' needs a package that is not installed"),
     ],
 )
 def test_a_config_that_is_not_that_of_the_weights(capsys, tiny_checkpoint, tmp_path, values, named):
@@ -143,3 +146,8 @@ def test_a_compile_config_is_one():
     assert DiffusionGenerationConfig(compile_config=CompileConfig()).compile_config is not None
     with pytest.raises(ValueError, match="`compile_config`='fast' must be a CompileConfig"):
         DiffusionGenerationConfig(compile_config="fast")
+
+
+def test_a_missing_package_of_attention_has_a_way_out(tiny_checkpoint):
+    with pytest.raises(ImportError, match="needs a package that is not installed here: install it, or take 'sdpa'"):
+        LLaDAModelLM.from_pretrained(tiny_checkpoint, attn_implementation="flash_attention_2")

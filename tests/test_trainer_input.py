@@ -4,10 +4,15 @@ import math
 from dataclasses import fields
 
 import pytest
+from peft import LoraConfig
 
 from d3llm.evaluation import encode_prompt, prompts
+from d3llm.trainers.adapters import add_adapter
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.recipe_files import read_recipe
+from d3llm.trainers.student_model import empty_model
+
+from .test_commands import run_fails
 
 
 ODD = [None, "x", "", -1, 0, 1.5, math.nan, math.inf, 2**70, [], {}, [0], ["x"], True, object()]
@@ -121,3 +126,39 @@ def test_half_of_a_surrogate_pair_is_no_text(tiny_checkpoint, chat):
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     with pytest.raises(ValueError, match="surrogate"):
         encode_prompt(tokenizer, "one \udcff", chat=chat)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            "--lora_target_modules nope",
+            "No layer of the 'llada' model is called nope: `target_modules` may name q_proj",
+        ),
+        ("--lora_target_modules q_proj wup", "is called wup: `target_modules`"),
+        ("--lora_target_modules .*_prok", "is called .*_prok: `target_modules`"),
+        ("--lora_target_modules (", "`target_modules` is '(', which is no pattern"),
+        ("--lora_modules_to_save wte nope", "is called nope: `modules_to_save` may name wte, "),
+        ("--lora_target_parameters nope", "is called nope: `target_parameters` may name wte.weight, "),
+        ("--lora_task_type nope", "Invalid task type: 'nope'"),
+        ("--attn_implementation nope", '`attn_implementation="nope"` is not supported'),
+        ("--attn_implementation flash_attention_2", "'flash_attention_2' needs a package that is not installed here"),
+        ("--attn_implementation kernels-community/flash-attn", "kernels-community/flash-attn' needs a package"),
+        ('--model_init_kwargs {"attn_implementation":3}', "attn_implementation=3 is not a name"),
+    ],
+)
+def test_what_does_not_go_with_the_student_is_said_before_data_are_read(
+    capsys, monkeypatch, tiny_checkpoint, tmp_path, options, named
+):
+    monkeypatch.setattr("d3llm.trainers.distill.read_rows", None)
+    common = ["distill", "--use_cpu", "--report_to", "none", "--use_peft", "--trajectories", "anything"]
+    common += ["--model_name_or_path", tiny_checkpoint, "--output_dir", tmp_path / "out"]
+    assert named in run_fails(capsys, *common, *options.split())
+
+
+def test_one_name_of_layers_is_a_name(tiny_checkpoint):
+    """TRL makes a text of it, and PEFT takes a text for a pattern of whole paths."""
+    adapted = add_adapter(empty_model(str(tiny_checkpoint)), LoraConfig(target_modules="q_proj"))
+    wrapped = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in adapted.named_modules() if ".lora_A." in name}
+    assert wrapped == {"q_proj"}
+    add_adapter(empty_model(str(tiny_checkpoint)), LoraConfig(modules_to_save=["blocks.0"]))

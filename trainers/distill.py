@@ -17,7 +17,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from ..evaluation.schema import SHOWN
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
-from .adapters import merge_adapter
+from .adapters import add_adapter, merge_adapter
 from .answer_checks import ANSWERS, CHECKS, CheckName
 from .completions import has_completions
 from .field_types import MODEL_FIELDS, Count, Whole, check_fields
@@ -26,7 +26,7 @@ from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe
 from .samples import Samples
 from .student_data import as_trajectories, check_needs_no_order, student_facts
-from .student_model import load_model
+from .student_model import empty_model, load_model
 from .training_plan import check_plan, training_plan, write_plan
 from .trajectories import as_stored, read_rows
 
@@ -224,10 +224,8 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
     return HeldOutPrompts([sample.prompt_ids for sample in samples], lambda index, text: check(text, answers[index]))
 
 
-def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
+def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
     """Loads a student or teacher, always as this package's class."""
-    if name is None:
-        raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "dtype": model_args.dtype,
@@ -235,6 +233,21 @@ def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectory
     }
     given: Any = args.model_init_kwargs or {}
     return load_model(name, **kwargs | given)
+
+
+def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> None:
+    """What does not go with the student's layers, its attention or its adapters, ends a run before data are read."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
+    given: Any = args.model_init_kwargs or {}
+    student = empty_model(
+        model_args.model_name_or_path,
+        revision=given.get("revision", model_args.model_revision),
+        attn_implementation=given.get("attn_implementation", model_args.attn_implementation),
+    )
+    adapters = get_peft_config(model_args)
+    if adapters is not None:
+        add_adapter(student, adapters)
 
 
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
@@ -325,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
+    check_model(model_args, training_args)
     rows = read_rows(arguments.trajectories, arguments.trajectories_split)
     has_order = not has_completions(rows.column_names)
     if has_order:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 import d3llm.modeling  # noqa: F401  registers the model classes
@@ -31,12 +32,40 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
     """
     kwargs = {"dtype": "float32", **kwargs, "trust_remote_code": False}
     model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
-    if not isinstance(model, MaskedDiffusionPreTrainedModel):
-        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
+    check_kind(name, model)
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
     return model
+
+
+def empty_model(name: str, *, revision: str | None = None, attn_implementation: str | None = None) -> PreTrainedModel:
+    """
+    The layers of a masked-diffusion model without their weights, to try on them what a training is to do.
+
+    Args:
+        name (`str`): Folder or Hub id; its config.json alone is read.
+        revision (`str`, *optional*), attn_implementation (`str`, *optional*): As for `from_pretrained`.
+
+    Returns:
+        `PreTrainedModel`: On the meta device.
+
+    Raises:
+        `ValueError`: For a model of another kind, and an unknown `attn_implementation`.
+        `ImportError`: For an `attn_implementation` whose package is not installed.
+        `OSError`: For a model that is not there.
+    """
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+    check_kind(name, model)
+    return model
+
+
+def check_kind(name: str, model: PreTrainedModel) -> None:
+    """Raises a `ValueError` for a model that is not of this package's classes."""
+    if not isinstance(model, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
 
 
 def load_tokenizer(model: PreTrainedModel, **kwargs: Any) -> PreTrainedTokenizerBase | None:
