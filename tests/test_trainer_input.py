@@ -5,14 +5,17 @@ from dataclasses import fields
 
 import pytest
 from peft import LoraConfig
+from transformers import AutoTokenizer
 
 from d3llm.evaluation import encode_prompt, prompts
 from d3llm.trainers.adapters import add_adapter
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.recipe_files import read_recipe
 from d3llm.trainers.student_model import empty_model
 
 from .test_commands import run_fails
+from .trajectory_rows import make_trainer, random_trajectories
 
 
 ODD = [None, "x", "", -1, 0, 1.5, math.nan, math.inf, 2**70, [], {}, [0], ["x"], True, object()]
@@ -54,11 +57,25 @@ def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
         ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
         ({"load_best_model_at_end": True}, "give an `eval_strategy`"),
         ({"deepspeed": "nowhere.json"}, "`deepspeed` is 'nowhere.json'"),
+        ({"fp16": True, "use_cpu": True}, "`fp16` is for GPUs"),
+        ({"report_to": "nope"}, "`report_to` names 'nope': nothing is called so."),
+        ({"report_to": ["tensorbord"]}, "(did you mean `tensorboard`?)"),
+        (
+            {"lr_scheduler_kwargs": {"a": 1}},
+            "`lr_scheduler_kwargs` {'a': 1} do not go with `lr_scheduler_type` 'linear'",
+        ),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "'num_decay_steps'"),
+        ({"accelerator_config": {"a": 1}}, "`accelerator_config`['a'] is 1: nothing is called so."),
+        ({"accelerator_config": '{"a": 1}'}, "its ['a'] is 1: nothing is called so."),
+        ({"accelerator_config": {"split_batches": "x"}}, "['split_batches'] is 'x'"),
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 0}}}, "['num_steps'] is 0"),
+        ({"torch_compile_mode": "nope"}, "`torch_compile_mode` is 'nope'"),
+        ({"debug": ["nope"]}, "expected 'underflow_overflow'"),
     ],
 )
 def test_a_value_out_of_its_range_is_named(values, named, tmp_path):
     with pytest.raises(ValueError) as error:
-        PseudoTrajectoryConfig(output_dir=str(tmp_path), report_to="none", **values)
+        PseudoTrajectoryConfig(**{"output_dir": str(tmp_path), "report_to": "none", **values})
     assert named in str(error.value)
 
 
@@ -154,6 +171,36 @@ def test_what_does_not_go_with_the_student_is_said_before_data_are_read(
     common = ["distill", "--use_cpu", "--report_to", "none", "--use_peft", "--trajectories", "anything"]
     common += ["--model_name_or_path", tiny_checkpoint, "--output_dir", tmp_path / "out"]
     assert named in run_fails(capsys, *common, *options.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "metric", "taken"),
+    [
+        ({}, "nope", False),
+        ({}, "loss", True),
+        ({}, "eval_certainty", True),
+        ({}, "divergence", False),
+        ({}, "accuracy", False),
+        ({"layout": "single"}, "complementary_cross_entropy", False),
+        ({"named": True}, "loss", False),
+        ({"named": True}, "eval_second_loss", True),
+        ({"held_out": HeldOutPrompts([[3]], lambda index, text: True)}, "accuracy", True),
+        ({"compute_metrics": lambda prediction: {"mine": 1.0}}, "mine", True),
+    ],
+)
+def test_the_metric_of_the_best_model_is_one_that_there_is(tiny_checkpoint, tmp_path, options, metric, taken):
+    rows = random_trajectories(4)
+    data = {"first": rows, "second": rows} if options.get("named") else rows
+    options = {name: value for name, value in options.items() if name != "named"}
+    options |= {"eval_dataset": data, "eval_strategy": "steps", "metric_for_best_model": metric}
+    if "held_out" in options:
+        options["processing_class"] = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    if taken:
+        trainer = make_trainer(tiny_checkpoint, tmp_path, **options)
+        assert f"eval_{metric.removeprefix('eval_')}" in trainer.evaluate()
+        return
+    with pytest.raises(ValueError, match=f"`metric_for_best_model` is '{metric}', which no evaluation gives"):
+        make_trainer(tiny_checkpoint, tmp_path, **options)
 
 
 def test_one_name_of_layers_is_a_name(tiny_checkpoint):

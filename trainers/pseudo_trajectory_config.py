@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from transformers import TrainingArguments
 
+from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
 from .field_types import (
     TRAINING_FIELDS,
     Count,
@@ -16,7 +17,6 @@ from .field_types import (
     Weight,
     Whole,
     check_fields,
-    check_packages,
 )
 from .trl_base import _BaseConfig
 
@@ -215,6 +215,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
+        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+            check(self)
         if self.min_mask_ratio > self.max_mask_ratio:
             raise ValueError(
                 f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
