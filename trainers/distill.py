@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from ..evaluation.checkpoint import naming
 from ..evaluation.schema import SHOWN
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
@@ -253,7 +254,8 @@ def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> None:
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
     """Raises a `ValueError` if the token ids of a model are not those of the student's tokenizer."""
     vocabulary = tokenizer.get_vocab()
-    own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
+    with naming(name, "tokenizer"):
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
     differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
     if differ:
         raise ValueError(
@@ -346,11 +348,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         check_needs_no_order(training_args, arguments.trajectories)
     rows, held_out_rows = split_trajectories(rows, arguments)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    with naming(model_args.model_name_or_path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
     teacher = None
     if arguments.teacher_name_or_path is not None:
         check_same_tokens(arguments.teacher_name_or_path, tokenizer, trust_remote_code=arguments.trust_remote_code)

@@ -21,6 +21,7 @@ from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import decoding_fields, resolve_generation_config
+from ..evaluation.checkpoint import naming
 from ..evaluation.files import write_atomically
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
@@ -430,14 +431,16 @@ def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, devic
         `OSError`: If there is no such model.
         `ValueError`: If its token ids are not the teacher's.
     """
-    vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
+    with naming(str(name), "tokenizer"):
+        vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
     other = [token for token, index in own.items() if vocabulary.get(token) != index]
     if other:
         raise ValueError(
             f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
             "`order_model` with the same tokenizer."
         )
-    return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+    with naming(str(name), "model"):
+        return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
 
 
 if __name__ == "__main__":

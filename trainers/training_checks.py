@@ -17,19 +17,21 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .student_data import teacher_max_new_tokens
 
 
-def check_canvas(args: PseudoTrajectoryConfig, positions: int, datasets: dict[str, Dataset | IterableDataset]) -> None:
+def check_canvas(
+    args: PseudoTrajectoryConfig, positions: int | None, datasets: dict[str, Dataset | IterableDataset]
+) -> None:
     """A canvas that no decoder takes is not trained either."""
     taught = 0
     with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place
         taught = max(teacher_max_new_tokens(dataset, name) for name, dataset in datasets.items())
     way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
-    if args.max_length is not None and args.max_length > positions:
+    if args.max_length is not None and positions is not None and args.max_length > positions:
         raise ValueError(
             f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: "
             f"give --max_length {positions} or less{way_out}."
         )
     limit = args.max_length or positions
-    if args.max_new_tokens is not None and args.max_new_tokens >= limit:
+    if args.max_new_tokens is not None and limit is not None and args.max_new_tokens >= limit:
         raise ValueError(
             f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
             f"of prompt and response (`max_length`): give less{way_out}."
