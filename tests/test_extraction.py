@@ -681,7 +681,7 @@ def test_the_command_does_the_same(tiny, tiny_checkpoint, problems, tmp_path, ca
     ("change", "message"),
     [
         (["--teacher", "nowhere"], "No checkpoint in nowhere"),
-        (["--dataset", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
+        (["--dataset", "nowhere.jsonl"], "There is no file or folder nowhere.jsonl"),
         (["--split", "test"], "split 'test'"),
         (["--output", "problems.jsonl"], "is no folder"),
         (["--temperature", "1"], "`temperature` is set by the extraction"),

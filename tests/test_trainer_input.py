@@ -1,6 +1,9 @@
 """What a recipe and a prompt may hold: wrong values take one line, whatever they are."""
 
 import math
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import pytest
@@ -12,6 +15,7 @@ from d3llm.trainers.adapters import add_adapter
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.recipe_files import read_recipe
+from d3llm.trainers.samples import load_rows
 from d3llm.trainers.student_model import empty_model
 
 from .test_commands import run_fails
@@ -134,6 +138,44 @@ def test_a_chat_template_that_does_not_end_is_stopped(tiny_checkpoint, monkeypat
     tokenizer.chat_template = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
     with pytest.raises(ValueError, match=r"did not end within 0\.5 seconds"):
         encode_prompt(tokenizer, "one", chat=True)
+
+
+def test_a_timer_of_the_caller_goes_on(tiny_checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    rings = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rings.append(time.monotonic()))
+    try:
+        for delay in (5.0, 50.0):  # sooner and later than the limit of a template
+            signal.setitimer(signal.ITIMER_REAL, delay, 7.0)
+            encode_prompt(tokenizer, "one", chat=True)
+            left, interval = signal.getitimer(signal.ITIMER_REAL)
+            assert delay - 1 < left <= delay and interval == 7.0
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        tokenizer.chat_template = "{% for i in range(90000) %}{% for j in range(9) %}{% endfor %}{% endfor %}one"
+        encode_prompt(tokenizer, "one", chat=True)
+        assert len(rings) == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_template_is_filled_in_by_any_thread_and_without_timers(tiny_checkpoint, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    expected = encode_prompt(tokenizer, "one", chat=True)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(encode_prompt, tokenizer, "one", chat=True).result() == expected
+    monkeypatch.delattr(signal, "setitimer")
+    assert encode_prompt(tokenizer, "one", chat=True) == expected
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "a/nowhere.parquet", "./nowhere", "/nowhere", "a/b/c", "~/x", "x/"])
+def test_a_dataset_that_is_not_on_disk_is_not_looked_for_on_the_hub(capsys, monkeypatch, tiny_checkpoint, name):
+    monkeypatch.setattr("d3llm.trainers.trajectories.load_dataset", None)
+    monkeypatch.setattr("d3llm.trainers.samples.load_dataset", None)
+    training = ["distill", "--model_name_or_path", tiny_checkpoint, "--report_to", "none", "--output_dir", "nowhere"]
+    assert f"There is no file or folder {name}." in run_fails(capsys, *training, "--trajectories", name)
+    with pytest.raises(FileNotFoundError, match="There is no file or folder"):
+        load_rows(name, None, "train")
 
 
 @pytest.mark.parametrize("chat", [True, False])
