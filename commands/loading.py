@@ -135,6 +135,8 @@ def _put(model: PreTrainedModel, device: str | None) -> PreTrainedModel:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no weights")
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise ValueError(f"Cannot use the device {device!r}: {first_line(error)}") from error

@@ -191,6 +191,7 @@ def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
         (["--temperature", "-1"], "temperature"),
         (["--window-edge", "round"], "window_edge"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "Cannot use the device 'meta'"),
     ],
 )
 def test_wrong_values_name_the_field(capsys, tiny_checkpoint, flags, named):
