@@ -26,6 +26,7 @@ SAMPLE_ROWS = 16  # of two tensors that should be the same
 WAYS_OUT = {
     "custom code": "allow it with --trust-remote-code",
     "attn_implementation": "take 'sdpa'",
+    "deserializing header": "the weights are damaged",
 }
 
 

@@ -74,6 +74,7 @@ def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
         ({"accelerator_config": {"split_batches": "x"}}, "['split_batches'] is 'x'"),
         ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 0}}}, "['num_steps'] is 0"),
         ({"torch_compile_mode": "nope"}, "`torch_compile_mode` is 'nope'"),
+        ({"dataloader_num_workers": 99999}, "`dataloader_num_workers` is 99999"),
         ({"debug": ["nope"]}, "expected 'underflow_overflow'"),
     ],
 )
@@ -203,6 +204,7 @@ def test_half_of_a_surrogate_pair_is_no_text(tiny_checkpoint, chat):
         ("--attn_implementation nope", '`attn_implementation="nope"` is not supported'),
         ("--attn_implementation flash_attention_2", "'flash_attention_2' needs a package that is not installed here"),
         ("--attn_implementation kernels-community/flash-attn", "kernels-community/flash-attn' needs a package"),
+        ("--trajectories=", "`trajectories` is '': "),
         ('--model_init_kwargs {"attn_implementation":3}', "attn_implementation=3 is not a name"),
     ],
 )

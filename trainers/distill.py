@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from datasets import Dataset
+from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -65,7 +66,7 @@ class DistillArguments:
             `output_dir/merged`.
     """
 
-    trajectories: str | None = field(
+    trajectories: Annotated[str, Field(min_length=1)] | None = field(
         default=None, metadata={"help": "Folder or Hub dataset of trajectories, or of prompts and completions."}
     )
     trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})

@@ -149,7 +149,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "save_total_limit": Count | None,
         "seed": Seed,
         "data_seed": Seed | None,
-        "dataloader_num_workers": Whole,
+        "dataloader_num_workers": Annotated[int, Field(ge=0, le=1024)],  # processes
         "dataloader_prefetch_factor": Count | None,
         "ddp_bucket_cap_mb": Count | None,
         "ddp_timeout": Count,
