@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
 
     Returns:
-        `int`: Exit code. What a user can cause, a `ValueError` or an `OSError`, is one line on stderr and code 2.
+        `int`: Exit code. What a user can cause, a `ValueError`, an `OSError` or a missing package, is one line on
+            stderr and code 2.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone, as in `d3llm presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"d3llm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:

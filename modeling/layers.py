@@ -152,6 +152,17 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
             # be filled.
             init.copy_(module.inv_freq, module.inverse_frequencies())
 
+    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs):
+        if attn_implementation is not None and not isinstance(attn_implementation, str):
+            raise ValueError(f"attn_implementation={attn_implementation!r} is not a name, such as 'sdpa' or 'eager'.")
+        try:
+            return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        except ImportError as error:
+            raise ImportError(
+                f"attn_implementation={attn_implementation!r} needs a package that is not installed here: install it, "
+                f"or take 'sdpa'. ({' '.join(str(error).split())})"
+            ) from error
+
     def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:
         """Rows of `forward().logits` over the whole canvas that predict the tokens at `positions`.
 

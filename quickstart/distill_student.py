@@ -15,13 +15,13 @@ from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.distill import last_checkpoint
-from ..trainers.extract import ExtractionConfig, extract_trajectories
-from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from ..trainers.extract import extract_trajectories
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+from ..trainers.recipe_files import read_recipe
 from ..trainers.trajectories import load_trajectories
 from . import checkpoint_path
 from .problems import generate_problems
-from .student_recipe import read_student_recipe
+from .student_recipe import extraction_config, method_points, read_student_recipe, training_config
 from .task import QUICKSTART
 
 
@@ -55,7 +55,7 @@ def keep_recipe(output: Path, recipe: dict[str, Any]) -> None:
     """Writes the recipe into the folder of a run; a folder with another recipe is refused."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / RECIPE_FILE
-    if path.exists() and yaml.safe_load(path.read_text(encoding="utf-8")) != recipe:
+    if path.exists() and read_recipe(path) != recipe:
         raise ValueError(f"{path} is another recipe: choose another folder, or delete this one.")
     write_atomically(path, yaml.safe_dump(recipe, sort_keys=False).encode())
 
@@ -76,18 +76,7 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     lines = [json.dumps({"prompt": problem.question, "answer": str(problem.answer)}) + "\n" for problem in problems]
     file = folder.with_name("prompts.jsonl")
     write_atomically(file, "".join(lines).encode())
-    settings = dict(recipe["extraction"])
-    config = ExtractionConfig(
-        dataset=str(file),
-        output=folder,
-        teacher="teacher",
-        answer_column="answer",
-        check="hash",
-        license="apache-2.0",
-        seed=recipe["seed"],
-        decoding={**recipe["decoding"], "preset": settings.pop("preset")},
-        **settings,
-    )
+    config = extraction_config(recipe, file, folder)
     extract_trajectories(load("teacher"), load_tokenizer(), config)
     return folder
 
@@ -115,15 +104,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
         model=load(
             "teacher", attn_implementation="eager"
         ),  # on a CPU the backward pass of sdpa takes half as long again
-        args=PseudoTrajectoryConfig(
-            output_dir=str(folder),
-            seed=recipe["seed"],
-            max_new_tokens=recipe["decoding"]["max_new_tokens"],
-            save_total_limit=1,
-            report_to="none",
-            use_cpu=True,
-            **recipe["training"],
-        ),
+        args=training_config(recipe, folder),
         train_dataset=dataset.select(right),
         processing_class=tokenizer,
     )
@@ -162,8 +143,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         name, preset = method["model"], method["preset"]
         path = models[name]
         model = load(path)
-        for threshold in method.get("thresholds", [None]):
-            point = {} if threshold is None else {"threshold": threshold}
+        for point in method_points(method):
             fields = {**recipe["decoding"], "preset": preset, "early_stop": True, **point}
             config = resolve_generation_config(model, [len(prompt) for prompt in prompts], **fields)
             settings = {
@@ -177,7 +157,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
                 "point": point,
                 "decoding": {"preset": preset, **decoding_fields(config)},
             }
-            suffix = "" if threshold is None else f".threshold={threshold}"
+            suffix = "".join(f".{field}={value}" for field, value in point.items())
             results.append(
                 measure(
                     folder / f"{name}-{preset}{suffix}.json",

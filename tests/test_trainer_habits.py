@@ -518,7 +518,7 @@ def test_tensorboard_gets_the_parts_of_the_loss(tiny_checkpoint, tmp_path, monke
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: True)
-    monkeypatch.setattr("d3llm.trainers.training_checks.get_available_reporting_integrations", lambda: available)
+    monkeypatch.setattr("d3llm.trainers.argument_checks.get_available_reporting_integrations", lambda: available)
     rows = random_trajectories(4)
     trainer = make_trainer(
         tiny_checkpoint, tmp_path, eval_dataset={"a": rows}, report_to="tensorboard", eval_strategy="epoch"

@@ -21,9 +21,11 @@ from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import decoding_fields, resolve_generation_config
+from ..evaluation.checkpoint import naming
 from ..evaluation.files import write_atomically
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from .answer_checks import ANSWERS, CHECKS, CheckName
 from .extraction_progress import ExtractionProgress
 from .field_types import Count, License, LongSeed, Name, Weight, check_fields
@@ -301,7 +303,8 @@ class Extraction:
             assert config.order_column is not None  # the config has checked it
             self.order = OrderColumn(*given, order_column=config.order_column)
         elif config.order == "ar_rank":
-            order_model = load_order_model(config.order_model, tokenizer, model.device)
+            device = process_state().device if model.device.type == "meta" else model.device
+            order_model = load_order_model(config.order_model, tokenizer, device)
             self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
         else:
             self.order = PublishedTrajectories(mask_token_id, self.eos_token_ids, vocab_size)
@@ -428,16 +431,21 @@ def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, devic
 
     Raises:
         `OSError`: If there is no such model.
-        `ValueError`: If its token ids are not the teacher's.
+        `ValueError`: If its token ids are not the teacher's, or it is a masked-diffusion model.
     """
-    vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
+    with naming(str(name), "tokenizer"):
+        vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
     other = [token for token, index in own.items() if vocabulary.get(token) != index]
     if other:
         raise ValueError(
             f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
             "`order_model` with the same tokenizer."
         )
-    return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+    with naming(str(name), "model"):
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    if isinstance(model, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a masked-diffusion model: give an autoregressive one as `order_model`.")
+    return model.to(device).eval()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from transformers import TrainingArguments
 
+from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
 from .field_types import (
     TRAINING_FIELDS,
     Count,
@@ -16,7 +17,6 @@ from .field_types import (
     Weight,
     Whole,
     check_fields,
-    check_packages,
 )
 from .trl_base import _BaseConfig
 
@@ -229,6 +229,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
             self.gradient_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
             self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs
         super().__post_init__()
+        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+            check(self)
         if self.min_mask_ratio > self.max_mask_ratio:
             raise ValueError(
                 f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."

@@ -21,7 +21,7 @@ from typing_extensions import NotRequired, TypedDict
 from ..evaluation import fingerprint
 from ..evaluation.schema import check
 from .field_types import Count, Name, Whole
-from .samples import READERS
+from .samples import READERS, check_is_there
 
 
 TRAJECTORY_FEATURES = Features(
@@ -113,6 +113,7 @@ def read_rows(name: str | Path, split: str = "train") -> Dataset:
         `OSError`: If there is no such dataset.
     """
     path = Path(name)
+    check_is_there(str(name))
     files = [str(file) for file in _data_files(path)] if path.exists() else []
     reader = READERS.get(Path(files[0]).suffix) if files else None
     try:
