@@ -233,7 +233,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             `loss`, the mean cross entropy in float32, in nats.
 
         Raises:
-            ValueError: If `labels` come with `logits_to_keep`, or with `run_head=False`.
+            ValueError: If `labels` come with `logits_to_keep` or `run_head=False`, or are not of the shape of the
+                positions.
         """
         outputs = self.model(
             input_ids,
