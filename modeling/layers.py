@@ -246,8 +246,8 @@ def labelled_loss(
     """
     if labels.shape != logits.shape[:2]:
         raise ValueError(
-            f"`labels` have the shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}: pass one label for each "
-            "position of `input_ids`, -100 where none is to be predicted"
+            f"`labels` have the shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}: pass one label for "
+            "each position of `input_ids`, -100 where none is to be predicted"
         )
     labels = labels.to(logits.device)
     row_of_batch, positions = (labels != -100).nonzero(as_tuple=True)
