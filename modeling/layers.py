@@ -145,6 +145,11 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     logits_shift = 0
     adapter_targets: dict[str, list[str]] = {}
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for the choice of the implementation in the file of the class: it is made in this one.
+        return True
+
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, CanvasRotaryEmbedding):

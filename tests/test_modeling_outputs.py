@@ -92,6 +92,15 @@ def test_attentions_are_those_of_the_eager_implementation(cls, padding, tokens):
 
 
 @ALL_CLASSES
+def test_another_attention_implementation_is_set_in_place(cls, tokens):
+    model = build(cls, "sdpa")
+    expected = model(tokens)[0]
+    model.set_attn_implementation("eager")
+    assert {part.config._attn_implementation for part in model.modules() if hasattr(part, "config")} == {"eager"}
+    torch.testing.assert_close(model(tokens)[0], expected)
+
+
+@ALL_CLASSES
 def test_what_is_returned_is_a_matter_of_the_config_and_then_of_the_call(cls, tokens):
     model = build(cls, "eager")
     assert model(tokens).hidden_states is None
