@@ -23,7 +23,7 @@ LENGTHS = (1, 2, 3, 4, 8, 16, 32)
 
 def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], length: int, **decode_kwargs: bool) -> str:
     """
-    What `TextStreamer` of transformers prints of tokens that come a few at a time, without its last line end.
+    What a `TextStreamer` of transformers prints of tokens that come a few at a time, without its last line end.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
@@ -32,15 +32,13 @@ def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], length: i
         decode_kwargs: Arguments of `tokenizer.decode`, such as `skip_special_tokens`.
     """
     import torch
-    from transformers import TextStreamer
+    from transformers import TextIteratorStreamer
 
-    printed: list[str] = []
-    streamer = TextStreamer(tokenizer, **decode_kwargs)
-    streamer.on_finalized_text = lambda text, stream_end=False: printed.append(text)
+    streamer = TextIteratorStreamer(tokenizer, **decode_kwargs)
     for some in torch.tensor(token_ids, dtype=torch.long).split(length):
         streamer.put(some)
     streamer.end()
-    return "".join(printed)
+    return "".join(streamer)
 
 
 def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
