@@ -136,7 +136,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
         Fill in the mask tokens of a text, with what is on both sides in view. The text is one block, and keeps its
-        length.
+        length and every token that was given: a stop fills no more than the gaps after it.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, P)`): Texts with mask tokens, left-padded.
