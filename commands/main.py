@@ -65,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(args, "takes_fields", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.fields = rest
+    code = _run(args)
+    _leave_process_group()
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
@@ -82,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _leave_process_group() -> None:
+    """Joins the threads of the process group, if the command has one: one that still runs when the process exits
+    aborts it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

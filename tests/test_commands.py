@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from d3llm.commands.main import main
@@ -277,3 +278,15 @@ def test_a_closed_pipe_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait()
+
+
+@pytest.mark.parametrize(("command", "code"), [(["presets"], 0), (["eval", "--tasks", "none", "--output", "x"], 2)])
+def test_a_command_leaves_its_process_group(command, code):
+    """A process that exits with one is aborted now and then: its threads still run."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert main(command) == code
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

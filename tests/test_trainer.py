@@ -25,6 +25,7 @@ from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.trajectories import STORED_FEATURES, tokenizer_fingerprint
 
+from .packed_head import pack_head
 from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
 
@@ -352,6 +353,15 @@ def test_a_teacher_whose_tokens_are_not_the_student_s_is_refused(tiny_checkpoint
     teacher = LLaDAModelLM(LLaDAConfig(**{**teacher.config.to_dict(), "embedding_size": 20, "vocab_size": 20}))
     with pytest.raises(ValueError, match="a vocabulary of 20 tokens, the student of 16"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
+
+
+def test_a_packed_head_is_refused(tiny_checkpoint, tmp_path):
+    model = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    pack_head(model)
+    with pytest.raises(ValueError, match="The LM head of the teacher is packed"):
+        make_trainer(tiny_checkpoint, tmp_path, teacher=model, layout="single", kl_weight=1.0)
+    with pytest.raises(ValueError, match=r"The LM head of the student is packed .* leave it out of the quantization"):
+        make_trainer(tiny_checkpoint, tmp_path, model=model)
 
 
 def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:

@@ -47,6 +47,7 @@ from .student_model import load_model, load_tokenizer
 from .training_checks import (
     check_best_metric,
     check_canvas,
+    check_head_weight,
     check_held_out,
     check_precision,
     check_processes,
@@ -271,6 +272,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
                 model.enable_input_require_grads()
         elif args.kl_weight and self.teacher is None:
             raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        check_head_weight(base, "student")
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:

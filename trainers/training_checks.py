@@ -38,9 +38,22 @@ def check_canvas(
         )
 
 
+def check_head_weight(model: PreTrainedModel, whose: str) -> None:
+    """The losses take the weight of the LM head as it is, a chunk of positions at a time."""
+    head = model.get_output_embeddings()
+    weight = head.weight
+    shape = getattr(weight, "ds_shape", weight.shape)  # of a weight that ZeRO has sharded
+    if weight.dtype.itemsize == 1 or tuple(shape) != (head.out_features, head.in_features):
+        raise ValueError(
+            f"The LM head of the {whose} is packed (quantized), and the losses take its weight: leave it out of the "
+            "quantization (`llm_int8_skip_modules`, `modules_to_not_convert`)."
+        )
+
+
 def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token_id: int) -> None:
     """The divergence compares two distributions over the same tokens, of the same noisy canvas."""
-    rows = [model.get_output_embeddings().weight.shape[0] for model in (teacher, student)]
+    check_head_weight(teacher, "teacher")
+    rows = [model.get_output_embeddings().out_features for model in (teacher, student)]
     if rows[0] != rows[1]:
         raise ValueError(
             f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take one with the same."
