@@ -349,9 +349,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         check_needs_no_order(training_args, arguments.trajectories)
     rows, held_out_rows = split_trajectories(rows, arguments)
-    with naming(model_args.model_name_or_path, "tokenizer"):
+    name = str(model_args.model_name_or_path)
+    with naming(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            model_args.model_name_or_path,
+            name,
             revision=model_args.model_revision,
             trust_remote_code=arguments.trust_remote_code,
         )
@@ -359,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.teacher_name_or_path is not None:
         check_same_tokens(arguments.teacher_name_or_path, tokenizer, trust_remote_code=arguments.trust_remote_code)
         teacher = load_named(arguments.teacher_name_or_path, model_args, training_args)
-    student = load_named(model_args.model_name_or_path, model_args, training_args)
+    student = load_named(name, model_args, training_args)
     if not has_order:
         facts = student_facts(student, tokenizer, training_args.max_length)
         rows = as_trajectories(rows, arguments.trajectories, facts, training_args)
