@@ -222,8 +222,12 @@ def sweep_points(sweeps: list[str]) -> list[dict[str, str]]:
 
 def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, Any]:
     """The fields of `DiffusionGenerationConfig` of a point, checked."""
+    from d3llm.evaluation.decoding import check_one_sequence
+
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in point.items()]
-    return parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags]))
+    fields = parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags]))
+    check_one_sequence(fields)
+    return fields
 
 
 def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[tuple[dict[str, str], dict[str, Any]]]:
@@ -329,6 +333,7 @@ class Measurer:
         if task.stop_strings:
             fields.setdefault("stop_strings", list(task.stop_strings))
         if self.diffusion:
+            fields["num_return_sequences"] = 1  # whatever the checkpoint's own config says
             config = resolve_generation_config(self.model, [len(prompt) for prompt in prompts], **fields)
             decode = partial(generate_in_batches, self.model, self.tokenizer, prompts, **fields)
             return decode, {"preset": config.preset, **decoding_fields(config)}

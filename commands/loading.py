@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checkpoint_header import check_header, read_header
+from ..evaluation.checkpoint import check_checkpoint, first_line, naming
 
 
 if TYPE_CHECKING:
@@ -51,13 +49,13 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     quiet_libraries()
-    with _naming(folder, "tokenizer"):
+    with naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if not weights:
-        with torch.device("meta"):
+        with naming(folder, "config.json"), torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), tokenizer
-    with _naming(folder, "model"):
-        check_header(AutoConfig.from_pretrained(folder), read_header(folder))
+    with naming(folder, "model"):
+        check_checkpoint(folder, AutoConfig.from_pretrained(folder))
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
@@ -99,9 +97,9 @@ def load_autoregressive_model(
     quiet_libraries()
     folder = Path(folder)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    with _naming(folder, "tokenizer"):
+    with naming(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    with _naming(folder, "model"):
+    with naming(folder, "model"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
     return _put(model, device), tokenizer
 
@@ -117,7 +115,7 @@ def _model_type(folder: Path) -> tuple[str | None, bool]:
 
     import d3llm.modeling  # noqa: F401  registers the model classes
 
-    with _naming(folder, "config.json"):
+    with naming(folder, "config.json"):
         model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
     if not isinstance(model_type, str | None):
         raise ValueError(f"config.json of {folder} has the `model_type` {model_type!r}: expected a name.")
@@ -137,20 +135,8 @@ def _put(model: PreTrainedModel, device: str | None) -> PreTrainedModel:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no weights")
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise ValueError(f"Cannot use the device {device!r}: {_first_line(error)}") from error
-
-
-@contextmanager
-def _naming(folder: Path, part: str) -> Iterator[None]:
-    """Turns whatever the libraries raise over a damaged file into an `OSError` that names folder and part."""
-    try:
-        yield
-    except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
-        hint = "allow it with --trust-remote-code" if "custom code" in str(error) else "is the folder complete?"
-        raise OSError(f"Cannot load the {part} of {folder}: {_first_line(error)} ({hint})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ValueError(f"Cannot use the device {device!r}: {first_line(error)}") from error

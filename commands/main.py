@@ -57,20 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
 
     Returns:
-        `int`: Exit code. What a user can cause, a `ValueError` or an `OSError`, is one line on stderr and code 2.
+        `int`: Exit code. What a user can cause, a `ValueError`, an `OSError` or a missing package, is one line on
+            stderr and code 2.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_fields", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.fields = rest
+    code = _run(args)
+    _leave_process_group()
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone, as in `d3llm presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"d3llm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
@@ -81,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _leave_process_group() -> None:
+    """Joins the threads of the process group, if the command has one: one that still runs when the process exits
+    aborts it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -41,14 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_train_teacher(args: argparse.Namespace) -> None:
-    import yaml
+    from d3llm.quickstart.teacher_recipe import load_recipe
+    from d3llm.quickstart.train_teacher import STATE_FILE, train_teacher
 
-    from d3llm.quickstart.train_teacher import STATE_FILE, load_recipe, train_teacher
-
-    try:
-        load_recipe(args.recipe)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{args.recipe} is not YAML: {error}") from error
+    load_recipe(args.recipe)
     if not args.resume and (args.output / STATE_FILE).exists():
         raise ValueError(f"{args.output} holds a run: add --resume to go on with it, or choose another --output.")
     log_progress()

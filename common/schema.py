@@ -4,6 +4,8 @@ A field is declared once, as a type: `Annotated[int, Field(ge=1)]`, `Literal["a"
 the command line and YAML then get the same check and the same error.
 """
 
+import reprlib
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -11,6 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 
 SHOWN = 60  # characters of a faulty value in an error
+EXPECTED = "expected "
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = SHOWN // 2
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 3 * SHOWN
 
 
 def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
@@ -43,10 +50,10 @@ def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
         faults = error.errors(include_url=False)
     # The first fault, and what else the same value could have been (a union has one fault for each alternative).
     place, shown, missing = _place(value, faults[0])
-    expected = [_expected(fault) for fault in faults if _place(value, fault)[0] == place]
+    expected = dict.fromkeys(_expected(fault) for fault in faults if _place(value, fault)[0] == place)
     what = f"{name}{place} is missing" if missing else f"{name}{place} is {_short(shown)}"
     ending = f": {way_out}." if way_out and missing else f"; {way_out}." if way_out else "."
-    raise ValueError(what + ("" if missing else f": {' or '.join(dict.fromkeys(expected))}") + ending)
+    raise ValueError(what + ("" if missing else f": {_joined(expected)}") + ending)
 
 
 @cache
@@ -66,10 +73,23 @@ def _place(value: Any, fault: Any) -> tuple[str, Any, bool]:
 
 
 def _expected(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "nothing is called so"
     text = fault["msg"].removeprefix("Value error, ")
-    return text.replace("Input should be", "expected") if text.startswith("Input") else text[:1].lower() + text[1:]
+    return text.replace("Input should be ", EXPECTED) if text.startswith("Input") else text[:1].lower() + text[1:]
+
+
+def _joined(expected: Iterable[str]) -> str:
+    """What else a value could have been, in one sentence: what is expected, and what is wrong with it."""
+    kinds = [text.removeprefix(EXPECTED) for text in expected if text.startswith(EXPECTED)]
+    others = [text.rstrip(".") for text in expected if not text.startswith(EXPECTED)]
+    return "; ".join([*([EXPECTED + " or ".join(kinds)] if kinds else []), *others])
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """The start of a value's representation; what it leaves out is not made either."""
+    try:
+        text = _REPR.repr(bytes(value[:SHOWN]) if isinstance(value, bytes | bytearray) else value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

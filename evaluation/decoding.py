@@ -1,7 +1,7 @@
 """Decodes a list of prompts with one preset and measures accuracy, TPF and TPS."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,8 +123,7 @@ def evaluate_decoding(
     Returns:
         [`DecodingResult`]: Records in the order of the prompts, and the wall time.
     """
-    if (generation_kwargs.get("num_return_sequences") or 1) != 1:
-        raise ValueError("`num_return_sequences` must be 1 here: a prompt is correct or not by one text.")
+    check_one_sequence(generation_kwargs)
     generation_kwargs |= {"preset": preset, "num_return_sequences": 1}
     records: dict[int, DecodedPrompt] = {}
     seconds = 0.0
@@ -135,3 +134,9 @@ def evaluate_decoding(
         if progress is not None:
             progress(len(batch.rows))
     return DecodingResult([records[index] for index in range(len(prompts))], seconds)
+
+
+def check_one_sequence(fields: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` for fields of decoding that ask for several texts of a prompt."""
+    if (fields.get("num_return_sequences") or 1) != 1:
+        raise ValueError("`num_return_sequences` must be 1 here: a prompt is correct or not by one text.")

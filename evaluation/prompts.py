@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,21 +128,29 @@ def encode_prompt(
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    """
+    Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process. Elsewhere
+    nothing ends what takes too long; a loop over more than 100000 numbers is refused by jinja's sandbox there, too.
+    A timer of the caller goes on afterwards, and one that rings sooner is left to do so.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not in_main_thread or 0 < signal.getitimer(signal.ITIMER_REAL)[0] < seconds:
         yield
         return
 
     def stop(*_):
         raise TimeoutError(f"it did not end within {seconds} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGALRM, stop)
+    began = time.monotonic()
+    delay, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)  # `None`: one that was not set in Python
+        if delay:
+            signal.setitimer(signal.ITIMER_REAL, max(delay - (time.monotonic() - began), 1e-6), interval)
 
 
 def _parse(content: bytes, number: int) -> PromptLine:

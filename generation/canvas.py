@@ -162,11 +162,13 @@ class Canvas:
         return torch.where(found, positions, self.length).amin(dim=1, keepdim=True)
 
     def cut_after(self, last: torch.LongTensor, fill_token_id: int, forwards: int):
-        """End rows after position `last` (B, 1), where that is less than L: all that follows is filled.
+        """End rows after position `last` (B, 1), where that is less than L: all that follows is filled but what was
+        given.
 
         Positions filled while masked get `forwards`, the forwards made so far, as their commit step.
         """
-        tail = torch.arange(self.length, device=self.tokens.device) > last
+        given = self.committed & (self.commit_steps == 0)
+        tail = (torch.arange(self.length, device=self.tokens.device) > last) & ~given
         self.ended = self.ended | (last[:, 0] < self.length)
         self.commit_steps = torch.where(tail & ~self.committed, forwards, self.commit_steps)
         self.logprobs = self.logprobs.masked_fill(tail, torch.nan)

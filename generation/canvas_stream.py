@@ -24,7 +24,8 @@ class CanvasStream:
         finished = int((canvas.left[0] == 0).long().cumprod(dim=0).sum())
         final = starts[finished]
         eos = torch.isin(tokens[canvas.prompt_length :], eos_token_ids.cpu()).nonzero()[:, 0]
-        shown = canvas.prompt_length + int(eos[0]) + 1 if len(eos) and canvas.ended[0] else canvas.length
+        ended = canvas.first_block and canvas.ended[0]  # a text that is filled in goes on after the fill
+        shown = canvas.prompt_length + int(eos[0]) + 1 if len(eos) and ended else canvas.length
         if final > self.sent:
             if shown > self.sent:
                 self.streamer.put(tokens[self.sent : min(final, shown)])

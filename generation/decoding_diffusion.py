@@ -136,7 +136,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
         Fill in the mask tokens of a text, with what is on both sides in view. The text is one block, and keeps its
-        length.
+        length and every token that was given: a stop fills no more than the gaps after it.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, P)`): Texts with mask tokens, left-padded.
@@ -300,7 +300,7 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         self, states: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]
     ) -> Iterator[torch.Tensor]:
         """Run the head on hidden states (B, K, ..); yields logits (candidates, vocab), row after row of the batch."""
-        vocab_size = self.get_output_embeddings().weight.shape[0]
+        vocab_size = self.config.vocab_size  # the weights of a head may be packed
         for some in states.flatten(0, 1).split(max(1, HEAD_ELEMENTS // vocab_size)):
             yield from head(some).split(max(1, PASS_ELEMENTS // vocab_size))
 

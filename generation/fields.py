@@ -16,6 +16,8 @@ from .presets import PRESETS
 
 LARGEST = 2**31 - 1  # what is counted here, positions and forwards, is far below; int64 is what tensors take
 
+MOST_COPIES = 2**16  # of a prompt: all are decoded at once, and more would end in the system's lack of memory
+
 
 def suggestion(value: Any, choices) -> str:
     close = difflib.get_close_matches(str(value), list(choices), n=1)
@@ -155,7 +157,7 @@ RUN_FIELDS = {
     "early_stop": Field(True, Flag()),
     "cfg_scale": Field(0.0, Number()),
     "temperature": Field(0.0, Number()),
-    "num_return_sequences": Field(1, Whole(1)),
+    "num_return_sequences": Field(1, Whole(1, MOST_COPIES)),
     "seed": Field(None, OneOrMore(Whole(0, 2**64 - 1))),
     "output_logprobs": Field(False, Flag()),
     "output_history": Field(False, Flag()),

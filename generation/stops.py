@@ -10,6 +10,8 @@ from .canvas import Canvas
 class Stops:
     """Ends rows by what is committed from the start of the generated region without a gap.
 
+    A stop string counts where its last token was decoded: given text after a gap does not end a row.
+
     Args:
         criteria (`StoppingCriteriaList`): Called with the canvases (rows, L) and no scores.
         stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
@@ -32,7 +34,7 @@ class Stops:
             padded = torch.nn.functional.pad(canvas.tokens, (back - 1, 0), value=self.mask_token_id)
             endings = padded.unfold(1, back, 1)
             hits = self.stop_strings(endings.reshape(-1, back), None).view_as(canvas.tokens)
-            hits = hits & gapless & generated
+            hits = hits & gapless & generated & (canvas.commit_steps > 0)
             last = torch.where(hits, positions, canvas.length).amin(dim=1, keepdim=True)
         if self.criteria:
             stopped = self.criteria(canvas.tokens, None)[:, None]

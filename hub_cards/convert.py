@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
+from ..evaluation.checkpoint import naming
 from ..modeling import DreamModel, LLaDAModelLM
 from .cards import is_hub_id
 from .facts import MODEL_FACTS, ModelFacts, read_facts
@@ -128,7 +129,7 @@ def _model_class(folder: Path) -> type[PreTrainedModel]:
 def _load(folder: Path) -> PreTrainedModel:
     """A model with exactly the keys of a folder's safetensors; pickles are not read."""
     model_class = _model_class(folder)
-    try:
+    with naming(folder, "model"):
         model, report = model_class.from_pretrained(
             folder,
             dtype="auto",
@@ -137,8 +138,6 @@ def _load(folder: Path) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise OSError(f"The weights in {folder} are damaged: {error}") from error
     mismatched = [str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in report["mismatched_keys"]]
     _refuse(folder, report["missing_keys"], report["unexpected_keys"], mismatched)
     return model
@@ -196,7 +195,8 @@ def _fill(
     model_class: type[PreTrainedModel], home: Path, state: dict[str, torch.Tensor], source: Path
 ) -> PreTrainedModel:
     """A model with the config of a folder and exactly these weights, in their type."""
-    config = model_class.config_class.from_pretrained(home)
+    with naming(source, "config.json"):
+        config = model_class.config_class.from_pretrained(home)
     model = model_class(config).to(next(iter(state.values())).dtype)
     wanted = model.state_dict()
     stored = {wanted[name].data_ptr() for name in wanted.keys() & state.keys()}
@@ -205,7 +205,8 @@ def _fill(
     _refuse(source, wanted.keys() - state.keys() - tied, state.keys() - wanted.keys(), wrong_shape)
     model.load_state_dict(state, strict=False)
     if (home / "generation_config.json").is_file():
-        model.generation_config = model.generation_config_class.from_pretrained(home)
+        with naming(source, "generation_config.json"):
+            model.generation_config = model.generation_config_class.from_pretrained(home)
     return model
 
 

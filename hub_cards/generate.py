@@ -24,15 +24,7 @@ FAMILIES = {"llada": 0, "Dream": 1}  # model_type -> logits_shift
 
 
 class FinishedHead:
-    """
-    The LM head of a model whose forward has run it already.
-
-    Args:
-        weight (`torch.Tensor` of shape `(vocab, hidden)`): Of the head that was run.
-    """
-
-    def __init__(self, weight: torch.Tensor):
-        self.weight = weight
+    """The LM head of a model whose forward has run it already."""
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
@@ -57,6 +49,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         longest = [getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length")]
         self.config = SimpleNamespace(
             model_type=next((name for name, shift in FAMILIES.items() if shift == logits_shift), None),
+            vocab_size=model.config.get_text_config().vocab_size,
             mask_token_id=getattr(model.config, "mask_token_id", None),
             max_position_embeddings=next((length for length in longest if length is not None), None),
             _attn_implementation="sdpa",
@@ -78,7 +71,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         return config
 
     def get_output_embeddings(self) -> FinishedHead:
-        return FinishedHead(self.model.get_output_embeddings().weight)
+        return FinishedHead()
 
     def __call__(
         self,

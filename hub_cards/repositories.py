@@ -189,6 +189,9 @@ def _check_model(folder: Path, files: dict[str, Content]) -> None:
         raise ValueError(f"{folder} has no config.json: it is no model.")
     if "adapter_config.json" in files:
         raise ValueError(f"{folder} holds an adapter: merge it with `d3llm convert {folder} OUTPUT` and push that.")
+    for needed in ("generation_config.json", "tokenizer_config.json"):
+        if needed not in files:
+            raise ValueError(f"{folder} is not whole: it has no {needed}.")
     auto_map = read_json_object(files, "config.json").get("auto_map")
     named = auto_map if isinstance(auto_map, dict) else {}
     code = {str(named.get(name, "")).rpartition(".")[0] + ".py" for name in AUTO_CLASSES}
@@ -197,9 +200,6 @@ def _check_model(folder: Path, files: dict[str, Content]) -> None:
             f"{folder} does not carry its code, so nobody could load it from the Hub: make it self-contained with "
             f"`d3llm convert {folder} OUTPUT` and push that."
         )
-    for needed in ("generation_config.json", "tokenizer_config.json"):
-        if needed not in files:
-            raise ValueError(f"{folder} is not whole: it has no {needed}.")
     if not any(fnmatch.fnmatchcase(path, pattern) for path in files for pattern in VOCABULARIES):
         raise ValueError(f"{folder} is not whole: its tokenizer has no vocabulary, such as tokenizer.json.")
     check_weights(folder, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,29 +10,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Text of every kind that tidying rules touch: equations, marks, contractions, code, lists, other scripts.
+# Text of every kind that decoders touch: equations, marks, contractions, code and its indents, lists, other scripts.
 SAMPLES = (
     "Tom has 3 * 4 = 12 pens, doesn't he? He'll give <<12 - 5 = 7>>7 away. #### 7",
     'Let $x = \\frac{1}{2}$ ; then ( x + 1 ) / 2 = 0.75 !\n\n1. First : "yes" .\n2. Second - no',
     "def f(x):\n    return [i ** 2 for i in range(x) if i != 3]  # squares\n",
     "Naïve café, 東京は日本の首都です。 Привет 🙂👩‍👩‍👧 !",
 )
+# Tokens that a streamer gets at once: one at a time, a few accepted drafts, blocks of the usual lengths.
+LENGTHS = (1, 2, 3, 4, 8, 16, 32)
 
 
-def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], length: int, **decode_kwargs: bool) -> str:
     """
-    What `TextStreamer` of transformers prints of tokens that come one at a time: words, as soon as they are whole.
+    What a `TextStreamer` of transformers prints of tokens that come a few at a time, without its last line end.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
         token_ids (`list[int]`): The tokens.
+        length (`int`): How many come at once.
+        decode_kwargs: Arguments of `tokenizer.decode`, such as `skip_special_tokens`.
     """
-    printed = ""
-    for end in range(1, len(token_ids) + 1):
-        text = tokenizer.decode(token_ids[:end], skip_special_tokens=True)
-        whole = text if end == len(token_ids) or text.endswith("\n") else text[: text.rfind(" ") + 1]
-        printed += whole[len(printed) :]
-    return printed
+    import torch
+    from transformers import TextIteratorStreamer
+
+    streamer = TextIteratorStreamer(tokenizer, **decode_kwargs)
+    for some in torch.tensor(token_ids, dtype=torch.long).split(length):
+        streamer.put(some)
+    streamer.end()
+    return "".join(streamer)
 
 
 def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -44,17 +51,33 @@ def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     Returns:
         `list[str]`: One warning at most.
     """
-    for sample in SAMPLES:
-        token_ids = tokenizer.encode(sample, add_special_tokens=False)
-        whole, seen = tokenizer.decode(token_ids, skip_special_tokens=True), streamed(tokenizer, token_ids)
-        if whole != seen:
-            at = next((i for i, (one, other) in enumerate(zip(whole, seen, strict=False)) if one != other), len(seen))
-            part = slice(max(0, at - 10), at + 15)
-            return [
-                f"streamed text will differ from the decoded one, such as {seen[part]!r} for {whole[part]!r}: the "
-                "tokenizer's decoder changes earlier text when more follows"
-            ]
+    for token_ids in _sequences(tokenizer):
+        for skip in (True, False):
+            whole = tokenizer.decode(token_ids, skip_special_tokens=skip)
+            for length in LENGTHS:
+                seen = streamed(tokenizer, token_ids, length, skip_special_tokens=skip)
+                if seen != whole:
+                    return [_warning(seen, whole)]
     return []
+
+
+def _sequences(tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Tokens of each sample, and of all of them with special tokens in between."""
+    encoded = [tokenizer.encode(sample, add_special_tokens=False) for sample in SAMPLES]
+    yield from encoded
+    special = tokenizer.all_special_ids
+    if special:
+        ends = [special[i % len(special)] for i in range(len(encoded))]
+        yield [token for ids, end in zip(encoded, ends, strict=True) for token in (end, *ids[:20], end, end)]
+
+
+def _warning(seen: str, whole: str) -> str:
+    at = next((i for i, (one, other) in enumerate(zip(whole, seen, strict=False)) if one != other), len(seen))
+    part = slice(max(0, at - 10), at + 15)
+    return (
+        f"streamed text will differ from the decoded one, such as {seen[part]!r} for {whole[part]!r}: what the "
+        "tokenizer makes of a token depends on the text before or after it"
+    )
 
 
 def folder_streaming_faults(folder: Path) -> list[str]:

@@ -145,12 +145,28 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     logits_shift = 0
     adapter_targets: dict[str, list[str]] = {}
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for the choice of the implementation in the file of the class: it is made in this one.
+        return True
+
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, CanvasRotaryEmbedding):
             # Loading builds the model on the meta device and leaves non-persistent buffers empty: only here can they
             # be filled.
             init.copy_(module.inv_freq, module.inverse_frequencies())
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs):
+        if attn_implementation is not None and not isinstance(attn_implementation, str):
+            raise ValueError(f"attn_implementation={attn_implementation!r} is not a name, such as 'sdpa' or 'eager'.")
+        try:
+            return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        except ImportError as error:
+            raise ImportError(
+                f"attn_implementation={attn_implementation!r} needs a package that is not installed here: install it, "
+                f"or take 'sdpa'. ({' '.join(str(error).split())})"
+            ) from error
 
     def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:
         """Rows of `forward().logits` over the whole canvas that predict the tokens at `positions`.
@@ -186,7 +202,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         """Run the head on what the transformer returned, and take the loss; the arguments are those of `forward`.
 
         Raises:
-            ValueError: If `labels` come without the logits of every position.
+            ValueError: If `labels` come without the logits of every position, or in another shape than theirs.
         """
         every_row = run_head and not isinstance(logits_to_keep, torch.Tensor) and logits_to_keep == 0
         if labels is not None and not every_row:
@@ -240,7 +256,15 @@ def labelled_loss(
 
     Returns:
         `torch.Tensor`: In nats, shape ().
+
+    Raises:
+        ValueError: If `labels` are not of the shape (batch, positions) of the logits.
     """
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"`labels` have the shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}: pass one label for "
+            "each position of `input_ids`, -100 where none is to be predicted"
+        )
     labels = labels.to(logits.device)
     row_of_batch, positions = (labels != -100).nonzero(as_tuple=True)
     predicted = logits[row_of_batch, rows[positions]].float()

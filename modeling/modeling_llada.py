@@ -137,6 +137,39 @@ class LLaDAModel(LLaDAPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> CanvasModelOutput:
+        r"""
+        The hidden states of the positions, without the head, which is held but not run.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
+                be predicted; they or `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
+                right. With a cache `slots` is the whole canvas, without one the positions. A prepared mask of shape
+                `(batch, 1, positions, slots)` is taken as it is.
+            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; counted from
+                0, or `cache_positions`, when not given.
+            cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole canvas,
+                overwritten at `cache_positions`.
+            inputs_embeds (`torch.Tensor` of shape `(batch, positions, d_model)`, *optional*): Embeddings in place
+                of `input_ids`, in the dtype of the weights.
+            cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
+                of `input_ids`, with a cache; the whole canvas when not given.
+            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned; as the
+                config says when not given.
+            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned; as the
+                config says when not given. They come from the eager implementation, which then runs in place of
+                another.
+            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
+
+        Returns:
+            [`~d3llm.modeling.outputs.CanvasModelOutput`]: `last_hidden_state` of shape
+            `(batch, positions, d_model)`, after the final norm and in the dtype of the weights; if asked for,
+            `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
+            `(batch, heads, positions, slots)` for each layer.
+
+        Raises:
+            ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either `input_ids` or `inputs_embeds`")
         if inputs_embeds is None:
@@ -202,17 +235,21 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
         run_head: bool = True,
         labels: torch.LongTensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> CanvasLMOutput:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, positions)`): Tokens, [MASK] where they are to be
-                predicted.
+            input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
+                be predicted; they or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
                 right. With a cache `slots` is the whole canvas.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
             cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole
                 canvas, overwritten at `cache_positions`.
+            inputs_embeds (`torch.Tensor` of shape `(batch, positions, d_model)`, *optional*): Embeddings in place
+                of `input_ids`.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache; the whole canvas when not given.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on: 0 = all,
@@ -224,16 +261,18 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the loss is divided by, which `Trainer`
                 passes when it accumulates gradients; the number of labelled positions when not given.
             output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned.
-            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned. They come
-                from the eager implementation, which then runs in place of another.
+            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned,
+                `(batch, heads, positions, slots)` each. They come from the eager implementation, which then runs in
+                place of another.
             return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
 
         Returns:
-            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`; with `labels` also
-            `loss`, the mean cross entropy in float32, in nats.
+            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`, in the dtype of the
+            weights; with `labels` also `loss`, the mean cross entropy in float32, in nats.
 
         Raises:
-            ValueError: If `labels` come with `logits_to_keep`, or with `run_head=False`.
+            ValueError: If `labels` come with `logits_to_keep` or `run_head=False`, or are not of the shape of the
+                positions.
         """
         outputs = self.model(
             input_ids,
@@ -242,6 +281,8 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
             cache=cache,
             inputs_embeds=inputs_embeds,
             cache_positions=cache_positions,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
             **kwargs,
         )

@@ -22,7 +22,8 @@ from transformers.utils.hub import create_and_tag_model_card
 
 # What a machine that loads a checkpoint has.
 ALLOWED_PACKAGES = frozenset({"torch", "transformers"}) | sys.stdlib_module_names
-AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM")
+# The Auto classes that a model is loaded by; one without a head only by the first.
+AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
 
 
 class ExportError(ValueError):
@@ -99,7 +100,8 @@ def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[s
     """The flat files of a model class and the `auto_map` that points into them."""
     config_class = model_class.config_class
     names = [f"{part.__module__.rpartition('.')[2]}.{part.__name__}" for part in (config_class, model_class)]
-    auto_map = {"AutoConfig": names[0], **dict.fromkeys(AUTO_CLASSES, names[1])}
+    served = AUTO_CLASSES if model_class.can_generate() else AUTO_CLASSES[:1]
+    auto_map = {"AutoConfig": names[0], **dict.fromkeys(served, names[1])}
     return flatten(model_class.__module__, config_class.__module__), auto_map
 
 

@@ -6,13 +6,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..common.plan import keep_plan
 from ..evaluation.aup.aup import bootstrap_areas, compute_aup
 from ..evaluation.result import read_result, result_files
+from ..trainers.recipe_files import read_recipe
 from .distill_student import RECIPE_FILE, REMEDY, extract, measure_methods, train
-from .student_recipe import read_student_recipe
+from .student_recipe import read_student_recipe, training_config
 
 
 ABLATION = Path(__file__).resolve().parent / "ablation.yaml"
@@ -39,13 +39,16 @@ def run_ablation(
         `Path`: The folder of result files, for [`ablation_rows`].
 
     Raises:
-        `ValueError`: For a folder that holds another run, and for seeds that the file does not name.
+        `ValueError`: For a folder that holds another run, seeds that the file does not name, and variants with values
+            that training refuses.
     """
     recipe = read_student_recipe(recipe_path)
-    ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
+    ablation = read_recipe(ablation_path or ABLATION)
     unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
     if unknown:
         raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}.")
+    for changes in ablation["variants"].values():
+        training_config(_changed(recipe, ablation, changes), output)
     keep_plan(output / RECIPE_FILE, recipe | {"ablation": ablation}, REMEDY)
     results = output / "results"
     decoders = [
@@ -58,11 +61,15 @@ def run_ablation(
     for variant, changes in ablation["variants"].items():
         for seed in seeds or ablation["seeds"]:
             name = f"{variant.replace(' ', '_')}-{seed}"
-            changed = recipe | {"seed": seed, "training": recipe["training"] | ablation["training"] | changes}
+            changed = _changed(recipe, ablation, changes) | {"seed": seed}
             student = train(changed, trajectories, output / "training" / name, output / "students" / name)
             decoders = [{"model": name, **decoder} for decoder in ablation["decoders"].values()]
             measure_methods(_measuring(recipe, decoders), {name: student}, results)
     return results
+
+
+def _changed(recipe: dict[str, Any], ablation: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return recipe | {"training": recipe["training"] | ablation["training"] | changes}
 
 
 def _measuring(recipe: dict[str, Any], methods: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %, by
         bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
     """
-    ablation = yaml.safe_load((ablation_path or ABLATION).read_text(encoding="utf-8"))
+    ablation = read_recipe(ablation_path or ABLATION)
     measured = {path.stem: read_result(path) for path in result_files([results])}
     baseline = f"{TEACHER}-{BASELINE}"
     if baseline not in measured:

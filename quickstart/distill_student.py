@@ -16,13 +16,12 @@ from ..evaluation.measurement import measure
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.distill import last_checkpoint
-from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from ..trajectories.dataset import load_trajectories
-from ..trajectories.extract import ExtractionConfig, extract_trajectories
+from ..trajectories.extract import extract_trajectories
 from . import checkpoint_path
 from .problems import generate_problems
-from .student_recipe import read_student_recipe
+from .student_recipe import extraction_config, method_points, read_student_recipe, training_config
 from .task import QUICKSTART
 
 
@@ -69,18 +68,7 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     lines = [json.dumps({"prompt": problem.question, "answer": str(problem.answer)}) + "\n" for problem in problems]
     file = folder.with_name("prompts.jsonl")
     write_atomically(file, "".join(lines).encode())
-    settings = dict(recipe["extraction"])
-    config = ExtractionConfig(
-        dataset=str(file),
-        output=folder,
-        teacher="teacher",
-        answer_column="answer",
-        check="hash",
-        license="apache-2.0",
-        seed=recipe["seed"],
-        decoding={**recipe["decoding"], "preset": settings.pop("preset")},
-        **settings,
-    )
+    config = extraction_config(recipe, file, folder)
     extract_trajectories(load("teacher"), load_tokenizer(), config)
     return folder
 
@@ -108,15 +96,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
         model=load(
             "teacher", attn_implementation="eager"
         ),  # on a CPU the backward pass of sdpa takes half as long again
-        args=PseudoTrajectoryConfig(
-            output_dir=str(folder),
-            seed=recipe["seed"],
-            max_new_tokens=recipe["decoding"]["max_new_tokens"],
-            save_total_limit=1,
-            report_to="none",
-            use_cpu=True,
-            **recipe["training"],
-        ),
+        args=training_config(recipe, folder),
         train_dataset=dataset.select(right),
         processing_class=tokenizer,
     )
@@ -155,8 +135,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         name, preset = method["model"], method["preset"]
         path = models[name]
         model = load(path)
-        for threshold in method.get("thresholds", [None]):
-            point = {} if threshold is None else {"threshold": threshold}
+        for point in method_points(method):
             fields = {**recipe["decoding"], "preset": preset, "early_stop": True, **point}
             config = resolve_generation_config(model, [len(prompt) for prompt in prompts], **fields)
             settings = {
@@ -170,7 +149,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
                 "point": point,
                 "decoding": {"preset": preset, **decoding_fields(config)},
             }
-            suffix = "" if threshold is None else f".threshold={threshold}"
+            suffix = "".join(f".{field}={value}" for field, value in point.items())
             results.append(
                 measure(
                     folder / f"{name}-{preset}{suffix}.json",

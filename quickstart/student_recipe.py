@@ -2,28 +2,67 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import ConfigDict, Field
+from typing_extensions import NotRequired, TypedDict
 
+from ..common.schema import check
+from ..generation.configuration_diffusion import DiffusionGenerationConfig
+from ..trainers.field_types import Count, LongSeed, Seed, Weight
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from ..trainers.recipe_files import read_recipe
 from ..trajectories.extract import ExtractionConfig
 
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
-# What a recipe must hold beside its seed; what else there is in `student.yaml` has a default.
-NEEDED = {
-    "problems": ["count", "seed"],
-    "decoding": ["max_new_tokens"],
-    "extraction": ["preset"],
-    "training": [],
-    "measurement": ["split", "problems", "seed", "batch_size", "methods"],
-}
+EXACT = ConfigDict(extra="forbid")
+OWN_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides those of the configs that they become
 # What its sections cannot set, since the run does.
 SET_BY_RUN = {
     "extraction": {"dataset", "output", "teacher", "answer_column", "check", "license", "seed", "decoding"},
     "training": {"output_dir", "seed", "max_new_tokens", "save_total_limit", "report_to", "use_cpu"},
 }
+
+
+class Problems(TypedDict):
+    """Of the train split."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    count: Count
+    seed: LongSeed
+
+
+class Method(TypedDict):
+    """A curve of the measurement; without thresholds, one point."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    model: Literal["student", "teacher"]
+    preset: str
+    thresholds: NotRequired[Annotated[list[Weight], Field(min_length=1)]]
+
+
+class Measurement(TypedDict):
+    """Which problems are decoded, and how."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    split: Literal["train", "validation", "test"]
+    problems: Count
+    seed: LongSeed
+    batch_size: Count
+    methods: Annotated[list[Method], Field(min_length=1)]
+
+
+class StudentRecipe(TypedDict):
+    """All that `student.yaml` says; sections that are handed on are checked by what takes them."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    seed: Seed
+    problems: Problems
+    decoding: dict[str, Any]
+    extraction: dict[str, Any]
+    training: dict[str, Any]
+    measurement: Measurement
 
 
 def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
@@ -37,40 +76,87 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
         `dict[str, Any]`: Its sections.
 
     Raises:
-        `ValueError`: For a file that is not YAML, what is missing or of another kind than in the shipped recipe, and
-            fields that nothing knows; it names them.
+        `ValueError`: For a file that is no recipe, the first value that is missing or is not what `student.yaml` has
+            in its place, and fields of extraction, training and decoding that nothing knows or takes.
         `OSError`: If there is no such file.
     """
-    shipped = yaml.safe_load(DEFAULT_RECIPE.read_text(encoding="utf-8"))
-    if path is None:
-        return shipped
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} is not a recipe: it has no sections. Start from {DEFAULT_RECIPE}.")
-    faults = [name for name in shipped if type(recipe.get(name)) is not type(shipped[name])]
-    for section in NEEDED.keys() - faults:
-        for name in NEEDED[section]:
-            if type(recipe[section].get(name)) is not type(shipped[section][name]):
-                faults.append(f"{section}.{name}")
-    if not faults and not all(_is_method(method) for method in recipe["measurement"]["methods"]):
-        faults.append("measurement.methods")
-    if faults:
-        raise ValueError(
-            f"{path} is not a student's recipe: missing, or of another kind than in {DEFAULT_RECIPE}: "
-            f"{', '.join(sorted(faults))}."
-        )
+    path = path or DEFAULT_RECIPE
+    recipe = read_recipe(path)
+    check(StudentRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for section, kind in (("extraction", ExtractionConfig), ("training", PseudoTrajectoryConfig)):
         known = {field.name for field in dataclasses.fields(kind) if field.init} - SET_BY_RUN[section]
-        unknown = sorted(map(str, recipe[section].keys() - known - set(NEEDED[section])))
+        unknown = sorted(map(str, recipe[section].keys() - known - OWN_FIELDS[section]))
         if unknown:
             raise ValueError(
                 f"{path}: `{section}` cannot set {', '.join(unknown)}: nothing is called so, or the run sets it."
             )
+    try:
+        for method in recipe["measurement"]["methods"]:
+            for point in method_points(method):
+                DiffusionGenerationConfig(**{**recipe["decoding"], "preset": method["preset"], **point})
+        decoding = extraction_config(recipe, path, path.with_suffix(".trajectories")).decoding
+        DiffusionGenerationConfig(**decoding)
+        training_config(recipe, path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return recipe
 
 
-def _is_method(method: object) -> bool:
-    return isinstance(method, dict) and method.get("model") in ("student", "teacher") and "preset" in method
+def method_points(method: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the points of a curve set besides the preset."""
+    return [{"threshold": threshold} for threshold in method.get("thresholds", ())] or [{}]
+
+
+def extraction_config(recipe: dict[str, Any], prompts: Path, folder: Path) -> ExtractionConfig:
+    """
+    What the teacher is recorded on.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        prompts (`Path`): JSON lines with `prompt` and `answer`.
+        folder (`Path`): For the trajectories.
+
+    Returns:
+        [`~d3llm.trajectories.extract.ExtractionConfig`]: The values.
+
+    Raises:
+        `ValueError`: For values that are not allowed.
+    """
+    settings = dict(recipe["extraction"])
+    preset = {"preset": settings.pop("preset")} if "preset" in settings else {}
+    return ExtractionConfig(
+        dataset=str(prompts),
+        output=folder,
+        teacher="teacher",
+        answer_column="answer",
+        check="hash",
+        license="apache-2.0",
+        seed=recipe["seed"],
+        decoding={**recipe["decoding"], **preset},
+        **settings,
+    )
+
+
+def training_config(recipe: dict[str, Any], folder: Path) -> PseudoTrajectoryConfig:
+    """
+    How the student is trained.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        folder (`Path`): For checkpoints.
+
+    Returns:
+        [`~d3llm.trainers.pseudo_trajectory_config.PseudoTrajectoryConfig`]: The values.
+
+    Raises:
+        `ValueError`: For values that are not allowed.
+    """
+    return PseudoTrajectoryConfig(
+        output_dir=str(folder),
+        seed=recipe["seed"],
+        max_new_tokens=recipe["decoding"].get("max_new_tokens"),
+        save_total_limit=1,
+        report_to="none",
+        use_cpu=True,
+        **recipe["training"],
+    )

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,6 +27,7 @@ from ..modeling.modeling_llada import LLaDAModelLM
 from .fast_forward import fast_logits
 from .muon import BatchedMuon
 from .problems import generate_problems
+from .teacher_recipe import load_recipe
 from .tokenizer import build_tokenizer
 from .training_rows import Batch, TokenIds, canvas_rows, make_batch, render_prompt
 
@@ -38,7 +38,6 @@ STATE_FILE = "training_state.safetensors"
 LOG_FILE = "training_log.jsonl"
 REMEDY = "choose another output folder, or start anew with `resume=False`"
 SHARES = 8  # of a batch; sums are taken in their order, so the number of workers changes nothing
-DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 
 
 def learning_rate_factor(step: int, schedule: list[list[float]]) -> float:
@@ -214,17 +213,6 @@ class TeacherTrainer:
         return plan_values(content)
 
 
-def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
-    """Reads a recipe, by default the shipped one; a missing section or file is an error that names it."""
-    recipe_path = recipe_path or DEFAULT_RECIPE
-    recipe = yaml.safe_load(Path(recipe_path).read_text(encoding="utf-8"))
-    sections = ("seed", "model", "generation", "optimizer", "batch_size", "curriculum", "masking", "logging")
-    missing = [section for section in sections if not isinstance(recipe, dict) or section not in recipe]
-    if missing:
-        raise ValueError(f"{recipe_path} is not a teacher recipe: it has no {', '.join(missing)}.")
-    return recipe
-
-
 def train_teacher(
     recipe_path: str | os.PathLike | None,
     output_dir: str | os.PathLike,
@@ -250,6 +238,7 @@ def train_teacher(
         `Path`: `output_dir`.
 
     Raises:
+        `ValueError`: For what [`load_recipe`] refuses, and a training state of another recipe.
         `OSError`: For a full disk; the last training state stays.
     """
     recipe = load_recipe(recipe_path)

@@ -21,7 +21,13 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402
 from huggingface_hub import snapshot_download  # noqa: E402
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationMixin  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GenerationMixin,
+)
 
 
 PROMPT = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
@@ -77,7 +83,10 @@ def main(work: Path, result_file: Path):
         assert torch.equal(model(PROMPT).logits, reloaded(PROMPT).logits)
         tokens = model.generate(PROMPT, **CALL).tolist()
         assert reloaded.generate(PROMPT, **CALL).tolist() == tokens
-        assert AutoModelForCausalLM.from_pretrained(again, trust_remote_code=True).generation_config.block_size == 4
+        for auto_class in (AutoModelForCausalLM, AutoModelForMaskedLM):
+            other = auto_class.from_pretrained(again, trust_remote_code=True).eval()
+            assert other.generation_config.block_size == 4
+            assert other.generate(PROMPT, **CALL).tolist() == tokens
         name = Path(source).name if isinstance(source, Path) else source
         results[name] = {
             "logits": model(PROMPT).logits.tolist(),
@@ -86,6 +95,11 @@ def main(work: Path, result_file: Path):
             "files": sorted(path.name for path in again.iterdir()),
         }
     AutoTokenizer.from_pretrained("ada/llada", trust_remote_code=True)
+
+    results["base"] = {}
+    for family in ("llada", "dream"):
+        base = AutoModel.from_pretrained(work / f"base-{family}", trust_remote_code=True).eval()
+        results["base"][family] = {"class": type(base).__name__, "hidden": base(PROMPT).last_hidden_state.tolist()}
 
     llada = foreign("ada/llada", "LLaDAModelLM", OLD_LLADA, work / "old-llada")
     dream = foreign("ada/dream", "DreamModel", OLD_DREAM, work / "old-dream")

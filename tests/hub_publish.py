@@ -25,6 +25,8 @@ if __name__ == "__main__":
     LLaDAModelLM.from_pretrained(llada_folder).push_to_hub("ada/llada")
     AutoTokenizer.from_pretrained(llada_folder).push_to_hub("ada/llada")
     DreamModel.from_pretrained(dream_folder).save_pretrained(work / "dream", push_to_hub=True, repo_id="ada/dream")
+    LLaDAModelLM.from_pretrained(llada_folder).model.save_pretrained(work / "base-llada")
+    DreamModel.from_pretrained(dream_folder).model.save_pretrained(work / "base-dream")
 
     trainer = CanvasTrainer(
         LLaDAModelLM.from_pretrained(llada_folder),

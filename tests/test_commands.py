@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from d3llm.commands.main import main
@@ -130,11 +131,21 @@ def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
     [
         (None, "not YAML"),
         ([1, 2], "not a recipe"),
-        ({"seed": None}, "shipped/student.yaml: seed."),
-        ({"problems": {"seed": 1}, "measurement": {"methods": []}}, "batch_size, measurement.problems, measurement."),
-        ({"problems": {"seed": 1, "count": "ten"}, "training": None}, "student.yaml: problems.count, training."),
+        ({"seed": None}, "['seed'] is None: expected a valid integer; start from shipped/student.yaml."),
+        ({"problems": {"seed": 1}}, "['problems']['count'] is missing"),
+        ({"problems": {"seed": 1, "count": "ten"}}, "['problems']['count'] is 'ten'"),
+        ({"problems": {"seed": 1, "count": 0}}, "['problems']['count'] is 0"),
+        ({"training": None}, "['training'] is None"),
+        ({"trainning": {}}, "['trainning'] is {}: nothing is called so"),
+        ({"measurement": {"methods": []}}, "['measurement']['split'] is missing"),
+        ({"decoding": {"max_new_tokens": 0}}, "`max_new_tokens`=0"),
+        ({"extraction": {"preset": "lada"}}, "`preset`='lada' is unknown"),
         ({"extraction": {"preset": "llada", "chunk": 3}}, "`extraction` cannot set chunk"),
+        ({"extraction": {"preset": "llada", "chunk_size": 0}}, "`chunk_size` is 0"),
         ({"training": {"seed": 3}}, "`training` cannot set seed"),
+        ({"training": {"learning_rate": -1}}, "`learning_rate` is -1"),
+        ({"training": {"window_sizes": "text"}}, "`window_sizes` is 'text'"),
+        ({"training": {"lr_scheduler_kwargs": {"a": 1}}}, "`lr_scheduler_kwargs`"),
     ],
 )
 def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, tmp_path, change, named):
@@ -150,11 +161,19 @@ def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, tmp_path, chang
 def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
     recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
     read_student_recipe(DEFAULT_RECIPE)
-    for method in ({"model": "studnet", "preset": "d3llm"}, {"model": "student"}, "student"):
+    for method, named in (
+        ({"model": "studnet", "preset": "d3llm"}, "'model'] is 'studnet'"),
+        ({"model": "student"}, "'preset'] is missing"),
+        ({"model": "student", "preset": "d3lm"}, "`preset`='d3lm'"),
+        ({"model": "student", "preset": "d3llm", "thresholds": []}, "'thresholds'] is []"),
+        ({"model": "student", "preset": "d3llm", "thresholds": [-1.0]}, "'thresholds'][0] is -1.0"),
+        ("student", "['measurement']['methods'][0] is 'student'"),
+    ):
         recipe["measurement"]["methods"] = [method]
         (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
-        with pytest.raises(ValueError, match=r"measurement\.methods"):
+        with pytest.raises(ValueError) as error:
             read_student_recipe(tmp_path / "own.yaml")
+        assert named in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +192,7 @@ def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
         (["--temperature", "-1"], "temperature"),
         (["--window-edge", "round"], "window_edge"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "Cannot use the device 'meta'"),
     ],
 )
 def test_wrong_values_name_the_field(capsys, tiny_checkpoint, flags, named):
@@ -258,3 +278,15 @@ def test_a_closed_pipe_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait()
+
+
+@pytest.mark.parametrize(("command", "code"), [(["presets"], 0), (["eval", "--tasks", "none", "--output", "x"], 2)])
+def test_a_command_leaves_its_process_group(command, code):
+    """A process that exits with one is aborted now and then: its threads still run."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert main(command) == code
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -195,6 +195,7 @@ def change_type(folder: Path):
         (change_type, "type 'gpt2'"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "Pickled weights are not read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 20), "are damaged"),
+        (lambda f: (f / "generation_config.json").write_text("[]"), "Cannot load the model"),
         (lambda f: (f / "tokenizer_config.json").unlink(), "has no tokenizer"),
         (shutil.rmtree, "There is no folder"),
     ],

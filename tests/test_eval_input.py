@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,7 @@ def test_a_measured_method_does_not_replace_a_published_one(tmp_path, capsys):
         (["--method", ""], "--method is ''"),
         (["--method", " "], "--method is ' '"),
         (["--method", "a\x1b[2Jb"], "--method is 'a\\x1b[2Jb'"),
+        (["--num-return-sequences", "3"], "`num_return_sequences` must be 1 here"),
         (["--sweep", "threshold=0.1,0.1"], "threshold=0.1 twice"),
         (["--sweep", "threshold=0.1,0.10"], "threshold=0.10 twice"),
         (["--sweep", "threshold=0.1", "--sweep", "threshold=0.5"], "--sweep has threshold twice"),
@@ -316,6 +318,18 @@ def measure_quickstart(tiny_checkpoint, folder: Path, *flags) -> int:
     common = ["--model", tiny_checkpoint, "--tasks", "quickstart", "--limit", 2, "--max-new-tokens", 4]
     common += ["--device", "cpu", "--preset", "llada", "--output", folder]
     return main([str(flag) for flag in ["eval", *common, *flags]])
+
+
+def test_a_checkpoint_that_returns_several_texts_is_measured_by_one(tmp_path, tiny_checkpoint):
+    for name, count in (("one", 1), ("several", 3)):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / f"model-{name}")
+        path = folder / "generation_config.json"
+        given = {"num_return_sequences": count, "do_sample": True, "temperature": 1.0, "seed": 0}
+        path.write_text(json.dumps(json.loads(path.read_text()) | given))
+        assert measure_quickstart(folder, tmp_path / name) == 0
+    one, several = ((tmp_path / name).glob("*.samples.jsonl") for name in ("one", "several"))
+    texts = [[json.loads(line)["text"] for line in next(files).read_text().splitlines()] for files in (one, several)]
+    assert texts[0] == texts[1] and len(texts[0]) == 2
 
 
 def test_a_long_method_names_short_files(tmp_path, tiny_checkpoint, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from d3llm.hub_cards.repositories import custom_generate_repository
@@ -190,10 +191,31 @@ def test_the_metric_loads_from_its_space(downloaded):
 def test_a_pushed_repository_is_whole(work, hub: LoopbackHub, repo):
     files = hub.repository(repo).head.files
     config = json.loads(files["config.json"])
-    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM"}
     for target in config["auto_map"].values():
         assert f"{target.rpartition('.')[0]}.py" in files
     assert {"README.md", "generation_config.json", "model.safetensors"} <= files.keys()
+
+
+@pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM])
+def test_the_package_serves_each_auto_class(llada_checkpoint, dream_checkpoint, auto_class):
+    for folder, model_class in ((llada_checkpoint, LLaDAModelLM), (dream_checkpoint, DreamModel)):
+        model, loading = auto_class.from_pretrained(folder, output_loading_info=True)
+        assert type(model) is model_class and not loading["missing_keys"]
+        assert model.generation_config.block_size == 4
+
+
+@pytest.mark.parametrize(("family", "name"), [("llada", "LLaDAModel"), ("dream", "DreamBaseModel")])
+def test_a_model_without_its_head_is_named_for_what_it_is(
+    work, downloaded, family, name, llada_checkpoint, dream_checkpoint
+):
+    auto_map = json.loads((work / f"base-{family}" / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == {"AutoConfig", "AutoModel"}
+    assert auto_map["AutoModel"] == f"modeling_{family}.{name}"
+    ours = AutoModel.from_pretrained(llada_checkpoint if family == "llada" else dream_checkpoint).model.eval()
+    found = downloaded["base"][family]
+    assert found["class"] == name
+    assert torch.equal(torch.tensor(found["hidden"]), ours(PROMPT).last_hidden_state)
 
 
 @pytest.mark.parametrize(

@@ -474,6 +474,17 @@ def test_the_rank_of_an_autoregressive_model(tiny, tmp_path, order_model):
         assert chosen.argsort(descending=True).argsort().add(1).tolist() == row["commit_steps"]
 
 
+def test_the_command_ranks_with_a_model_that_has_its_weights(tiny_checkpoint, tmp_path, order_model, capsys):
+    """Those of the teacher are not loaded."""
+    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
+    options = ["--dataset", path, "--output", tmp_path / "out", "--response-column", "response", "--order", "ar_rank"]
+    command = [str(part) for part in ["extract", "--teacher", tiny_checkpoint, "--device", "cpu", *options]]
+    assert main([*command, "--order-model", str(tiny_checkpoint)]) == 2
+    assert "is a masked-diffusion model: give an autoregressive one" in capsys.readouterr().err
+    assert main([*command, "--order-model", str(order_model)]) == 0
+    assert len(rows_of(tmp_path / "out")) == len(RESPONSES)
+
+
 def test_another_tokenizer_cannot_rank(tiny, tmp_path, order_model):
     vocabulary = json.loads((order_model / "tokenizer.json").read_text())
     vocab = vocabulary["model"]["vocab"]
@@ -682,7 +693,7 @@ def test_the_command_does_the_same(tiny, tiny_checkpoint, problems, tmp_path, ca
     ("change", "message"),
     [
         (["--teacher", "nowhere"], "No checkpoint in nowhere"),
-        (["--dataset", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
+        (["--dataset", "nowhere.jsonl"], "There is no file or folder nowhere.jsonl"),
         (["--split", "test"], "split 'test'"),
         (["--output", "problems.jsonl"], "is no folder"),
         (["--temperature", "1"], "`temperature` is set by the extraction"),

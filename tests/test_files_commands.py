@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM
-from d3llm.quickstart.train_teacher import load_recipe
+from d3llm.quickstart.teacher_recipe import load_recipe
 
 from .kills import contents, every_kill
 

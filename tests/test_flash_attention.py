@@ -6,7 +6,7 @@ own.
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig
 
 from d3llm.generation import PRESETS
 from d3llm.quickstart import checkpoint_path
@@ -55,12 +55,42 @@ def test_kernels_of_the_hub(flash_attention, name, tmp_path):  # noqa: F811
     assert_equal_runs(model, flash, ids, mask, preset="d3llm", cache="block", **RAGGED)
 
 
-@pytest.mark.parametrize("cache", CACHES[1:])
-def test_guidance_and_sampling(flash_attention, cache, tmp_path):  # noqa: F811
-    model, flash = both(FAMILIES[0], tmp_path, "flash_attention_2")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache", CACHES)
+def test_what_else_a_run_can_have(flash_attention, family, cache, tmp_path):  # noqa: F811
+    model, flash = both(family, tmp_path, "flash_attention_2")
     ids, mask = left_pad(PADDED)
-    for fields in ({"cfg_scale": 0.7}, {"temperature": 1.0}):
-        assert_equal_runs(model, flash, ids, mask, preset="d3llm", cache=cache, **RAGGED, **fields)
+    sampled = {"temperature": 1.0, "num_return_sequences": 2}
+    for fields in ({"cfg_scale": 0.7}, sampled, sampled | {"cfg_scale": 0.7, "top_k": 20}):
+        for preset in ("d3llm", "fast_dllm"):
+            assert_equal_runs(model, flash, ids, mask, preset=preset, cache=cache, **RAGGED, **fields)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache", CACHES[1:])
+def test_windows_of_few_widths(flash_attention, family, cache, tmp_path):  # noqa: F811
+    """A compiled run has windows that are wider than what is recomputed, and more candidates than there are."""
+    model, flash = both(family, tmp_path, "flash_attention_2")
+    ids, mask = left_pad(PADDED)
+    arguments = {"preset": "d3llm", "cache": cache, **RAGGED}
+    expected = model.generate(ids, attention_mask=mask, **arguments)
+    for compiled in (model, flash):
+        compiled.get_compiled_call = lambda config, call=compiled: call.__call__
+        output = compiled.generate(ids, attention_mask=mask, compile_config=CompileConfig(), **arguments)
+        assert torch.equal(output.sequences, expected.sequences)
+        assert torch.equal(output.commit_steps, expected.commit_steps)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache", CACHES[1:])
+def test_a_cache_is_taken_over_to_the_next_turn(flash_attention, family, cache, tmp_path):  # noqa: F811
+    turns = []
+    for model in both(family, tmp_path, "flash_attention_2"):
+        first = model.generate(PADDED[2][None], preset="d3llm", cache=cache, **RAGGED)
+        ids = torch.cat([first.sequences, PADDED[1][None]], dim=1)
+        turns.append(model.generate(ids, preset="d3llm", cache=first.cache, **RAGGED))
+    assert torch.equal(turns[0].sequences, turns[1].sequences)
+    assert torch.equal(turns[0].commit_steps, turns[1].commit_steps)
 
 
 def test_block_causal_attention_is_refused(flash_attention, tmp_path):  # noqa: F811

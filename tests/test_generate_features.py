@@ -18,9 +18,10 @@ from transformers import (
     pipeline,
 )
 
-from d3llm.generation import CanvasSpanStreamer
+from d3llm.generation import CanvasSpanStreamer, decoding_diffusion
 from d3llm.generation.noise import Draw, seeds_of_copies
 
+from .packed_head import pack_head
 from .test_decoding import FAMILIES, MASK, METHODS, left_pad, model, prompts  # noqa: F401
 from .test_modeling import tiny_model
 
@@ -347,3 +348,17 @@ def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):  # 
     # rows finish one by one; window and candidates take at most 4 widths each
     assert 0 < len(shapes) <= 3 * 4 * 4
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5])
+def test_the_weights_of_the_head_may_be_packed(family, cfg_scale, monkeypatch):
+    tiny = tiny_model(family)
+    ids, mask = left_pad(prompts([4, 9, 13]))
+    arguments = {"preset": "d3llm", "max_new_tokens": 20, "block_size": 20, "cfg_scale": cfg_scale}
+    expected = tiny.generate(ids, attention_mask=mask, **arguments)
+    head = pack_head(tiny)
+    assert len(head.weight) != tiny.config.vocab_size
+    monkeypatch.setattr(decoding_diffusion, "HEAD_ELEMENTS", 8 * tiny.config.vocab_size)
+    assert torch.equal(tiny.generate(ids, attention_mask=mask, **arguments), expected)
+    assert max(head.rows) == 8  # as many as the logits of which fit

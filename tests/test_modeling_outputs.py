@@ -65,6 +65,14 @@ def test_labels_need_the_logits_of_every_position(cls, partial, tokens):
         build(cls)(tokens, labels=tokens, **partial)
 
 
+@LM_CLASSES
+@pytest.mark.parametrize("shape", [(2, POSITIONS - 1), (2, POSITIONS + 1), (1, POSITIONS), (POSITIONS,), (2, 1)])
+def test_labels_of_another_shape_are_refused(cls, shape, tokens):
+    with pytest.raises(ValueError) as error:
+        build(cls)(tokens, labels=torch.zeros(shape, dtype=torch.long))
+    assert f"`labels` have the shape {shape}, the logits {(2, POSITIONS, VOCAB)}" in str(error.value)
+
+
 @ALL_CLASSES
 @pytest.mark.parametrize("padding", [None, [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]])
 def test_attentions_are_those_of_the_eager_implementation(cls, padding, tokens):
@@ -81,6 +89,15 @@ def test_attentions_are_those_of_the_eager_implementation(cls, padding, tokens):
     torch.testing.assert_close(found[0][1], other(tokens, attention_mask=mask)[0][1])
     assert other.config._attn_implementation == "sdpa"
     assert other(tokens, attention_mask=mask).attentions is None
+
+
+@ALL_CLASSES
+def test_another_attention_implementation_is_set_in_place(cls, tokens):
+    model = build(cls, "sdpa")
+    expected = model(tokens)[0]
+    model.set_attn_implementation("eager")
+    assert {part.config._attn_implementation for part in model.modules() if hasattr(part, "config")} == {"eager"}
+    torch.testing.assert_close(model(tokens)[0], expected)
 
 
 @ALL_CLASSES

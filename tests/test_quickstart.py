@@ -21,8 +21,9 @@ from d3llm.quickstart.problems import (
     split_of_signature,
     vocabulary,
 )
+from d3llm.quickstart.teacher_recipe import load_recipe
 from d3llm.quickstart.tokenizer import build_tokenizer
-from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, load_recipe, train_teacher
+from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, train_teacher
 from d3llm.quickstart.training_rows import TokenIds, make_batch, mask_answers, render_prompt
 
 
@@ -255,10 +256,39 @@ def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_pa
 
 def test_recipe_errors(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
-    with pytest.raises(ValueError, match="has no model, generation"):
+    with pytest.raises(ValueError, match=r"\['model'\] is missing: start from .*teacher\.yaml"):
         load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(FileNotFoundError):
         load_recipe(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("seed",), "x", "['seed'] is 'x'"),
+        (("model", "d_model"), 0, "['model']['d_model'] is 0"),
+        (("model", "layers"), 2, "['model']['layers'] is 2: nothing is called so"),
+        (("generation", "preset"), "lada", "`generation` does not fit: `preset`='lada'"),
+        (("optimizer", "learning_rate"), -1, "['learning_rate'] is -1"),
+        (("optimizer", "learning_rate_schedule"), [[0]], "['learning_rate_schedule']"),
+        (("optimizer", "betas"), [0.9, 1.5], "['betas'][1] is 1.5"),
+        (("batch_size", "full"), 0, "['batch_size']['full'] is 0"),
+        (("curriculum", 0, "drill"), None, "['curriculum'][0]['drill'] is None"),
+        (("curriculum", -1, "until"), 5, "the last phase of `curriculum` has no end"),
+        (("masking", 0, "llada"), float("nan"), "['masking'][0]['llada'] is nan"),
+        (("masking",), [], "['masking'] is []"),
+        (("logging", "eval_every"), 0, "['logging']['eval_every'] is 0"),
+    ],
+)
+def test_a_value_of_a_teacher_recipe_that_cannot_be(tmp_path: Path, path: tuple, value: Any, named: str):
+    recipe = load_recipe()
+    section: Any = recipe
+    for part in path[:-1]:
+        section = section[part]
+    section[path[-1]] = value
+    with pytest.raises(ValueError) as error:
+        load_recipe(write_recipe(recipe, tmp_path))
+    assert named in str(error.value) and str(tmp_path / "recipe.yaml") in str(error.value)
 
 
 def test_unknown_checkpoint():

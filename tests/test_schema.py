@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from d3llm.common.schema import check
@@ -15,6 +15,15 @@ class Row(TypedDict):
     tests: list[str]
 
 
+class Options(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def unknown(text: str) -> str:
+    raise ValueError("nothing is called so.")
+
+
+Named = Annotated[str, AfterValidator(unknown)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -44,7 +53,9 @@ def test_what_fits_passes(kind: Any, value: Any):
         (Literal["a", "b"], "c", "`field` is 'c': expected 'a' or 'b'."),
         (list[Count], "text", "`field` is 'text': expected a valid list."),
         (list[Count], [1, 0], "`field`[1] is 0: expected greater than or equal to 1."),
-        (int | str, 1.5, "`field` is 1.5: expected a valid integer or expected a valid string."),
+        (int | str, 1.5, "`field` is 1.5: expected a valid integer or a valid string."),
+        (int | Named, "x", "`field` is 'x': expected a valid integer; nothing is called so."),
+        (Options, {"a": 1}, "`field`['a'] is 1: nothing is called so."),
         (Row, {"answer": 4, "tests": []}, "`field`['answer'] is 4: expected a valid string."),
         (Row, {"answer": "4"}, "`field`['tests'] is missing."),
         (str, list(range(100)), f"`field` is {str(list(range(100)))[:60]}...: expected a valid string."),
@@ -61,3 +72,19 @@ def test_an_error_ends_with_the_way_out():
         check(Row, {}, "rows.jsonl, row 3", "name the column with --answer-column")
     with pytest.raises(ValueError, match=r"expected a valid string; name the column with --answer-column\.$"):
         check(Row, {"answer": 1, "tests": []}, "rows.jsonl, row 3", "name the column with --answer-column")
+
+
+def test_of_a_large_value_no_more_is_written_than_is_shown():
+    class Loud(str):
+        def __repr__(self) -> str:
+            raise AssertionError("the whole value is written")
+
+    nested: Any = Loud("x" * 10**6)
+    for _ in range(3):
+        nested = [nested] * 10**5
+    for value in (nested, {0: nested}, b"x" * 10**7):
+        with pytest.raises(ValueError) as error:
+            check(int, value, "`field`")
+        assert len(str(error.value)) < 120
+    with pytest.raises(ValueError, match="`field` is a value of type int: expected a valid string"):
+        check(str, 10**5000, "`field`")  # Python does not write so many digits

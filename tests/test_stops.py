@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import d3llm.modeling  # noqa: F401
 
 from .conftest import WORDS
-from .test_decoding import EOS, model, prompts  # noqa: F401
+from .test_decoding import EOS, MASK, RecordingStreamer, left_pad, model, prompts  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,34 @@ def test_a_row_is_filled_with_the_stop_token_that_also_pads(model):  # noqa: F81
         found = model.generate(ids, eos_token_id=[stop, EOS], pad_token_id=pad, **arguments)[0, 6:].tolist()
         end = found.index(stop)
         assert end <= 10 and found[end + 1 :] == [fill] * (39 - end)
+
+
+def test_a_stop_in_a_gap_keeps_the_given_text(checkpoint):
+    """Texts of two gaps, padded and not; what is given has the stop string and an EOS too."""
+    tiny, tokenizer = checkpoint
+    given, gap = tokenizer(f"{' '.join(WORDS)} <eos>")["input_ids"], [tokenizer.mask_token_id] * 6
+    texts = [torch.tensor([*given, *gap, *given, *gap, given[0]]), torch.tensor([*gap, *given, *gap])]
+    ids, mask = left_pad(texts)
+    # all positions in one forward, which then finds the stop string
+    arguments = {"threshold": 99.0, "temperature": 2.0, "seed": [0, 3], "tokenizer": tokenizer}
+    full = tiny.infill(ids, attention_mask=mask, **arguments)
+    gaps = (ids == tokenizer.mask_token_id) & (mask > 0)
+    word = int(full[0, len(given) + 2])
+    assert word != tokenizer.eos_token_id
+    stopped = tiny.infill(ids, attention_mask=mask, stop_strings=tokenizer.decode(word), **arguments)
+    after = ((full == word) & gaps).long().cumsum(dim=1).roll(1, dims=1) > 0
+    assert torch.equal(stopped, full.masked_fill(after & gaps, tokenizer.eos_token_id))
+    assert (after & gaps).sum() >= 9 and (after & ~gaps).any()
+
+
+def test_a_criterion_keeps_the_given_text(model):  # noqa: F811
+    ids = prompts([12])[0][None]
+    ids[0, [2, 3, 7, 8, 9]] = MASK
+    streamer = RecordingStreamer()
+    found = model.infill(
+        ids, preset="llada", max_time=0.0, eos_token_id=[EOS, int(ids[0, 10])], pad_token_id=EOS, streamer=streamer
+    )
+    assert torch.equal(found[ids != MASK], ids[ids != MASK])
+    filled = found[ids == MASK]
+    assert (filled != MASK).all() and (filled == EOS).sum() >= 4
+    assert [tokens for kind, tokens in streamer.events if kind == "put"][-1] == found[0].tolist()

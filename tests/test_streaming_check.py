@@ -3,11 +3,12 @@
 import shutil
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, TextStreamer
 
 from d3llm.commands.main import main
-from d3llm.hub_cards.streaming import SAMPLES, folder_streaming_faults, streaming_faults
+from d3llm.hub_cards.streaming import LENGTHS, SAMPLES, folder_streaming_faults, streamed, streaming_faults
 from d3llm.quickstart import checkpoint_path
 
 
@@ -21,11 +22,52 @@ def words_tokenizer(*rules: tuple[str, str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def bytes_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
+def trained(model: models.Model, trainer: trainers.Trainer, pre=None, normalizer=None, decoder=None) -> Tokenizer:
+    backend = Tokenizer(model)
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    if pre is not None:
+        backend.pre_tokenizer = pre
+    backend.decoder = decoder
+    backend.train_from_iterator(SAMPLES, trainer)
+    return backend
+
+
+def byte_level(merges: int) -> PreTrainedTokenizerFast:
+    """As GPT-2's, Llama 3's, Qwen's, LLaDA's and Dream's."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    named = ["<|eos|>", "<|mask|>"]
+    size = len(letters) + len(named) + merges
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, special_tokens=named, show_progress=False)
+    pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = trained(models.BPE(), trainer, pre, decoder=decoders.ByteLevel())
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", mask_token="<|mask|>")
+
+
+def sentence_pieces(*last: decoders.Decoder) -> PreTrainedTokenizerFast:
+    """As Llama 2's, whose last decoder strips the space that was put before the text, and Gemma's, which has none."""
+    named = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend = trained(
+        models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True),
+        trainers.BpeTrainer(vocab_size=400, special_tokens=named, limit_alphabet=60, show_progress=False),
+        pre=pre_tokenizers.Split("\n", "isolated"),
+        normalizer=normalizers.Replace(" ", "▁"),
+        decoder=decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last]),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+
+
+def word_pieces(tidy: bool) -> PreTrainedTokenizerFast:
+    """As BERT's; tidied as transformers does it, text is joined over both sides of an apostrophe."""
+    named = ["[UNK]", "[SEP]", "[MASK]"]
+    backend = trained(
+        models.WordPiece(unk_token="[UNK]"),
+        trainers.WordPieceTrainer(vocab_size=400, special_tokens=named, show_progress=False),
+        pre=pre_tokenizers.BertPreTokenizer(),
+        decoder=decoders.WordPiece(),
+    )
+    names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=tidy, **names)
 
 
 def test_a_rule_that_waits_for_what_comes_next():
@@ -33,19 +75,63 @@ def test_a_rule_that_waits_for_what_comes_next():
     assert "such as ' has 3 * 4 12 pens, doesn' for ' has 3 * 4=12 pens, doesn'" in warning
 
 
+def test_a_first_space_that_is_stripped_at_each_line():
+    (warning,) = streaming_faults(sentence_pieces(decoders.Strip(" ", 1, 0)))
+    seen, whole = warning.split(" for ")
+    assert r"(x):\n   return" in seen and r"(x):\n    return" in whole
+
+
+def test_tidied_word_pieces():
+    (warning,) = streaming_faults(word_pieces(tidy=True))
+    seen, whole = warning.split(" for ")
+    assert "ens, doesn t he? He" in seen and "ens, doesn't he? He" in whole
+
+
+@pytest.mark.parametrize(
+    "rule", [(" <|eos|> ", "<|eos|>"), ("#### 7 Let", "Let")], ids=["when they are kept", "when they are skipped"]
+)
+def test_rules_over_special_tokens(rule):
+    tokenizer = words_tokenizer(rule)
+    assert streaming_faults(tokenizer) == []
+    tokenizer.add_special_tokens({"eos_token": "<|eos|>"})
+    assert len(streaming_faults(tokenizer)) == 1
+
+
 @pytest.mark.parametrize(
     "tokenizer",
     [
         words_tokenizer(),
         words_tokenizer((" =", "="), ("= ", "=")),
-        bytes_tokenizer(),
+        byte_level(merges=0),
+        byte_level(merges=200),
+        sentence_pieces(),
+        word_pieces(tidy=False),
         AutoTokenizer.from_pretrained(checkpoint_path("student")),
         AutoTokenizer.from_pretrained(checkpoint_path("teacher")),
     ],
-    ids=["words", "one-sided", "bytes", "student", "teacher"],
+    ids=["words", "one-sided", "bytes", "byte-level", "sentence pieces", "word pieces", "student", "teacher"],
 )
 def test_tokenizers_whose_prefixes_stay(tokenizer):
     assert streaming_faults(tokenizer) == []
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_text_is_streamed_by_transformers_itself(length, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path("student"))
+    token_ids = tokenizer.encode(SAMPLES[0])
+    streamer = TextStreamer(tokenizer)
+    for some in torch.tensor(token_ids).split(length):
+        streamer.put(some)
+    streamer.end()
+    assert streamed(tokenizer, token_ids, length) + "\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": {"type": "BPE"}}'], ids=["none", "truncated", "not whole"])
+def test_a_tokenizer_that_does_not_load_is_not_spoken_of(content, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llada"}')
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    assert folder_streaming_faults(tmp_path) == []
 
 
 def test_push_and_convert_warn(capsys, tmp_path):

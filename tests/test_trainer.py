@@ -26,6 +26,7 @@ from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trajectories.dataset import STORED_FEATURES
 from d3llm.trajectories.fingerprints import tokenizer_fingerprint
 
+from .packed_head import pack_head
 from .trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
 
@@ -151,7 +152,7 @@ def test_activation_checkpointing_changes_nothing(tiny_checkpoint, tmp_path):
     )
     for trainer in (plain, checkpointed):
         trainer.train()
-    assert checkpointed.model.is_activation_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.model.modules())
     assert_same(weights(plain.model), weights(checkpointed.model), atol=1e-6, rtol=1e-4)
 
 
@@ -353,6 +354,15 @@ def test_a_teacher_whose_tokens_are_not_the_student_s_is_refused(tiny_checkpoint
     teacher = LLaDAModelLM(LLaDAConfig(**{**teacher.config.to_dict(), "embedding_size": 20, "vocab_size": 20}))
     with pytest.raises(ValueError, match="a vocabulary of 20 tokens, the student of 16"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
+
+
+def test_a_packed_head_is_refused(tiny_checkpoint, tmp_path):
+    model = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    pack_head(model)
+    with pytest.raises(ValueError, match="The LM head of the teacher is packed"):
+        make_trainer(tiny_checkpoint, tmp_path, teacher=model, layout="single", kl_weight=1.0)
+    with pytest.raises(ValueError, match=r"The LM head of the student is packed .* leave it out of the quantization"):
+        make_trainer(tiny_checkpoint, tmp_path, model=model)
 
 
 def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:

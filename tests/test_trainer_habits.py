@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,10 @@ def test_rows_of_an_iterable_dataset_are_checked_while_they_are_read(tiny_checkp
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=stream).train()
 
 
-@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+STRATEGIES = {field.name: field.metadata for field in fields(TrainingArguments)}["train_sampling_strategy"]["choices"]
+
+
+@pytest.mark.parametrize("strategy", sorted({"group_by_length", "batch_rebalance"} & set(STRATEGIES)))
 def test_rows_are_grouped_by_the_length_of_their_canvas(tiny_checkpoint, tmp_path, strategy):
     rows = random_trajectories(32)
     trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, train_sampling_strategy=strategy)
@@ -514,7 +518,7 @@ def test_tensorboard_gets_the_parts_of_the_loss(tiny_checkpoint, tmp_path, monke
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: True)
-    monkeypatch.setattr("d3llm.trainers.preflight.get_available_reporting_integrations", lambda: available)
+    monkeypatch.setattr("d3llm.trainers.argument_checks.get_available_reporting_integrations", lambda: available)
     rows = random_trajectories(4)
     trainer = make_trainer(
         tiny_checkpoint, tmp_path, eval_dataset={"a": rows}, report_to="tensorboard", eval_strategy="epoch"

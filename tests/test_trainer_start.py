@@ -275,7 +275,7 @@ def test_held_out_problems_may_be_in_a_configuration(tiny_checkpoint, tmp_path):
 
 
 def test_a_report_that_is_not_installed_is_named(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("d3llm.trainers.preflight.get_available_reporting_integrations", lambda: ["wandb"])
+    monkeypatch.setattr("d3llm.trainers.argument_checks.get_available_reporting_integrations", lambda: ["wandb"])
     with pytest.raises(ValueError, match=r"tensorboard, not installed here: pip install 'd3llm\[tensorboard\]'"):
         make_trainer(tiny_checkpoint, tmp_path, report_to=["wandb", "tensorboard"])
 

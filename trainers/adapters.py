@@ -1,6 +1,8 @@
 """PEFT's adapters on masked-diffusion models: which layers they wrap, and how they become a plain model again."""
 
 import os
+import re
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..common.files import whole_folder
 
 
-# The trainer runs the layers of the model, not the forward of PEFT around it, which these need.
+ALL_LINEAR = "all-linear"  # a word of PEFT
+# The trainer runs the layers of the model, not the forward of PEFT around it, which these need. By name: an older PEFT
+# knows fewer of them.
 NEEDS_ITS_OWN_FORWARD = {
-    PeftType.ADALORA: "gives ranks to layers by a loss of its own",
-    PeftType.ADAPTION_PROMPT: "puts prompts into autoregressive attention",
-    PeftType.POLY: "chooses skills by `task_ids`",
-    PeftType.SHADOW: "runs a second network beside the layers",
-    PeftType.XLORA: "mixes adapters by a first forward of its own",
+    "ADALORA": "gives ranks to layers by a loss of its own",
+    "ADAPTION_PROMPT": "puts prompts into autoregressive attention",
+    "POLY": "chooses skills by `task_ids`",
+    "SHADOW": "runs a second network beside the layers",
+    "XLORA": "mixes adapters by a first forward of its own",
 }
 
 
@@ -40,8 +44,9 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
         `AutoPeftModelForCausalLM` loads what is saved.
 
     Raises:
-        `ValueError`: For a tuner that adds virtual tokens or needs its own forward, a name in `target_modules` that
-            no layer of the model bears, a model whose class does not name its layers, and what PEFT refuses.
+        `ValueError`: For a tuner that adds virtual tokens or needs its own forward, a name in `target_modules` or
+            `modules_to_save` that no layer of the model bears, a model whose class does not name its layers, and what
+            PEFT refuses.
     """
     if not isinstance(peft_config, PeftConfig):
         raise ValueError(
@@ -54,6 +59,11 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
     peft_config.task_type = peft_config.task_type or TaskType.CAUSAL_LM
     if peft_config.peft_type != PeftType.TRAINABLE_TOKENS:  # which are rows of the embedding, found by PEFT
         _set_targets(model, peft_config)
+    layers, parameters = ([path for path, _ in named] for named in (model.named_modules(), model.named_parameters()))
+    ends = dict.fromkeys(".".join(path.split(".")[-2:]) for path in parameters)
+    with_weights = dict.fromkeys(end.partition(".")[0] for end in ends)
+    _check_names(model, "modules_to_save", getattr(peft_config, "modules_to_save", None), layers, with_weights)
+    _check_names(model, "target_parameters", getattr(peft_config, "target_parameters", None), parameters, ends)
     before = _norms(model) if keep_base else {}
     try:
         wrapped = get_peft_model(model, peft_config)
@@ -99,14 +109,12 @@ def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
     if targets is None:
         own = {PeftType.IA3: [*known["keys_values"], *feedforward], PeftType.LN_TUNING: known["norms"]}
         targets = own.get(peft_type, known["projections"])
-    elif not isinstance(targets, str):
-        names = [f".{name}" for name, _ in model.named_modules()]
-        unmatched = sorted(target for target in targets if not any(name.endswith(f".{target}") for name in names))
-        if unmatched:
-            raise ValueError(
-                f"No layer of the {model_type!r} model is called {', '.join(unmatched)}: `target_modules` may name "
-                f"{', '.join(known.get('projections', []))}."
-            )
+    else:
+        # TRL makes a text of a list of one name, and PEFT takes a text for a pattern, which no path would match.
+        if isinstance(targets, str) and targets.isidentifier():
+            targets = [targets]
+        layers = [path for path, _ in model.named_modules()]
+        _check_names(model, "target_modules", targets, layers, known.get("projections", []))
     peft_config.target_modules = targets
     if peft_type == PeftType.IA3 and peft_config.feedforward_modules is None:
         peft_config.feedforward_modules = [name for name in feedforward if name in targets]
@@ -120,6 +128,38 @@ def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
             ]
     elif peft_config.exclude_modules is None:
         peft_config.exclude_modules = [name for name, module in model.named_modules() if module is head]
+
+
+def _check_names(
+    model: PreTrainedModel,
+    field: str,
+    names: str | Iterable[str] | None,
+    paths: list[str],
+    known: Iterable[str],
+) -> None:
+    """
+    Raises a `ValueError` for names that no layer of a model bears, and says some of those that there are.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        field (`str`): Where the names are from.
+        names (`str` or `Iterable[str]`, *optional*): Ends of paths; a text is a pattern for whole paths.
+        paths (`list[str]`): To the layers of the model, or to their parameters.
+        known (`Iterable[str]`): What the error proposes.
+    """
+    if isinstance(names, str):
+        try:
+            found = names == ALL_LINEAR or any(re.fullmatch(names, path) for path in paths)
+        except re.error as error:
+            raise ValueError(f"`{field}` is {names!r}, which is no pattern: {error}.") from error
+        unmatched = [] if found else [names]
+    else:
+        unmatched = sorted(name for name in names or () if not any(f".{path}".endswith(f".{name}") for path in paths))
+    if unmatched:
+        raise ValueError(
+            f"No layer of the {model.config.model_type!r} model is called {', '.join(unmatched)}: `{field}` may name "
+            f"{', '.join(known)}."
+        )
 
 
 def _norms(model: nn.Module) -> dict[int, float]:

@@ -80,7 +80,12 @@ def student_facts(
 
     Returns:
         [`StudentFacts`]: The facts.
+
+    Raises:
+        `ValueError`: If nothing says how long a canvas may be.
     """
+    if max_length is None and model.config.max_position_embeddings is None:
+        raise ValueError("The model's config does not say how many positions it has: give --max_length.")
     special = model._prepare_special_token_ids(resolve_generation_config(model, [1]), "cpu")
     return StudentFacts(
         vocab_size=model.get_input_embeddings().num_embeddings,

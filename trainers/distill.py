@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from datasets import Dataset
+from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -18,18 +19,19 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from ..common.plan import write_plan
 from ..common.schema import SHOWN
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
+from ..evaluation.checkpoint import naming
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
 from ..trajectories.dataset import as_stored, read_rows
 from ..trajectories.prompt_rows import Samples
-from .adapters import merge_adapter
+from .adapters import add_adapter, merge_adapter
 from .collator import as_trajectories, check_needs_no_order, student_facts
 from .completions import has_completions
 from .field_types import MODEL_FIELDS, Count, Whole, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe
-from .student_model import load_model
+from .student_model import empty_model, load_model
 from .training_plan import PLAN_FILE, check_training_plan, training_plan
 
 
@@ -66,7 +68,7 @@ class DistillArguments:
             `output_dir/merged`.
     """
 
-    trajectories: str | None = field(
+    trajectories: Annotated[str, Field(min_length=1)] | None = field(
         default=None, metadata={"help": "Folder or Hub dataset of trajectories, or of prompts and completions."}
     )
     trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
@@ -226,10 +228,8 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
     return HeldOutPrompts([sample.prompt_ids for sample in samples], lambda index, text: check(text, answers[index]))
 
 
-def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
+def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
     """Loads a student or teacher, always as this package's class."""
-    if name is None:
-        raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "dtype": model_args.dtype,
@@ -239,10 +239,26 @@ def load_named(name: str | None, model_args: ModelConfig, args: PseudoTrajectory
     return load_model(name, **kwargs | given)
 
 
+def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> None:
+    """What does not go with the student's layers, its attention or its adapters, ends a run before data are read."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
+    given: Any = args.model_init_kwargs or {}
+    student = empty_model(
+        model_args.model_name_or_path,
+        revision=given.get("revision", model_args.model_revision),
+        attn_implementation=given.get("attn_implementation", model_args.attn_implementation),
+    )
+    adapters = get_peft_config(model_args)
+    if adapters is not None:
+        add_adapter(student, adapters)
+
+
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
     """Raises a `ValueError` if the token ids of a model are not those of the student's tokenizer."""
     vocabulary = tokenizer.get_vocab()
-    own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
+    with naming(name, "tokenizer"):
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
     differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
     if differ:
         raise ValueError(
@@ -327,6 +343,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
+    check_model(model_args, training_args)
     rows = read_rows(arguments.trajectories, arguments.trajectories_split)
     has_order = not has_completions(rows.column_names)
     if has_order:
@@ -334,16 +351,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         check_needs_no_order(training_args, arguments.trajectories)
     rows, held_out_rows = split_trajectories(rows, arguments)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    name = str(model_args.model_name_or_path)
+    with naming(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            name,
+            revision=model_args.model_revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
     teacher = None
     if arguments.teacher_name_or_path is not None:
         check_same_tokens(arguments.teacher_name_or_path, tokenizer, trust_remote_code=arguments.trust_remote_code)
         teacher = load_named(arguments.teacher_name_or_path, model_args, training_args)
-    student = load_named(model_args.model_name_or_path, model_args, training_args)
+    student = load_named(name, model_args, training_args)
     if not has_order:
         facts = student_facts(student, tokenizer, training_args.max_length)
         rows = as_trajectories(rows, arguments.trajectories, facts, training_args)

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import partial
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import AfterValidator, Field
+from accelerate.utils import GradientAccumulationPlugin
+from pydantic import AfterValidator, ConfigDict, Field, with_config
 from transformers.trainer_pt_utils import AcceleratorConfig
+from typing_extensions import TypedDict
 
 from ..common.schema import check
 from ..generation.fields import suggestion
@@ -38,23 +39,38 @@ ProperShare = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[float, Field(gt=0, le=LARGEST)]  # below 1, a share of the training
 
 
-def _json_object(text: str) -> str:
+def _read_object(text: str) -> dict[str, Any]:
     try:
-        is_object = isinstance(json.loads(text), dict)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
+        value = None
+    if not isinstance(value, dict):
         raise ValueError("expected a JSON object")
+    return value
+
+
+def _json_object(text: str) -> str:
+    _read_object(text)
     return text
 
 
-def _json_file(text: str) -> str:
+def _read_object_or_file(text: str) -> dict[str, Any]:
     if text.startswith("{"):
-        return _json_object(text)
+        return _read_object(text)
     try:
-        return _json_object(Path(text).read_text(encoding="utf-8")) and text
+        return _read_object(Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError):
         raise ValueError("expected a JSON object, or a file that holds one") from None
+
+
+def _json_file(text: str) -> str:
+    _read_object_or_file(text)
+    return text
+
+
+def _accelerator_file(text: str) -> str:
+    check(AcceleratorOptions, _read_object_or_file(text), "its ")
+    return text
 
 
 def _optimizer_options(text: str) -> str:
@@ -86,6 +102,21 @@ License = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+$")]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 JsonFile = Annotated[str, AfterValidator(_json_file)]
 
+AcceleratorFile = Annotated[str, AfterValidator(_accelerator_file)]
+Debugging = Literal["underflow_overflow", "tpu_metrics_debug"]
+CompileMode = Literal["default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+
+def _options(kind: type, **others: Any) -> Any:
+    """The type of a dictionary of the arguments of a dataclass, some of which have types of their own."""
+    options = TypedDict(f"{kind.__name__}Options", {**get_type_hints(kind), **others}, total=False)  # type: ignore
+    return with_config(ConfigDict(extra="forbid"))(options)
+
+
+AcceleratorOptions = _options(
+    AcceleratorConfig, gradient_accumulation_kwargs=_options(GradientAccumulationPlugin, num_steps=Count) | None
+)
+
 TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
         "output_dir": str | PathLike | None,
@@ -108,6 +139,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "neftune_noise_alpha": Weight | None,
         "activation_checkpointing_kwargs": dict | JsonObject | None,
         "gradient_checkpointing_kwargs": dict | JsonObject | None,
+        "torch_compile_mode": CompileMode | None,
         "torch_empty_cache_steps": Count | None,
         "logging_steps": Steps,
         "eval_steps": Steps | None,
@@ -116,15 +148,15 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "save_total_limit": Count | None,
         "seed": Seed,
         "data_seed": Seed | None,
-        "dataloader_num_workers": Whole,
+        "dataloader_num_workers": Annotated[int, Field(ge=0, le=1024)],  # processes
         "dataloader_prefetch_factor": Count | None,
         "ddp_bucket_cap_mb": Count | None,
         "ddp_timeout": Count,
         "fsdp_config": dict | JsonFile | None,
         "deepspeed": dict | JsonFile | None,
         # What these hold afterwards is of another type than what is given, and they may be given again.
-        "accelerator_config": dict | AcceleratorConfig | JsonFile | None,
-        "debug": str | list[str] | None,
+        "accelerator_config": AcceleratorOptions | AcceleratorConfig | AcceleratorFile | None,
+        "debug": Debugging | list[Debugging] | Literal[""] | None,
         "fsdp": bool | str | list[str] | None,
     }
 )
@@ -141,9 +173,6 @@ MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Fields of TRL's `ModelConfig`."""
-
-PACKAGES = {"deepspeed": "deepspeed"}
-"""Fields that need a package which may not be there."""
 
 
 def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -162,16 +191,6 @@ def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType(
         if field.init:
             kind = inherited.get(field.name) or _declared(hints[field.name], field.metadata.get("choices"))
             object.__setattr__(instance, field.name, check(kind, getattr(instance, field.name), f"`{field.name}`"))
-
-
-def check_packages(instance: Any) -> None:
-    """Raises a `ValueError` for a field of `PACKAGES` that is set although its package is not installed."""
-    for name, package in PACKAGES.items():
-        if getattr(instance, name, None) and find_spec(package) is None:
-            raise ValueError(
-                f"`{name}` needs the package {package.replace('_', '-')}, which is not installed here: install it, or "
-                "leave the field out."
-            )
 
 
 def _declared(hint: Any, choices: Any) -> Any:

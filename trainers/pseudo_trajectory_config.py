@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from transformers import TrainingArguments
 
+from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
 from .field_types import (
     TRAINING_FIELDS,
     Count,
@@ -16,7 +17,6 @@ from .field_types import (
     Weight,
     Whole,
     check_fields,
-    check_packages,
 )
 from .trl_base import _BaseConfig
 
@@ -122,13 +122,24 @@ class PseudoTrajectoryConfig(_BaseConfig):
     > - `weight_decay`: Defaults to `0.01` instead of `0.0`.
     """
 
-    _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + ["eval_generation_kwargs", "model_init_kwargs"]
+    _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + [
+        "activation_checkpointing_kwargs",
+        "eval_generation_kwargs",
+        "model_init_kwargs",
+    ]
 
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
+    )
+    # TrainingArguments have these from transformers 5.23 on
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations again in the backward pass instead of keeping them."}
+    )
+    activation_checkpointing_kwargs: dict[str, Any] | JsonObject | None = field(
+        default=None, metadata={"help": "Arguments of `torch.utils.checkpoint.checkpoint`, as JSON."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Whether DDP looks for parameters without a gradient: there are none."}
@@ -214,7 +225,12 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("The best model is what evaluations find, and there are none: give an `eval_strategy`.")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if not hasattr(TrainingArguments, "activation_checkpointing"):
+            self.gradient_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
+            self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs
         super().__post_init__()
+        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+            check(self)
         if self.min_mask_ratio > self.max_mask_ratio:
             raise ValueError(
                 f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."

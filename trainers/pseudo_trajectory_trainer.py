@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ from .curricula import mask_ratio_bound, window_size_at
 from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
 from .losses import TokenLosses, token_losses
 from .preflight import (
+    check_best_metric,
     check_canvas,
+    check_head_weight,
     check_held_out,
-    check_loss_arguments,
     check_precision,
     check_processes,
-    check_reports,
     check_teacher,
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
@@ -177,8 +177,6 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         self.args = args = as_config(args)
         decoding: Any = args.eval_generation_kwargs or {}
         loading: Any = args.model_init_kwargs or {}
-        check_reports(args)
-        check_loss_arguments(args)
         if args.push_to_hub:
             check_push(args)
         if (model is None) == (model_init is None):
@@ -243,6 +241,12 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             check_held_out(held_out.prompts, base, processing_class, decoding)
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
+        if (
+            type(self) is PseudoTrajectoryTrainer and compute_metrics is None and not callbacks
+        ):  # which may add metrics
+            check_best_metric(
+                self.args, self.metric_names(list(eval_dataset) if isinstance(eval_dataset, dict) else [])
+            )
         self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
         self.model.add_model_tags(self._tag_names)
 
@@ -268,6 +272,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
                 model.enable_input_require_grads()
         elif args.kl_weight and self.teacher is None:
             raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        check_head_weight(base, "student")
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
@@ -557,6 +562,13 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
         self._sums[mode].zero_()
         return {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
+
+    def metric_names(self, datasets: Sequence[str]) -> list[str]:
+        """What an evaluation gives, without `eval_`; of several datasets, by their names."""
+        given = {"complementary": self.args.layout == "complementary", "divergence": bool(self.args.kl_weight)}
+        names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
+        names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
+        return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss since the last log, and where the curricula stand."""

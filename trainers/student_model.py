@@ -1,12 +1,22 @@
 """The student, or a teacher, by name: always as this package's class, and whole."""
 
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 import d3llm.modeling  # noqa: F401  registers the model classes
 
+from ..evaluation.checkpoint import check_checkpoint, naming
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 
 
@@ -30,13 +40,42 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
         `OSError`: For a model that is not there, or not whole.
     """
     kwargs = {"dtype": "float32", **kwargs, "trust_remote_code": False}
-    model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
-    if not isinstance(model, MaskedDiffusionPreTrainedModel):
-        raise ValueError(f"{name} is a {model.config.model_type!r} model: expected LLaDA or Dream.")
+    shared = {key: kwargs[key] for key in ("revision", "attn_implementation") if key in kwargs}
+    empty_model(name, **shared)
+    with naming(name, "model"):
+        model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
     return model
+
+
+def empty_model(name: str, *, revision: str | None = None, attn_implementation: str | None = None) -> PreTrainedModel:
+    """
+    The layers of a masked-diffusion model without their weights, to try on them what a training is to do.
+
+    Args:
+        name (`str`): Folder or Hub id; its config.json is read, and of a folder the headers of the weights.
+        revision (`str`, *optional*), attn_implementation (`str`, *optional*): As for `from_pretrained`.
+
+    Returns:
+        `PreTrainedModel`: On the meta device.
+
+    Raises:
+        `ValueError`: For a model of another kind, and an unknown `attn_implementation`.
+        `ImportError`: For an `attn_implementation` whose package is not installed.
+        `OSError`: For a model that is not there, or whose config.json is not that of its weights.
+    """
+    with naming(name, "config.json"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), PreTrainedModel)
+    if not issubclass(model_class, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a {config.model_type!r} model: expected LLaDA or Dream.")
+    with naming(name, "model"):
+        if Path(name).is_dir():
+            check_checkpoint(Path(name), config)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
 
 
 def load_tokenizer(model: PreTrainedModel, **kwargs: Any) -> PreTrainedTokenizerBase | None:

@@ -20,6 +20,8 @@ REMEDY = "give the settings as they were, or choose another --output_dir"
 
 # Fields of the recipe that leave the weights as they are.
 WITHOUT_EFFECT = {
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
     "ddp_find_unused_parameters",
     "eval_generation_kwargs",
     "gradient_checkpointing",

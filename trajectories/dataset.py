@@ -19,7 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..common.schema import check
 from ..trainers.field_types import Count, Name, Whole
-from .prompt_rows import READERS
+from .prompt_rows import READERS, check_is_there
 
 
 TRAJECTORY_FEATURES = Features(
@@ -111,6 +111,7 @@ def read_rows(name: str | Path, split: str = "train") -> Dataset:
         `OSError`: If there is no such dataset.
     """
     path = Path(name)
+    check_is_there(str(name))
     files = [str(file) for file in _data_files(path)] if path.exists() else []
     reader = READERS.get(Path(files[0]).suffix) if files else None
     try:

@@ -20,8 +20,10 @@ from ..common.files import write_atomically
 from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
+from ..evaluation.checkpoint import naming
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from ..trainers.field_types import Count, License, LongSeed, Name, Weight, check_fields
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
@@ -184,7 +186,7 @@ def extract_trajectories(
         `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
     """
     processes = processes or Processes.launched()
-    extraction = Extraction(model, tokenizer, config)
+    extraction = Extraction(model, tokenizer, config, processes.device)
     samples, parts = extraction.samples, extraction.parts
     parts.check_plan()
     if processes.is_main:
@@ -232,9 +234,16 @@ class Extraction:
 
     Args:
         model, tokenizer, config: As for [`extract_trajectories`].
+        device (`str`, *optional*): For an order's own model where the teacher has no weights.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ExtractionConfig):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ExtractionConfig,
+        device: str | None = None,
+    ):
         self.config = config
         vocab_size = model.get_input_embeddings().num_embeddings
         self.samples = Samples(
@@ -290,7 +299,8 @@ class Extraction:
             assert config.order_column is not None  # the config has checked it
             self.order = OrderColumn(*given, order_column=config.order_column)
         elif config.order == "ar_rank":
-            order_model = load_order_model(config.order_model, tokenizer, model.device)
+            device = (device or "cpu") if model.device.type == "meta" else model.device
+            order_model = load_order_model(config.order_model, tokenizer, device)
             self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
         else:
             self.order = PublishedTrajectories(mask_token_id, self.eos_token_ids, vocab_size)
@@ -398,16 +408,21 @@ def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, devic
 
     Raises:
         `OSError`: If there is no such model.
-        `ValueError`: If its token ids are not the teacher's.
+        `ValueError`: If its token ids are not the teacher's, or it is a masked-diffusion model.
     """
-    vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
+    with naming(str(name), "tokenizer"):
+        vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
     other = [token for token, index in own.items() if vocabulary.get(token) != index]
     if other:
         raise ValueError(
             f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
             "`order_model` with the same tokenizer."
         )
-    return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+    with naming(str(name), "model"):
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    if isinstance(model, MaskedDiffusionPreTrainedModel):
+        raise ValueError(f"{name} is a masked-diffusion model: give an autoregressive one as `order_model`.")
+    return model.to(device).eval()
 
 
 if __name__ == "__main__":  # one parser and one form of errors, however it is started

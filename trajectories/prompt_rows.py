@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from pydantic import Discriminator, Tag
 from transformers import PreTrainedTokenizerBase
 
@@ -35,6 +37,17 @@ Prompt = Annotated[
 Response = Annotated[Annotated[str, Tag("text")] | Annotated[list[Whole], Tag("ids")], Discriminator(_text_or_ids)]
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+FILE_SUFFIXES = {
+    *READERS,
+    ".arrow",
+    ".gz",
+    ".tsv",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".zip",
+    ".zst",
+}  # no name on the Hub has one
 
 
 @dataclass(frozen=True)
@@ -169,8 +182,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
     path = Path(dataset)
     if path.is_file() and path.suffix not in READERS:
         raise ValueError(f"{path} is of no known kind: expected one of {', '.join(READERS)}.")
-    if path.suffix in READERS and not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+    check_is_there(dataset)
     if path.is_file() and config is not None:
         raise ValueError(f"{path} is a file, which has no configurations such as {config!r}: leave it out.")
     if path.is_file() and not path.stat().st_size:
@@ -190,6 +202,20 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         ) from error
     assert not isinstance(rows, DatasetDict)
     return rows
+
+
+def check_is_there(name: str) -> None:
+    """Raises a `FileNotFoundError` for what is not on disk and cannot be on the Hub, which would be asked in vain."""
+    if Path(name).exists():
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        pass
+    else:
+        if Path(name).suffix not in FILE_SUFFIXES:
+            return
+    raise FileNotFoundError(f"There is no file or folder {name}.")
 
 
 def check_ids(ids: list[int], vocab_size: int | None) -> None:

@@ -1,0 +1,124 @@
+"""The recipe of the embedded teacher, read and checked."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from typing_extensions import NotRequired, TypedDict
+
+from ..common.schema import check
+from ..generation.configuration_diffusion import DiffusionGenerationConfig
+from ..trainers.field_types import Count, LongSeed, Positive, ProperShare, Share, Weight, Whole
+from ..trainers.recipe_files import read_recipe
+
+
+DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
+EXACT = ConfigDict(extra="forbid")
+# By kind of batch.
+Sizes = TypedDict("Sizes", {"drill": Count, "1": Count, "2": Count, "3": Count, "4": Count, "full": Count})
+Phase = TypedDict(
+    "Phase",
+    {"until": Count | None, "drill": Share, "1": Share, "2": Share, "3": Share, "4": Share, "full": Share},
+)
+
+
+class Shape(TypedDict):
+    """Fields of `LLaDAConfig`."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    d_model: Count
+    n_layers: Count
+    n_heads: Count
+    mlp_hidden_size: Count
+    rope_theta: Positive
+    max_sequence_length: Count
+
+
+class Optimizer(TypedDict):
+    """Of both optimizers; see `teacher.yaml`."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    max_steps: Count
+    learning_rate_schedule: Annotated[
+        list[Annotated[list[Weight], Field(min_length=2, max_length=2)]], Field(min_length=2)
+    ]
+    learning_rate: Weight
+    betas: Annotated[list[ProperShare], Field(min_length=2, max_length=2)]
+    weight_decay: Weight
+    muon_momentum: ProperShare
+    muon_iterations: Count
+    max_grad_norm: Positive
+
+
+class Masking(TypedDict):
+    """Shares and weights until a step; see `teacher.yaml`."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    until: Count | None
+    llada: Share
+    window: Share
+    frontier: Share
+    ending: NotRequired[Share]
+    filled: NotRequired[Share]
+    min_ratio: Share
+    window_size: Count
+    number_weight: Weight
+    result_weight: Weight
+    tail_weight: Weight
+
+
+class Logging(TypedDict):
+    """How often, in steps and minutes."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    log_every: Count
+    eval_every: Count
+    eval_problems: Count
+    save_every_minutes: Weight
+
+
+class TeacherRecipe(TypedDict):
+    """All that `teacher.yaml` says."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    seed: LongSeed
+    model: Shape
+    generation: dict[str, Any]
+    optimizer: Optimizer
+    batch_size: Sizes
+    drill_equations: Count
+    canvas: Count
+    tail: Whole
+    plain_prompt_rate: Share
+    curriculum: Annotated[list[Phase], Field(min_length=1)]
+    masking: Annotated[list[Masking], Field(min_length=1)]
+    logging: Logging
+
+
+def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
+    """
+    Reads a recipe.
+
+    Args:
+        recipe_path (`str` or `PathLike`, *optional*): YAML file; by default the shipped one.
+
+    Returns:
+        `dict[str, Any]`: Its sections.
+
+    Raises:
+        `ValueError`: For a file that is no recipe, and for the first value that is missing or is not what
+            `teacher.yaml` has in its place.
+        `OSError`: If there is no such file.
+    """
+    path = recipe_path or DEFAULT_RECIPE
+    recipe = read_recipe(path)
+    check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
+    for phases in ("curriculum", "masking"):
+        if recipe[phases][-1]["until"] is not None:
+            raise ValueError(f"{path}: the last phase of `{phases}` has no end: give it `until: null`.")
+    try:
+        DiffusionGenerationConfig(**recipe["generation"])
+    except ValueError as error:
+        raise ValueError(f"{path}: `generation` does not fit: {error}") from error
+    return recipe
