@@ -32,6 +32,7 @@ class Canvas:
 
     Attributes:
         tokens (`torch.LongTensor` of shape `(B, L)`): Token ids, the mask token where nothing is committed.
+        given (`torch.BoolTensor` of shape `(B, L)`): Committed from the start: tokens of the caller's, and padding.
         committed (`torch.BoolTensor` of shape `(B, L)`): Given, padding or decoded. A bit of its own, since a model
             may propose the mask token or have none.
         commit_steps (`torch.IntTensor` of shape `(B, L)`): Forward, counted from 1, that committed a position; 0 =
@@ -57,6 +58,7 @@ class Canvas:
     """
 
     tokens: torch.LongTensor
+    given: torch.BoolTensor
     committed: torch.BoolTensor
     commit_steps: torch.IntTensor
     logprobs: torch.Tensor
@@ -109,6 +111,7 @@ class Canvas:
             committed = committed | (attention_mask == 0)
         canvas = cls(
             tokens=tokens,
+            given=committed,
             committed=committed,
             commit_steps=torch.zeros_like(tokens, dtype=torch.int32),
             logprobs=torch.full_like(tokens, torch.nan, dtype=torch.float32),
@@ -167,8 +170,7 @@ class Canvas:
 
         Positions filled while masked get `forwards`, the forwards made so far, as their commit step.
         """
-        given = self.committed & (self.commit_steps == 0)
-        tail = (torch.arange(self.length, device=self.tokens.device) > last) & ~given
+        tail = (torch.arange(self.length, device=self.tokens.device) > last) & ~self.given
         self.ended = self.ended | (last[:, 0] < self.length)
         self.commit_steps = torch.where(tail & ~self.committed, forwards, self.commit_steps)
         self.logprobs = self.logprobs.masked_fill(tail, torch.nan)

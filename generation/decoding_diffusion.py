@@ -269,9 +269,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
                 if cache is not None:
                     cache.select_rows(rows if guidance is None else guidance.double(rows))
                 eligible = eligible[rows]
-                for state in (canvas, policy, window, guidance):
-                    if state is not None:
-                        state.select_rows(rows)
+                for state in (canvas, policy, window):
+                    state.select_rows(rows)
 
             # 3.
             forwards += 1

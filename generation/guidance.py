@@ -16,14 +16,14 @@ class Guidance:
     """
 
     def __init__(self, canvas: Canvas, scale: float, mask_token_id: int):
-        self.given = canvas.committed
+        self.canvas = canvas
         self.scale = scale
         self.mask_token_id = mask_token_id
 
     def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
         """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
-        unconditional = conditional.masked_fill(self.given.gather(1, positions), self.mask_token_id)
+        unconditional = conditional.masked_fill(self.canvas.given.gather(1, positions), self.mask_token_id)
         wide = {name: torch.cat([value] * 2) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
@@ -40,9 +40,6 @@ class Guidance:
 
         return guided
 
-    def select_rows(self, rows: torch.LongTensor):
-        self.given = self.given[rows]
-
     def double(self, rows: torch.LongTensor) -> torch.LongTensor:
         """Both forwarded rows of each of these rows."""
-        return torch.cat([rows, rows + len(self.given)])
+        return torch.cat([rows, rows + len(self.canvas.given)])

@@ -34,7 +34,7 @@ class Stops:
             padded = torch.nn.functional.pad(canvas.tokens, (back - 1, 0), value=self.mask_token_id)
             endings = padded.unfold(1, back, 1)
             hits = self.stop_strings(endings.reshape(-1, back), None).view_as(canvas.tokens)
-            hits = hits & gapless & generated & (canvas.commit_steps > 0)
+            hits = hits & gapless & generated & ~canvas.given
             last = torch.where(hits, positions, canvas.length).amin(dim=1, keepdim=True)
         if self.criteria:
             stopped = self.criteria(canvas.tokens, None)[:, None]
