@@ -41,6 +41,24 @@ def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], length: i
     return "".join(streamer)
 
 
+def line_by_line(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], **decode_kwargs: bool) -> str:
+    """
+    The text of tokens when each line is decoded by itself, as `TextStreamer` did before transformers 5.24: whoever
+    downloads the tokenizer may still have such a release.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        token_ids (`list[int]`): The tokens.
+        decode_kwargs: Arguments of `tokenizer.decode`, such as `skip_special_tokens`.
+    """
+    lines, start = "", 0
+    for end in range(1, len(token_ids) + 1):
+        line = tokenizer.decode(token_ids[start:end], **decode_kwargs)
+        if line.endswith("\n") or end == len(token_ids):
+            lines, start = lines + line, end
+    return lines
+
+
 def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """
     A warning when text that is streamed differs from the text as a whole, with an example; else nothing.
@@ -54,8 +72,10 @@ def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     for token_ids in _sequences(tokenizer):
         for skip in (True, False):
             whole = tokenizer.decode(token_ids, skip_special_tokens=skip)
-            for length in LENGTHS:
-                seen = streamed(tokenizer, token_ids, length, skip_special_tokens=skip)
+            for seen in (
+                *(streamed(tokenizer, token_ids, length, skip_special_tokens=skip) for length in LENGTHS),
+                line_by_line(tokenizer, token_ids, skip_special_tokens=skip),
+            ):
                 if seen != whole:
                     return [_warning(seen, whole)]
     return []

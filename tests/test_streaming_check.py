@@ -22,13 +22,11 @@ def words_tokenizer(*rules: tuple[str, str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def trained(model: models.Model, trainer: trainers.Trainer, pre=None, normalizer=None, decoder=None) -> Tokenizer:
+def trained(
+    model: models.Model, trainer: trainers.Trainer, pre: pre_tokenizers.PreTokenizer, decoder: decoders.Decoder
+) -> Tokenizer:
     backend = Tokenizer(model)
-    if normalizer is not None:
-        backend.normalizer = normalizer
-    if pre is not None:
-        backend.pre_tokenizer = pre
-    backend.decoder = decoder
+    backend.pre_tokenizer, backend.decoder = pre, decoder
     backend.train_from_iterator(SAMPLES, trainer)
     return backend
 
@@ -40,20 +38,19 @@ def byte_level(merges: int) -> PreTrainedTokenizerFast:
     size = len(letters) + len(named) + merges
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, special_tokens=named, show_progress=False)
     pre = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend = trained(models.BPE(), trainer, pre, decoder=decoders.ByteLevel())
+    backend = trained(models.BPE(), trainer, pre, decoders.ByteLevel())
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", mask_token="<|mask|>")
 
 
 def sentence_pieces(*last: decoders.Decoder) -> PreTrainedTokenizerFast:
     """As Llama 2's, whose last decoder strips the space that was put before the text, and Gemma's, which has none."""
-    named = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    backend = trained(
-        models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True),
-        trainers.BpeTrainer(vocab_size=400, special_tokens=named, limit_alphabet=60, show_progress=False),
-        pre=pre_tokenizers.Split("\n", "isolated"),
-        normalizer=normalizers.Replace(" ", "▁"),
-        decoder=decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last]),
-    )
+    letters = sorted({letter for sample in SAMPLES for letter in sample if letter.isascii() and letter.isprintable()})
+    tokens = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁▁", "▁▁▁▁", *letters]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    merges = [("▁", "▁"), ("▁▁", "▁▁")]
+    backend = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last])
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
 
 
@@ -63,8 +60,8 @@ def word_pieces(tidy: bool) -> PreTrainedTokenizerFast:
     backend = trained(
         models.WordPiece(unk_token="[UNK]"),
         trainers.WordPieceTrainer(vocab_size=400, special_tokens=named, show_progress=False),
-        pre=pre_tokenizers.BertPreTokenizer(),
-        decoder=decoders.WordPiece(),
+        pre_tokenizers.BertPreTokenizer(),
+        decoders.WordPiece(),
     )
     names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=tidy, **names)
