@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from accelerate.utils import GradientAccumulationPlugin
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, with_config
 from transformers.trainer_pt_utils import AcceleratorConfig
 from typing_extensions import TypedDict
 
@@ -109,9 +109,9 @@ CompileMode = Literal["default", "lite", "reduce-overhead", "max-autotune", "max
 
 def _options(kind: type, **others: Any) -> Any:
     """The type of a dictionary of the arguments of a dataclass, some of which have types of their own."""
-    options: Any = TypedDict(f"{kind.__name__}Options", {**get_type_hints(kind), **others}, total=False)  # type: ignore
-    options.__pydantic_config__ = ConfigDict(extra="forbid")
-    return options
+    arguments: Any = {**get_type_hints(kind), **others}
+    options: Any = TypedDict(f"{kind.__name__}Options", arguments, total=False)  # type: ignore[misc]
+    return with_config(ConfigDict(extra="forbid"))(options)
 
 
 AcceleratorOptions = _options(
