@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.schema import check
@@ -25,27 +25,27 @@ SET_BY_RUN = {
 }
 
 
+@with_config(EXACT)
 class Problems(TypedDict):
     """Of the train split."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     count: Count
     seed: LongSeed
 
 
+@with_config(EXACT)
 class Method(TypedDict):
     """A curve of the measurement; without thresholds, one point."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     model: Literal["student", "teacher"]
     preset: str
     thresholds: NotRequired[Annotated[list[Weight], Field(min_length=1)]]
 
 
+@with_config(EXACT)
 class Measurement(TypedDict):
     """Which problems are decoded, and how."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     split: Literal["train", "validation", "test"]
     problems: Count
     seed: LongSeed
@@ -53,10 +53,10 @@ class Measurement(TypedDict):
     methods: Annotated[list[Method], Field(min_length=1)]
 
 
+@with_config(EXACT)
 class StudentRecipe(TypedDict):
     """All that `student.yaml` says; sections that are handed on are checked by what takes them."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     seed: Seed
     problems: Problems
     decoding: dict[str, Any]

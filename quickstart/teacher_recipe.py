@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.schema import check
@@ -23,10 +23,10 @@ Phase = TypedDict(
 )
 
 
+@with_config(EXACT)
 class Shape(TypedDict):
     """Fields of `LLaDAConfig`."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     d_model: Count
     n_layers: Count
     n_heads: Count
@@ -35,10 +35,10 @@ class Shape(TypedDict):
     max_sequence_length: Count
 
 
+@with_config(EXACT)
 class Optimizer(TypedDict):
     """Of both optimizers; see `teacher.yaml`."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     max_steps: Count
     learning_rate_schedule: Annotated[
         list[Annotated[list[Weight], Field(min_length=2, max_length=2)]], Field(min_length=2)
@@ -51,10 +51,10 @@ class Optimizer(TypedDict):
     max_grad_norm: Positive
 
 
+@with_config(EXACT)
 class Masking(TypedDict):
     """Shares and weights until a step; see `teacher.yaml`."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     until: Count | None
     llada: Share
     window: Share
@@ -68,20 +68,20 @@ class Masking(TypedDict):
     tail_weight: Weight
 
 
+@with_config(EXACT)
 class Logging(TypedDict):
     """How often, in steps and minutes."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     log_every: Count
     eval_every: Count
     eval_problems: Count
     save_every_minutes: Weight
 
 
+@with_config(EXACT)
 class TeacherRecipe(TypedDict):
     """All that `teacher.yaml` says."""
 
-    __pydantic_config__ = EXACT  # type: ignore[misc]
     seed: LongSeed
     model: Shape
     generation: dict[str, Any]

@@ -232,8 +232,11 @@ def test_command_trains_from_a_file_or_folder(tiny_checkpoint, tmp_path, recipe,
     assert distill(tiny_checkpoint, output, data, *options, "--resume") == 0
 
 
-def test_command_refuses_a_recipe_with_an_order_before_it_loads_the_model(tmp_path, capsys):
+def test_command_refuses_a_recipe_with_an_order_before_it_loads_the_model(
+    tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
     texts().to_json(str(tmp_path / "sums.jsonl"))
-    code = distill(Path("/nowhere"), tmp_path / "student", tmp_path / "sums.jsonl", "--config", "d3llm_llada")
+    monkeypatch.setattr("d3llm.trainers.distill.load_model", None)
+    code = distill(tiny_checkpoint, tmp_path / "student", tmp_path / "sums.jsonl", "--config", "d3llm_llada")
     assert code == 2
     assert "sums.jsonl holds prompts and completions" in capsys.readouterr().err

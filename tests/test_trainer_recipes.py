@@ -262,7 +262,7 @@ def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
         (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
         ([], "Which trajectories?"),
         (["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"], "allow it, --allow_code_execution"),
-        (["--trajectories", "/nowhere"], "Cannot load trajectories from /nowhere"),
+        (["--trajectories", "/nowhere"], "There is no file or folder /nowhere"),
     ],
 )
 def test_command_refuses_in_one_line(tiny_checkpoint, tmp_path, capsys, options, message):

@@ -239,8 +239,11 @@ def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig)
     return load_model(name, **kwargs | given)
 
 
-def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> None:
-    """What does not go with the student's layers, its attention or its adapters, ends a run before data are read."""
+def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
+    """
+    The name of the student. What does not go with its layers, its attention or its adapters, ends a run before data
+    are read.
+    """
     if model_args.model_name_or_path is None:
         raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
     given: Any = args.model_init_kwargs or {}
@@ -252,6 +255,7 @@ def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> None:
     adapters = get_peft_config(model_args)
     if adapters is not None:
         add_adapter(student, adapters)
+    return model_args.model_name_or_path
 
 
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
@@ -343,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
-    check_model(model_args, training_args)
+    name = check_model(model_args, training_args)
     rows = read_rows(arguments.trajectories, arguments.trajectories_split)
     has_order = not has_completions(rows.column_names)
     if has_order:
@@ -351,12 +355,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         check_needs_no_order(training_args, arguments.trajectories)
     rows, held_out_rows = split_trajectories(rows, arguments)
-    name = str(model_args.model_name_or_path)
     with naming(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            name,
-            revision=model_args.model_revision,
-            trust_remote_code=arguments.trust_remote_code,
+            name, revision=model_args.model_revision, trust_remote_code=arguments.trust_remote_code
         )
     teacher = None
     if arguments.teacher_name_or_path is not None:
