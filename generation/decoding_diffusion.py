@@ -236,7 +236,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             seeds=prepare_seeds(config, prompt),
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
-        cache, kept = prepare_cache(self.config.num_hidden_layers, canvas, config, earlier)
+        cache, kept = prepare_cache(self.config, canvas, config, earlier)
         run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer)
         while True:
             run.end_rows()

@@ -14,7 +14,8 @@ from .configuration_diffusion import DiffusionGenerationConfig
 from .guidance import Guidance, Unguided
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
 from .preparation import SpecialTokens
-from .selection import propose, select
+from .proposals import propose
+from .selection import select
 from .stops import Stops
 from .windows import make_policy
 

@@ -161,13 +161,13 @@ def prepare_earlier_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def prepare_cache(
-    layers: int, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
+    model_config: Any, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
 ) -> tuple[CanvasCache | None, int]:
-    """The cache of a run for a model of so many `layers`, and how many positions from the start it holds already."""
+    """The cache of a run for a model, and how many positions from the start it holds already."""
     if earlier is None:
         if config.cache == "none":
             return None, 0
-        return CanvasCache(layers, canvas.length, config.cache), 0
+        return CanvasCache(model_config.num_hidden_layers, canvas.length, config.cache), 0
     if not isinstance(earlier, CanvasCache):
         raise ValueError(f"`cache` must be a CanvasCache or the name of a policy, not a {type(earlier).__name__}")
     if config.cache == "none":

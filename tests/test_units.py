@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
 from d3llm.generation.decoding_run import visible_positions
-from d3llm.generation.selection import propose, select
+from d3llm.generation.proposals import propose
+from d3llm.generation.selection import select
 
 from .conftest import GOLDEN
 
