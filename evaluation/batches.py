@@ -81,7 +81,7 @@ def resolve_generation_config(
         `ValueError`: For what `generate` refuses.
     """
     base = generation_kwargs.pop("generation_config", None)
-    return model._prepare_diffusion_config(base, generation_kwargs, max(prompt_lengths))
+    return model.diffusion_config(base, generation_kwargs, max(prompt_lengths))
 
 
 def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:

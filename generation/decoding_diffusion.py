@@ -1,6 +1,6 @@
 """`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
 
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from transformers import (
@@ -11,44 +11,79 @@ from transformers import (
     StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import logging
 
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
-from .canvas_stream import CanvasStream
 from .configuration_diffusion import DiffusionGenerationConfig
-from .guidance import Guidance
-from .likelihood import LikelihoodMixin
-from .output_diffusion import CanvasResult, DiffusionGenerationOutput
-from .preparation import SpecialTokens
-from .selection import propose, select
-from .stops import Stops
-from .windows import Window, make_policy
+from .decoding_run import DecodingRun
+from .output_diffusion import DiffusionGenerationOutput
+from .preparation import (
+    SpecialTokens,
+    prepare_cache,
+    prepare_config,
+    prepare_earlier_cache,
+    prepare_padding,
+    prepare_prompt,
+    prepare_seeds,
+    prepare_special_tokens,
+    prepare_stops,
+)
 
 
-logger = logging.get_logger(__name__)
-
-# Logits that are in memory at a time, and that one pass goes over: as many as the last-level cache of a CPU holds,
-# since a pass over fresh memory waits for it.
-HEAD_ELEMENTS = 2**24
-PASS_ELEMENTS = 2**22
-
-
-def round_up(number: int, multiple: int, canvas: Canvas) -> int:
-    return min(canvas.length, -(-number // multiple) * multiple)
-
-
-class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
+class DiffusionGenerationMixin(GenerationMixin):
     """Diffusion decoding for a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
     `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
 
     generation_config_class = DiffusionGenerationConfig
+    config: Any
+    generation_config: Any
     dtype: torch.dtype
     logits_shift: int
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         super().adjust_generation_fn(generation_config, *args, **kwargs)
         self.generation_config = DiffusionGenerationConfig.from_plain(self.generation_config)
+
+    def diffusion_config(
+        self,
+        generation_config: GenerationConfig | None = None,
+        kwargs: dict[str, Any] | None = None,
+        prompt_length: int = 1,
+        fill: bool = False,
+    ) -> DiffusionGenerationConfig:
+        """
+        The decoding parameters that hold in a run: given ones over those of a preset over the model's own.
+
+        Args:
+            generation_config (`GenerationConfig`, *optional*): Base of the parameters, the model's own when not given.
+            kwargs (`dict[str, Any]`, *optional*): Fields of [`DiffusionGenerationConfig`] that were given.
+            prompt_length (`int`, *optional*, defaults to 1): Of the longest prompt, in tokens.
+            fill (`bool`, *optional*, defaults to `False`): Whether for [`infill`].
+
+        Returns:
+            [`DiffusionGenerationConfig`]: Every field has its value.
+
+        Raises:
+            `ValueError`: For an unknown field or preset, a value out of its range, a prompt that is too long, or a
+                preset for another attention than the model's.
+        """
+        return prepare_config(self, generation_config, kwargs or {}, prompt_length, fill)
+
+    def special_tokens(self, config: GenerationConfig, device: torch.device | str = "cpu") -> SpecialTokens:
+        """
+        The token ids that a run with these decoding parameters needs.
+
+        Args:
+            config (`GenerationConfig`): The parameters, as [`diffusion_config`] gives them.
+            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the EOS ids are to be.
+
+        Returns:
+            [`~d3llm.generation.preparation.SpecialTokens`]: The ids of mask, EOS and filling.
+
+        Raises:
+            `ValueError`: For a model without a mask token, and for ids outside of its vocabulary.
+        """
+        return prepare_special_tokens(self.config, config, device)
 
     @torch.no_grad()
     def generate(
@@ -66,12 +101,14 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         r"""
         Fill a canvas of prompt + masked positions, many positions per forward.
 
-        1. A row ends at its first EOS; blocks are activated and opened.
-        2. The cache policy says which window of the canvas to recompute.
-        3. One forward over the window; the head runs on the candidates, the masked positions of opened blocks.
-        4. A token and a score for every candidate.
-        5. Selection, and forced progress.
-        6. Commit, and again until no position is masked. Finished rows leave the batch.
+        - end rows: at their first EOS, at a stop string, by a criterion;
+        - advance blocks: activate them, open the next one;
+        - choose the window: the cache policy says which positions to recompute, and which are candidates;
+        - keep the unfinished rows: the others leave the batch, until none is left;
+        - forward: the transformer over the windows;
+        - propose: the head on the candidates, a token and a score for each;
+        - select: by the rule of the preset, with forced progress;
+        - commit: write what was selected; and again.
 
         Args:
             inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`. Mask tokens in a
@@ -112,9 +149,9 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         >>> output = model.generate(**prompt, preset="d3llm", max_new_tokens=128)
         ```
         """
-        prompt = self._prepare_prompt(inputs, kwargs.pop("input_ids", None))
-        earlier = self._prepare_earlier_cache(cache, kwargs)
-        config = self._prepare_diffusion_config(generation_config, kwargs, prompt.shape[1])
+        prompt = prepare_prompt(inputs, kwargs.pop("input_ids", None))
+        earlier = prepare_earlier_cache(cache, kwargs)
+        config = self.diffusion_config(generation_config, kwargs, prompt.shape[1])
         if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
             config.cache = cache.policy
         output = self._fill(
@@ -162,10 +199,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             raise ValueError(f"infill() fills a text of a given length as one block: leave out {sorted(fixed)}")
         other = {name: kwargs.pop(name, None) for name in ("logits_processor", "stopping_criteria", "tokenizer")}
         other["streamer"] = kwargs.pop("streamer", None)
-        prompt = self._prepare_prompt(input_ids, None)
-        config = self._prepare_diffusion_config(
-            kwargs.pop("generation_config", None), kwargs, prompt.shape[1], fill=True
-        )
+        prompt = prepare_prompt(input_ids, None)
+        config = self.diffusion_config(kwargs.pop("generation_config", None), kwargs, prompt.shape[1], fill=True)
         output = self._fill(prompt, attention_mask, config, 0, **other)
         return output if config.return_dict_in_generate else output.sequences
 
@@ -182,8 +217,8 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
         streamer: BaseStreamer | None,
         earlier: CanvasCache | None = None,
     ) -> DiffusionGenerationOutput:
-        attention_mask = self._prepare_padding(prompt, attention_mask)
-        special = self._prepare_special_token_ids(config, prompt.device)
+        attention_mask = prepare_padding(prompt, attention_mask)
+        special = self.special_tokens(config, prompt.device)
         if not new_tokens and not (prompt == special.mask).any():
             raise ValueError(f"nothing to fill in: `input_ids` has no mask token (id {special.mask})")
         if config.num_return_sequences > 1:
@@ -198,165 +233,16 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
             new_tokens=new_tokens,
             block_size=config.block_size or max(new_tokens, 1),
             mask_token_id=special.mask,
-            seeds=self._prepare_seeds(config, prompt),
+            seeds=prepare_seeds(config, prompt),
         )
-        stops = self._prepare_stops(config, stopping_criteria, tokenizer, special)
-        stream = CanvasStream(streamer) if streamer is not None else None
-        cache, kept = self._prepare_cache(canvas, config, earlier)
-        return self._denoise(canvas, config, special, logits_processor, stops, stream, cache, kept)
-
-    def _denoise(
-        self,
-        canvas: Canvas,
-        config: DiffusionGenerationConfig,
-        special: SpecialTokens,
-        logits_processor: LogitsProcessorList | None,
-        stops: Stops | None,
-        stream: CanvasStream | None,
-        cache: CanvasCache | None,
-        kept: int,
-    ) -> DiffusionGenerationOutput:
-        result = CanvasResult(canvas, config)
-        policy = make_policy(canvas, config, self.logits_shift)
-        guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else None
-        head = self.get_output_embeddings() if guidance is None else guidance.guide(self.get_output_embeddings())
-        positions = torch.arange(canvas.length, device=canvas.tokens.device)
-        forwards, faulty = 0, torch.zeros_like(canvas.row_ids[0])
-
+        stops = prepare_stops(config, stopping_criteria, tokenizer, special)
+        cache, kept = prepare_cache(self.config, canvas, config, earlier)
+        run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer)
         while True:
-            # 1. The candidates are fixed before the cut at an EOS, as in the published decoder: in the one forward
-            # after it the tail still takes part in the selection, though it keeps its EOS.
-            candidates = ~canvas.committed
-            if config.early_stop and len(special.eos):
-                canvas.cut_after(canvas.first_of(special.eos), special.fill, forwards)
-            if stops is not None and forwards:
-                canvas.cut_after(stops.last_kept(canvas), special.fill, forwards)
-            canvas.count_left()
-            held = policy.held(canvas)
-            canvas.advance_blocks(config.block_add_threshold, config.block_activate_threshold, held)
-            done = canvas.committed.all(dim=1) & ~held
-            result.record(canvas, forwards)
-            if stream is not None:
-                stream.update(canvas, special.eos)
-
-            # 2.
-            window = policy.window(canvas, forwards + 1)
-            window.positions[:, :kept] = False
-            if config.attention == "block_causal" and cache is not None:
-                window.positions &= canvas.in_opened_blocks()  # what is not opened yet is seen by nothing
-            eligible = candidates & canvas.in_opened_blocks() & window.positions
-            if window.single is not None:
-                first = canvas.block_starts[canvas.current][:, None] == positions
-                eligible &= first | ~window.single[:, None]
-            if cache is not None and config.window_edge == "exact":
-                window.positions |= self._rows_of(eligible)
-            if cache is not None and canvas.attention_mask is not None:
-                window.positions &= canvas.attention_mask > 0  # nothing sees the padding
-
-            # The one host read of a forward.
-            shape = torch.stack([faulty, done.sum(), eligible.sum(dim=1).amax(), *window.extent()])
-            faults, finished, count, width, start, end, shared = shape.tolist()
-            if faults:
-                raise ValueError(
-                    f"the logits of {faults} candidates are no numbers (NaN) in forward {forwards}: the weights are "
-                    f"damaged, or {self.dtype} is too narrow for them"
-                )
-            if finished:
-                result.store(canvas, forwards)
-                if finished == len(done):
-                    break
-                rows = done.long().argsort(stable=True)[: len(done) - finished]
-                if cache is not None:
-                    cache.select_rows(rows if guidance is None else guidance.double(rows))
-                eligible = eligible[rows]
-                for state in (canvas, policy, window):
-                    state.select_rows(rows)
-
-            # 3.
-            forwards += 1
-            span = slice(start, end) if shared else None
-            if config.compile_config is not None:  # few shapes, and no numbers of this forward in the graph
-                multiple = config.block_size or canvas.length
-                count, width, span = round_up(count, multiple, canvas), round_up(width, multiple, canvas), None
-            chosen = eligible.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, count)]
-            eligible = eligible.gather(1, chosen)
-            states = self._recompute(canvas, config, window, span, width, chosen, cache, guidance)
-
-            # 4., 5. and 6.
-            logits = self._logits_in_parts(states, head)
-            proposal = propose(logits, chosen, canvas, config, special.mask, logits_processor, forwards)
-            accepted = select(proposal, chosen, eligible, canvas, config)
-            if window.single is not None:
-                accepted |= eligible & window.single[:, None]
-            canvas.commit(chosen, proposal, accepted, forwards)
-            faulty = proposal.score.isnan().sum()
-
-        if stream is not None:
-            stream.end()
-        return result.output(special.eos, cache)
-
-    def _logits_in_parts(
-        self, states: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Iterator[torch.Tensor]:
-        """Run the head on hidden states (B, K, ..); yields logits (candidates, vocab), row after row of the batch."""
-        vocab_size = self.config.vocab_size  # the weights of a head may be packed
-        for some in states.flatten(0, 1).split(max(1, HEAD_ELEMENTS // vocab_size)):
-            yield from head(some).split(max(1, PASS_ELEMENTS // vocab_size))
-
-    def _rows_of(self, eligible: torch.BoolTensor) -> torch.BoolTensor:
-        """Positions (B, L) whose rows predict the `eligible` ones (B, L)."""
-        rows = self.logit_rows(torch.arange(eligible.shape[1], device=eligible.device)).expand_as(eligible)
-        return torch.zeros_like(eligible, dtype=torch.long).scatter_add(1, rows, eligible.long()) > 0
-
-    def _recompute(
-        self,
-        canvas: Canvas,
-        config: DiffusionGenerationConfig,
-        window: Window,
-        span: slice | None,
-        width: int,
-        chosen: torch.LongTensor,
-        cache: CanvasCache | None,
-        guidance: Guidance | None,
-    ) -> torch.Tensor:
-        """Forward the windows and return the hidden states (B, K, ..) that predict the `chosen` positions (B, K).
-
-        Rows share one `span`, or have windows of their own of at most `width` positions, at the right end of as many.
-        """
-        if span is not None:
-            positions = torch.arange(span.start, span.stop, device=chosen.device).expand(len(chosen), -1)
-        else:
-            positions = window.indices(width, canvas.first_real)
-        filled = positions.shape[1] - window.positions.sum(dim=1, keepdim=True)
-        rows = self.logit_rows(chosen).maximum(canvas.first_real[:, None])
-        rows = filled + (window.positions.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
-        inputs = {
-            "input_ids": canvas.tokens.gather(1, positions),
-            "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
-            "attention_mask": self._attention_mask(canvas, config, positions),
-            "logits_to_keep": rows,
-            "run_head": False,
-            "return_dict": True,
-        }
-        if guidance is not None:
-            inputs = guidance.widen(inputs, positions)
-        if cache is not None:
-            cached_positions = positions if guidance is None else positions.repeat(2, 1)
-            cache.note(inputs["input_ids"], cached_positions)
-            inputs |= {"cache": cache, "cache_positions": span or cached_positions}
-        call = self if config.compile_config is None else self.get_compiled_call(config.compile_config)
-        states = call(**inputs).hidden_states[0]
-        return states if guidance is None else guidance.narrow(states)
-
-    def _attention_mask(
-        self, canvas: Canvas, config: DiffusionGenerationConfig, positions: torch.LongTensor
-    ) -> torch.Tensor | None:
-        """What the recomputed `positions` (B, W) may see: padding (B, L), or block-causal (B, 1, W, L)."""
-        if config.attention == "bidirectional":
-            return canvas.attention_mask
-        visible = canvas.block_of <= canvas.block_of[positions][:, None, :, None]
-        if canvas.attention_mask is not None:
-            visible = visible & (canvas.attention_mask[:, None, None, :] > 0)
-        if self.config._attn_implementation == "eager":
-            return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, torch.finfo(self.dtype).min)
-        return visible
+            run.end_rows()
+            run.advance_blocks()
+            run.choose_window()
+            if not run.keep_unfinished_rows():
+                return run.output()
+            proposal = run.propose(run.forward())
+            run.commit(proposal, run.select(proposal))

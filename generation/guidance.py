@@ -8,7 +8,31 @@ import torch
 from .canvas import Canvas
 
 
-class Guidance:
+class Unguided:
+    """A decoder without guidance: every row is forwarded once, as it is."""
+
+    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
+        """The inputs of the rows to those of what is forwarded."""
+        return inputs
+
+    def narrow(self, states: torch.Tensor) -> torch.Tensor:
+        """The hidden states of what was forwarded to those of the rows, for the head of [`~Unguided.guide`]."""
+        return states
+
+    def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The head on such hidden states."""
+        return head
+
+    def forwarded(self, rows: torch.LongTensor) -> torch.LongTensor:
+        """Indices of what is forwarded for these rows (R,)."""
+        return rows
+
+    def widen_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the rows (B, ..) to those of what is forwarded."""
+        return values
+
+
+class Guidance(Unguided):
     """Classifier-free guidance without a second model (LLaDA, arXiv 2502.09992, appendix A.2).
 
     Every row is forwarded twice, as it is and with the given tokens masked; the logits are
@@ -32,14 +56,14 @@ class Guidance:
         return torch.cat(states.chunk(2), dim=-1)
 
     def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A head on pairs of hidden states."""
-
         def guided(states: torch.Tensor) -> torch.Tensor:
             conditional, unconditional = (head(half) for half in states.chunk(2, dim=-1))
             return unconditional + (1 + self.scale) * (conditional - unconditional)
 
         return guided
 
-    def double(self, rows: torch.LongTensor) -> torch.LongTensor:
-        """Both forwarded rows of each of these rows."""
+    def forwarded(self, rows: torch.LongTensor) -> torch.LongTensor:
         return torch.cat([rows, rows + len(self.canvas.given)])
+
+    def widen_rows(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values] * 2)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .preparation import PreparationMixin
+from .preparation import find_mask_token
 
 
 def mask_answer(
@@ -45,9 +45,11 @@ def answer_log_likelihood(
     return token_logprobs.masked_fill(~masked, 0.0).sum(dim=1) * weight
 
 
-class LikelihoodMixin(PreparationMixin):
+class LikelihoodMixin:
     """Adds `score()` to a model that has `logit_rows`."""
 
+    config: Any
+    generation_config: Any
     logit_rows: Callable[[torch.Tensor], torch.Tensor]
     __call__: Callable[..., Any]
 
@@ -91,7 +93,7 @@ class LikelihoodMixin(PreparationMixin):
             raise ValueError("`answer_mask` marks positions that `attention_mask` calls padding")
         if num_samples < 1:
             raise ValueError(f"`num_samples`={num_samples} must be at least 1")
-        mask_token_id = self._mask_token_id(self.generation_config)
+        mask_token_id = find_mask_token(self.config, self.generation_config)
         generator = torch.Generator().manual_seed(seed)
         length = answer.sum(dim=1)
         positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : int(length.max())]

@@ -28,204 +28,207 @@ class SpecialTokens:
     fill: int
 
 
-class PreparationMixin:
-    """The arguments of [`~d3llm.generation.decoding_diffusion.DiffusionGenerationMixin.generate`]: which decoding
-    parameters hold, and what contradicts them or the model."""
+def prepare_prompt(inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
+    """The prompts (B, P), given once as `inputs` or `input_ids`."""
+    if (inputs is None) == (input_ids is None):
+        raise ValueError("pass the prompts once, as `inputs` or as `input_ids`")
+    prompt = inputs if inputs is not None else input_ids
+    if not isinstance(prompt, torch.Tensor) or prompt.ndim != 2 or prompt.is_floating_point():
+        raise ValueError("`input_ids` must be a tensor of token ids of shape (batch, positions)")
+    if not prompt.numel():
+        raise ValueError(f"`input_ids` of shape {tuple(prompt.shape)} is an empty prompt: pass at least one token")
+    return prompt.long()
 
-    config: Any
-    generation_config: Any
 
-    def _prepare_prompt(self, inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
-        if (inputs is None) == (input_ids is None):
-            raise ValueError("pass the prompts once, as `inputs` or as `input_ids`")
-        prompt = inputs if inputs is not None else input_ids
-        if not isinstance(prompt, torch.Tensor) or prompt.ndim != 2 or prompt.is_floating_point():
-            raise ValueError("`input_ids` must be a tensor of token ids of shape (batch, positions)")
-        if not prompt.numel():
-            raise ValueError(f"`input_ids` of shape {tuple(prompt.shape)} is an empty prompt: pass at least one token")
-        return prompt.long()
+def prepare_config(
+    model: Any,
+    generation_config: GenerationConfig | None,
+    kwargs: dict[str, Any],
+    prompt_length: int,
+    fill: bool = False,
+) -> DiffusionGenerationConfig:
+    """The decoding parameters of a run, see `DiffusionGenerationMixin.diffusion_config`."""
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    check_names(kwargs, known=FIELDS)
+    own = DiffusionGenerationConfig.from_plain(model.generation_config)
+    config = own if generation_config is None else DiffusionGenerationConfig.from_plain(generation_config)
+    if generation_config is not None:
+        method = METHOD_DEFAULTS if config.preset is not None else ()
+        config.update(defaults_only=True, **{n: getattr(own, n) for n in FIELDS if n not in method})
+    if "preset" in kwargs:
+        config.update(**dict.fromkeys(METHOD_DEFAULTS))
+    if kwargs.pop("use_cache", True) is False:
+        kwargs["cache"] = "none"
+    config.update(**kwargs)
 
-    def _prepare_diffusion_config(
-        self,
-        generation_config: GenerationConfig | None,
-        kwargs: dict[str, Any],
-        prompt_length: int,
-        fill: bool = False,
-    ) -> DiffusionGenerationConfig:
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        check_names(kwargs, known=FIELDS)
-        own = DiffusionGenerationConfig.from_plain(self.generation_config)
-        config = own if generation_config is None else DiffusionGenerationConfig.from_plain(generation_config)
-        if generation_config is not None:
-            method = METHOD_DEFAULTS if config.preset is not None else ()
-            config.update(defaults_only=True, **{n: getattr(own, n) for n in FIELDS if n not in method})
-        if "preset" in kwargs:
-            config.update(**dict.fromkeys(METHOD_DEFAULTS))
-        if kwargs.pop("use_cache", True) is False:
-            kwargs["cache"] = "none"
-        config.update(**kwargs)
-
-        if config.max_new_tokens is None and config.max_length is not None:
-            config.max_new_tokens = config.max_length - prompt_length
-        longest = self.config.max_position_embeddings
-        if config.max_new_tokens is None and longest is not None:
-            config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
-        config = self._prepare_attention(config)
-        if config.attention == "block_causal" and self.config._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError(
-                f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
-                f"not {self.config._attn_implementation!r}"
-            )
-        if fill:
-            if config.window_edge == "published":
-                raise ValueError(
-                    "`window_edge`='published' reproduces runs of `generate()`: leave it out of infill(), where no "
-                    "published decoder has an edge"
-                )
-            config.early_stop = False  # an EOS in a text to fill in is part of it
-            if longest is not None and prompt_length > longest:
-                raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
-            return config
-        if longest is not None and prompt_length + config.max_new_tokens > longest:
-            raise ValueError(
-                f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
-                f"{longest} positions of the model: shorten the prompt or generate less"
-            )
-        blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
-        if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
-            raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
-        return config
-
-    def _prepare_attention(self, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
-        """Resolve the config, and hold its attention against the one that the weights were trained with, if
-        `attention` in config.json says which. An `attention` that the caller gives is taken as it is."""
-        trained = getattr(self.config, "attention", None)
-        if config.attention is not None or (trained is not None and config.preset is None):
-            config.attention = config.attention or trained
-            return config.resolve(self.config.model_type)
-        config = config.resolve(self.config.model_type)
-        if trained is not None and config.attention != trained:
-            raise ValueError(
-                f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
-                f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
-            )
-        if trained is None and config.attention == "block_causal":
-            logger.warning_once(
-                f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
-                "does not say (`attention`) whether these were"
-            )
-        return config
-
-    def _prepare_padding(
-        self, prompt: torch.LongTensor, attention_mask: torch.Tensor | None
-    ) -> torch.LongTensor | None:
-        if attention_mask is None:
-            return None
-        if not isinstance(attention_mask, torch.Tensor):
-            raise ValueError(f"`attention_mask` must be a tensor, not a {type(attention_mask).__name__}")
-        if attention_mask.shape != prompt.shape:
-            raise ValueError(
-                f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
-                f"{tuple(prompt.shape)}"
-            )
-        attention_mask = (attention_mask != 0).long()
-        if not attention_mask[:, -1].all() or (attention_mask.diff(dim=1) < 0).any():
-            raise ValueError(
-                "`attention_mask` must have its zeros on the left and no row of zeros only: set "
-                "`tokenizer.padding_side = 'left'` for generation"
-            )
-        return None if attention_mask.all() else attention_mask
-
-    def _prepare_seeds(self, config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-        """A seed for every row (B,): that of its prompt, or the one of all, and another for each further return
-        sequence, which no neighbouring seed has."""
-        if config.seed is None:
-            return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-        prompts = len(prompt) // config.num_return_sequences
-        seeds = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed] * prompts
-        if len(seeds) != prompts:
-            raise ValueError(f"`seed` lists {len(seeds)} seeds for {prompts} prompts")
-        # a tensor holds 64 bits as a signed number
-        signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds], device=prompt.device)
-        return seeds_of_copies(signed, config.num_return_sequences)
-
-    def _prepare_earlier_cache(self, cache: Any, kwargs: dict[str, Any]) -> Any:
-        """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and
-        out of `past_key_values`, the name that it had before transformers 5.24."""
-        earlier = kwargs.pop("past_key_values", None)
-        if cache is None or isinstance(cache, str):
-            kwargs["cache"] = cache
-            return earlier
-        if earlier is not None:
-            raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them")
-        return cache
-
-    def _prepare_cache(
-        self, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
-    ) -> tuple[CanvasCache | None, int]:
-        """The cache of a run, and how many positions from the start it holds already."""
-        if earlier is None:
-            if config.cache == "none":
-                return None, 0
-            return CanvasCache(self.config.num_hidden_layers, canvas.length, config.cache), 0
-        if not isinstance(earlier, CanvasCache):
-            raise ValueError(f"`cache` must be a CanvasCache or the name of a policy, not a {type(earlier).__name__}")
-        if config.cache == "none":
-            raise ValueError("an earlier run's cache needs a run with a cache: choose a preset with one")
-        if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
-            raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
-        first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
-        # the row before the first masked position may be the one that predicts it
-        return earlier, earlier.resume(canvas.tokens, limit=first_masked - 1)
-
-    def _prepare_stops(
-        self,
-        config: DiffusionGenerationConfig,
-        stopping_criteria: StoppingCriteriaList | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        special: SpecialTokens,
-    ) -> Stops | None:
-        criteria = StoppingCriteriaList(stopping_criteria or [])
-        if config.max_time is not None:
-            criteria.append(MaxTimeCriteria(config.max_time))
-        stop_strings = None
-        if config.stop_strings:
-            if not hasattr(tokenizer, "get_vocab"):
-                raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
-            try:
-                stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
-            except (ValueError, IndexError) as error:
-                raise ValueError(
-                    "`stop_strings` needs a tokenizer that can spell any text, and this one cannot: use "
-                    "`stopping_criteria` or `eos_token_id`"
-                ) from error
-        if stop_strings is None and not criteria:
-            return None
-        if special.fill == special.mask:
-            raise ValueError(
-                "a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither"
-            )
-        return Stops(criteria, stop_strings, special.mask)
-
-    def _prepare_special_token_ids(
-        self, config: DiffusionGenerationConfig, device: torch.device | str
-    ) -> SpecialTokens:
-        mask = self._mask_token_id(config)
-        eos = [] if config.eos_token_id is None else config.eos_token_id
-        eos = [eos] if isinstance(eos, int) else list(eos)
-        # models with several stop tokens were trained on answers padded with one of them
-        candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
-        fill = next((token for token in candidates if token is not None), mask)
-        vocab_size = getattr(self.config, "vocab_size", None)
-        for name, tokens in {"mask_token_id": [mask], "eos_token_id": eos, "pad_token_id": [fill]}.items():
-            if vocab_size is not None and tokens and max(tokens) >= vocab_size:
-                raise ValueError(f"`{name}`={max(tokens)} is outside of the model's vocabulary of {vocab_size} tokens")
-        return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
-
-    def _mask_token_id(self, generation_config: Any) -> int:
-        for config in (generation_config, self.config):
-            if getattr(config, "mask_token_id", None) is not None:
-                return config.mask_token_id
+    if config.max_new_tokens is None and config.max_length is not None:
+        config.max_new_tokens = config.max_length - prompt_length
+    longest = model.config.max_position_embeddings
+    if config.max_new_tokens is None and longest is not None:
+        config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
+    config = _prepare_attention(model, config)
+    if config.attention == "block_causal" and model.config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(
-            f"{type(self).__name__} has no mask token: set `mask_token_id` in config.json or pass it to generate()"
+            f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
+            f"not {model.config._attn_implementation!r}"
         )
+    if fill:
+        if config.window_edge == "published":
+            raise ValueError(
+                "`window_edge`='published' reproduces runs of `generate()`: leave it out of infill(), where no "
+                "published decoder has an edge"
+            )
+        config.early_stop = False  # an EOS in a text to fill in is part of it
+        if longest is not None and prompt_length > longest:
+            raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
+        return config
+    if longest is not None and prompt_length + config.max_new_tokens > longest:
+        raise ValueError(
+            f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
+            f"{longest} positions of the model: shorten the prompt or generate less"
+        )
+    blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
+    if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
+        raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
+    return config
+
+
+def _prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
+    """Resolves the config, and checks its attention against the one that config.json records (`attention`), if any.
+    An `attention` that the caller gives is taken as it is."""
+    trained = getattr(model.config, "attention", None)
+    if config.attention is not None or (trained is not None and config.preset is None):
+        config.attention = config.attention or trained
+        return config.resolve(model.config.model_type)
+    config = config.resolve(model.config.model_type)
+    if trained is not None and config.attention != trained:
+        raise ValueError(
+            f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
+            f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
+        )
+    if trained is None and config.attention == "block_causal":
+        logger.warning_once(
+            f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
+            "does not say (`attention`) whether these were"
+        )
+    return config
+
+
+def prepare_padding(prompt: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.LongTensor | None:
+    """The attention mask (B, P) of left-padded prompts; `None` without padding."""
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, torch.Tensor):
+        raise ValueError(f"`attention_mask` must be a tensor, not a {type(attention_mask).__name__}")
+    if attention_mask.shape != prompt.shape:
+        raise ValueError(
+            f"`attention_mask` of shape {tuple(attention_mask.shape)} does not fit `input_ids` of shape "
+            f"{tuple(prompt.shape)}"
+        )
+    attention_mask = (attention_mask != 0).long()
+    if not attention_mask[:, -1].all() or (attention_mask.diff(dim=1) < 0).any():
+        raise ValueError(
+            "`attention_mask` must have its zeros on the left and no row of zeros only: set "
+            "`tokenizer.padding_side = 'left'` for generation"
+        )
+    return None if attention_mask.all() else attention_mask
+
+
+def prepare_seeds(config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
+    """A seed for every row (B,): that of its prompt, or the one of all, and another for each further return
+    sequence, which no neighbouring seed has."""
+    if config.seed is None:
+        return torch.randint(2**62, (len(prompt),)).to(prompt.device)
+    prompts = len(prompt) // config.num_return_sequences
+    seeds = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed] * prompts
+    if len(seeds) != prompts:
+        raise ValueError(f"`seed` lists {len(seeds)} seeds for {prompts} prompts")
+    # a tensor holds 64 bits as a signed number
+    signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds], device=prompt.device)
+    return seeds_of_copies(signed, config.num_return_sequences)
+
+
+def prepare_earlier_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
+    """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and
+    out of `past_key_values`, the name that it had before transformers 5.24."""
+    earlier = kwargs.pop("past_key_values", None)
+    if cache is None or isinstance(cache, str):
+        kwargs["cache"] = cache
+        return earlier
+    if earlier is not None:
+        raise ValueError("`cache` and `past_key_values` are two names of one argument: pass one of them")
+    return cache
+
+
+def prepare_cache(
+    model_config: Any, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
+) -> tuple[CanvasCache | None, int]:
+    """The cache of a run for a model, and how many positions from the start it holds already."""
+    if earlier is None:
+        if config.cache == "none":
+            return None, 0
+        return CanvasCache(model_config.num_hidden_layers, canvas.length, config.cache), 0
+    if not isinstance(earlier, CanvasCache):
+        raise ValueError(f"`cache` must be a CanvasCache or the name of a policy, not a {type(earlier).__name__}")
+    if config.cache == "none":
+        raise ValueError("an earlier run's cache needs a run with a cache: choose a preset with one")
+    if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
+        raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
+    first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
+    # the row before the first masked position may be the one that predicts it
+    return earlier, earlier.resume(canvas.tokens, limit=first_masked - 1)
+
+
+def prepare_stops(
+    config: DiffusionGenerationConfig,
+    stopping_criteria: StoppingCriteriaList | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    special: SpecialTokens,
+) -> Stops:
+    """What ends the rows of a run."""
+    criteria = StoppingCriteriaList(stopping_criteria or [])
+    if config.max_time is not None:
+        criteria.append(MaxTimeCriteria(config.max_time))
+    stop_strings = None
+    if config.stop_strings:
+        if not hasattr(tokenizer, "get_vocab"):
+            raise ValueError("`stop_strings` needs the model's `tokenizer`: pass it to generate()")
+        try:
+            stop_strings = StopStringCriteria(tokenizer, config.stop_strings)
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                "`stop_strings` needs a tokenizer that can spell any text, and this one cannot: use "
+                "`stopping_criteria` or `eos_token_id`"
+            ) from error
+    if (stop_strings is not None or criteria) and special.fill == special.mask:
+        raise ValueError("a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither")
+    eos = special.eos if config.early_stop else special.eos[:0]
+    return Stops(eos, special.fill, criteria, stop_strings, special.mask)
+
+
+def prepare_special_tokens(
+    model_config: Any, config: DiffusionGenerationConfig, device: torch.device | str
+) -> SpecialTokens:
+    """The token ids that a run needs, checked against the vocabulary."""
+    mask = find_mask_token(model_config, config)
+    eos = [] if config.eos_token_id is None else config.eos_token_id
+    eos = [eos] if isinstance(eos, int) else list(eos)
+    # models with several stop tokens were trained on answers padded with one of them
+    candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
+    fill = next((token for token in candidates if token is not None), mask)
+    vocab_size = getattr(model_config, "vocab_size", None)
+    for name, tokens in {"mask_token_id": [mask], "eos_token_id": eos, "pad_token_id": [fill]}.items():
+        if vocab_size is not None and tokens and max(tokens) >= vocab_size:
+            raise ValueError(f"`{name}`={max(tokens)} is outside of the model's vocabulary of {vocab_size} tokens")
+    return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
+
+
+def find_mask_token(model_config: Any, generation_config: Any) -> int:
+    """The mask token of a run: that of the decoding parameters, or of the model."""
+    for config in (generation_config, model_config):
+        if getattr(config, "mask_token_id", None) is not None:
+            return config.mask_token_id
+    raise ValueError(
+        f"the {model_config.model_type!r} model has no mask token: set `mask_token_id` in config.json or pass it to "
+        "generate()"
+    )

@@ -1,118 +1,19 @@
-"""Proposal and selection: what a forward proposes, and which proposals it commits.
+"""Selection: which proposals a forward commits.
 
 Pure functions on tensors over candidates: B rows, K candidates in a row (rows with fewer are padded, `eligible` says
-which are real). A larger score is always surer.
+which are real). A larger score is always surer. A rule is a function of the scores (B, K), what is eligible (B, K),
+the canvas and the config; it returns what it accepts (B, K). `RULES` names them.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
-from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from .canvas import Canvas, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
-from .noise import Draw
 
 
-LARGEST_SPAN = 256  # it divides the vocabularies of LLaDA and Dream
-
-
-def propose(
-    logits: Iterable[torch.Tensor],
-    positions: torch.LongTensor,
-    canvas: Canvas,
-    config: DiffusionGenerationConfig,
-    mask_token_id: int,
-    logits_processor: LogitsProcessorList | None,
-    forward: int,
-) -> Proposal:
-    """A token for every candidate and how sure the model is of it.
-
-    Args:
-        logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they
-            are overwritten.
-        positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
-        forward (`int`): Number of the forward, for sampling.
-    """
-    rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
-    generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
-    shown = canvas.without_padding() if logits_processor else canvas.tokens
-    parts, start = [], 0
-    for part in logits:
-        these = slice(start, start + len(part))
-        start += len(part)
-        # what little a candidate brings goes to the head's device, not the logits to the canvas's
-        draw = Draw(canvas.seeds[rows[these]].to(part.device), generated[these].to(part.device), forward)
-        if logits_processor:
-            part = logits_processor(shown[rows[these]].to(part.device), part.float())
-        parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
-    fields = [
-        None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
-        for field in zip(*parts, strict=True)
-    ]
-    return Proposal(*fields)
-
-
-def propose_part(
-    logits: torch.Tensor, draw: Draw, config: DiffusionGenerationConfig, mask_token_id: int, may_forbid: bool
-) -> tuple[torch.Tensor | None, ...]:
-    """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
-
-    Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
-    The mask token counts in the distribution but is never proposed.
-    """
-    logits -= logits.amax(dim=-1, keepdim=True)
-    if may_forbid:  # a token that a processor forbids has no weight, and -inf * 0 is not 0
-        logits.clamp_(min=torch.finfo(logits.dtype).min)
-    weights = logits.exp()
-    total = weights.sum(dim=-1)
-    kinds = {config.score, config.forced_score or config.score}
-    scores = {}
-    if "entropy" in kinds:
-        # a batch of row times column, since a product and its sum would write a tensor of the size of the logits
-        scores["entropy"] = torch.bmm(weights[:, None], logits[..., None])[:, 0, 0] / total - total.log()
-    if "margin" in kinds:
-        top = weights.topk(2, dim=-1).values
-        scores["margin"] = (top[:, 0] - top[:, 1]) / total
-    if "random" in kinds:
-        scores["random"] = draw.uniform(1, stream=-1)[:, 0].where(total.isfinite(), torch.nan)
-
-    logits[:, mask_token_id] = -torch.inf
-    if config.temperature > 0:
-        # the Gumbel-max trick
-        tokens = largest(restrict(logits / config.temperature, config) + draw.gumbel(logits.shape[-1]))
-    else:
-        tokens = largest(logits)
-    if "probability" in kinds:
-        scores["probability"] = weights.gather(-1, tokens[:, None])[:, 0] / total
-    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - total.log() if config.output_logprobs else None
-    return tokens, scores[config.score], scores[config.forced_score or config.score], logprobs
-
-
-def largest(values: torch.Tensor) -> torch.LongTensor:
-    """`values.argmax(dim=-1)` of `values` (rows, vocab), the first of equals.
-
-    First the largest of each span, then the largest in that span: a CPU finds a maximum several times as fast as its
-    index.
-    """
-    width = math.gcd(values.shape[-1], LARGEST_SPAN)
-    if width < LARGEST_SPAN:
-        return values.argmax(dim=-1)
-    spans = values.unflatten(-1, (-1, width))
-    best = spans.amax(dim=-1).argmax(dim=-1)
-    inside = spans.gather(1, best[:, None, None].expand(-1, 1, width))[:, 0]
-    return best * width + inside.argmax(dim=-1)
-
-
-def restrict(logits: torch.Tensor, config: DiffusionGenerationConfig) -> torch.Tensor:
-    """Logits (candidates, vocab) with -inf outside `top_k` and `top_p`."""
-    warpers = LogitsProcessorList()
-    if config.top_k:
-        warpers.append(TopKLogitsWarper(config.top_k))
-    if config.top_p is not None and config.top_p < 1:
-        warpers.append(TopPLogitsWarper(config.top_p))
-    return warpers(logits[:, :0].long(), logits)
+Rule = Callable[[torch.Tensor, torch.BoolTensor, Canvas, DiffusionGenerationConfig], torch.BoolTensor]
 
 
 def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
@@ -167,7 +68,7 @@ def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) ->
       (EB-Sampler, arXiv 2505.24857).
 
     Args:
-        ordered (`torch.Tensor` of shape `(B, K)`): Scores from the surest down, -inf behind the last real candidate.
+        ordered (`torch.Tensor` of shape `(B, K)`): Scores from the surest down, -inf after the last real candidate.
     """
     if config.selection == "factor":
         ranks = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
@@ -177,6 +78,61 @@ def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) ->
         before = entropies.cumsum(dim=1) - entropies
         within = before.nan_to_num(nan=torch.inf) <= config.entropy_bound
     return within.sum(dim=1).clamp(min=1)
+
+
+def surest(order: torch.LongTensor, eligible: torch.BoolTensor, quota: torch.LongTensor) -> torch.BoolTensor:
+    """The first `quota` (B,) candidates in an `order` (B, K) from the surest down."""
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota[:, None])
+
+
+def by_threshold(
+    score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
+) -> torch.BoolTensor:
+    """`"threshold"`: what is at least this sure."""
+    return eligible & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
+
+
+def by_schedule(
+    score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
+) -> torch.BoolTensor:
+    """`"count"` and `"fraction"`: as many of the surest as the schedule says."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    return surest(order, eligible, scheduled_quota(canvas, config))
+
+
+def by_scheduled_threshold(
+    score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
+) -> torch.BoolTensor:
+    """`"scheduled_threshold"`: what is sure enough, within the schedule."""
+    return by_threshold(score, by_schedule(score, eligible, canvas, config), canvas, config)
+
+
+def by_confidence(
+    score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
+) -> torch.BoolTensor:
+    """`"factor"` and `"entropy_bound"`: as many of the surest as their own scores allow."""
+    ordered, order = score.sort(dim=1, descending=True, stable=True)
+    return surest(order, eligible, confident_quota(ordered, config))
+
+
+def by_chance(
+    score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
+) -> torch.BoolTensor:
+    """`"bernoulli"`: each with the probability of the schedule; the score is a uniform number."""
+    return eligible & (score >= 1 - time_share(canvas, config)[:, None])
+
+
+RULES: dict[str, Rule] = {
+    "threshold": by_threshold,
+    "scheduled_threshold": by_scheduled_threshold,
+    "count": by_schedule,
+    "fraction": by_schedule,
+    "factor": by_confidence,
+    "entropy_bound": by_confidence,
+    "bernoulli": by_chance,
+}
+MAY_ACCEPT_NOTHING = ("threshold", "scheduled_threshold")  # so that progress is forced
 
 
 def select(
@@ -197,19 +153,9 @@ def select(
         `torch.BoolTensor` of shape `(B, K)`.
     """
     score = proposal.score.masked_fill(~eligible, -torch.inf)
-    accepted = eligible
-    if config.selection == "bernoulli":  # of a uniform number: at least 1 - p with probability p
-        return eligible & (score >= 1 - time_share(canvas, config)[:, None])
-    if config.selection != "threshold":
-        ordered, order = score.sort(dim=1, descending=True, stable=True)
-        by_score = config.selection in ("factor", "entropy_bound")
-        quota = confident_quota(ordered, config) if by_score else scheduled_quota(canvas, config)
-        ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
-        accepted = eligible & torch.zeros_like(order).scatter(1, order, ranks).lt(quota[:, None])
-        if config.selection != "scheduled_threshold":
-            return accepted
-    limit = -config.threshold if config.score == "entropy" else config.threshold
-    accepted = accepted & (score >= limit)
+    accepted = RULES[config.selection](score, eligible, canvas, config)
+    if config.selection not in MAY_ACCEPT_NOTHING:
+        return accepted
     forced = config.forced_progress
     if config.forced_score not in (None, config.score):
         score = proposal.forced_score.masked_fill(~eligible, -torch.inf)

@@ -8,20 +8,39 @@ from .canvas import Canvas
 
 
 class Stops:
-    """Ends rows by what is committed from the start of the generated region without a gap.
+    """What ends rows: their first EOS, wherever it is committed, and stop strings and criteria, by what is committed
+    from the start of the generated region without a gap.
 
     A stop string counts where its last token was decoded: given text after a gap does not end a row.
 
     Args:
+        eos_token_ids (`torch.LongTensor`): The tokens that end a row; empty with `early_stop=False`.
+        fill_token_id (`int`): What fills a row after its end.
         criteria (`StoppingCriteriaList`): Called with the canvases (rows, L) and no scores.
         stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
         mask_token_id (`int`): Put before the canvas, where a stop string looks further back than it goes.
     """
 
-    def __init__(self, criteria: StoppingCriteriaList, stop_strings: StopStringCriteria | None, mask_token_id: int):
+    def __init__(
+        self,
+        eos_token_ids: torch.LongTensor,
+        fill_token_id: int,
+        criteria: StoppingCriteriaList,
+        stop_strings: StopStringCriteria | None,
+        mask_token_id: int,
+    ):
+        self.eos_token_ids = eos_token_ids
+        self.fill_token_id = fill_token_id
         self.criteria = criteria
         self.stop_strings = stop_strings
         self.mask_token_id = mask_token_id
+
+    def end_rows(self, canvas: Canvas, forwards: int):
+        """Fills what follows the end of a row, after `forwards` forwards."""
+        if len(self.eos_token_ids):
+            canvas.cut_after(canvas.first_of(self.eos_token_ids), self.fill_token_id, forwards)
+        if forwards and (self.criteria or self.stop_strings is not None):
+            canvas.cut_after(self.last_kept(canvas), self.fill_token_id, forwards)
 
     def last_kept(self, canvas: Canvas) -> torch.LongTensor:
         """The last position (B, 1) that a row keeps; L for a row that goes on."""

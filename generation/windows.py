@@ -2,8 +2,11 @@
 
 Attention always sees the whole canvas: what a forward does not recompute, it reads from the cache as it was last
 computed. The first forward of a row recomputes everything.
+
+What holds for every cache, and the quirks of published decoders, are policies around a policy.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +17,15 @@ from .configuration_diffusion import DiffusionGenerationConfig
 
 @dataclass
 class Window:
-    """What a forward recomputes.
+    """What a forward recomputes, and for which positions it proposes tokens.
 
     Attributes:
         positions (`torch.BoolTensor` of shape `(B, L)`): The positions to recompute.
-        single (`torch.BoolTensor` of shape `(B,)`, *optional*): Rows that commit the first position of their current
-            block in this forward, and nothing else.
+        candidates (`torch.BoolTensor` of shape `(B, L)`): The positions whose tokens the forward may set.
     """
 
     positions: torch.BoolTensor
-    single: torch.BoolTensor | None = None
+    candidates: torch.BoolTensor
 
     def extent(self) -> list[torch.Tensor]:
         """Positions of the widest row; start and end of the first row; whether every row is this one span."""
@@ -50,20 +52,35 @@ class Window:
         return order.where(columns >= width - widths, filling[:, None])
 
     def select_rows(self, rows: torch.LongTensor):
-        self.positions = self.positions[rows]
-        self.single = None if self.single is None else self.single[rows]
+        self.positions, self.candidates = self.positions[rows], self.candidates[rows]
 
 
 class WholeCanvas:
-    """`cache="none"`: every forward recomputes the whole canvas."""
+    """`cache="none"`: every forward recomputes the whole canvas. The base of all policies."""
 
-    def held(self, canvas: Canvas) -> torch.BoolTensor:
+    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
         """Rows (B,) that must not leave their current block yet."""
         return torch.zeros_like(canvas.ended)
 
-    def window(self, canvas: Canvas, forward: int) -> Window:
-        """The window of forward number `forward`, counted from 1."""
-        return Window(torch.ones_like(canvas.committed))
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+        """The positions (B, L) that forward number `forward`, counted from 1, recomputes."""
+        return torch.ones_like(canvas.committed)
+
+    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+        """
+        The window of a forward.
+
+        Args:
+            canvas ([`~d3llm.generation.canvas.Canvas`]): The state before it.
+            open_positions (`torch.BoolTensor` of shape `(B, L)`): Masked positions of opened blocks.
+            forward (`int`): Its number, counted from 1.
+        """
+        positions = self.recomputed(canvas, forward)
+        return Window(positions, open_positions & positions)
+
+    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+        """What is committed of the `eligible` candidates (B, K), of which the selection `accepted` some."""
+        return accepted
 
     def select_rows(self, rows: torch.LongTensor):
         """Keep only these rows of the policy's state."""
@@ -76,21 +93,39 @@ class CurrentBlock(WholeCanvas):
     (dual). A block takes at least one of those, as in the published loop, even if its first forward completed it.
     """
 
-    def __init__(self, dual: bool, loses_edge: bool):
+    def __init__(self, dual: bool):
         self.dual = dual
-        # The row that predicts the first position of a block lies before the block: without it the windows that
-        # follow cannot propose that position, so the published loop commits it from the forward that rebuilds.
-        self.loses_edge = loses_edge
 
-    def held(self, canvas: Canvas) -> torch.BoolTensor:
+    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
         completed = canvas.left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
         return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
 
-    def window(self, canvas: Canvas, forward: int) -> Window:
-        rebuild = canvas.forwards_in_block == 0
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
         current = canvas.current[:, None]
-        recomputed = canvas.block_of == current if self.dual else canvas.block_of >= current
-        return Window(recomputed | rebuild[:, None], rebuild if self.loses_edge else None)
+        window = canvas.block_of == current if self.dual else canvas.block_of >= current
+        return window | (canvas.forwards_in_block == 0)[:, None]
+
+
+class PublishedEdge(CurrentBlock):
+    """`window_edge="published"` on a model with shifted logits (Fast-dLLM's code for Dream).
+
+    The row that predicts the first position of a block lies before the block: without it the windows that follow
+    cannot propose that position, so the published loop commits it, and nothing else, from the forward that rebuilds.
+    """
+
+    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+        window = super().window(canvas, open_positions, forward)
+        self.rebuilds = canvas.forwards_in_block == 0
+        positions = torch.arange(canvas.length, device=open_positions.device)
+        first = canvas.block_starts[canvas.current][:, None] == positions
+        window.candidates &= first | ~self.rebuilds[:, None]
+        return window
+
+    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+        return accepted | (eligible & self.rebuilds[:, None])
+
+    def select_rows(self, rows: torch.LongTensor):
+        self.rebuilds = self.rebuilds[rows]
 
 
 class DelayedTokens(WholeCanvas):
@@ -105,12 +140,12 @@ class DelayedTokens(WholeCanvas):
         self.delay = delay
         self.refresh_interval = refresh_interval
 
-    def window(self, canvas: Canvas, forward: int) -> Window:
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
         recent = (canvas.commit_steps > 0) & (canvas.commit_steps >= forward - self.delay)
         refresh = canvas.forwards_in_block <= self.delay
         if self.refresh_interval is not None:
             refresh = refresh | (canvas.forwards_in_block % self.refresh_interval == 0)
-        return Window(~canvas.committed | recent | refresh[:, None])
+        return ~canvas.committed | recent | refresh[:, None]
 
 
 class SettledBlocks(WholeCanvas):
@@ -129,7 +164,7 @@ class SettledBlocks(WholeCanvas):
         self.completed_at = torch.full_like(canvas.left, -1)
         self.completed_at[:, 0] = torch.where(canvas.left[:, 0] == 0, 0, -1)
 
-    def window(self, canvas: Canvas, forward: int) -> Window:
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
         blocks = torch.arange(canvas.left.shape[1], device=canvas.left.device)
         complete = (canvas.left == 0) & (blocks < canvas.opened[:, None])
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
@@ -143,18 +178,105 @@ class SettledBlocks(WholeCanvas):
         reuse = (reuse | (settled > self.settled)) & (self.refresh_interval != 1)
         recomputed = (canvas.block_of >= self.settled[:, None]) | ~reuse[:, None]
         self.settled = settled
-        return Window(recomputed)
+        return recomputed
 
     def select_rows(self, rows: torch.LongTensor):
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
 
 
-def make_policy(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
+class AroundPolicy(WholeCanvas):
+    """A policy that changes what another one says.
+
+    Args:
+        policy ([`WholeCanvas`]): The other one.
+    """
+
+    def __init__(self, policy: WholeCanvas):
+        self.policy = policy
+
+    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
+        return self.policy.must_stay(canvas)
+
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+        return self.policy.recomputed(canvas, forward)
+
+    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+        return self.policy.window(canvas, open_positions, forward)
+
+    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+        return self.policy.accept(accepted, eligible)
+
+    def select_rows(self, rows: torch.LongTensor):
+        self.policy.select_rows(rows)
+
+
+class Restricted(AroundPolicy):
+    """Leaves out what an earlier run computed, the first `kept` positions, and, with block-causal attention, blocks
+    that are not opened yet: nothing sees them."""
+
+    def __init__(self, policy: WholeCanvas, kept: int, opened_only: bool):
+        super().__init__(policy)
+        self.kept, self.opened_only = kept, opened_only
+
+    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+        window = super().window(canvas, open_positions, forward)
+        needed = torch.arange(canvas.length, device=open_positions.device) >= self.kept
+        if self.opened_only:
+            needed = needed & canvas.in_opened_blocks()
+        return Window(window.positions & needed, window.candidates & needed)
+
+
+class Completed(AroundPolicy):
+    """Adds the rows that predict the candidates, and leaves out the padding, which nothing sees.
+
+    Args:
+        logit_rows (`Callable`, *optional*): Of the model: the row that predicts a position. Without it, a window that
+            starts at a position whose row lies before it stays as it is (`window_edge="published"`).
+    """
+
+    def __init__(self, policy: WholeCanvas, logit_rows: Callable[[torch.Tensor], torch.Tensor] | None):
+        super().__init__(policy)
+        self.logit_rows = logit_rows
+
+    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+        window = super().window(canvas, open_positions, forward)
+        if self.logit_rows is not None:
+            rows = self.logit_rows(torch.arange(canvas.length, device=open_positions.device))
+            predicting = torch.zeros_like(window.candidates, dtype=torch.long)
+            predicting.scatter_add_(1, rows.expand_as(predicting), window.candidates.long())
+            window.positions = window.positions | (predicting > 0)
+        if canvas.attention_mask is not None:
+            window.positions = window.positions & (canvas.attention_mask > 0)
+        return window
+
+
+def make_policy(
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
+    logits_shift: int,
+    logit_rows: Callable[[torch.Tensor], torch.Tensor],
+    kept: int = 0,
+) -> WholeCanvas:
+    """
+    The cache policy of a run.
+
+    Args:
+        canvas, config: Of the run.
+        logits_shift (`int`), logit_rows (`Callable`): Of the model: which row of its logits predicts a position.
+        kept (`int`, *optional*, defaults to 0): Positions from the start that an earlier run computed.
+    """
+    published = config.window_edge == "published"
+    policy: WholeCanvas
     if config.cache == "none":
         return WholeCanvas()
     if config.cache == "block":
-        return SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
-    if config.cache == "delayed":
-        return DelayedTokens(config.cache_delay, config.cache_refresh_interval)
-    loses_edge = bool(logits_shift) and config.window_edge == "published"
-    return CurrentBlock(dual=config.cache == "dual", loses_edge=loses_edge)
+        policy = SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
+    elif config.cache == "delayed":
+        policy = DelayedTokens(config.cache_delay, config.cache_refresh_interval)
+    elif published and logits_shift:
+        policy = PublishedEdge(dual=config.cache == "dual")
+    else:
+        policy = CurrentBlock(dual=config.cache == "dual")
+    if kept or config.attention == "block_causal":
+        policy = Restricted(policy, kept, opened_only=config.attention == "block_causal")
+    return Completed(policy, None if published else logit_rows)

@@ -56,14 +56,15 @@ class AdaptedModel(DiffusionGenerationMixin):
         )
         self.parameters = inspect.signature(model.forward).parameters
 
-    def _prepare_diffusion_config(self, generation_config, kwargs, *args, **settings):
+    def diffusion_config(self, generation_config=None, kwargs=None, *args, **settings):
+        kwargs = kwargs or {}
         if kwargs.get("cache") not in (None, "none"):
             raise ValueError(
                 f"`cache`={kwargs['cache']!r}: this model's forward has no cache of a canvas, leave it out"
             )
         if kwargs.get("compile_config") is not None:
             raise ValueError("`compile_config` is not supported for a model of another class: leave it out")
-        config = super()._prepare_diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
+        config = super().diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
         if config.attention == "block_causal":
             raise ValueError("`attention`='block_causal' is not supported for a model of another class")
         if config.preset and PRESETS[config.preset].values_for(self.config.model_type).get("cache", "none") != "none":

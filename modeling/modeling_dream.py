@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from ..generation.likelihood import LikelihoodMixin
 from .config_ranges import check_ranges
 from .configuration_dream import DreamConfig
 from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
@@ -161,7 +162,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         )
 
 
-class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin):
+class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin):
     """Dream with its language-model head. Row `i` of the logits predicts the token at position `i + 1`;
     [`~DreamModel.logit_rows`] gives the rows for chosen positions.
 

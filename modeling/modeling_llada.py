@@ -11,6 +11,7 @@ from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
+from ..generation.likelihood import LikelihoodMixin
 from .config_ranges import check_ranges
 from .configuration_llada import LLaDAConfig
 from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
@@ -191,7 +192,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
         )
 
 
-class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin):
+class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin):
     """LLaDA with its language-model head. Row `i` of the logits predicts the token at position `i`.
 
     Example:

@@ -452,7 +452,7 @@ def test_prompt_that_is_no_batch_of_ids_is_refused(model, prompt):
 def test_model_without_a_mask_token_is_refused():
     model = tiny_model(LLaDAModelLM)
     model.config.mask_token_id = None
-    with pytest.raises(ValueError, match="LLaDAModelLM has no mask token"):
+    with pytest.raises(ValueError, match="the 'llada' model has no mask token"):
         model.generate(torch.ones(1, 3, dtype=torch.long), max_new_tokens=2)
     model.generate(torch.ones(1, 3, dtype=torch.long), mask_token_id=MASK, max_new_tokens=2)
 
@@ -482,18 +482,18 @@ def test_explicit_fields_override_the_preset_and_a_preset_in_the_call_overrides_
 
     model = tiny_model(LLaDAModelLM)
     model.generation_config = DiffusionGenerationConfig(preset="d3llm", threshold=0.3, max_new_tokens=12)
-    prepared = model._prepare_diffusion_config(None, {"preset": "fast_dllm"}, 4)
+    prepared = model.diffusion_config(None, {"preset": "fast_dllm"}, 4)
     assert (prepared.threshold, prepared.max_new_tokens, prepared.cache) == (0.9, 12, "dual")
-    prepared = model._prepare_diffusion_config(None, {"max_new_tokens": 5}, 4)
+    prepared = model.diffusion_config(None, {"max_new_tokens": 5}, 4)
     assert (prepared.preset, prepared.threshold, prepared.max_new_tokens) == ("d3llm", 0.3, 5)
-    prepared = model._prepare_diffusion_config(GenerationConfig(max_length=20, eos_token_id=9), {}, 4)
+    prepared = model.diffusion_config(GenerationConfig(max_length=20, eos_token_id=9), {}, 4)
     assert (prepared.preset, prepared.max_new_tokens, prepared.eos_token_id) == ("d3llm", 12, 9)
 
 
 def test_use_cache_false_means_no_cache():
     model = tiny_model(LLaDAModelLM)
-    assert model._prepare_diffusion_config(None, {"preset": "fast_dllm", "use_cache": True}, 4).cache == "dual"
-    assert model._prepare_diffusion_config(None, {"preset": "fast_dllm", "use_cache": False}, 4).cache == "none"
+    assert model.diffusion_config(None, {"preset": "fast_dllm", "use_cache": True}, 4).cache == "dual"
+    assert model.diffusion_config(None, {"preset": "fast_dllm", "use_cache": False}, 4).cache == "none"
 
 
 def test_unknown_field_of_a_config_is_an_error():

@@ -18,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from d3llm.generation import CanvasSpanStreamer, decoding_diffusion
+from d3llm.generation import CanvasSpanStreamer, decoding_run
 from d3llm.generation.noise import Draw, seeds_of_copies
 
 from .packed_head import pack_head
@@ -359,6 +359,6 @@ def test_the_weights_of_the_head_may_be_packed(family, cfg_scale, monkeypatch):
     expected = tiny.generate(ids, attention_mask=mask, **arguments)
     head = pack_head(tiny)
     assert len(head.weight) != tiny.config.vocab_size
-    monkeypatch.setattr(decoding_diffusion, "HEAD_ELEMENTS", 8 * tiny.config.vocab_size)
+    monkeypatch.setattr(decoding_run, "HEAD_ELEMENTS", 8 * tiny.config.vocab_size)
     assert torch.equal(tiny.generate(ids, attention_mask=mask, **arguments), expected)
     assert max(head.rows) == 8  # as many as the logits of which fit

@@ -5,7 +5,8 @@ import torch
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
-from d3llm.generation.selection import select
+from d3llm.generation.fields import CHOICES
+from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, select
 
 
 MASK = 9
@@ -74,3 +75,8 @@ def test_a_scheduled_threshold_makes_up_for_what_was_not_sure_and_goes_no_furthe
         found.append(sum(selected(canvas, scores, **fields)))
         advance(canvas)
     assert found == [2, 1, 3, 2]  # of two per forward the second forward left one
+
+
+def test_every_selection_has_its_rule():
+    assert RULES.keys() == set(CHOICES["selection"])
+    assert set(MAY_ACCEPT_NOTHING) <= RULES.keys()

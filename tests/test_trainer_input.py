@@ -151,9 +151,11 @@ def test_a_timer_of_the_caller_goes_on(tiny_checkpoint):
             encode_prompt(tokenizer, "one", chat=True)
             left, interval = signal.getitimer(signal.ITIMER_REAL)
             assert delay - 1 < left <= delay and interval == 7.0
+        tokenizer.chat_template = "{% for i in range(90000) %}{% for j in range(60) %}{% endfor %}{% endfor %}one"
+        began = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, 0.02)
-        tokenizer.chat_template = "{% for i in range(90000) %}{% for j in range(9) %}{% endfor %}{% endfor %}one"
         encode_prompt(tokenizer, "one", chat=True)
+        assert rings[0] - began < (time.monotonic() - began) / 2  # while the template is filled in, not afterwards
         assert len(rings) == 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from d3llm.generation import DiffusionGenerationConfig, DiffusionGenerationMixin
+from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
-from d3llm.generation.selection import propose, select
+from d3llm.generation.decoding_run import visible_positions
+from d3llm.generation.proposals import propose
+from d3llm.generation.selection import select
 
 from .conftest import GOLDEN
 
@@ -173,7 +175,7 @@ def test_block_causal_visibility(case, attention):
     windows += [(part["start_pos"], part["input_length"], part["visible"]) for part in case["extract"]]
     for start, width, visible in windows:
         positions = torch.arange(start, start + width)[None]
-        mask = DiffusionGenerationMixin._attention_mask(model, canvas, config, positions)
+        mask = visible_positions(model, canvas, config, positions)
         assert mask.shape == (1, 1, width, canvas.length)
         seen = (mask if attention == "sdpa" else mask == 0)[0, 0]
         expected = torch.tensor(visible).bool()

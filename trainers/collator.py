@@ -86,7 +86,7 @@ def student_facts(
     """
     if max_length is None and model.config.max_position_embeddings is None:
         raise ValueError("The model's config does not say how many positions it has: give --max_length.")
-    special = model._prepare_special_token_ids(resolve_generation_config(model, [1]), "cpu")
+    special = model.special_tokens(resolve_generation_config(model, [1]))
     return StudentFacts(
         vocab_size=model.get_input_embeddings().num_embeddings,
         mask_token_id=special.mask,

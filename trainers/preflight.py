@@ -58,7 +58,7 @@ def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token
         raise ValueError(
             f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take one with the same."
         )
-    mask = teacher._mask_token_id(resolve_generation_config(teacher, [1]))
+    mask = teacher.special_tokens(resolve_generation_config(teacher, [1])).mask
     if mask != mask_token_id:
         raise ValueError(f"The teacher's mask token is {mask}, the student's {mask_token_id}: take one with the same.")
 

@@ -263,7 +263,7 @@ class Extraction:
         decoding["max_new_tokens"] = resolved.max_new_tokens
         eos = resolved.eos_token_id
         self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        mask_token_id = model._mask_token_id(resolved)
+        mask_token_id = model.special_tokens(resolved).mask
         positions = model.config.max_position_embeddings
         is_decoded = config.order == "teacher"
         if is_decoded and resolved.max_new_tokens > LARGEST_STEP:

@@ -1,0 +1,112 @@
+"""What a forward proposes: a token for every candidate, and scores that say how sure the model is of it. A larger
+score is always surer."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
+
+from .canvas import Canvas, Proposal
+from .configuration_diffusion import DiffusionGenerationConfig
+from .noise import Draw
+
+
+LARGEST_SPAN = 256  # it divides the vocabularies of LLaDA and Dream
+
+
+def propose(
+    logits: Iterable[torch.Tensor],
+    positions: torch.LongTensor,
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
+    mask_token_id: int,
+    logits_processor: LogitsProcessorList | None,
+    forward: int,
+) -> Proposal:
+    """A token for every candidate and how sure the model is of it.
+
+    Args:
+        logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they
+            are overwritten.
+        positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
+        forward (`int`): Number of the forward, for sampling.
+    """
+    rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
+    generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
+    shown = canvas.without_padding() if logits_processor else canvas.tokens
+    parts, start = [], 0
+    for part in logits:
+        these = slice(start, start + len(part))
+        start += len(part)
+        # what little a candidate brings goes to the head's device, not the logits to the canvas's
+        draw = Draw(canvas.seeds[rows[these]].to(part.device), generated[these].to(part.device), forward)
+        if logits_processor:
+            part = logits_processor(shown[rows[these]].to(part.device), part.float())
+        parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
+    fields = [
+        None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
+        for field in zip(*parts, strict=True)
+    ]
+    return Proposal(*fields)
+
+
+def propose_part(
+    logits: torch.Tensor, draw: Draw, config: DiffusionGenerationConfig, mask_token_id: int, may_forbid: bool
+) -> tuple[torch.Tensor | None, ...]:
+    """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
+
+    Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
+    The mask token counts in the distribution but is never proposed.
+    """
+    logits -= logits.amax(dim=-1, keepdim=True)
+    if may_forbid:  # a token that a processor forbids has no weight, and -inf * 0 is not 0
+        logits.clamp_(min=torch.finfo(logits.dtype).min)
+    weights = logits.exp()
+    total = weights.sum(dim=-1)
+    kinds = {config.score, config.forced_score or config.score}
+    scores = {}
+    if "entropy" in kinds:
+        # a batch of row times column, since a product and its sum would write a tensor of the size of the logits
+        scores["entropy"] = torch.bmm(weights[:, None], logits[..., None])[:, 0, 0] / total - total.log()
+    if "margin" in kinds:
+        top = weights.topk(2, dim=-1).values
+        scores["margin"] = (top[:, 0] - top[:, 1]) / total
+    if "random" in kinds:
+        scores["random"] = draw.uniform(1, stream=-1)[:, 0].where(total.isfinite(), torch.nan)
+
+    logits[:, mask_token_id] = -torch.inf
+    if config.temperature > 0:
+        # the Gumbel-max trick
+        tokens = largest(restrict(logits / config.temperature, config) + draw.gumbel(logits.shape[-1]))
+    else:
+        tokens = largest(logits)
+    if "probability" in kinds:
+        scores["probability"] = weights.gather(-1, tokens[:, None])[:, 0] / total
+    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - total.log() if config.output_logprobs else None
+    return tokens, scores[config.score], scores[config.forced_score or config.score], logprobs
+
+
+def largest(values: torch.Tensor) -> torch.LongTensor:
+    """`values.argmax(dim=-1)` of `values` (rows, vocab), the first of equals.
+
+    First the largest of each span, then the largest in that span: a CPU finds a maximum several times as fast as its
+    index.
+    """
+    width = math.gcd(values.shape[-1], LARGEST_SPAN)
+    if width < LARGEST_SPAN:
+        return values.argmax(dim=-1)
+    spans = values.unflatten(-1, (-1, width))
+    best = spans.amax(dim=-1).argmax(dim=-1)
+    inside = spans.gather(1, best[:, None, None].expand(-1, 1, width))[:, 0]
+    return best * width + inside.argmax(dim=-1)
+
+
+def restrict(logits: torch.Tensor, config: DiffusionGenerationConfig) -> torch.Tensor:
+    """Logits (candidates, vocab) with -inf outside `top_k` and `top_p`."""
+    warpers = LogitsProcessorList()
+    if config.top_k:
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p is not None and config.top_p < 1:
+        warpers.append(TopPLogitsWarper(config.top_p))
+    return warpers(logits[:, :0].long(), logits)
