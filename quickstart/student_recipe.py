@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.field_types import Count, LongSeed, Seed, Weight
 from ..common.schema import check
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
-from ..trainers.field_types import Count, LongSeed, Seed, Weight
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from ..trainers.recipe_files import read_recipe
 from ..trajectories.extract import ExtractionConfig

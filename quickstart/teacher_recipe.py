@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.field_types import Count, LongSeed, Positive, ProperShare, Share, Weight, Whole
 from ..common.schema import check
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
-from ..trainers.field_types import Count, LongSeed, Positive, ProperShare, Share, Weight, Whole
 from ..trainers.recipe_files import read_recipe
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from ..common.field_types import Count, Whole
 from ..common.plan import write_plan
 from ..common.schema import SHOWN
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
@@ -27,7 +28,7 @@ from ..trajectories.prompt_rows import Samples
 from .adapters import add_adapter, merge_adapter
 from .collator import as_trajectories, check_needs_no_order, student_facts
 from .completions import has_completions
-from .field_types import MODEL_FIELDS, Count, Whole, check_fields
+from .field_types import MODEL_FIELDS, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe

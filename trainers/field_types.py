@@ -5,7 +5,6 @@ Own fields say it in their annotations. Those of transformers and TRL state type
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
@@ -20,23 +19,13 @@ from pydantic import AfterValidator, ConfigDict, Field, with_config
 from transformers.trainer_pt_utils import AcceleratorConfig
 from typing_extensions import TypedDict
 
+from ..common import field_types
+from ..common.field_types import Count, Positive, ProperShare, Seed, Steps, Weight
 from ..common.schema import check
 from ..generation.fields import suggestion
 
 
-LARGEST = 2**31 - 1
-_MARKUP = re.compile(r"[\x00-\x1f\x7f<>|]|\]\(")
 FEW = 8  # choices that an error still lists
-
-Whole = Annotated[int, Field(ge=0, le=LARGEST)]
-Count = Annotated[int, Field(ge=1, le=LARGEST)]
-LongSeed = Annotated[int, Field(ge=0, lt=2**63)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-ProperShare = Annotated[float, Field(ge=0, lt=1)]
-Steps = Annotated[float, Field(gt=0, le=LARGEST)]  # below 1, a share of the training
 
 
 def _read_object(text: str) -> dict[str, Any]:
@@ -91,14 +80,6 @@ def _among(choices: tuple[str, ...], value: str) -> str:
     return value
 
 
-def _name(text: str) -> str:
-    if _MARKUP.search(text):
-        raise ValueError("expected a name in one line, without markup: it stands on cards")
-    return text
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
-License = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+$")]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 JsonFile = Annotated[str, AfterValidator(_json_file)]
 
@@ -177,7 +158,8 @@ MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
 
 def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType({})) -> None:
     """
-    Holds every field of a dataclass against its type, once; a whole number becomes a `float` where one is declared.
+    Checks every field of a dataclass as [`~d3llm.common.field_types.check_fields`] does, by the choices too that
+    transformers states beside an annotation.
 
     Args:
         instance (`Any`): The dataclass.
@@ -187,10 +169,12 @@ def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType(
         `ValueError`: In one line, for the first field that does not fit.
     """
     hints = get_type_hints(type(instance), include_extras=True)
-    for field in fields(instance):
-        if field.init:
-            kind = inherited.get(field.name) or _declared(hints[field.name], field.metadata.get("choices"))
-            object.__setattr__(instance, field.name, check(kind, getattr(instance, field.name), f"`{field.name}`"))
+    declared = {
+        field.name: _declared(hints[field.name], field.metadata.get("choices"))
+        for field in fields(instance)
+        if field.init
+    }
+    field_types.check_fields(instance, {**declared, **inherited})
 
 
 def _declared(hint: Any, choices: Any) -> Any:

@@ -7,17 +7,9 @@ import torch
 from pydantic import Field
 from transformers import TrainingArguments
 
+from ..common.field_types import Count, Positive, Share, Weight, Whole
 from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
-from .field_types import (
-    TRAINING_FIELDS,
-    Count,
-    JsonObject,
-    Positive,
-    Share,
-    Weight,
-    Whole,
-    check_fields,
-)
+from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
 

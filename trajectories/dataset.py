@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_dataset
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.field_types import Count, Name, Whole
 from ..common.schema import check
-from ..trainers.field_types import Count, Name, Whole
 from .prompt_rows import READERS, check_is_there
 
 

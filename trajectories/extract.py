@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..common.field_types import Count, License, LongSeed, Name, Weight, check_fields
 from ..common.files import write_atomically
 from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
@@ -24,7 +25,6 @@ from ..evaluation.checkpoint import naming
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
-from ..trainers.field_types import Count, License, LongSeed, Name, Weight, check_fields
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
 from .fingerprints import tokenizer_fingerprint, weights_fingerprint

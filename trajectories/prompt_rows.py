@@ -14,10 +14,10 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import Discriminator, Tag
 from transformers import PreTrainedTokenizerBase
 
+from ..common.field_types import Whole
 from ..common.schema import check
 from ..evaluation import encode_prompt
 from ..evaluation.prompts import Message
-from ..trainers.field_types import Whole
 
 
 def _form(value: Any) -> str:
