@@ -104,6 +104,13 @@ class PseudoTrajectoryConfig(_BaseConfig):
         eval_generation_kwargs (`dict[str, Any]`, *optional*):
             Fields of `DiffusionGenerationConfig` for the decoding of held-out prompts, such as `{"preset": "d3llm"}`.
 
+        > Parameters that transformers has from 5.23 on:
+
+        activation_checkpointing (`bool`, *optional*):
+            Whether to compute activations again in the backward pass instead of keeping them; off by default.
+        activation_checkpointing_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of `torch.utils.checkpoint.checkpoint`.
+
     > [!NOTE]
     > These parameters have default values different from [`~transformers.TrainingArguments`]:
     > - `bf16`: Defaults to `True` on a GPU that supports it, else `False`.
