@@ -102,8 +102,8 @@ class PreparationMixin:
         trained = getattr(self.config, "attention", None)
         if config.attention is not None or (trained is not None and config.preset is None):
             config.attention = config.attention or trained
-            return config.resolve(self.config.model_type)
-        config = config.resolve(self.config.model_type)
+            return config.resolve(self.preset_values)
+        config = config.resolve(self.preset_values)
         if trained is not None and config.attention != trained:
             raise ValueError(
                 f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
