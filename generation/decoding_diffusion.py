@@ -1,7 +1,6 @@
 """`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from transformers import (
@@ -46,7 +45,6 @@ class DiffusionGenerationMixin(LikelihoodMixin, GenerationMixin):
     generation_config_class = DiffusionGenerationConfig
     dtype: torch.dtype
     logits_shift: int
-    preset_values: dict[str, dict[str, Any]]
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         super().adjust_generation_fn(generation_config, *args, **kwargs)

@@ -32,6 +32,7 @@ class PreparationMixin:
     """The arguments of [`~d3llm.generation.decoding_diffusion.DiffusionGenerationMixin.generate`]: which decoding
     parameters hold, and what contradicts them or the model."""
 
+    preset_values: dict[str, dict[str, Any]]
     config: Any
     generation_config: Any
 

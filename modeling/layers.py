@@ -210,7 +210,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         if with_code:
             save_with_code(self, super().save_pretrained, save_directory, *args, **kwargs)
         else:
-            vars(self.config).pop("auto_map", None)  # of an earlier folder: it names code that is not in this one
+            self.config.__dict__.pop("auto_map", None)  # of an earlier folder: it names code that is not in this one
             super().save_pretrained(save_directory, *args, **kwargs)
 
     def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:

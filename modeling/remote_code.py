@@ -117,7 +117,7 @@ def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[s
     return flatten(model_class.__module__, config_class.__module__), auto_map
 
 
-def _family_member(model: PreTrainedModel) -> type[PreTrainedModel] | None:
+def _family_member(model: PreTrainedModel) -> type | None:
     """The class whose code describes a model: the first one in the module that states the facts of its family, since
     FSDP and users put classes of their own in front. `None` when no class states them."""
     classes = type(model).__mro__
