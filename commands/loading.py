@@ -44,7 +44,9 @@ def load_model(
     folder = Path(folder)
     model_type, known = _model_type(folder)
     if not known:
-        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected LLaDA or Dream.")
+        from ..modeling import family_names
+
+        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected {family_names()}.")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -111,15 +113,15 @@ def _model_type(folder: Path) -> tuple[str | None, bool]:
             f"No checkpoint in {folder}: it has no config.json. Give a folder as written by `save_pretrained` or "
             "`hf download MODEL --local-dir FOLDER`."
         )
-    from transformers import CONFIG_MAPPING, PretrainedConfig
+    from transformers import PretrainedConfig
 
-    import d3llm.modeling  # noqa: F401  registers the model classes
+    from ..modeling import find_family
 
     with naming(folder, "config.json"):
         model_type = PretrainedConfig.get_config_dict(folder)[0].get("model_type")
     if not isinstance(model_type, str | None):
         raise ValueError(f"config.json of {folder} has the `model_type` {model_type!r}: expected a name.")
-    return model_type, model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith("d3llm.")
+    return model_type, find_family(model_type) is not None
 
 
 def _warn_of_damage(folder: Path, model: PreTrainedModel) -> None:

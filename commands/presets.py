@@ -15,6 +15,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.text import Text
 
     from d3llm.generation.presets import PRESETS
+    from d3llm.modeling import families
 
     table = Table(title="Presets", title_justify="left", show_lines=True)
     table.add_column("preset", style="bold")
@@ -23,8 +24,10 @@ def run(args: argparse.Namespace) -> None:
     for preset in PRESETS.values():
         method = Text.assemble(preset.summary, "\n", (preset.source, "dim"))
         parameters = _lines(preset.values)
-        for family, values in preset.family_values.items():
-            parameters += [f"for {family}:", *_lines(values)]
+        for family in families():
+            if preset.name in family.preset_values:
+                values = family.preset_values[preset.name]
+                parameters += [f"for {family.config_class.model_type}:", *_lines(values)]
         table.add_row(preset.name, method, Text("\n".join(parameters)))
     Console(highlight=False).print(table)
 

@@ -1,6 +1,7 @@
 """`DiffusionGenerationConfig`: what `generate()` of a masked-diffusion model can be told."""
 
 import copy
+from typing import Any
 
 from transformers import GenerationConfig
 from transformers.utils import logging
@@ -108,11 +109,12 @@ class DiffusionGenerationConfig(GenerationConfig):
         for name in FIELDS:
             check_value(name, getattr(self, name, None))
 
-    def resolve(self, model_type: str | None = None) -> "DiffusionGenerationConfig":
+    def resolve(self, preset_values: dict[str, dict[str, Any]] | None = None) -> "DiffusionGenerationConfig":
         """A copy with every field filled in: explicit value, else the preset's, else the default.
 
         Args:
-            model_type (`str`, *optional*): `config.model_type` of the model, for the differences between families.
+            preset_values (`dict[str, dict[str, Any]]`, *optional*): What differs from the values of a preset, by its
+                name: a class attribute of the model.
 
         Raises:
             `ValueError`: If the fields do not fit together.
@@ -120,7 +122,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         config = copy.deepcopy(self)
         values = {**METHOD_DEFAULTS, **RUN_DEFAULTS}
         if self.preset is not None:
-            values.update(PRESETS[self.preset].values_for(model_type))
+            values.update(PRESETS[self.preset].values_for(preset_values or {}))
         if self.do_sample:
             values["temperature"] = 1.0
         for name, value in values.items():

@@ -39,6 +39,7 @@ class DiffusionGenerationMixin(GenerationMixin):
     generation_config: Any
     dtype: torch.dtype
     logits_shift: int
+    preset_values: dict[str, dict[str, Any]]
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         super().adjust_generation_fn(generation_config, *args, **kwargs)

@@ -99,8 +99,8 @@ def _prepare_attention(model: Any, config: DiffusionGenerationConfig) -> Diffusi
     trained = getattr(model.config, "attention", None)
     if config.attention is not None or (trained is not None and config.preset is None):
         config.attention = config.attention or trained
-        return config.resolve(model.config.model_type)
-    config = config.resolve(model.config.model_type)
+        return config.resolve(model.preset_values)
+    config = config.resolve(model.preset_values)
     if trained is not None and config.attention != trained:
         raise ValueError(
             f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "

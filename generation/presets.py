@@ -1,6 +1,6 @@
 """The published decoders, each as values of one loop."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -13,17 +13,21 @@ class Preset:
         summary (`str`): The method in one line.
         source (`str`): Paper, arXiv number and section of the values.
         values (`dict[str, Any]`): Fields of [`DiffusionGenerationConfig`] that differ from the defaults.
-        family_values (`dict[str, dict[str, Any]]`): What differs for one `model_type`.
     """
 
     name: str
     summary: str
     source: str
     values: dict[str, Any]
-    family_values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def values_for(self, model_type: str | None) -> dict[str, Any]:
-        return {**self.values, **self.family_values.get(model_type or "", {})}
+    def values_for(self, preset_values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The values for one family.
+
+        Args:
+            preset_values (`dict[str, dict[str, Any]]`): What differs, by the name of the preset: a class attribute of
+                the model.
+        """
+        return {**self.values, **preset_values.get(self.name, {})}
 
 
 PRESETS: dict[str, Preset] = {
@@ -83,14 +87,12 @@ PRESETS: dict[str, Preset] = {
                 "cache_delay": 1,
                 "cache_refresh_interval": 8,
             },
-            family_values={"Dream": {"cache_refresh_interval": 4}},
         ),
         Preset(
             name="dparallel",
             summary="every token below an entropy, block by block",
             source="dParallel, arXiv 2509.26488, section 3",
             values={"score": "entropy", "selection": "threshold", "threshold": 0.5, "block_size": 32},
-            family_values={"Dream": {"threshold": 0.45}},
         ),
         Preset(
             name="d2f",
@@ -124,14 +126,6 @@ PRESETS: dict[str, Preset] = {
                 "cache_delay": 2,
                 "cache_refresh_interval": 3,
                 "early_stop": True,
-            },
-            family_values={
-                "Dream": {
-                    "threshold": 0.4,
-                    "forced_progress": "first_block",
-                    "cache_delay": 1,
-                    "cache_refresh_interval": None,
-                }
             },
         ),
     )

@@ -13,15 +13,12 @@ from transformers import PreTrainedModel
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
 from ..evaluation.checkpoint import naming
-from ..modeling import DreamModel, LLaDAModelLM
+from ..modeling import families, find_family
 from .cards import is_hub_id
 from .facts import MODEL_FACTS, ModelFacts, read_facts
 from .from_results import model_facts, read_json
 from .push_checks import card_metadata
 from .training_card import write_card
-
-
-MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {"llada": LLaDAModelLM, "Dream": DreamModel}
 
 
 TOKENIZER_FILES = (
@@ -121,9 +118,11 @@ def _model_class(folder: Path) -> type[PreTrainedModel]:
     if not (folder / "config.json").is_file():
         raise OSError(f"{folder} has no config.json: name the base model's folder with --base-model.")
     model_type = read_json(folder / "config.json").get("model_type")
-    if model_type not in MODEL_CLASSES:
-        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected one of {', '.join(MODEL_CLASSES)}.")
-    return MODEL_CLASSES[model_type]
+    family = find_family(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        known = ", ".join(family.config_class.model_type for family in families())
+        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected one of {known}.")
+    return family
 
 
 def _load(folder: Path) -> PreTrainedModel:

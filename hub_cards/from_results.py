@@ -168,9 +168,11 @@ def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, 
     """The preset, and the fields of resolved decoding parameters in which they differ from it."""
     from ..generation.fields import METHOD_DEFAULTS
     from ..generation.presets import PRESETS
+    from ..modeling import find_family
 
+    family = find_family(model_type)
     preset = PRESETS.get(decoding.get("preset") or "")
-    values = METHOD_DEFAULTS | (preset.values_for(model_type) if preset else {})
+    values = METHOD_DEFAULTS | (preset.values_for(family.preset_values if family else {}) if preset else {})
     different = {n: v for n, v in decoding.items() if n in METHOD_DEFAULTS and v is not None and v != values[n]}
     return {"preset": decoding.get("preset"), **different}
 

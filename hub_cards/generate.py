@@ -15,12 +15,11 @@ from transformers.utils import logging
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
 from ..generation.output_diffusion import DiffusionGenerationOutput
 from ..generation.presets import PRESETS
+from ..modeling.families import family_names, find_family
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 
 
 logger = logging.get_logger(__name__)
-
-FAMILIES = {"llada": 0, "Dream": 1}  # model_type -> logits_shift
 
 
 class FinishedHead:
@@ -44,11 +43,13 @@ class AdaptedModel(DiffusionGenerationMixin):
     def __init__(self, model: PreTrainedModel, logits_shift: int):
         self.model = model
         self.logits_shift = logits_shift
+        family = find_family(model.config.model_type)
+        self.preset_values = family.preset_values if family else {}
         self.dtype = model.dtype
         self.generation_config = model.generation_config
         longest = [getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length")]
         self.config = SimpleNamespace(
-            model_type=next((name for name, shift in FAMILIES.items() if shift == logits_shift), None),
+            model_type=model.config.model_type,
             vocab_size=model.config.get_text_config().vocab_size,
             mask_token_id=getattr(model.config, "mask_token_id", None),
             max_position_embeddings=next((length for length in longest if length is not None), None),
@@ -67,7 +68,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         config = super().diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
         if config.attention == "block_causal":
             raise ValueError("`attention`='block_causal' is not supported for a model of another class")
-        if config.preset and PRESETS[config.preset].values_for(self.config.model_type).get("cache", "none") != "none":
+        if config.preset and PRESETS[config.preset].values_for(self.preset_values).get("cache", "none") != "none":
             logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model does not have")
         return config
 
@@ -107,7 +108,7 @@ def generate(
         model (`PreTrainedModel`): The model.
         inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`.
         logits_shift (`int`, *optional*): 0 when row `i` of the logits predicts position `i` (LLaDA), 1 when it
-            predicts `i + 1` (Dream); known from `config.model_type` for these two.
+            predicts `i + 1` (Dream); known from `config.model_type` for the families of this package.
         kwargs: As for `generate` of `d3llm`. There is no cache: a preset that has one runs without.
 
     Returns:
@@ -119,11 +120,12 @@ def generate(
             `cache`, `compile_config`, block-causal attention.
     """
     if logits_shift is None:
-        logits_shift = FAMILIES.get(model.config.model_type)
+        family = find_family(model.config.model_type)
+        logits_shift = family.logits_shift if family else None
     if logits_shift not in (0, 1):
         raise ValueError(
-            f"model_type={model.config.model_type!r} is neither LLaDA nor Dream: pass `logits_shift`=0 when row i of "
-            "the logits predicts position i, 1 when it predicts i + 1"
+            f"model_type={model.config.model_type!r} is not {family_names()}: pass `logits_shift`=0 when row i of the "
+            "logits predicts position i, 1 when it predicts i + 1"
         )
     kwargs.pop("synced_gpus", None)  # of GenerationMixin, which passes all that it knows, mostly `None`
     kwargs = {name: value for name, value in kwargs.items() if value is not None}

@@ -8,18 +8,42 @@ from transformers import AutoConfig
 
 from .configuration_dream import DreamConfig
 from .configuration_llada import LLaDAConfig
+from .families import FAMILIES, add_family, families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_llada import LLaDAModelLM
-from .remote_code import AUTO_CLASSES, self_contained
+from .remote_code import AUTO_CLASSES
 
 
-for config_class, model_class in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
+def register_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
+    """
+    Makes a family known to every part of the package, and to the Auto classes of transformers.
+
+    Args:
+        model_class (`type[MaskedDiffusionPreTrainedModel]`): The class with the LM head, which states the facts of its
+            family: see [`MaskedDiffusionPreTrainedModel`]. One of the same `model_type` is replaced.
+
+    Raises:
+        `ValueError`: For a class that does not state them.
+    """
+    add_family(model_class)
+    config_class = model_class.config_class
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class in AUTO_CLASSES:
         getattr(transformers, auto_class).register(config_class, model_class, exist_ok=True)
 
-# Here and not in the class, which travels to places where there is nothing to flatten.
-MaskedDiffusionPreTrainedModel.save_pretrained = self_contained(MaskedDiffusionPreTrainedModel.save_pretrained)
 
-__all__ = ["DreamConfig", "DreamModel", "LLaDAConfig", "LLaDAModelLM"]
+for family in FAMILIES:
+    register_family(family)
+
+__all__ = [
+    "FAMILIES",
+    "DreamConfig",
+    "DreamModel",
+    "LLaDAConfig",
+    "LLaDAModelLM",
+    "families",
+    "family_names",
+    "find_family",
+    "register_family",
+]

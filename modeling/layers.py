@@ -5,6 +5,8 @@ checkpoints; what a layer computes is the same and stands here once.
 """
 
 import copy
+import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import logging
 
 from .outputs import CanvasLMOutput, CanvasModelOutput
+from .remote_code import save_with_code
 
 
 logger = logging.get_logger(__name__)
@@ -128,9 +131,23 @@ def attend(
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     """What a masked-diffusion model states about itself, for the loader, the decoder and the trainer.
 
+    The name of a family is the `model_type` of its config. The class attributes are its facts, and all that the other
+    parts of the package know of it:
+
     Class attributes:
         logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
-            predicts the token at `i + 1` (models adapted from an autoregressive one).
+            predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
+        attention (`str`): Which positions the published weights attend to: `"bidirectional"`, the whole canvas, or
+            `"block_causal"`, their own attention block and those before it. A config.json with an `attention` of its
+            own comes first.
+        attention_block_size (`int`, *optional*): Positions per attention block of a block-causal family.
+        attention_grid (`str`): Where the attention blocks of a block-causal family are counted from: `"region"`, the
+            start of the generated region, the prompt being one block; or `"canvas"`, position 0.
+        display_name (`str`): The family in messages.
+        published_checkpoints (`tuple[str, ...]`): Hub ids of weights of the family, for messages and pages.
+        preset_values (`dict[str, dict[str, Any]]`): Where the family departs from the values of a preset, by its name.
+        teacher_decoding (`dict[str, Any]`): Decoding fields of a teacher that commits one token per forward; empty
+            when none is known.
         adapter_targets (`dict[str, list[str]]`): Names of the layers that adapters wrap: `"projections"`, all of
             attention and MLP; `"keys_values"`; `"feedforward"`, the last of the MLP; and `"norms"`.
     """
@@ -143,6 +160,13 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["cache", "past_key_values"]
     logits_shift = 0
+    attention = "bidirectional"
+    attention_block_size: int | None = None
+    attention_grid = "region"
+    display_name = ""
+    published_checkpoints: tuple[str, ...] = ()
+    preset_values: dict[str, dict[str, Any]] = {}
+    teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}
 
     @classmethod
@@ -167,6 +191,27 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
                 f"attn_implementation={attn_implementation!r} needs a package that is not installed here: install it, "
                 f"or take 'sdpa'. ({' '.join(str(error).split())})"
             ) from error
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, with_code: bool = True, **kwargs: Any
+    ) -> None:
+        """
+        Save the model as a folder that loads with `trust_remote_code=True` where this package is not installed.
+
+        Args:
+            save_directory (`str` or `PathLike`): The folder.
+            args, kwargs (`Any`): As for `PreTrainedModel.save_pretrained`.
+            with_code (`bool`, *optional*, defaults to `True`): Whether the code goes into the folder. Without it the
+                folder loads only where the package is installed.
+
+        Raises:
+            ExportError: If the code of the model imports what a machine that loads it need not have.
+        """
+        if with_code:
+            save_with_code(self, super().save_pretrained, save_directory, *args, **kwargs)
+        else:
+            self.config.__dict__.pop("auto_map", None)  # of an earlier folder: it names code that is not in this one
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:
         """Rows of `forward().logits` over the whole canvas that predict the tokens at `positions`.

@@ -72,6 +72,20 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
     config: DreamConfig
     _no_split_modules = ["DreamDecoderLayer"]
     logits_shift = 1
+    display_name = "Dream"
+    published_checkpoints = ("Dream-org/Dream-v0-Instruct-7B", "d3LLM/d3LLM_Dream")
+    preset_values = {
+        "dkv_cache": {"cache_refresh_interval": 4},
+        "dparallel": {"threshold": 0.45},
+        "d3llm": {
+            "threshold": 0.4,
+            "forced_progress": "first_block",
+            "cache_delay": 1,
+            "cache_refresh_interval": None,
+        },
+    }
+    # The token of least entropy, block after block (d3LLM, arXiv 2601.07568).
+    teacher_decoding = {"preset": "dream", "selection": "count", "block_size": 32}
     adapter_targets = {
         "projections": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         "keys_values": ["k_proj", "v_proj"],

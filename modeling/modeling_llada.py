@@ -79,6 +79,11 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     config: LLaDAConfig
     _no_split_modules = ["LLaDABlock"]
     # The head bears the name of the MLP's last projection, `ff_out`: adapters exclude it by its full name.
+    logits_shift = 0
+    display_name = "LLaDA"
+    published_checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "d3LLM/d3LLM_LLaDA")
+    # The surest token, block after block (d3LLM, arXiv 2601.07568).
+    teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
         "projections": ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"],
         "keys_values": ["k_proj", "v_proj"],

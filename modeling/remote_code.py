@@ -2,7 +2,8 @@
 
 A Hub repository is flat, and `transformers` copies only files that lie beside each other. So the modules that travel
 import each other as `from .x import name` or `from ..generation.x import name`, and here the heads of those imports
-are rewritten. This file itself never travels.
+are rewritten; so is the module of a family that is defined elsewhere, which imports this package absolutely. This file
+travels too: in a downloaded folder everything lies flat already, and saving from there copies it.
 """
 
 import ast
@@ -11,9 +12,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
@@ -21,7 +23,8 @@ from transformers.utils.hub import create_and_tag_model_card
 
 
 # What a machine that loads a checkpoint has.
-ALLOWED_PACKAGES = frozenset({"torch", "transformers"}) | sys.stdlib_module_names
+ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub"}) | sys.stdlib_module_names
+OWN_PACKAGE = __name__.partition(".")[0]
 # The Auto classes that a model is loaded by; one without a head only by the first.
 AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
 
@@ -65,10 +68,11 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 _check_allowed(alias.name, module, node.lineno)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            _check_allowed(node.module or "", module, node.lineno)
         elif isinstance(node, ast.ImportFrom):
-            target = f"{module.rsplit('.', node.level)[0]}.{node.module or ''}".rstrip(".")
+            target = _own_target(module, node)
+            if target is None:
+                _check_allowed(node.module or "", module, node.lineno)
+                continue
             if _source_file(target).name == "__init__.py":
                 raise ExportError(f"{module}, line {node.lineno}: import from the module that defines the name")
             imported.append(target)
@@ -77,6 +81,14 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
             flat = f"from .{target.rpartition('.')[2]} import"
             lines[node.lineno - 1] = head + re.sub(r"^from\s+\S+\s+import", flat, statement)
     return "".join(lines), imported
+
+
+def _own_target(module: str, node: ast.ImportFrom) -> str | None:
+    """What a module imports of this package or of its own; `None` for an import of another package."""
+    if node.level:
+        return f"{module.rsplit('.', node.level)[0]}.{node.module or ''}".rstrip(".")
+    outside = module.partition(".")[0] != OWN_PACKAGE  # there is no other way from there
+    return node.module if outside and (node.module or "").startswith(f"{OWN_PACKAGE}.") else None
 
 
 def _check_allowed(imported: str, module: str, line: int):
@@ -105,37 +117,50 @@ def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[s
     return flatten(model_class.__module__, config_class.__module__), auto_map
 
 
-def self_contained(save_pretrained: Callable) -> Callable:
-    """Makes a `save_pretrained` leave a folder that loads with `trust_remote_code=True` and without this package."""
+def _family_member(model: PreTrainedModel) -> type | None:
+    """The class whose code describes a model: the first one in the module that states the facts of its family, since
+    FSDP and users put classes of their own in front. `None` when no class states them."""
+    classes = type(model).__mro__
+    modules = (member.__module__ for member in classes if "logits_shift" in vars(member))
+    home = next(modules, None)
+    return next((member for member in classes if member.__module__ == home), None)
 
-    @wraps(save_pretrained)
-    def save(
-        self: PreTrainedModel,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: dict | None = None,
-        push_to_hub: bool = False,
-        **kwargs,
-    ):
-        # the first class of this folder: FSDP puts a class of its own in front
-        model_class = next(c for c in type(self).__mro__ if c.__module__.startswith(f"{__package__}."))
-        files, self.config.auto_map = _code_of(model_class)
-        if self.can_generate():
-            # under this flag, loading would ignore decoding parameters
-            self.generation_config._from_model_config = False
-        # With FSDP one process saves whatever the others say; releases before 5.16 leave that to the caller.
-        saves = getattr(self, "should_save_on_this_rank", lambda main: main)(is_main_process)
-        push_to_hub = push_to_hub and saves
-        hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
-        hub["create_pr"] = kwargs.pop("create_pr", False)
-        present = self._get_files_timestamps(save_directory) if push_to_hub and Path(save_directory).is_dir() else {}
-        save_pretrained(self, save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-        if saves:
-            write_files(save_directory, files)
-        if push_to_hub:
-            _upload(self, save_directory, present, token=kwargs.get("token"), **hub)
 
-    return save
+def save_with_code(
+    model: PreTrainedModel,
+    save_plain: Callable[..., None],
+    save_directory: str | os.PathLike,
+    is_main_process: bool = True,
+    state_dict: dict | None = None,
+    push_to_hub: bool = False,
+    **kwargs: Any,
+) -> None:
+    """
+    Leaves a folder that loads with `trust_remote_code=True` and without this package.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        save_plain (`Callable`): Its `save_pretrained` of transformers.
+        save_directory, is_main_process, state_dict, push_to_hub, kwargs: As for `save_pretrained`.
+    """
+    model_class = _family_member(model)
+    files: dict[str, str] = {}
+    if model_class is not None:
+        files, model.config.auto_map = _code_of(model_class)
+    if model.can_generate():
+        # under this flag, loading would ignore decoding parameters
+        model.generation_config._from_model_config = False
+    # With FSDP one process saves whatever the others say; releases before 5.16 leave that to the caller.
+    saves = getattr(model, "should_save_on_this_rank", lambda main: main)(is_main_process)
+    push_to_hub = push_to_hub and saves
+    hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
+    hub["create_pr"] = kwargs.pop("create_pr", False)
+    present = model._get_files_timestamps(save_directory) if push_to_hub and Path(save_directory).is_dir() else {}
+    save_plain(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+    if saves:
+        write_files(save_directory, files)
+    if push_to_hub:
+        _upload(model, save_directory, present, token=kwargs.get("token"), **hub)
 
 
 def write_files(folder: str | os.PathLike, files: dict[str, str]):

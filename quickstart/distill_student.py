@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
@@ -103,9 +103,8 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.model.generation_config.preset = "d3llm"
-    vars(trainer.model.config).pop("auto_map", None)  # of the checkpoints, which hold the code that it names
     with whole_folder(student) as unfinished:
-        PreTrainedModel.save_pretrained(trainer.model, unfinished)  # without the code: what loads it here has it
+        trainer.model.save_pretrained(unfinished, with_code=False)  # what loads it here has the code
         tokenizer.save_pretrained(unfinished)
         log = json.dumps(trainer.state.log_history, indent=1) + "\n"
         (unfinished / "training_log.json").write_text(log, encoding="utf-8")

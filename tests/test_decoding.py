@@ -474,11 +474,11 @@ def test_config_round_trip(model, tmp_path):
 
 
 def test_explicit_fields_override_the_preset_and_a_preset_in_the_call_overrides_the_model():
-    config = DiffusionGenerationConfig(preset="d3llm", threshold=0.3).resolve("llada")
+    config = DiffusionGenerationConfig(preset="d3llm", threshold=0.3).resolve(LLaDAModelLM.preset_values)
     assert (config.threshold, config.block_add_threshold) == (0.3, 0.1)
-    assert DiffusionGenerationConfig(preset="d3llm").resolve("Dream").threshold == 0.4
-    assert DiffusionGenerationConfig(preset="d3llm").resolve("llada").threshold == 0.5
-    assert DiffusionGenerationConfig(preset="dream").resolve("Dream").block_size is None
+    assert DiffusionGenerationConfig(preset="d3llm").resolve(DreamModel.preset_values).threshold == 0.4
+    assert DiffusionGenerationConfig(preset="d3llm").resolve(LLaDAModelLM.preset_values).threshold == 0.5
+    assert DiffusionGenerationConfig(preset="dream").resolve(DreamModel.preset_values).block_size is None
 
     model = tiny_model(LLaDAModelLM)
     model.generation_config = DiffusionGenerationConfig(preset="d3llm", threshold=0.3, max_new_tokens=12)
@@ -503,7 +503,7 @@ def test_unknown_field_of_a_config_is_an_error():
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_are_valid_for_each_family(preset):
-    for family in ("llada", "Dream"):
-        DiffusionGenerationConfig(preset=preset.name).resolve(family)
+    for family in FAMILIES:
+        DiffusionGenerationConfig(preset=preset.name).resolve(family.preset_values)
     assert preset.source
     assert preset.summary

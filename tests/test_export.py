@@ -180,7 +180,7 @@ def test_what_a_foreign_class_cannot_do_is_an_error(downloaded):
     assert "no cache of a canvas" in refused["cache"]
     assert "block_causal" in refused["attention"]
     assert "did you mean `threshold`" in refused["typo"]
-    assert "neither LLaDA nor Dream" in refused["family"]
+    assert "is not LLaDA or Dream" in refused["family"]
 
 
 def test_the_metric_loads_from_its_space(downloaded):

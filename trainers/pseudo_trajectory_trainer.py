@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from ..common.files import own_folder
 from ..hub_cards.push import PushError
+from ..modeling import family_names
 from .adapters import add_adapter, check_head, check_tuner
 from .collator import (
     COLUMNS,
@@ -264,7 +265,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             model = add_adapter(model, self.peft_config, keep_base=keep_base)
         base = model.get_base_model() if is_peft_model(model) else model
         if not hasattr(base, "logit_rows"):
-            raise ValueError(f"`model` is a {type(base).__name__}: expected a masked-diffusion model, LLaDA or Dream.")
+            raise ValueError(
+                f"`model` is a {type(base).__name__}: expected a masked-diffusion model, {family_names()}."
+            )
         if is_peft_model(model):
             check_tuner(model.active_peft_config)
             check_head(model)

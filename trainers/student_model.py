@@ -14,9 +14,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-import d3llm.modeling  # noqa: F401  registers the model classes
-
 from ..evaluation.checkpoint import check_checkpoint, naming
+from ..modeling import family_names
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 
 
@@ -70,7 +69,7 @@ def empty_model(name: str, *, revision: str | None = None, attn_implementation: 
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), PreTrainedModel)
     if not issubclass(model_class, MaskedDiffusionPreTrainedModel):
-        raise ValueError(f"{name} is a {config.model_type!r} model: expected LLaDA or Dream.")
+        raise ValueError(f"{name} is a {config.model_type!r} model: expected {family_names()}.")
     with naming(name, "model"):
         if Path(name).is_dir():
             check_checkpoint(Path(name), config)

@@ -47,13 +47,6 @@ from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
 
 logger = logging.getLogger(__name__)
 
-# One token per forward, block after block of 32: the surest for LLaDA, the one of least entropy for Dream (d3LLM,
-# arXiv 2601.07568).
-ONE_TOKEN_PER_FORWARD: dict[str, dict[str, Any]] = {
-    "llada": {"preset": "llada", "block_size": 32},
-    "Dream": {"preset": "dream", "selection": "count", "block_size": 32},
-}
-
 
 @dataclass(frozen=True)
 class ExtractionConfig:
@@ -363,9 +356,9 @@ class Extraction:
         """The fields that were given, over one token per forward unless a preset was."""
         if "preset" in self.config.decoding:
             return dict(self.config.decoding)
-        if model.config.model_type not in ONE_TOKEN_PER_FORWARD:
+        if not getattr(model, "teacher_decoding", None):
             raise ValueError(f"A teacher of type {model.config.model_type!r} has no default: give a --preset.")
-        return {**ONE_TOKEN_PER_FORWARD[model.config.model_type], **self.config.decoding}
+        return {**model.teacher_decoding, **self.config.decoding}
 
     def _settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """What the rows depend on; not the number of processes, nor `batch_size`, so that both can change."""
