@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .tables import table_console
 
 if TYPE_CHECKING:
     from d3llm.common.processes import Processes
+    from d3llm.evaluation.result import Result
     from d3llm.evaluation.tasks import Sample, Task
 
 BATCH_SIZE = 8
@@ -275,7 +277,7 @@ class Measurer:
 
     def measure(
         self, task: Task, samples: list[Sample], data: Path | None, point: dict[str, str], fields: dict[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Measures one point and returns its result."""
         from d3llm.common.fingerprints import fingerprint_files
         from d3llm.common.progress import RunProgress
@@ -351,7 +353,7 @@ class Measurer:
         return decode, {"autoregressive": True, **fields}
 
 
-def print_table(results: list[dict[str, Any]]) -> None:
+def print_table(results: Sequence[Result]) -> None:
     """Prints a line per point."""
     from rich.table import Table
 
@@ -363,19 +365,19 @@ def print_table(results: list[dict[str, Any]]) -> None:
     for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", "seconds"):
         table.add_column(name, justify="right")
     for result in results:
-        low, high = result["accuracy_interval"]
-        tpf, tps = result["tokens_per_forward"], result["tokens_per_second"]
+        low, high = result.interval_percent
+        tpf, tps = result.tokens_per_forward, result.tokens_per_second
         table.add_row(
-            result["task"],
-            short_name(result["method"]),
-            " ".join(f"{name}={value}" for name, value in result["point"].items()),
-            str(result["num_samples"]),
-            f"{result['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+            result.task,
+            short_name(result.method),
+            " ".join(f"{name}={value}" for name, value in result.point.items()),
+            str(result.num_samples),
+            f"{result.accuracy_percent:.1f}% ({low:.1f}% to {high:.1f}%)",
             "" if tpf is None else f"{tpf:.2f}",
             "" if tps is None else f"{tps:.0f}",
-            str(result["tokens"]),
-            str(result["forwards"]),
-            f"{result['seconds']:.1f}",
+            str(result.tokens),
+            str(result.forwards),
+            f"{result.seconds:.1f}",
         )
     table_console(160).print(table)
     sys.stdout.flush()

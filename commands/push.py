@@ -111,13 +111,16 @@ def _model_facts(args: argparse.Namespace) -> tuple[ModelFacts | None, Path | by
     else:
         return None, None
     if args.results:
-        facts = with_results(facts, args.folder, args.results)
+        from d3llm.evaluation.result import read_results
+
+        results = read_results(args.results)
+        facts = with_results(facts, args.folder, results)
     if args.picture:
         return dataclasses.replace(facts, picture=args.picture.name), args.picture
     if args.results and facts.areas:
         from d3llm.evaluation.plots import curves_png
 
-        return dataclasses.replace(facts, picture=PICTURE), curves_png(args.results)
+        return dataclasses.replace(facts, picture=PICTURE), curves_png(results)
     return facts, None
 
 

@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> None:
     print_table(results)
     chosen = choose_point(results, args.objective, args.max_loss)
     fields = next(fields for (_, fields), result in zip(points, results, strict=True) if result is chosen)
-    said = ", ".join(f"{name}={value}" for name, value in chosen["point"].items())
-    tpf, accuracy = chosen["tokens_per_forward"], chosen["accuracy"]
-    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}, accuracy {accuracy:.1%})\n")
+    said = ", ".join(f"{name}={value}" for name, value in chosen.point.items())
+    tpf, accuracy = chosen.tokens_per_forward, chosen.accuracy_percent
+    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}, accuracy {accuracy:.1f}%)\n")
     if not args.dry_run:
         path = write_fields(Path(args.model), fields)
         sys.stdout.write(f"written to {path}\n")

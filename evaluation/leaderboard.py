@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .aup.aup import bootstrap_interval, compute_aup, points_above_floor
-from .result import read_result, result_files, short_name
+from .result import Result, by_curve, read_results, short_name
 
 
 MEASURED = "measured"  # the table of results that join no other
@@ -117,34 +117,40 @@ def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]
             one curve that are not on the same samples.
         `OSError`: For a file that is not there.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for file in result_files(paths):
-        result = read_result(file)
-        if result["tokens_per_forward"] is not None:
-            groups.setdefault((result["title"], result["method"]), []).append(result)
-    if not groups:
+    curves = result_curves(read_results(paths), table)
+    if not curves:
         raise ValueError(f"No results in {', '.join(map(str, paths))}: give result files of `d3llm eval`.")
-    curves = []
-    for (task, method), results in groups.items():
-        for result in results[1:]:
-            if _samples_of(result) != _samples_of(results[0]):
-                raise ValueError(
-                    f"{short_name(method)} was measured on {short_name(task)} with different samples: make a curve of "
-                    "one set of samples, or give the points different names (--method)."
-                )
-        points = [
-            Point(
-                result["tokens_per_forward"],
-                100 * result["accuracy"],
-                result["tokens_per_second"],
-                result["hardware"]["device"],
-                result["samples"],
-            )
-            for result in results
-        ]
-        points.sort(key=lambda point: point.tokens_per_forward)
-        curves.append(Curve(table, task, method, tuple(points), measured=True))
     return curves
+
+
+def result_curves(results: Sequence[Result], table: str = MEASURED) -> list[Curve]:
+    """
+    The curves that results make, see [`by_curve`].
+
+    Args:
+        results (`Sequence[Result]`): The results.
+        table (`str`, *optional*, defaults to `"measured"`): Table that they join.
+
+    Returns:
+        `list[Curve]`: The curves.
+
+    Raises:
+        `ValueError`: For points of one curve that are not on the same samples.
+    """
+    return [
+        Curve(table, task, method, tuple(map(_point, points)), measured=True)
+        for (task, method), points in by_curve(results).items()
+    ]
+
+
+def _point(result: Result) -> Point:
+    return Point(
+        result.tokens_per_forward or 0.0,
+        result.accuracy_percent,
+        result.tokens_per_second,
+        result.hardware["device"],
+        cast(dict[str, list], result.samples),
+    )
 
 
 def make_boards(
@@ -218,7 +224,3 @@ def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Cu
     if task not in convention:
         raise ValueError(f"No y_max is pinned for the task {task}: give it, {task}=VALUE.")
     return convention[task]
-
-
-def _samples_of(result: dict[str, Any]) -> tuple[Any, ...]:
-    return result["task"], result["data"], result["samples"]["id"]

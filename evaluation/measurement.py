@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
-from ..common.files import write_atomically
 from ..common.fingerprints import fingerprint
 from ..common.plan import plan_values
 from ..common.processes import Processes
 from .batches import DecodedBatch, batch_indices
-from .result import SCHEMA, Record, read_result, summarize
+from .result import SCHEMA, Record, Result, read_result, summarize
 from .results_file import ResultsFile
 from .tasks import Sample, Task
 
@@ -39,7 +38,7 @@ def measure(
     overwrite: bool = False,
     processes: Processes | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """
     Decodes the samples of a task, checks the answers and writes the result.
 
@@ -54,14 +53,15 @@ def measure(
         samples (`Sequence[Sample]`): Its samples.
         prompts (`Sequence[Sequence[int]]`): Token ids of their prompts.
         decode ([`Decode`]): Decodes the prompts.
-        settings (`dict[str, Any]`): What identifies the measurement: `model`, `method`, `decoding` and the like.
+        settings (`dict[str, Any]`): What identifies the measurement: the fields of [`Result`] from `method` to
+            `decoding`.
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to start again when there are samples.
         processes ([`Processes`], *optional*): The processes; by default this one.
         progress (`Callable[[int], None]`, *optional*): Called with the number of samples that are done.
 
     Returns:
-        `dict[str, Any]`: The result, see `docs/evaluation.md`; the same on every process.
+        [`Result`]: The result; the same on every process.
 
     Raises:
         `ValueError`: For samples that were made with other settings.
@@ -113,8 +113,9 @@ def measure(
             _absorb(path, results)
             results.finish()
             records = [json.loads(line) for line in results.lines.values()]
-            result = {**settings, **summarize(records), "hardware": hardware(processes.count), "versions": versions()}
-            write_atomically(path, _to_json(result))
+            measured = {**summarize(records), "hardware": hardware(processes.count), "versions": versions()}
+            result = Result.from_dict({**settings, **measured})
+            result.write(path)
     return processes.gather(result if processes.index == 0 else None)[0]
 
 
@@ -145,20 +146,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def _to_json(result: dict[str, Any]) -> bytes:
-    """A line per quantity, and one per quantity of the samples."""
-    head = json.dumps({name: value for name, value in result.items() if name != "samples"}, indent=1)
-    samples = ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in result["samples"].items())
-    return f'{head[:-2]},\n "samples": {{\n{samples}\n }}\n}}\n'.encode()
-
-
-def _kept_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _kept_result(path: Path, settings: dict[str, Any]) -> Result | None:
     """The result at `path`, if it has these settings and came without its samples."""
     if list(path.parent.glob(f"{glob.escape(path.stem)}.samples.*jsonl")):
         return None
     try:
         result = read_result(path)
-        same = {**result, **plan_values(settings)} == result
+        kept = plan_values(result.to_dict())
+        same = {**kept, **plan_values(settings)} == kept
     except (OSError, ValueError):
         return None
     return result if same else None

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from ..common.files import write_atomically
 from .aup.aup import weight
-from .leaderboard import Board, make_boards, measured_curves
-from .result import short_name
+from .leaderboard import Board, make_boards, result_curves
+from .result import Result, short_name
 
 
 MARKERS = "oDs^vP*Xh"
@@ -46,17 +46,17 @@ def draw(
     return [path for name, figure in figures.items() for path in _save(figure, folder / f"{name}-{board.table}")]
 
 
-def curves_png(results: Sequence[Path]) -> bytes:
+def curves_png(results: Sequence[Result]) -> bytes:
     """
     Accuracy against TPF of what was measured, each curve with its AUP relative to its own best accuracy.
 
     Args:
-        results (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
+        results (`Sequence[Result]`): The results.
 
     Returns:
         `bytes`: A PNG file.
     """
-    (board,) = make_boards(measured_curves(results), "own", resamples=0)
+    (board,) = make_boards(result_curves(results), "own", resamples=0)
     file = io.BytesIO()
     draw_curves(board).savefig(file, format="png", dpi=150, bbox_inches="tight")
     return file.getvalue()

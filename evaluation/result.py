@@ -1,15 +1,18 @@
-"""A result file of `d3llm eval`: its form, and the one function that reads it."""
+"""A measured point: what a result file of `d3llm eval` says, its one reader and its one writer."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from typing_extensions import NotRequired, TypedDict
 
+from ..common.files import write_atomically
 from ..common.schema import check
+from .aup.aup import compute_aup
 from .decoding import wilson_interval
 
 
@@ -66,8 +69,16 @@ class Hardware(TypedDict):
     processes: NotRequired[AtLeastOne]
 
 
-class Result(TypedDict):
-    """One point, see `docs/evaluation.md`."""
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """
+    One measured point: a model, a task, a way of decoding. The fields are the keys of a result file, in its order; see
+    `docs/evaluation.md` for each. Shares are of 1, as in the file; whoever needs percent takes the properties.
+
+    Attributes:
+        left_out (`frozenset[str]`): Keys that its file does not have: not every measurement knows all of them.
+        file (`Path`, *optional*): Where it was read from, for errors.
+    """
 
     schema: Literal["d3llm-result-1"]
     task: Name
@@ -80,10 +91,11 @@ class Result(TypedDict):
     model: str
     weights: str
     dtype: str
-    assistant_model: NotRequired[str | None]
+    assistant_model: str | None = None
     source: str
     split: str
-    chat: NotRequired[bool]
+    chat: bool | None = None
+    seed: int | None = None
     point: dict[str, Any]
     decoding: Decoding
     accuracy: Share
@@ -97,6 +109,78 @@ class Result(TypedDict):
     hardware: Hardware
     versions: dict[str, str]
     samples: Samples
+    left_out: frozenset[str] = field(default=frozenset(), compare=False)
+    file: Path | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], file: Path | None = None) -> "Result":
+        """
+        A result of the keys of a result file.
+
+        Args:
+            values (`Mapping[str, Any]`): Its content; keys of other versions are left out.
+            file (`Path`, *optional*): Where it was read from.
+
+        Returns:
+            [`Result`]: The result.
+        """
+        known = {name: values[name] for name in KEYS if name in values}
+        return cls(**known, left_out=frozenset(KEYS) - known.keys(), file=file)
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Accuracy from 0 to 100: what AUP, leaderboards and cards are in."""
+        return 100 * self.accuracy
+
+    @property
+    def interval_percent(self) -> tuple[float, float]:
+        """The interval of the accuracy, from 0 to 100."""
+        low, high = self.accuracy_interval
+        return 100 * low, 100 * high
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that decoded it."""
+        return self.decoding.get("preset")
+
+    @property
+    def curve_key(self) -> tuple[str, str]:
+        """Title of the task and name of the method: results that agree in them are points of one curve."""
+        return self.title, self.method
+
+    @property
+    def problems(self) -> tuple[str, str, list[str]]:
+        """What was asked: only results that agree in it may be points of one curve."""
+        return self.task, self.data, self.samples["id"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a result file."""
+        return {name: getattr(self, name) for name in KEYS if name not in self.left_out}
+
+    def write(self, file: Path) -> None:
+        """
+        Writes a result file, atomically: a line per quantity, and one per quantity of the samples.
+
+        Args:
+            file (`Path`): The file.
+
+        Raises:
+            `OSError`: If it cannot be written.
+        """
+        values = self.to_dict()
+        samples = ",\n".join(f'  "{name}": {json.dumps(each)}' for name, each in values.pop("samples").items())
+        head = json.dumps(values, indent=1)
+        write_atomically(file, f'{head[:-2]},\n "samples": {{\n{samples}\n }}\n}}\n'.encode())
+
+
+NOT_IN_FILE = ("left_out", "file")
+KEYS = tuple(each.name for each in fields(Result) if each.name not in NOT_IN_FILE)
+_FORM = {
+    each.name: NotRequired[each.type] if each.default is None else each.type  # type: ignore[valid-type]
+    for each in fields(Result)
+    if each.name not in NOT_IN_FILE
+} | {"chat": NotRequired[bool]}
+ResultFile: Any = TypedDict("ResultFile", _FORM)  # type: ignore[misc]
 
 
 def result_files(paths: Sequence[Path]) -> list[Path]:
@@ -121,7 +205,7 @@ def _results_in(folder: Path) -> list[Path]:
     )
 
 
-def read_result(file: Path) -> dict[str, Any]:
+def read_result(file: Path) -> Result:
     """
     Reads a result file.
 
@@ -129,7 +213,7 @@ def read_result(file: Path) -> dict[str, Any]:
         file (`Path`): The file.
 
     Returns:
-        `dict[str, Any]`: A [`Result`] with all that is in the file.
+        [`Result`]: What it says; keys of other versions are left out.
 
     Raises:
         `ValueError`: For a file that is not of this form, or whose figures are not those of its samples.
@@ -138,15 +222,76 @@ def read_result(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise OSError(f"No result file {file}.")
     try:
-        result = json.loads(file.read_bytes())
-        json.dumps(result, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        values = json.loads(file.read_bytes())
+        json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no result file of `d3llm eval`.") from error
-    if not isinstance(result, dict) or "schema" not in result:
+    if not isinstance(values, dict) or "schema" not in values:
         raise ValueError(f"{file} is no result file of `d3llm eval`.")
-    check(Result, result, str(file), WAY_OUT)
-    _check_samples(result, str(file))
-    return result
+    check(ResultFile, values, str(file), WAY_OUT)
+    _check_samples(values, str(file))
+    return Result.from_dict(values, file)
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """
+    Reads result files.
+
+    Args:
+        paths (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
+
+    Returns:
+        `list[Result]`: Their results, at least one.
+
+    Raises:
+        `ValueError`, `OSError`: As [`read_result`], and for folders without results.
+    """
+    files = result_files(paths)
+    if not files:
+        raise ValueError(f"No results in {', '.join(map(str, paths))}: give result files of `d3llm eval`.")
+    return [read_result(file) for file in files]
+
+
+def by_curve(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
+    """
+    The curves that results make.
+
+    Args:
+        results (`Sequence[Result]`): The results; those that generated nothing are on no curve.
+
+    Returns:
+        `dict[tuple[str, str], list[Result]]`: The points of each curve by its `curve_key`, by rising TPF.
+
+    Raises:
+        `ValueError`: For points of one curve that are not on the same samples.
+    """
+    curves: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        if result.tokens_per_forward is not None:
+            curves.setdefault(result.curve_key, []).append(result)
+    for (title, method), points in curves.items():
+        if any(point.problems != points[0].problems for point in points):
+            raise ValueError(
+                f"{short_name(method)} was measured on {short_name(title)} with different samples: make a curve of "
+                "one set of samples, or give the points different names (--method)."
+            )
+        points.sort(key=lambda point: point.tokens_per_forward or 0.0)
+    return curves
+
+
+def area(curve: Sequence[Result], **anchor: Any) -> float:
+    """
+    AUP of points.
+
+    Args:
+        curve (`Sequence[Result]`): The points.
+        anchor (`Any`): `y_max` and `baseline_accuracy`, in percent; see [`compute_aup`].
+
+    Returns:
+        `float`: Percent times tokens per forward.
+    """
+    parallelism = [result.tokens_per_forward or 0.0 for result in curve]
+    return compute_aup(parallelism, [result.accuracy_percent for result in curve], **anchor)
 
 
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Chooses a setting among measured points."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from .aup.aup import compute_aup
+from .result import Result, area
 
 
 OBJECTIVES = ("aup", "tps")
 
 
-def choose_point(results: Sequence[dict[str, Any]], objective: str = "aup", max_loss: float = 1.0) -> dict[str, Any]:
+def choose_point(results: Sequence[Result], objective: str = "aup", max_loss: float = 1.0) -> Result:
     """
     The best of points that lose no more accuracy than is allowed.
 
@@ -18,28 +17,20 @@ def choose_point(results: Sequence[dict[str, Any]], objective: str = "aup", max_
     the most tokens per forward.
 
     Args:
-        results (`Sequence[dict[str, Any]]`): Results of [`measure`] on the same samples; `point` tells them apart.
+        results (`Sequence[Result]`): Results on the same samples; `point` tells them apart.
         objective (`str`, *optional*, defaults to `"aup"`): `"aup"` or `"tps"`.
         max_loss (`float`, *optional*, defaults to 1.0): Allowed loss of accuracy, in percent.
 
     Returns:
-        `dict[str, Any]`: One of the results.
+        [`Result`]: One of the results.
     """
-    best = max(result["accuracy"] for result in results)
-    allowed = [result for result in results if 100 * (best - result["accuracy"]) <= max_loss + 1e-9]
+    best = max(result.accuracy_percent for result in results)
+    allowed = [result for result in results if best - result.accuracy_percent <= max_loss + 1e-9]
     if objective == "tps":
-        return max(allowed, key=lambda result: result["tokens_per_second"])
-    curves: dict[str, list[dict[str, Any]]] = {}
+        return max(allowed, key=lambda result: result.tokens_per_second or 0.0)
+    curves: dict[str, list[Result]] = {}
     for result in allowed:
-        rest = {name: value for name, value in result["point"].items() if name != "threshold"}
+        rest = {name: value for name, value in result.point.items() if name != "threshold"}
         curves.setdefault(repr(rest), []).append(result)
-
-    def area(curve: list[dict[str, Any]]) -> float:
-        return compute_aup(
-            [result["tokens_per_forward"] for result in curve],
-            [100 * result["accuracy"] for result in curve],
-            y_max=100 * best or None,
-        )
-
-    best_curve = max(curves.values(), key=area)
-    return max(best_curve, key=lambda result: result["tokens_per_forward"])
+    best_curve = max(curves.values(), key=lambda curve: area(curve, y_max=best or None))
+    return max(best_curve, key=lambda result: result.tokens_per_forward or 0.0)

@@ -213,7 +213,7 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
         }
         rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
     for area in facts.areas:
-        how = ", ".join(filter(None, [area.preset, f"y_max {area.y_max:g}", f"{area.points} points"]))
+        how = ", ".join(filter(None, [area.preset, area.method, f"y_max {area.y_max:g}", f"{area.points} points"]))
         name = f"accuracy under parallelism ({how})"
         rows.append(_eval_result(area, "aup", round(area.aup, 2), name))
     return rows

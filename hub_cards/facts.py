@@ -55,9 +55,10 @@ class TaskArea:
         aup (`float`): Percent times tokens per forward.
         y_max (`float`): Accuracy in percent that the weight is relative to.
         points (`int`): Points of the curve.
-        preset (`str`, *optional*): The preset that decoded them.
+        preset (`str`, *optional*): The preset that decoded all of them.
         dataset (`str`, *optional*): Hub id of the data set.
         split (`str`, *optional*): Its split.
+        method (`str`, *optional*): Name of the curve, where another has the same task and preset.
     """
 
     task: str
@@ -67,6 +68,7 @@ class TaskArea:
     preset: str | None = None
     dataset: str | None = None
     split: str | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
 """Reads what a model's folder and the result files of `d3llm eval` say, into the facts of its card."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from .cards import is_hub_id
 from .facts import ModelFacts, TaskArea, TaskResult
 
+
+if TYPE_CHECKING:
+    from ..evaluation.result import Result
 
 LIBRARIES = ("d3llm", "torch", "transformers")
 
@@ -42,40 +48,36 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
     return ModelFacts(license=license, **{**found, **known})
 
 
-def with_results(facts: ModelFacts, folder: Path, paths: list[Path]) -> ModelFacts:
+def with_results(facts: ModelFacts, folder: Path, results: Sequence[Result]) -> ModelFacts:
     """
     Adds measurements to the facts of a model.
 
     Args:
         facts ([`ModelFacts`]): What was known.
         folder (`Path`): The model's folder: what was measured must be what lies there.
-        paths (`list[Path]`): Result files of `d3llm eval`, or folders of them. Several points of a task
-            and a preset make a curve and an AUP, relative to its own best accuracy.
+        results (`Sequence[Result]`): What [`read_results`] found. Several points of a curve make an AUP, relative to
+            its own best accuracy; the curves are those of the leaderboard and its pictures.
 
     Returns:
         [`ModelFacts`]: With these results in place of earlier ones.
 
     Raises:
-        `OSError`, `ValueError`: For a file that is not there, is no result, or is one of another model.
+        `ValueError`: For a result of another model, and for points of one curve on different samples.
     """
     from ..common.fingerprints import fingerprint_files
-    from ..evaluation.result import read_result, result_files
+    from ..evaluation.result import by_curve
 
-    files = result_files(paths)
-    if not files:
-        raise ValueError(f"There is no result in {', '.join(map(str, paths))}.")
     model_type = read_json(folder / "config.json").get("model_type")
     weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
-    results = []
-    for file in files:
-        record = read_result(file)
-        if record["weights"] != weights:
-            raise ValueError(f"{file} measured other weights than those in {folder}: measure these (`d3llm eval`).")
-        results.append(_task_result(record, model_type))
-    curves: dict[tuple[str, str | None], list[TaskResult]] = {}
     for result in results:
-        curves.setdefault((result.task, result.decoding.get("preset")), []).append(result)
-    return dataclasses.replace(facts, results=results, areas=[_area(c) for c in curves.values() if len(c) > 1])
+        if result.weights != weights:
+            raise ValueError(
+                f"{result.file} measured other weights than those in {folder}: measure these (`d3llm eval`)."
+            )
+    curves = [curve for curve in by_curve(results).values() if len(curve) > 1]
+    return dataclasses.replace(
+        facts, results=[_task_result(result, model_type) for result in results], areas=_areas(curves)
+    )
 
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
@@ -146,22 +148,26 @@ def decoding_fields(generation_config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task_result(record: dict[str, Any], model_type: str | None) -> TaskResult:
-    machine = record["hardware"]
+def _task_result(result: Result, model_type: str | None) -> TaskResult:
+    machine = result.hardware
     threads = f", {machine['threads']} threads" if "threads" in machine else ""
     processes = f", {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
     return TaskResult(
-        task=record["title"],
-        samples=record["num_samples"],
-        accuracy=record["accuracy"],
-        accuracy_interval=record["accuracy_interval"],
-        tokens_per_forward=record["tokens_per_forward"] or 0.0,
-        tokens_per_second=record["tokens_per_second"] or 0.0,
-        hardware=f"{machine['device']}{threads}{processes}, batch size {record['batch_size']}",
-        decoding=_differences(record["decoding"], model_type),
-        dataset=record["source"] if is_hub_id(record["source"]) else None,
-        split=record["split"],
+        task=result.title,
+        samples=result.num_samples,
+        accuracy=result.accuracy,
+        accuracy_interval=result.accuracy_interval,
+        tokens_per_forward=result.tokens_per_forward or 0.0,
+        tokens_per_second=result.tokens_per_second or 0.0,
+        hardware=f"{machine['device']}{threads}{processes}, batch size {result.batch_size}",
+        decoding=_differences(dict(result.decoding), model_type),
+        dataset=_dataset(result),
+        split=result.split,
     )
+
+
+def _dataset(result: Result) -> str | None:
+    return result.source if is_hub_id(result.source) else None
 
 
 def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, Any]:
@@ -177,13 +183,26 @@ def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, 
     return {"preset": decoding.get("preset"), **different}
 
 
-def _area(curve: list[TaskResult]) -> TaskArea:
-    """The AUP of points that one preset reaches on one task."""
-    from ..evaluation.aup.aup import compute_aup
+def _areas(curves: Sequence[list[Result]]) -> list[TaskArea]:
+    """The AUP of each curve; with the name of its method where task and preset do not tell it from the others."""
+    from ..evaluation.result import area
 
-    accuracies = [100 * result.accuracy for result in curve]
-    area = compute_aup([result.tokens_per_forward for result in curve], accuracies)
-    first = curve[0]
-    return TaskArea(
-        first.task, area, max(accuracies), len(curve), first.decoding.get("preset"), first.dataset, first.split
-    )
+    names = [(curve[0].title, _common_preset(curve)) for curve in curves]
+    return [
+        TaskArea(
+            task=task,
+            aup=area(curve),
+            y_max=max(result.accuracy_percent for result in curve),
+            points=len(curve),
+            preset=preset,
+            dataset=_dataset(curve[0]),
+            split=curve[0].split,
+            method=curve[0].method if names.count((task, preset)) > 1 else None,
+        )
+        for curve, (task, preset) in zip(curves, names, strict=True)
+    ]
+
+
+def _common_preset(curve: Sequence[Result]) -> str | None:
+    presets = {result.preset for result in curve}
+    return curve[0].preset if len(presets) == 1 else None

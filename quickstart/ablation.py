@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..common.plan import keep_plan
-from ..evaluation.aup.aup import bootstrap_areas, compute_aup
-from ..evaluation.result import read_result, result_files
+from ..evaluation.aup.aup import bootstrap_areas
+from ..evaluation.result import Result, area, read_results
 from ..trainers.recipe_files import read_recipe
 from .distill_student import RECIPE_FILE, REMEDY, extract, measure_methods, train
 from .student_recipe import read_student_recipe, training_config
@@ -93,41 +93,40 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
     """
     ablation = read_recipe(ablation_path or ABLATION)
-    measured = {path.stem: read_result(path) for path in result_files([results])}
-    baseline = f"{TEACHER}-{BASELINE}"
-    if baseline not in measured:
-        raise ValueError(f"{results} has no {baseline}.json: measure it first (`run_ablation`).")
-    best = 100 * max(result["accuracy"] for result in measured.values())
-    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": 100 * measured[baseline]["accuracy"]}
-    rows = [_row("teacher, one token per forward", "sequential", [[measured[baseline]]], anchor)]
+    found = read_results([results])
+    baseline = next((result for result in found if result.method == f"{TEACHER}-{BASELINE}"), None)
+    if baseline is None:
+        raise ValueError(f"{results} has no result of {TEACHER}-{BASELINE}: measure it first (`run_ablation`).")
+    best = max(result.accuracy_percent for result in found)
+    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": baseline.accuracy_percent}
+    rows = [_row("teacher, one token per forward", "sequential", [[baseline]], anchor)]
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
         for decoder, plan in ablation["decoders"].items():
             thresholds = ablation["teacher_thresholds"] if variant == TEACHER else plan["thresholds"]
-            names = [
-                [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}.threshold={t}" for t in thresholds]
-                for seed in seeds
-            ]
-            curves = [[measured[name] for name in curve] for curve in names if all(name in measured for name in curve)]
+            methods = [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}" for seed in seeds]
+            curves = [_curve(found, method, thresholds) for method in methods]
+            curves = [curve for curve in curves if len(curve) == len(thresholds)]
             if curves:
                 rows.append(_row(variant, decoder, curves, anchor))
     return rows
 
 
-def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor: dict[str, Any]) -> dict[str, Any]:
-    """A row from curves (seeds, points) of result files."""
-    areas = [
-        compute_aup(
-            [point["tokens_per_forward"] for point in curve], [100 * point["accuracy"] for point in curve], **anchor
-        )
-        for curve in curves
-    ]
+def _curve(results: Sequence[Result], method: str, thresholds: Sequence[float]) -> list[Result]:
+    """Those of a method, a point per threshold in this order; without the points that were not measured."""
+    points = {result.point.get("threshold"): result for result in results if result.method == method}
+    return [points[threshold] for threshold in thresholds if threshold in points]
+
+
+def _row(variant: str, decoder: str, curves: list[list[Result]], anchor: dict[str, Any]) -> dict[str, Any]:
+    """A row from curves (seeds, points) of results."""
+    areas = [area(curve, **anchor) for curve in curves]
     resampled = np.stack(
         [
             bootstrap_areas(
-                [point["samples"]["tokens"] for point in curve],
-                [point["samples"]["forwards"] for point in curve],
-                [point["samples"]["correct"] for point in curve],
+                [point.samples["tokens"] for point in curve],
+                [point.samples["forwards"] for point in curve],
+                [point.samples["correct"] for point in curve],
                 **anchor,
             )
             for curve in curves
@@ -144,9 +143,9 @@ def _row(variant: str, decoder: str, curves: list[list[dict[str, Any]]], anchor:
         "aup_interval": np.quantile(means, [0.025, 0.975]).tolist(),
         "points": [
             {
-                **points[0]["point"],
-                "accuracy": mean(100 * point["accuracy"] for point in points),
-                "tokens_per_forward": mean(point["tokens_per_forward"] for point in points),
+                **points[0].point,
+                "accuracy": mean(point.accuracy_percent for point in points),
+                "tokens_per_forward": mean(point.tokens_per_forward or 0.0 for point in points),
             }
             for points in zip(*curves, strict=True)
         ],

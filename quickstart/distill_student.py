@@ -13,6 +13,7 @@ from ..common.fingerprints import fingerprint_files
 from ..common.plan import keep_plan
 from ..evaluation import decoding_fields, generate_in_batches, resolve_generation_config
 from ..evaluation.measurement import measure
+from ..evaluation.result import Result
 from ..evaluation.tasks import Sample
 from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.distill import last_checkpoint
@@ -31,7 +32,7 @@ RECIPE_FILE = "recipe.yaml"
 REMEDY = "choose another folder, or delete this one"
 
 
-def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[str, Any]]:
+def distill_student(output: Path, recipe_path: Path | None = None) -> list[Result]:
     """
     Runs the whole recipe in a folder, or goes on with it there.
 
@@ -40,7 +41,7 @@ def distill_student(output: Path, recipe_path: Path | None = None) -> list[dict[
         recipe_path (`Path`, *optional*): YAML recipe; by default `student.yaml`.
 
     Returns:
-        `list[dict]`: The results of all points, see `docs/evaluation.md`.
+        `list[Result]`: The results of all points.
 
     Raises:
         `ValueError`: For a folder that holds a run of another recipe, and for what [`read_student_recipe`] refuses.
@@ -111,7 +112,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     return student
 
 
-def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[dict[str, Any]]:
+def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[Result]:
     """
     Measures the methods of a recipe on unseen problems, one result file per point; finished points are read.
 
@@ -121,7 +122,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         folder (`Path`): For the result files.
 
     Returns:
-        `list[dict[str, Any]]`: The results.
+        `list[Result]`: The results.
     """
     plan, results = recipe["measurement"], []
     models = {"teacher": checkpoint_path("teacher"), **students}
@@ -164,8 +165,8 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
                 "%s%s: %.1f %% at %.2f tokens per forward",
                 settings["method"],
                 suffix,
-                100 * results[-1]["accuracy"],
-                results[-1]["tokens_per_forward"],
+                results[-1].accuracy_percent,
+                results[-1].tokens_per_forward,
             )
     return results
 

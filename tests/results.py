@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from d3llm.evaluation.result import SCHEMA, summarize
+from d3llm.evaluation.result import SCHEMA, Result, summarize
 
 
 FORWARDS = 10  # of each sample
@@ -45,3 +45,15 @@ def whole_result(
         "versions": {"python": "3.11.7", "d3llm": "0.1.0"},
         **changes,
     }
+
+
+def measured(correct: int = 80, tokens_per_forward: float = 3.0, **changes: Any) -> Result:
+    """The same as what `read_result` gives."""
+    return Result.from_dict(whole_result(correct, tokens_per_forward, **changes))
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """What `measure` is told besides the task: the fields of a result from `method` to `decoding`."""
+    result = whole_result()
+    names = list(result)
+    return {name: result[name] for name in names[names.index("method") : names.index("decoding") + 1]} | changes

@@ -11,6 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from d3llm.common.fingerprints import fingerprint_files
+from d3llm.evaluation.leaderboard import make_boards, result_curves
+from d3llm.evaluation.result import read_results
 from d3llm.hub_cards import (
     MODEL_FACTS,
     ModelFacts,
@@ -202,22 +204,38 @@ def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
     one = write_result(tmp_path / "one.json", tiny_checkpoint)
     two = write_result(tmp_path / "two.json", tiny_checkpoint, correct=4, tokens_per_forward=1.0)
     (tmp_path / "one.samples.jsonl.settings.json").write_text("{}")
-    measured = with_results(facts, tiny_checkpoint, [tmp_path])
+    measured = with_results(facts, tiny_checkpoint, read_results([tmp_path]))
     assert [result.decoding for result in measured.results] == [{"preset": "d3llm", "threshold": 0.4}] * 2
     assert measured.results[0].hardware == "Example CPU, 2 threads, batch size 2"
     three = {"device": "Example CPU", "threads": 2, "processes": 3}
-    shared = with_results(facts, tiny_checkpoint, [write_result(tmp_path / "three", tiny_checkpoint, hardware=three)])
+    shared_file = write_result(tmp_path / "three", tiny_checkpoint, hardware=three)
+    shared = with_results(facts, tiny_checkpoint, read_results([shared_file]))
     assert shared.results[0].hardware == "Example CPU, 2 threads, 3 processes, batch size 2"
     assert shared.areas == []  # one point is no curve
     (area,) = measured.areas
     assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K-CoT", "d3llm", 100.0, 2)
     write_result(two, tiny_checkpoint, decoding={"preset": "llada"})
-    assert not with_results(facts, tiny_checkpoint, [one, two]).areas  # points of two presets are no curve
+    (area,) = with_results(facts, tiny_checkpoint, read_results([one, two])).areas
+    assert (area.points, area.preset) == (2, None)  # points of two presets under one name are one curve
     write_result(two, tiny_checkpoint, weights="0" * 16)
     with pytest.raises(ValueError, match="measured other weights"):
-        with_results(facts, tiny_checkpoint, [one, two])
+        with_results(facts, tiny_checkpoint, read_results([one, two]))
     with pytest.raises(ValueError, match="schema"):
-        with_results(facts, tiny_checkpoint, [write_result(two, tiny_checkpoint, schema="x")])
+        read_results([write_result(two, tiny_checkpoint, schema="x")])
+
+
+def test_card_and_picture_show_the_same_areas(tiny_checkpoint, tmp_path):
+    """Two methods decode with one preset: each is a curve, on the card as in its picture."""
+    for number, (method, tpf) in enumerate([("a", 1.0), ("a", 2.0), ("a", 3.0), ("b", 4.0), ("b", 6.0)]):
+        write_result(tmp_path / f"{number}.json", tiny_checkpoint, method=method, tokens_per_forward=tpf)
+    results = read_results([tmp_path])
+    facts = with_results(model_facts(tiny_checkpoint, license="mit"), tiny_checkpoint, results)
+    (board,) = make_boards(result_curves(results), "own", resamples=0)
+    assert [area.points for area in facts.areas] == [3, 2]
+    assert {(area.method, area.task): area.aup for area in facts.areas} == board.areas
+    card = model_card(facts)
+    for (method, _), area in board.areas.items():
+        assert f"AUP (accuracy under parallelism) on GSM8K-CoT, preset d3llm, {method}: {area:.1f} over" in card
 
 
 def test_names():

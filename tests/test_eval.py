@@ -25,6 +25,7 @@ from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.code_execution import run_program
+from d3llm.evaluation.result import Result
 from d3llm.evaluation.tasks import TASKS, Sample, Task
 from d3llm.evaluation.tasks.code import complete_program, extract_code, without_broken_end
 from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_answer
@@ -35,6 +36,7 @@ from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
 
 from .conftest import ROOT
+from .results import measured, settings
 from .test_commands import run_fails
 
 
@@ -254,7 +256,7 @@ def test_a_process_decodes_its_turns_only(tmp_path):
     with pytest.raises(ValueError, match="lacks 2 results"):
         prompts = [[0] * length for length in lengths]
         measurement.measure(
-            tmp_path / "r.json", task, samples, prompts, decode, {"decoding": {}}, batch_size=2, processes=alone
+            tmp_path / "r.json", task, samples, prompts, decode, settings(), batch_size=2, processes=alone
         )
     lines = (tmp_path / "r.samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["2", "3", "1"]
@@ -560,9 +562,9 @@ def test_tuning_writes_the_choice(tmp_path, capsys):
     assert (config.preset, config.threshold, config.block_add_threshold) == ("d3llm", 0.5, 0.1)
 
 
-def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> dict:
+def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> Result:
     fields = {"threshold": threshold, **others}
-    return {"point": fields, "tokens_per_forward": tpf, "accuracy": accuracy, "tokens_per_second": tps}
+    return measured(tokens_per_forward=tpf, point=fields, accuracy=accuracy, tokens_per_second=tps)
 
 
 def test_the_choice_by_objective_and_loss():

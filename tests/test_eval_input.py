@@ -19,12 +19,13 @@ from d3llm.commands.tables import table_console
 from d3llm.common.fingerprints import fingerprint_files
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.evaluation.plots import curves_png
-from d3llm.evaluation.result import SCHEMA, read_result, result_files
+from d3llm.evaluation.result import SCHEMA, read_result, read_results, result_files
 from d3llm.evaluation.tasks import TASKS, data
 from d3llm.hub_cards.facts import ModelFacts
 from d3llm.hub_cards.from_results import with_results
 from d3llm.quickstart.ablation import ablation_rows
 
+from .conftest import ROOT
 from .results import whole_result
 from .test_commands import run_fails
 
@@ -216,14 +217,14 @@ def test_result_files_of_another_form_are_refused(tmp_path, capsys, changes, mes
 def test_any_value_in_a_result_file_is_taken_or_refused(tmp_path, tiny_checkpoint):
     """By every reader of result files; never anything but a `ValueError`."""
     weights = fingerprint_files([tiny_checkpoint / "config.json", *tiny_checkpoint.glob("*.safetensors")])
-    result = whole_result(num_samples=4, correct=3, weights=weights)
+    result = whole_result(num_samples=4, correct=3, weights=weights, method="teacher-llada")
     plan = tmp_path / "plan.yaml"
     plan.write_text("{variants: {}, seeds: [], decoders: {}, teacher_thresholds: []}")
     facts = ModelFacts("m", license="mit", architecture="a", parameters=1)
-    file = tmp_path / "teacher-llada.json"  # as the ablation names its baseline
+    file = tmp_path / "result.json"
     readers: dict[str, Callable[[], Any]] = {
         "leaderboard": lambda: print_board(measured_curves([file])),
-        "card": lambda: with_results(facts, tiny_checkpoint, [file]),
+        "card": lambda: with_results(facts, tiny_checkpoint, read_results([file])),
         "ablation": lambda: ablation_rows(tmp_path, plan),
     }
     outcomes = set()
@@ -277,7 +278,7 @@ def test_long_names_are_shortened(tmp_path, capsys):
     assert main(["leaderboard", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "begin" in printed and "end" in printed and len(printed) < 2000
-    assert len(curves_png([path])) < 200_000
+    assert len(curves_png(read_results([path]))) < 200_000
 
 
 def test_points_on_other_samples_are_no_curve(tmp_path, capsys):
@@ -337,7 +338,7 @@ def test_a_long_method_names_short_files(tmp_path, tiny_checkpoint, capsys):
         assert measure_quickstart(tiny_checkpoint, tmp_path / "out", "--method", method) == 0
         assert len(capsys.readouterr().out) < 3000
     results = map(read_result, result_files([tmp_path / "out"]))
-    assert {result["method"] for result in results} == {LONG, LONG + "y", "ä" * 200}
+    assert {result.method for result in results} == {LONG, LONG + "y", "ä" * 200}
     assert measure_quickstart(tiny_checkpoint, tmp_path / "out", "--method", LONG) == 0  # finds its file
 
 
@@ -372,7 +373,7 @@ def test_a_damaged_result_is_measured_again(tmp_path, tiny_checkpoint, capsys):
         path.unlink()
     file.write_text(json.dumps(result | {"accuracy": "high"}))
     assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
-    assert read_result(file)["samples"] == result["samples"]
+    assert read_result(file).samples == result["samples"]
 
 
 @pytest.mark.parametrize("task", ["mmlu", "arc_challenge", "gsm8k_cot", "mbpp"])
@@ -409,3 +410,11 @@ def test_tuning_refuses_a_damaged_generation_config(tmp_path, capsys, content):
     said = run_fails(capsys, "tune", *flags)
     assert any(word in said for word in ("generation_config.json", "`preset`", "`score`"))
     assert (tmp_path / "generation_config.json").read_text() == content
+
+
+def test_a_result_file_is_written_as_it_was_read(tmp_path):
+    """Byte for byte; those of the quickstart lack keys that `d3llm eval` writes."""
+    folders = [ROOT / "docs/results" / name for name in ("quickstart", "student")]
+    for file in result_files(folders):
+        read_result(file).write(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == file.read_bytes()

@@ -11,12 +11,14 @@ from d3llm.commands.tune import write_fields
 from d3llm.evaluation.tasks import TASKS
 from d3llm.evaluation.tuning import choose_point
 
+from .results import measured
+
 
 def test_curves_are_compared_by_the_best_accuracy_of_all():
     """A curve that is far below the best one known must be a good deal more parallel to win."""
-    accurate = {"point": {"threshold": 0.1}, "accuracy": 0.80, "tokens_per_forward": 3.0}
-    parallel = {"point": {"threshold": 0.1, "block_size": 8}, "accuracy": 0.40, "tokens_per_forward": 4.5}
-    faster = {"point": {"threshold": 0.5, "block_size": 8}, "accuracy": 0.40, "tokens_per_forward": 9.0}
+    accurate = measured(80, 3.0, point={"threshold": 0.1})
+    parallel = measured(40, 4.5, point={"threshold": 0.1, "block_size": 8})
+    faster = measured(40, 9.0, point={"threshold": 0.5, "block_size": 8})
     # with a y_max of its own the second would have the area 40 * 9, more than 80 * 3
     assert choose_point([accurate, parallel, faster], "aup", max_loss=50.0) is accurate
 
