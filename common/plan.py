@@ -74,9 +74,7 @@ def read_plan(path: Path, remedy: str) -> dict[str, Any] | None:
     return plan
 
 
-def check_plan(
-    path: Path, plan: dict[str, Any], remedy: str, *, names: Iterable[str] | None = None, folder: Path | None = None
-) -> bool:
+def check_plan(path: Path, plan: dict[str, Any], remedy: str, *, folder: Path | None = None) -> bool:
     """
     Checks whether a run may resume: the plan that was saved must be its own.
 
@@ -84,7 +82,6 @@ def check_plan(
         path (`Path`): The file of the saved plan.
         plan (`dict[str, Any]`): The plan of this run.
         remedy (`str`): What to do about another one, at the end of the error.
-        names (`Iterable[str]`, *optional*): The values to compare; by default all of both plans.
         folder (`Path`, *optional*): What to name in the error; by default the folder of the file.
 
     Returns:
@@ -97,7 +94,7 @@ def check_plan(
     before = read_plan(path, remedy)
     if before is None:
         return False
-    compare_plans(before, plan, folder or path.parent, remedy, names=names)
+    compare_plans(before, plan, folder or path.parent, remedy)
     return True
 
 

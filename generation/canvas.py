@@ -177,14 +177,14 @@ class Canvas:
         self.tokens = torch.where(tail, fill_token_id, self.tokens)
         self.committed = self.committed | tail
 
-    def advance_blocks(self, add_threshold: float, activate_threshold: float, held: torch.BoolTensor):
+    def advance_blocks(self, add_threshold: float, activate_threshold: float, must_stay: torch.BoolTensor):
         """Activate blocks, open at most one more, and move to the first unfinished block, by what is `left`.
 
         d3LLM (arXiv 2601.07568): a block opens when the last opened one has reached `add_threshold`, and is activated
         when the one before it has reached `activate_threshold`.
 
         Args:
-            held (`torch.BoolTensor` of shape `(B,)`): Rows that must not leave their current block yet.
+            must_stay (`torch.BoolTensor` of shape `(B,)`): Rows that must not leave their current block yet.
         """
         finished = self.left == 0
         progress = 1 - self.left / self.sizes.clamp(min=1)
@@ -192,13 +192,13 @@ class Canvas:
 
         last = (self.opened - 1)[:, None]
         may_open = finished.gather(1, last) | (progress.gather(1, last) >= add_threshold)
-        may_open = may_open[:, 0] & ~self.ended & ~held & (self.opened < len(blocks))
+        may_open = may_open[:, 0] & ~self.ended & ~must_stay & (self.opened < len(blocks))
         self.opened = self.opened + may_open.long()
         reached = progress[:, :-1] >= activate_threshold
         self.activated[:, 1:] |= reached & (blocks[1:] < self.opened[:, None])
 
         first_unfinished = (~finished).long().argmax(dim=1)
-        current = torch.where(held, self.current, first_unfinished)
+        current = torch.where(must_stay, self.current, first_unfinished)
         self.forwards_in_block = torch.where(current == self.current, self.forwards_in_block + 1, 0)
         self.current = current
 

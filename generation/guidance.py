@@ -48,7 +48,7 @@ class Guidance(Unguided):
         """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
         unconditional = conditional.masked_fill(self.canvas.given.gather(1, positions), self.mask_token_id)
-        wide = {name: torch.cat([value] * 2) if torch.is_tensor(value) else value for name, value in inputs.items()}
+        wide = {name: self.widen_rows(value) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
     def narrow(self, states: torch.Tensor) -> torch.Tensor:

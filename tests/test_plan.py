@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from d3llm.common.plan import check_plan, keep_plan, read_plan
+from d3llm.common.plan import check_plan, compare_plans, keep_plan, plan_values, read_plan
 
 
 REMEDY = "give another folder"
@@ -38,7 +38,7 @@ def test_another_plan_is_refused_with_what_differs(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         keep_plan(path, PLAN | change, REMEDY)
     assert path.read_bytes() == before
-    assert check_plan(path, PLAN | change, REMEDY, names=["sizes"])
+    compare_plans(plan_values(PLAN), PLAN | change, path.parent, REMEDY, names=["sizes"])
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000])
