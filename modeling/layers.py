@@ -137,14 +137,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     Class attributes:
         logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
             predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
-        attention (`str`): Which positions the published weights attend to: `"bidirectional"`, the whole canvas, or
-            `"block_causal"`, their own attention block and those before it. A config.json with an `attention` of its
-            own comes first.
-        attention_block_size (`int`, *optional*): Positions per attention block of a block-causal family.
-        attention_grid (`str`): Where the attention blocks of a block-causal family are counted from: `"region"`, the
-            start of the generated region, the prompt being one block; or `"canvas"`, position 0.
         display_name (`str`): The family in messages.
-        published_checkpoints (`tuple[str, ...]`): Hub ids of weights of the family, for messages and pages.
         preset_values (`dict[str, dict[str, Any]]`): Where the family departs from the values of a preset, by its name.
         teacher_decoding (`dict[str, Any]`): Decoding fields of a teacher that commits one token per forward; empty
             when none is known.
@@ -160,11 +153,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _skip_keys_device_placement = ["cache", "past_key_values"]
     logits_shift = 0
-    attention = "bidirectional"
-    attention_block_size: int | None = None
-    attention_grid = "region"
     display_name = ""
-    published_checkpoints: tuple[str, ...] = ()
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}

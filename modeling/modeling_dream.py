@@ -73,7 +73,6 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
     _no_split_modules = ["DreamDecoderLayer"]
     logits_shift = 1
     display_name = "Dream"
-    published_checkpoints = ("Dream-org/Dream-v0-Instruct-7B", "d3LLM/d3LLM_Dream")
     preset_values = {
         "dkv_cache": {"cache_refresh_interval": 4},
         "dparallel": {"threshold": 0.45},

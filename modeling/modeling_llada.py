@@ -81,7 +81,6 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     # The head bears the name of the MLP's last projection, `ff_out`: adapters exclude it by its full name.
     logits_shift = 0
     display_name = "LLaDA"
-    published_checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "d3LLM/d3LLM_LLaDA")
     # The surest token, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
