@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
-from ..evaluation.checkpoint import naming
-from ..modeling import families, find_family
+from ..modeling.checkpoint import load_errors
+from ..modeling.loading import load_model, read_config
 from .cards import is_hub_id
 from .facts import MODEL_FACTS, ModelFacts, read_facts
 from .from_results import model_facts, read_json
@@ -74,7 +74,7 @@ def convert(
         model = _load(source)
     else:
         home = base_model or source
-        model = _fill(_model_class(home), home, _sharded_state(source), source)
+        model = _fill(home, _sharded_state(source), source)
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer = next((place for place in (source, home) if (place / "tokenizer_config.json").is_file()), None)
@@ -113,33 +113,14 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
     return known, own_card
 
 
-def _model_class(folder: Path) -> type[PreTrainedModel]:
-    """Which class of ours reads the model in a folder."""
+def _load(folder: Path) -> PreTrainedModel:
+    _check_config(folder)
+    return load_model(folder, local_files_only=True)
+
+
+def _check_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise OSError(f"{folder} has no config.json: name the base model's folder with --base-model.")
-    model_type = read_json(folder / "config.json").get("model_type")
-    family = find_family(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        known = ", ".join(family.config_class.model_type for family in families())
-        raise ValueError(f"{folder} holds a model of type {model_type!r}: expected one of {known}.")
-    return family
-
-
-def _load(folder: Path) -> PreTrainedModel:
-    """A model with exactly the keys of a folder's safetensors; pickles are not read."""
-    model_class = _model_class(folder)
-    with naming(folder, "model"):
-        model, report = model_class.from_pretrained(
-            folder,
-            dtype="auto",
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-        )
-    mismatched = [str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in report["mismatched_keys"]]
-    _refuse(folder, report["missing_keys"], report["unexpected_keys"], mismatched)
-    return model
 
 
 def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -190,13 +171,11 @@ def _sharded_state(source: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def _fill(
-    model_class: type[PreTrainedModel], home: Path, state: dict[str, torch.Tensor], source: Path
-) -> PreTrainedModel:
-    """A model with the config of a folder and exactly these weights, in their type."""
-    with naming(source, "config.json"):
-        config = model_class.config_class.from_pretrained(home)
-    model = model_class(config).to(next(iter(state.values())).dtype)
+def _fill(home: Path, state: dict[str, torch.Tensor], source: Path) -> PreTrainedModel:
+    """A model with the config of a folder and exactly these weights, in their dtype."""
+    _check_config(home)
+    config = read_config(home, local_files_only=True)
+    model = AutoModelForCausalLM.from_config(config, dtype=next(iter(state.values())).dtype)
     wanted = model.state_dict()
     stored = {wanted[name].data_ptr() for name in wanted.keys() & state.keys()}
     tied = {name for name in wanted if wanted[name].data_ptr() in stored}
@@ -204,14 +183,18 @@ def _fill(
     _refuse(source, wanted.keys() - state.keys() - tied, state.keys() - wanted.keys(), wrong_shape)
     model.load_state_dict(state, strict=False)
     if (home / "generation_config.json").is_file():
-        with naming(source, "generation_config.json"):
+        with load_errors(home, "generation_config.json"):
             model.generation_config = model.generation_config_class.from_pretrained(home)
     return model
 
 
 def _refuse(source: Path, missing: Iterable[str], superfluous: Iterable[str], wrong_shape: Iterable[str]) -> None:
     """Names the first key that does not belong to the model."""
-    for what, found in (("lacks", missing), ("has, too,", superfluous), ("has another shape of", wrong_shape)):
+    for what, found in (
+        ("lacks", missing),
+        ("has the unexpected", superfluous),
+        ("has another shape of", wrong_shape),
+    ):
         keys = sorted(found)
         if keys:
-            raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} such keys): nothing was converted.")
+            raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} such keys in total). Nothing was converted.")

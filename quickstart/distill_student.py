@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
@@ -15,7 +15,7 @@ from ..evaluation import decoding_fields, generate_in_batches, resolve_generatio
 from ..evaluation.measurement import measure
 from ..evaluation.result import Result
 from ..evaluation.tasks import Sample
-from ..modeling.modeling_llada import LLaDAModelLM
+from ..modeling.loading import load_model, load_tokenizer
 from ..trainers.distill import last_checkpoint
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from ..trajectories.dataset import load_trajectories
@@ -70,7 +70,7 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     file = folder.with_name("prompts.jsonl")
     write_atomically(file, "".join(lines).encode())
     config = extraction_config(recipe, file, folder)
-    extract_trajectories(load("teacher"), load_tokenizer(), config)
+    extract_trajectories(load("teacher"), load_teacher_tokenizer(), config)
     return folder
 
 
@@ -92,7 +92,7 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
         return student
     dataset = load_trajectories(str(trajectories))
     right = [row for row, correct in enumerate(dataset["correct"]) if correct]
-    tokenizer = load_tokenizer()
+    tokenizer = load_teacher_tokenizer()
     trainer = PseudoTrajectoryTrainer(
         model=load(
             "teacher", attn_implementation="eager"
@@ -129,7 +129,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
     folder.mkdir(parents=True, exist_ok=True)
     problems = generate_problems(plan["split"], plan["problems"], plan["seed"])
     samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
-    tokenizer = load_tokenizer()
+    tokenizer = load_teacher_tokenizer()
     prompts = [QUICKSTART.encode(tokenizer, sample, chat=True) for sample in samples]
     for method in plan["methods"]:
         name, preset = method["model"], method["preset"]
@@ -171,11 +171,11 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
     return results
 
 
-def load(checkpoint: str | Path, **kwargs: Any) -> LLaDAModelLM:
+def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
     """An embedded model by its name, or the one in a folder."""
     path = checkpoint_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
-    return LLaDAModelLM.from_pretrained(path, **kwargs).eval()
+    return load_model(path, **kwargs)
 
 
-def load_tokenizer():
-    return AutoTokenizer.from_pretrained(checkpoint_path("teacher"))
+def load_teacher_tokenizer() -> PreTrainedTokenizerBase:
+    return load_tokenizer(checkpoint_path("teacher"))

@@ -63,7 +63,6 @@ def test_a_config_that_is_not_that_of_the_weights(capsys, tiny_checkpoint, tmp_p
     edit_json(folder / "config.json", **values)
     assert named in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
     training = ["distill", "--model_name_or_path", folder, "--trajectories", "anything", "--report_to", "none"]
-    named = "unhashable type: 'list'" if "model_type" in values else named
     assert named in run_fails(capsys, *training, "--output_dir", tmp_path / "out")
 
 

@@ -16,8 +16,8 @@ from d3llm.commands.main import main
 from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
 from d3llm.modeling import families, family_names, register_family
 from d3llm.modeling.families import _registered
+from d3llm.modeling.loading import load_model
 from d3llm.trainers.adapters import add_adapter
-from d3llm.trainers.student_model import load_model
 from d3llm.trajectories.dataset import load_trajectories
 from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 

@@ -11,11 +11,11 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from d3llm.evaluation import encode_prompt, prompts
+from d3llm.modeling.loading import load_empty_model
 from d3llm.trainers.adapters import add_adapter
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.recipe_files import read_recipe
-from d3llm.trainers.student_model import empty_model
 from d3llm.trajectories.prompt_rows import load_rows
 
 from .test_commands import run_fails
@@ -251,7 +251,7 @@ def test_the_metric_of_the_best_model_is_one_that_there_is(tiny_checkpoint, tmp_
 
 def test_one_name_of_layers_is_a_name(tiny_checkpoint):
     """TRL makes a text of it, and PEFT takes a text for a pattern of whole paths."""
-    adapted = add_adapter(empty_model(str(tiny_checkpoint)), LoraConfig(target_modules="q_proj"))
+    adapted = add_adapter(load_empty_model(str(tiny_checkpoint)), LoraConfig(target_modules="q_proj"))
     wrapped = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in adapted.named_modules() if ".lora_A." in name}
     assert wrapped == {"q_proj"}
-    add_adapter(empty_model(str(tiny_checkpoint)), LoraConfig(modules_to_save=["blocks.0"]))
+    add_adapter(load_empty_model(str(tiny_checkpoint)), LoraConfig(modules_to_save=["blocks.0"]))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from datasets import Dataset
 from pydantic import Field
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
@@ -20,9 +20,9 @@ from ..common.field_types import Count, Whole
 from ..common.plan import write_plan
 from ..common.schema import SHOWN
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
-from ..evaluation.checkpoint import naming
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
+from ..modeling.loading import load_empty_model, load_model, load_tokenizer
 from ..trajectories.dataset import as_stored, read_rows
 from ..trajectories.prompt_rows import Samples
 from .adapters import add_adapter, merge_adapter
@@ -32,7 +32,6 @@ from .field_types import MODEL_FIELDS, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
 from .recipe_files import read_recipe
-from .student_model import empty_model, load_model
 from .training_plan import PLAN_FILE, check_training_plan, training_plan
 
 
@@ -248,7 +247,7 @@ def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
     if model_args.model_name_or_path is None:
         raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
     given: Any = args.model_init_kwargs or {}
-    student = empty_model(
+    student = load_empty_model(
         model_args.model_name_or_path,
         revision=given.get("revision", model_args.model_revision),
         attn_implementation=given.get("attn_implementation", model_args.attn_implementation),
@@ -262,8 +261,7 @@ def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
     """Raises a `ValueError` if the token ids of a model are not those of the student's tokenizer."""
     vocabulary = tokenizer.get_vocab()
-    with naming(name, "tokenizer"):
-        own = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).get_vocab()
+    own = load_tokenizer(name, trust_remote_code=trust_remote_code).get_vocab()
     differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
     if differ:
         raise ValueError(
@@ -356,10 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         check_needs_no_order(training_args, arguments.trajectories)
     rows, held_out_rows = split_trajectories(rows, arguments)
-    with naming(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=model_args.model_revision, trust_remote_code=arguments.trust_remote_code
-        )
+    tokenizer = load_tokenizer(name, revision=model_args.model_revision, trust_remote_code=arguments.trust_remote_code)
     teacher = None
     if arguments.teacher_name_or_path is not None:
         check_same_tokens(arguments.teacher_name_or_path, tokenizer, trust_remote_code=arguments.trust_remote_code)

@@ -27,6 +27,7 @@ from transformers.utils import logging
 from ..common.files import own_folder
 from ..hub_cards.push import PushError
 from ..modeling import family_names
+from ..modeling.loading import load_model, load_tokenizer_of
 from .adapters import add_adapter, check_head, check_tuner
 from .collator import (
     COLUMNS,
@@ -53,7 +54,6 @@ from .preflight import (
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
-from .student_model import load_model, load_tokenizer
 from .trl_base import _ForwardRedirection
 
 
@@ -195,7 +195,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
         base = model.get_base_model() if is_peft_model(model) else model
         if processing_class is None:
-            processing_class = load_tokenizer(base, **loading)
+            processing_class = load_tokenizer_of(base, **loading)
         self.student = student_facts(base, processing_class, args.max_length)
         if teacher is not None:
             check_teacher(teacher, base, self.student.mask_token_id)
@@ -256,7 +256,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         args = self.args
         loading: Any = args.model_init_kwargs or {}
         if isinstance(model, str):
-            model = load_model(model, **loading)
+            model = load_model(model, **{"dtype": "float32", **loading})
         elif loading:
             logger.warning("`model_init_kwargs` are for a `model` that is given by its name: they have no effect.")
         if self.peft_config is not None:

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.field_types import Count, License, LongSeed, Name, Weight, check_fields
 from ..common.files import write_atomically
 from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
-from ..evaluation.checkpoint import naming
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
-from ..modeling.layers import MaskedDiffusionPreTrainedModel
+from ..modeling.loading import load_autoregressive_model, load_tokenizer
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
 from .fingerprints import tokenizer_fingerprint, weights_fingerprint
@@ -293,6 +292,7 @@ class Extraction:
             self.order = OrderColumn(*given, order_column=config.order_column)
         elif config.order == "ar_rank":
             device = (device or "cpu") if model.device.type == "meta" else model.device
+            assert config.order_model is not None  # the config has checked it
             order_model = load_order_model(config.order_model, tokenizer, device)
             self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
         else:
@@ -387,7 +387,7 @@ def finish(parts: Parts, license: str) -> None:
     write_atomically(parts.folder / "README.md", trajectory_card(facts).encode())
 
 
-def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, device: Any) -> PreTrainedModel:
+def load_order_model(name: str, tokenizer: PreTrainedTokenizerBase, device: Any) -> PreTrainedModel:
     """
     Loads the causal language model that ranks the tokens of a response.
 
@@ -403,19 +403,14 @@ def load_order_model(name: str | None, tokenizer: PreTrainedTokenizerBase, devic
         `OSError`: If there is no such model.
         `ValueError`: If its token ids are not the teacher's, or it is a masked-diffusion model.
     """
-    with naming(str(name), "tokenizer"):
-        vocabulary, own = tokenizer.get_vocab(), AutoTokenizer.from_pretrained(name).get_vocab()
+    vocabulary, own = tokenizer.get_vocab(), load_tokenizer(name).get_vocab()
     other = [token for token, index in own.items() if vocabulary.get(token) != index]
     if other:
         raise ValueError(
             f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
             "`order_model` with the same tokenizer."
         )
-    with naming(str(name), "model"):
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    if isinstance(model, MaskedDiffusionPreTrainedModel):
-        raise ValueError(f"{name} is a masked-diffusion model: give an autoregressive one as `order_model`.")
-    return model.to(device).eval()
+    return load_autoregressive_model(name).to(device)
 
 
 if __name__ == "__main__":  # one parser and one form of errors, however it is started

@@ -1,7 +1,7 @@
-"""A checkpoint before it is loaded: its config.json against the headers of its weights, before anything is allocated.
+"""Checks a checkpoint before it is loaded: its config.json against the headers of its weights.
 
-transformers builds the model that the config describes, fills what the weights lack with random numbers and leaves out
-what they have too much: of a config that does not belong to them that is hours, or another model.
+transformers builds the model that the config describes, fills missing weights with random numbers and ignores
+superfluous ones. With the config of another model that takes hours, or gives another model.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ INDEX = "model.safetensors.index.json"
 # Made from the config in every load, and present in weights of early releases.
 BUFFERS = ("inv_freq",)
 SAMPLE_ROWS = 16  # of two tensors that should be the same
-# What to do about an error that has these words; a damaged folder raises anything.
-WAYS_OUT = {
+# By words of the error; a damaged folder raises anything.
+REMEDIES = {
     "custom code": "allow it with --trust-remote-code",
     "attn_implementation": "take 'sdpa'",
     "deserializing header": "the weights are damaged",
@@ -31,7 +31,7 @@ WAYS_OUT = {
 
 
 class Header(NamedTuple):
-    """What a file says of one of its tensors."""
+    """What the header of a file says about a tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -39,14 +39,14 @@ class Header(NamedTuple):
 
 
 @contextmanager
-def naming(name: str | Path, part: str) -> Iterator[None]:
+def load_errors(name: str | Path, part: str) -> Iterator[None]:
     """
-    Turns whatever the libraries raise over a damaged file into an `OSError` that names checkpoint and part; a missing
-    package stays an `ImportError`.
+    Turns whatever the libraries raise about a damaged file into an `OSError` that names the checkpoint and the part. A
+    missing package stays an `ImportError`.
 
     Args:
         name (`str` or `Path`): The checkpoint.
-        part (`str`): What is loaded of it.
+        part (`str`): The part that is loaded.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def naming(name: str | Path, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
         question = "is the folder complete?" if Path(name).is_dir() else "a folder, or a model on the Hub?"
-        hint = next((way for words, way in WAYS_OUT.items() if words in str(error)), question)
+        hint = next((remedy for words, remedy in REMEDIES.items() if words in str(error)), question)
         raise OSError(f"Cannot load the {part} of {name}: {first_line(error)} ({hint})") from error
 
 
@@ -68,18 +68,18 @@ def check_checkpoint(folder: Path, config: PretrainedConfig) -> None:
     Raises a `ValueError` if a config does not describe the tensors of a checkpoint.
 
     Args:
-        folder (`Path`): The checkpoint; one without safetensors is not looked into.
+        folder (`Path`): The checkpoint; one without safetensors is not checked.
         config (`PretrainedConfig`): The config.
 
     Raises:
-        `OSError`: For a file that the index names and the folder lacks.
+        `OSError`: For a file that is in the index and not in the folder.
         `safetensors.SafetensorError`: For a damaged file.
     """
     header = read_header(folder)
-    if not header or getattr(config, "quantization_config", None) is not None:  # which has tensors of its own
+    if not header or getattr(config, "quantization_config", None) is not None:  # its tensors have other names
         return
     layers = config.num_hidden_layers
-    if isinstance(layers, int) and layers > len(header):  # so many would take long to build
+    if isinstance(layers, int) and layers > len(header):  # they would take long to build
         raise ValueError(f"config.json has {layers} layers, and the weights {len(header)} tensors")
     import torch
     from transformers import AutoModelForCausalLM
@@ -98,9 +98,9 @@ def read_header(folder: Path) -> dict[str, Header]:
     header = {}
     for file in files:
         if not (folder / file).is_file():
-            raise OSError(f"{file} is missing, which {INDEX} names")
+            raise OSError(f"{file} is in {INDEX}, and missing")
         with safe_open(folder / file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  it is no mapping
+            for name in tensors.keys():  # noqa: SIM118  not a mapping
                 part = tensors.get_slice(name)
                 header[name] = Header(tuple(part.get_shape()), part.get_dtype(), folder / file)
     return header
@@ -113,7 +113,7 @@ def _check_names_and_shapes(model: PreTrainedModel, header: dict[str, Header]) -
     unexpected = [name for name in header if name not in described and not name.endswith(BUFFERS)]
     for names, verb in ((missing, "lack"), (unexpected, "have beyond config.json")):
         if names:
-            raise ValueError(f"the weights {verb} {names[0]} ({len(names)} such): config.json is not theirs")
+            raise ValueError(f"the weights {verb} {names[0]} ({len(names)} in total): config.json is of another model")
     for name, shape in described.items():
         if name not in header:
             continue
@@ -125,7 +125,7 @@ def _check_names_and_shapes(model: PreTrainedModel, header: dict[str, Header]) -
 
 
 def _check_tied(model: PreTrainedModel, header: dict[str, Header]) -> None:
-    """Tensors that are one by the config may be there twice, as copies; the first and the last rows are looked at."""
+    """Tied tensors may be stored twice, as copies. Only their first and last rows are compared."""
     for name, source in model.all_tied_weights_keys.items():
         if name in header and source in header and _sample(header, name) != _sample(header, source):
             own_name = model.config.attribute_map.get("tie_word_embeddings", "tie_word_embeddings")
