@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..modeling import find_family, loading
-from ..modeling.checkpoint import first_line
+from ..modeling.checkpoint import check_folder, first_line
 
 
 SAMPLE = 2**20  # values of a tensor that are checked
@@ -44,6 +44,7 @@ def load_model(
         `OSError`: For a checkpoint that is missing, damaged or incomplete.
     """
     quiet_libraries()
+    check_folder(folder)
     loading.read_config(folder, local_files_only=True)  # says more than the tokenizer's error
     tokenizer = loading.load_tokenizer(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if not weights:
@@ -55,6 +56,7 @@ def load_model(
 
 def is_diffusion_model(folder: str | Path) -> bool:
     """Whether a checkpoint folder holds a model of one of this package's families."""
+    check_folder(folder)
     return find_family(loading.read_model_type(folder, local_files_only=True)) is not None
 
 
@@ -73,6 +75,7 @@ def load_autoregressive_model(
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The model in eval mode, and its tokenizer.
     """
     quiet_libraries()
+    check_folder(folder)
     tokenizer = loading.load_tokenizer(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     return _put(loading.load_autoregressive_model(folder, **options), device), tokenizer

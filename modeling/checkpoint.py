@@ -63,6 +63,15 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raises an `OSError` if a folder does not hold a checkpoint."""
+    if not (Path(folder) / "config.json").is_file():
+        raise OSError(
+            f"No checkpoint in {folder}: it has no config.json. Give a folder as written by `save_pretrained` or "
+            "`hf download MODEL --local-dir FOLDER`."
+        )
+
+
 def check_checkpoint(folder: Path, config: PretrainedConfig) -> None:
     """
     Raises a `ValueError` if a config does not describe the tensors of a checkpoint.

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .checkpoint import check_checkpoint, load_errors
+from .checkpoint import check_checkpoint, check_folder, load_errors
 from .families import family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 
@@ -179,11 +179,8 @@ def read_model_type(name: str | Path, **kwargs: Any) -> str | None:
     Raises:
         `OSError`: For a checkpoint without config.json, or with a damaged one.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise OSError(
-            f"No checkpoint in {name}: it has no config.json. Give a folder as written by `save_pretrained` or "
-            "`hf download MODEL --local-dir FOLDER`."
-        )
+    if Path(name).is_dir():
+        check_folder(name)
     with load_errors(name, "config.json"):
         model_type = PretrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
         if not isinstance(model_type, str | None):
