@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from ..generation.streaming import CanvasStreamer
+
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 MASKED = ("░░", "bright_black")
@@ -19,67 +20,53 @@ COMMITTED = ""
 JUST_COMMITTED = "bold black on green"
 
 
-class CanvasStreamer:
+class LiveCanvas(CanvasStreamer):
     """
-    A streamer for `generate` (batch of 1) that keeps the canvas after each forward and tells a listener of it.
+    A streamer for `generate` (batch of 1) that records the canvas after each forward and notifies a listener.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
-        mask_token_id (`int`): Id that stands for a masked position in a draft.
-        listener (`Callable[[CanvasStreamer], None]`, *optional*): Called after each forward.
-        pause (`float`, *optional*, defaults to 0): Seconds to wait after each forward, for the eye.
+        listener (`Callable[[LiveCanvas], None]`, *optional*): Called after each forward.
+        pause (`float`, *optional*, defaults to 0): Seconds to wait after each forward, so that it can be seen.
 
     Attributes:
         frames (`list[list[int]]`): Tokens of the whole generated region after each forward.
+        committed (`list[list[bool]]`): Which of them are committed.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        mask_token_id: int,
-        listener: Callable[[CanvasStreamer], None] | None = None,
+        listener: Callable[[LiveCanvas], None] | None = None,
         pause: float = 0.0,
     ):
+        super().__init__()
         self.tokenizer = tokenizer
-        self.mask_token_id = mask_token_id
         self.listener = listener
         self.pause = pause
         self.frames: list[list[int]] = []
-        self._final: list[int] | None = None  # tokens of finished blocks, None before the prompt
-        self._drawn = 0  # how many of them the last frame has
+        self.committed: list[list[bool]] = []
 
-    def put(self, value: torch.Tensor) -> None:
-        """Receives the prompt, then the tokens of every finished block."""
-        self._final = [] if self._final is None else self._final + value.tolist()
-
-    def put_draft(self, value: torch.Tensor, **kwargs) -> None:
-        """Receives what follows the finished blocks, after a forward."""
-        self._add_frame((self._final or []) + value.tolist())
-
-    def end(self) -> None:
-        """Receives the end of the run; the forward that finished the last block had no draft."""
-        final = self._final or []
-        if len(final) > self._drawn:
-            length = len(self.frames[0]) if self.frames else len(final)
-            self._add_frame(final + final[-1:] * (length - len(final)))  # what follows an EOS is EOS
-
-    def _add_frame(self, tokens: list[int]) -> None:
-        self.frames.append(tokens)
-        self._drawn = len(self._final or [])
+    def show(self, tokens: list[int], committed: list[bool]) -> None:
+        """Records a frame. The last one is shorter when the answer ends early: an EOS fills the rest."""
+        missing = len(self.frames[0]) - len(tokens) if self.frames else 0
+        self.frames.append(tokens + tokens[-1:] * missing)
+        self.committed.append(committed + [True] * missing)
         if self.listener is not None:
             self.listener(self)
         if self.pause:
             time.sleep(self.pause)
 
-    def committed(self, forward: int) -> int:
-        """Tokens committed after a forward, counted from 1, up to the first EOS and with it: the rest is filling."""
-        tokens = self.frames[forward - 1]
-        ends = [index for index, token in enumerate(tokens) if token == self.tokenizer.eos_token_id]
-        return sum(token != self.mask_token_id for token in tokens[: ends[0] + 1 if ends else None])
+    def count_committed(self, forward: int) -> int:
+        """Tokens committed after a forward, counted from 1, up to and including the first EOS."""
+        tokens, committed = self.frames[forward - 1], self.committed[forward - 1]
+        eos = self.tokenizer.eos_token_id
+        ends = [i for i, token in enumerate(tokens) if token == eos and committed[i]]
+        return sum(committed[: ends[0] + 1 if ends else None])
 
     def render(self, forward: int | None = None) -> Text:
         """
-        The canvas after a forward: masked positions as `░░`, special tokens as `·`, what the forward committed marked.
+        The canvas after a forward: masked positions as `░░`, special tokens as `·`, newly committed tokens marked.
 
         Args:
             forward (`int`, *optional*): The forward, counted from 1; the last one by default.
@@ -88,25 +75,25 @@ class CanvasStreamer:
             `rich.text.Text`: The canvas as text.
         """
         forward = len(self.frames) if forward is None else forward
-        tokens = self.frames[forward - 1]
-        before = self.frames[forward - 2] if forward > 1 else [self.mask_token_id] * len(tokens)
+        tokens, committed = self.frames[forward - 1], self.committed[forward - 1]
+        before = self.committed[forward - 2] if forward > 1 else [False] * len(tokens)
         special = set(self.tokenizer.all_special_ids)
 
         def kind(index: int) -> str:
-            if tokens[index] == self.mask_token_id:
+            if not committed[index]:
                 return "masked"
             if tokens[index] in special:
                 return "special"
-            return "committed" if before[index] == tokens[index] else "just committed"
+            return "committed" if before[index] else "just committed"
 
         text, whole, start, drawn = Text(), self._decode(tokens), 0, 0
         for end in range(1, len(tokens) + 1):
             if end < len(tokens) and kind(end) == kind(start):
                 continue
-            # White space depends on the tokens around it: a run is cut out of the whole text, by the number of visible
-            # characters up to its end.
-            cut = _index_after(whole, visible=len("".join(self._decode(tokens[:end]).split())))
-            piece = whole[drawn:cut]
+            # White space depends on the neighbouring tokens: a run is taken from the whole text, by the number of
+            # visible characters up to its end.
+            stop = _index_after(whole, visible=len("".join(self._decode(tokens[:end]).split())))
+            piece = whole[drawn:stop]
             word = piece.lstrip()
             text.append(piece[: len(piece) - len(word)])
             if kind(start) in ("masked", "special"):
@@ -114,7 +101,7 @@ class CanvasStreamer:
                 text.append(" ".join([mark] * (end - start)), style)
             else:
                 text.append(word, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
-            start, drawn = end, cut
+            start, drawn = end, stop
         return text
 
     def _decode(self, tokens: list[int]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from d3llm.evaluation import DecodingResult
     from d3llm.quickstart.problems import Problem
 
-    from .canvas import CanvasStreamer
+    from .canvas import LiveCanvas
 
 MAX_NEW_TOKENS = 96
 PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measured then
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(
     console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem: Problem, method: Method
-) -> CanvasStreamer:
+) -> LiveCanvas:
     """Decodes one problem while its canvas is drawn; returns the streamer, which holds every frame."""
     import torch
     from rich.live import Live
@@ -137,10 +137,10 @@ def _show(
     from d3llm.evaluation import encode_prompt
     from d3llm.quickstart.problems import extract_answer
 
-    from .canvas import CanvasStreamer
+    from .canvas import LiveCanvas
 
     input_ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
-    streamer = CanvasStreamer(tokenizer, model.config.mask_token_id)
+    streamer = LiveCanvas(tokenizer)
 
     def decode() -> None:
         model.generate(
@@ -170,12 +170,12 @@ def _show(
     return streamer
 
 
-def _panel(streamer: CanvasStreamer, method: Method, forward: int | None = None, verdict: str = "") -> RenderableType:
+def _panel(streamer: LiveCanvas, method: Method, forward: int | None = None, verdict: str = "") -> RenderableType:
     from rich.panel import Panel
 
     forward = forward or len(streamer.frames)
     title = f"[bold]{method.model}, {method.preset}[/bold]: {method.caption}"
-    subtitle = f"forward {forward}: {streamer.committed(forward)} tokens committed{verdict}"
+    subtitle = f"forward {forward}: {streamer.count_committed(forward)} tokens committed{verdict}"
     return Panel(streamer.render(forward), title=title, subtitle=subtitle)
 
 
@@ -234,7 +234,7 @@ def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> 
     }
 
 
-def _picture(question: str, shown: dict[Method, CanvasStreamer], table: RenderableType) -> str:
+def _picture(question: str, shown: dict[Method, LiveCanvas], table: RenderableType) -> str:
     """An SVG of every canvas after the same number of forwards, and the table."""
     from io import StringIO
 

@@ -54,26 +54,25 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
 
     from d3llm.evaluation import encode_prompt
 
-    from .canvas import CanvasStreamer
+    from .canvas import LiveCanvas
     from .loading import load_model
 
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     input_ids = torch.tensor([encode_prompt(tokenizer, args.prompt, chat=args.chat)], device=model.device)
 
-    def decode(streamer: CanvasStreamer | None = None):
+    def decode(streamer: LiveCanvas | None = None):
         return model.generate(input_ids, return_dict_in_generate=True, streamer=streamer, **fields)
 
     console = Console(highlight=False)
     if console.is_terminal and fields.get("num_return_sequences", 1) == 1:
         with Live(console=console, transient=True, auto_refresh=False) as live:
 
-            def show(streamer: CanvasStreamer) -> None:
+            def show(streamer: LiveCanvas) -> None:
                 forward = len(streamer.frames)
-                caption = f"forward {forward}, {streamer.committed(forward)} tokens committed"
+                caption = f"forward {forward}, {streamer.count_committed(forward)} tokens committed"
                 live.update(Group(streamer.render(), Text(caption, "dim")), refresh=True)
 
-            mask_token_id = fields.get("mask_token_id", model.config.mask_token_id)
-            output = decode(CanvasStreamer(tokenizer, mask_token_id, show))
+            output = decode(LiveCanvas(tokenizer, show))
     else:
         output = decode()
     for sequence, forwards, parallelism in zip(

@@ -8,7 +8,7 @@ from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_diffusion import DiffusionGenerationMixin
 from .output_diffusion import DiffusionGenerationOutput
 from .presets import PRESETS, Preset
-from .streamers import CanvasSpan, CanvasSpanStreamer
+from .streaming import CanvasSpan, CanvasSpanStreamer, CanvasStreamer
 
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "CanvasCache",
     "CanvasSpan",
     "CanvasSpanStreamer",
+    "CanvasStreamer",
     "DiffusionGenerationConfig",
     "DiffusionGenerationMixin",
     "DiffusionGenerationOutput",

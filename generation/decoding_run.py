@@ -9,7 +9,6 @@ from transformers.generation.streamers import BaseStreamer
 
 from .canvas import Canvas, Proposal
 from .canvas_cache import CanvasCache
-from .canvas_stream import CanvasStream
 from .configuration_diffusion import DiffusionGenerationConfig
 from .guidance import Guidance, Unguided
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
@@ -17,6 +16,7 @@ from .preparation import SpecialTokens
 from .proposals import propose
 from .selection import select
 from .stops import Stops
+from .streaming import StreamFeed
 from .windows import make_policy
 
 
@@ -64,7 +64,7 @@ class DecodingRun:
     ):
         self.model, self.canvas, self.config, self.special = model, canvas, config, special
         self.stops, self.cache, self.logits_processor = stops, cache, logits_processor
-        self.stream = CanvasStream(streamer) if streamer is not None else None
+        self.stream = StreamFeed(streamer) if streamer is not None else None
         self.result = CanvasResult(canvas, config)
         self.policy = make_policy(canvas, config, model.logits_shift, model.logit_rows, kept)
         self.guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else Unguided()

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import d3llm.modeling  # noqa: F401
-from d3llm.commands.canvas import JUST_COMMITTED, MASKED, CanvasStreamer
+from d3llm.commands.canvas import JUST_COMMITTED, MASKED, LiveCanvas
 
 
 MASK, EOS = 1, 0
@@ -22,34 +22,38 @@ def ids(tokenizer, text: str) -> torch.Tensor:
     )
 
 
-def draw(streamer: CanvasStreamer, forward: int | None = None) -> str:
+def draft(streamer: LiveCanvas, tokens: torch.Tensor, mask: int = MASK) -> None:
+    streamer.put_draft(tokens, committed=tokens != mask)
+
+
+def draw(streamer: LiveCanvas, forward: int | None = None) -> str:
     return streamer.render(forward).plain
 
 
 def test_masks_special_tokens_and_words(tokenizer):
-    streamer = CanvasStreamer(tokenizer, MASK)
+    streamer = LiveCanvas(tokenizer)
     streamer.put(ids(tokenizer, "one is"))
-    streamer.put_draft(ids(tokenizer, "_ two _ _ three . ."))
+    draft(streamer, ids(tokenizer, "_ two _ _ three . ."))
     assert draw(streamer) == "░░ two ░░ ░░ three · ·"
-    assert streamer.committed(1) == 3  # the second EOS is filling
+    assert streamer.count_committed(1) == 3  # the second EOS is filling
 
 
 def test_a_finished_block_stays_in_front_of_the_draft(tokenizer):
-    streamer = CanvasStreamer(tokenizer, MASK)
+    streamer = LiveCanvas(tokenizer)
     streamer.put(ids(tokenizer, "one is"))
-    streamer.put_draft(ids(tokenizer, "two _ _ _"))
+    draft(streamer, ids(tokenizer, "two _ _ _"))
     streamer.put(ids(tokenizer, "two three"))
-    streamer.put_draft(ids(tokenizer, "_ four"))
+    draft(streamer, ids(tokenizer, "_ four"))
     streamer.put(ids(tokenizer, "."))
     streamer.end()
     assert [draw(streamer, forward) for forward in (1, 2, 3)] == ["two ░░ ░░ ░░", "two three ░░ four", "two three · ·"]
 
 
 def test_what_a_forward_commits_stands_out(tokenizer):
-    streamer = CanvasStreamer(tokenizer, MASK)
+    streamer = LiveCanvas(tokenizer)
     streamer.put(ids(tokenizer, "one is"))
-    streamer.put_draft(ids(tokenizer, "two _ _ six"))
-    streamer.put_draft(ids(tokenizer, "two three _ six"))
+    draft(streamer, ids(tokenizer, "two _ _ six"))
+    draft(streamer, ids(tokenizer, "two three _ six"))
     text = streamer.render()
     styles = {text.plain[span.start : span.end].strip(): span.style for span in text.spans}
     assert styles["three"] == JUST_COMMITTED and styles[MASKED[0]] == MASKED[1]
@@ -62,12 +66,12 @@ def test_white_space_is_that_of_the_whole_text():
     tokenizer = build_tokenizer()  # its decoder writes a new line before #### when a number follows
     text = "That makes <<3*4=12>>12 pens.\n#### 12"
     tokens = torch.tensor(tokenizer(text)["input_ids"])
-    streamer = CanvasStreamer(tokenizer, tokenizer.mask_token_id)
+    streamer = LiveCanvas(tokenizer)
     streamer.put(tokens[:1])
     for hidden in ([0, 3, -1], [0, -2], [3], []):
-        draft = tokens.clone()
-        draft[hidden] = tokenizer.mask_token_id
-        streamer.put_draft(draft)
+        masked = tokens.clone()
+        masked[hidden] = tokenizer.mask_token_id
+        draft(streamer, masked, tokenizer.mask_token_id)
     assert [draw(streamer, forward) for forward in (3, 4)] == [text.replace("3", "░░", 1), text]
 
 
@@ -76,7 +80,7 @@ def test_white_space_is_that_of_the_whole_text():
 def test_a_frame_for_each_forward(tokenizer, tiny_checkpoint, preset, early_stop):
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     prompt = ids(tokenizer, "one plus two is")[None]
-    streamer, heard = CanvasStreamer(tokenizer, MASK), []
+    streamer, heard = LiveCanvas(tokenizer), []
     streamer.listener = lambda streamer: heard.append(len(streamer.frames))
     output = model.generate(
         prompt,

@@ -265,7 +265,7 @@ def test_streamers_of_transformers(checkpoint, streamer_class, capsys):
 def test_span_streamer_tells_what_is_committed(checkpoint):
     tiny, tokenizer = checkpoint
     ids, mask = tokenizer("one two three", return_tensors="pt")["input_ids"], tiny.config.mask_token_id
-    streamer = CanvasSpanStreamer(tokenizer, mask_token_id=mask, timeout=30)
+    streamer = CanvasSpanStreamer(tokenizer, timeout=30)
     arguments = {"max_new_tokens": 16, "block_size": 8, "early_stop": False, "return_dict_in_generate": True}
     output = tiny.generate(ids, streamer=streamer, preset="d3llm", output_history=True, **arguments)
     states = list(streamer)
@@ -276,8 +276,18 @@ def test_span_streamer_tells_what_is_committed(checkpoint):
         committed = " ".join(span.text for span in spans if span.committed)
         assert committed.split() == tokenizer.decode(canvas[3:][canvas[3:] != mask]).split()
     assert [span.committed for span in states[-1]] == [True]
-    with pytest.raises(ValueError, match="mask_token_id"):
-        CanvasSpanStreamer(type("Tokenizer", (), {"mask_token_id": None})())
+
+
+def test_a_committed_mask_token_is_not_a_draft(checkpoint):
+    """A model may propose the mask token: what is committed is a fact of the canvas, not of the token."""
+    tiny, tokenizer = checkpoint
+    ids, mask = tokenizer("one two three", return_tensors="pt")["input_ids"], tiny.config.mask_token_id
+    streamer = CanvasSpanStreamer(tokenizer, timeout=30)
+    tokens = torch.tensor([5, mask, mask, 6])
+    streamer.put(ids[0])
+    streamer.put_draft(tokens, committed=torch.tensor([True, True, False, False]))
+    streamer.end()
+    assert [(span.positions, span.committed) for span in next(iter(streamer))] == [(2, True), (2, False)]
 
 
 def test_text_generation_pipeline(checkpoint):

@@ -19,11 +19,12 @@ LONGEST = 512
 tokenizer = AutoTokenizer.from_pretrained(SETTINGS["model"], trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(SETTINGS["model"], trust_remote_code=True, dtype="auto")
 model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-mask_token_id = model.config.mask_token_id
 
 
 class SpanStreamer(BaseStreamer):
     """Turns the states of a canvas into (text, label) spans and puts them on a queue; `None` ends it."""
+
+    takes_committed = True
 
     def __init__(self):
         self.states: Queue = Queue()
@@ -35,17 +36,17 @@ class SpanStreamer(BaseStreamer):
             self.prompt_is_next = False
             return
         self.final += value.tolist()
-        self.states.put(self.spans([]))
+        self.states.put(self.spans([], []))
 
-    def put_draft(self, value: torch.Tensor):
-        self.states.put(self.spans(value.tolist()))
+    def put_draft(self, value: torch.Tensor, committed: torch.Tensor):
+        self.states.put(self.spans(value.tolist(), committed.tolist()))
 
     def end(self):
         self.states.put(None)
 
-    def spans(self, draft: list[int]) -> list[tuple[str, str | None]]:
+    def spans(self, draft: list[int], committed: list[bool]) -> list[tuple[str, str | None]]:
         """Neighbours of one kind joined: final text, committed tokens of open blocks, and masks."""
-        kinds = ["final"] * len(self.final) + ["mask" if t == mask_token_id else "committed" for t in draft]
+        kinds = ["final"] * len(self.final) + ["committed" if is_committed else "mask" for is_committed in committed]
         groups: list[tuple[str, list[int]]] = []
         for token, kind in zip([*self.final, *draft], kinds, strict=True):
             if not groups or groups[-1][0] != kind:

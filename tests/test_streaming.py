@@ -3,7 +3,7 @@
 import torch
 
 from d3llm.generation.canvas import Canvas
-from d3llm.generation.canvas_stream import CanvasStream
+from d3llm.generation.streaming import StreamFeed
 
 from .test_decoding import EOS, MASK, RecordingStreamer, model, prompts  # noqa: F401
 
@@ -23,7 +23,7 @@ def test_a_block_after_a_gap_is_not_final():
     canvas = Canvas.from_prompt(
         prompt, None, new_tokens=6, block_size=2, mask_token_id=MASK, seeds=torch.zeros(1, dtype=torch.long)
     )
-    stream, no_eos = CanvasStream(streamer), torch.tensor([EOS])
+    stream, no_eos = StreamFeed(streamer), torch.tensor([EOS])
     stream.update(canvas, no_eos)
     for position in (4, 5, 2, 3):  # the second block before the first
         canvas.tokens[0, position], canvas.committed[0, position] = 10 + position, True
