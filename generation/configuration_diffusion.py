@@ -75,6 +75,9 @@ class DiffusionGenerationConfig(GenerationConfig):
 
         attention (`str`, *optional*, defaults to `"bidirectional"`): `"block_causal"` hides later blocks from earlier
             ones, with the prompt as one block, for models that were trained so (D2F).
+        attention_block_size (`int`, *optional*): Positions per block of block-causal attention, a multiple of
+            `block_size` or a divisor of it; `block_size` when not given. Inside an unfinished attention block, later
+            tokens still change the keys and values of earlier ones: `cache="block"` is then approximate.
 
         > Cache: which positions a forward recomputes
 
@@ -137,6 +140,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
             )
         config._check_selection()
+        config._check_blocks()
         return config
 
     def _check_selection(self):
@@ -152,6 +156,15 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"`selection`={selection!r} needs a value for `{selection}`")
             if self.selection == selection and self.score != score:
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
+
+    def _check_blocks(self) -> None:
+        size, own = self.attention_block_size, self.block_size
+        if size is None:
+            return
+        if self.attention != "block_causal":
+            raise ValueError(f"`attention_block_size`={size} is for `attention`='block_causal': leave it out")
+        if own is not None and max(size, own) % min(size, own):
+            raise ValueError(f"`attention_block_size`={size} and `block_size`={own}: one must divide the other")
 
     @classmethod
     def from_model_config(cls, model_config) -> "DiffusionGenerationConfig":

@@ -235,6 +235,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             block_size=config.block_size or max(new_tokens, 1),
             mask_token_id=special.mask,
             seeds=prepare_seeds(config, prompt),
+            attention_block_size=config.attention_block_size,
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier)

@@ -79,7 +79,7 @@ class DecodingRun:
         # takes part in the selection, though it keeps its EOS.
         self.masked = ~self.canvas.committed
         self.stops.end_rows(self.canvas, self.forwards)
-        self.canvas.count_left()
+        self.canvas.count_masks()
 
     def advance_blocks(self):
         """Activates and opens blocks, moves rows to their first unfinished one, and shows the state."""
@@ -119,7 +119,7 @@ class DecodingRun:
             candidates, self.width, self.span = self._round_up(candidates), self._round_up(self.width), None
         order = window.candidates.long().argsort(dim=1, descending=True, stable=True)
         self.positions = order[:, : max(1, candidates)]
-        self.eligible = window.candidates.gather(1, self.positions)
+        self.eligible = window.eligible.gather(1, self.positions)
         return True
 
     def forward(self) -> torch.Tensor:
@@ -167,9 +167,11 @@ class DecodingRun:
         return proposal
 
     def select(self, proposal: Proposal) -> torch.BoolTensor:
-        """Which candidates (B, K) to commit."""
+        """Which proposals (B, K) to write."""
         accepted = select(proposal, self.positions, self.eligible, self.canvas, self.config)
-        return self.policy.accept(accepted, self.eligible)
+        accepted = self.policy.accept(accepted, self.eligible)
+        accepted = accepted & ~self.canvas.committed.gather(1, self.positions)  # not the tail that an EOS has filled
+        return self.policy.revise(self.canvas, self.positions, proposal, accepted)
 
     def commit(self, proposal: Proposal, accepted: torch.BoolTensor):
         """Writes the accepted proposals."""
@@ -198,7 +200,8 @@ def visible_positions(
     """What the recomputed `positions` (B, W) may see: padding (B, L), or block-causal (B, 1, W, L)."""
     if config.attention == "bidirectional":
         return canvas.attention_mask
-    visible = canvas.block_of <= canvas.block_of[positions][:, None, :, None]
+    blocks = canvas.attention_block_of
+    visible = blocks <= blocks[positions][:, None, :, None]
     if canvas.attention_mask is not None:
         visible = visible & (canvas.attention_mask[:, None, None, :] > 0)
     if model.config._attn_implementation == "eager":

@@ -145,6 +145,7 @@ METHOD_FIELDS = {
     "block_add_threshold": Field(1.0, Number(0, 1)),
     "block_activate_threshold": Field(1.0, Number(0, 1)),
     "attention": Field("bidirectional", Choice(("bidirectional", "block_causal"))),
+    "attention_block_size": Field(None, Whole(1)),
     "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block"))),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),

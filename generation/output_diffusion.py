@@ -49,7 +49,7 @@ class CanvasResult:
     """The caller's batch, filled in as rows finish."""
 
     def __init__(self, canvas: Canvas, config: DiffusionGenerationConfig):
-        self.prompt_length = canvas.prompt_length
+        self.prompt_length = canvas.region_start
         self.sequences = canvas.tokens.clone()
         self.commit_steps = canvas.commit_steps.clone()
         self.logprobs = canvas.logprobs.clone()

@@ -19,10 +19,10 @@ Rule = Callable[[torch.Tensor, torch.BoolTensor, Canvas, DiffusionGenerationConf
 def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
     """How many forwards a schedule gives to the current block of each row (B,): `steps` is shared out evenly over the
     blocks of the generated region, the first ones take the remainder."""
-    size = canvas.sizes.gather(1, canvas.current[:, None])[:, 0]
+    size = canvas.masks_at_start.gather(1, canvas.current[:, None])[:, 0]
     if config.steps is None:
         return size
-    blocks, current = canvas.sizes.shape[1] - canvas.first_block, canvas.current - canvas.first_block
+    blocks, current = canvas.masks_at_start.shape[1] - canvas.first_block, canvas.current - canvas.first_block
     forwards = config.steps // blocks + (current < config.steps % blocks).long()
     # masks in the prompt are a block that the caller's steps do not count
     return torch.where(current < 0, size, forwards)
@@ -48,7 +48,7 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.
     - `"fraction"`: the share of the positions still masked that [`time_share`] gives.
     """
     current, step = canvas.current[:, None], canvas.forwards_in_block
-    size, left = canvas.sizes.gather(1, current)[:, 0], canvas.left.gather(1, current)[:, 0]
+    size, left = canvas.masks_at_start.gather(1, current)[:, 0], canvas.masks_left.gather(1, current)[:, 0]
     if config.selection == "fraction":
         return (left * time_share(canvas, config)).long()
     forwards = forwards_of_block(canvas, config)
@@ -176,12 +176,12 @@ def force_blocks(
     forced: str,
 ) -> torch.BoolTensor:
     """The best candidate (B, K) of each guaranteed block (B, M) in which nothing was accepted."""
-    guaranteed = canvas.activated & (canvas.left > 0)
+    guaranteed = canvas.activated & (canvas.masks_left > 0)
     if forced != "every_block":
         guaranteed = guaranteed & (guaranteed.cumsum(dim=1) == 1)
-    satisfied = torch.zeros_like(canvas.left).scatter_add(1, blocks, accepted.long()) > 0
+    satisfied = torch.zeros_like(canvas.masks_left).scatter_add(1, blocks, accepted.long()) > 0
     best = torch.full_like(guaranteed, -torch.inf, dtype=score.dtype).scatter_reduce(1, blocks, score, "amax")
     order = torch.arange(score.shape[1], device=score.device).expand_as(blocks)
     contender = order.where(eligible & (score == best.gather(1, blocks)), score.shape[1])
-    first = torch.full_like(canvas.left, score.shape[1]).scatter_reduce(1, blocks, contender, "amin")
+    first = torch.full_like(canvas.masks_left, score.shape[1]).scatter_reduce(1, blocks, contender, "amin")
     return (order == first.gather(1, blocks)) & (guaranteed & ~satisfied).gather(1, blocks)

@@ -38,9 +38,9 @@ class Stops:
     def end_rows(self, canvas: Canvas, forwards: int):
         """Fills what follows the end of a row, after `forwards` forwards."""
         if len(self.eos_token_ids):
-            canvas.cut_after(canvas.first_of(self.eos_token_ids), self.fill_token_id, forwards)
+            canvas.end_after(canvas.first_of(self.eos_token_ids), self.fill_token_id, forwards)
         if forwards and (self.criteria or self.stop_strings is not None):
-            canvas.cut_after(self.last_kept(canvas), self.fill_token_id, forwards)
+            canvas.end_after(self.last_kept(canvas), self.fill_token_id, forwards)
 
     def last_kept(self, canvas: Canvas) -> torch.LongTensor:
         """The last position (B, 1) that a row keeps; L for a row that goes on."""

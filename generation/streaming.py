@@ -34,14 +34,14 @@ class StreamFeed:
         """Called before every forward, with the state that the previous forward left."""
         tokens, starts = canvas.tokens[0].cpu(), canvas.block_starts.tolist()
         if self.sent is None:
-            self.streamer.put(tokens[: canvas.prompt_length])
-            self.sent = canvas.prompt_length
+            self.streamer.put(tokens[: canvas.region_start])
+            self.sent = canvas.region_start
             return
-        finished = int((canvas.left[0] == 0).long().cumprod(dim=0).sum())
+        finished = int((canvas.masks_left[0] == 0).long().cumprod(dim=0).sum())
         final = starts[finished]
-        eos = torch.isin(tokens[canvas.prompt_length :], eos_token_ids.cpu()).nonzero()[:, 0]
+        eos = torch.isin(tokens[canvas.region_start :], eos_token_ids.cpu()).nonzero()[:, 0]
         ended = canvas.first_block and canvas.ended[0]  # an infilled text continues after its gaps
-        shown = canvas.prompt_length + int(eos[0]) + 1 if len(eos) and ended else canvas.length
+        shown = canvas.region_start + int(eos[0]) + 1 if len(eos) and ended else canvas.length
         if final > self.sent:
             if shown > self.sent:
                 self.streamer.put(tokens[self.sent : min(final, shown)])

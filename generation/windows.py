@@ -3,7 +3,7 @@
 Attention always sees the whole canvas: what a forward does not recompute, it reads from the cache as it was last
 computed. The first forward of a row recomputes everything.
 
-What holds for every cache, and the quirks of published decoders, are policies around a policy.
+What holds for every cache, and the quirks of published decoders, are policies around a policy. `POLICIES` names them.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .canvas import Canvas
+from .canvas import Canvas, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
 
 
@@ -21,11 +21,14 @@ class Window:
 
     Attributes:
         positions (`torch.BoolTensor` of shape `(B, L)`): The positions to recompute.
-        candidates (`torch.BoolTensor` of shape `(B, L)`): The positions whose tokens the forward may set.
+        candidates (`torch.BoolTensor` of shape `(B, L)`): The positions that the forward proposes tokens for.
+        eligible (`torch.BoolTensor` of shape `(B, L)`): The masked ones of them, which the selection chooses from. The
+            others are committed: a policy asks for them to revise them.
     """
 
     positions: torch.BoolTensor
     candidates: torch.BoolTensor
+    eligible: torch.BoolTensor
 
     def extent(self) -> list[torch.Tensor]:
         """Positions of the widest row; start and end of the first row; whether every row is this one span."""
@@ -51,8 +54,9 @@ class Window:
         filling = self.positions.long().argmax(dim=1).where(first_real == 0, 0)
         return order.where(columns >= width - widths, filling[:, None])
 
-    def select_rows(self, rows: torch.LongTensor):
+    def select_rows(self, rows: torch.LongTensor) -> None:
         self.positions, self.candidates = self.positions[rows], self.candidates[rows]
+        self.eligible = self.eligible[rows]
 
 
 class WholeCanvas:
@@ -76,13 +80,29 @@ class WholeCanvas:
             forward (`int`): Its number, counted from 1.
         """
         positions = self.recomputed(canvas, forward)
-        return Window(positions, open_positions & positions)
+        candidates = open_positions & positions
+        return Window(positions, candidates, candidates)
 
     def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
         """What is committed of the `eligible` candidates (B, K), of which the selection `accepted` some."""
         return accepted
 
-    def select_rows(self, rows: torch.LongTensor):
+    def revise(
+        self, canvas: Canvas, positions: torch.LongTensor, proposal: Proposal, accepted: torch.BoolTensor
+    ) -> torch.BoolTensor:
+        """
+        What is written of the candidates: those that are committed now, and those that are revised. To mask decoded
+        positions again, a policy calls `canvas.remask`.
+
+        Args:
+            canvas ([`~d3llm.generation.canvas.Canvas`]): The state before the forward.
+            positions (`torch.LongTensor` of shape `(B, K)`): The candidates.
+            proposal ([`~d3llm.generation.canvas.Proposal`]): What the forward proposes for them.
+            accepted (`torch.BoolTensor` of shape `(B, K)`): Which of them are committed now.
+        """
+        return accepted
+
+    def select_rows(self, rows: torch.LongTensor) -> None:
         """Keep only these rows of the policy's state."""
 
 
@@ -97,7 +117,7 @@ class CurrentBlock(WholeCanvas):
         self.dual = dual
 
     def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
-        completed = canvas.left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
+        completed = canvas.masks_left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
         return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
 
     def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
@@ -118,13 +138,13 @@ class PublishedEdge(CurrentBlock):
         self.rebuilds = canvas.forwards_in_block == 0
         positions = torch.arange(canvas.length, device=open_positions.device)
         first = canvas.block_starts[canvas.current][:, None] == positions
-        window.candidates &= first | ~self.rebuilds[:, None]
-        return window
+        candidates = window.candidates & (first | ~self.rebuilds[:, None])
+        return Window(window.positions, candidates, candidates)
 
     def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
         return accepted | (eligible & self.rebuilds[:, None])
 
-    def select_rows(self, rows: torch.LongTensor):
+    def select_rows(self, rows: torch.LongTensor) -> None:
         self.rebuilds = self.rebuilds[rows]
 
 
@@ -161,12 +181,12 @@ class SettledBlocks(WholeCanvas):
         self.refresh_interval = refresh_interval
         self.settled = torch.zeros_like(canvas.opened)
         # forward at which a block was first seen complete; the prompt is complete before the first one
-        self.completed_at = torch.full_like(canvas.left, -1)
-        self.completed_at[:, 0] = torch.where(canvas.left[:, 0] == 0, 0, -1)
+        self.completed_at = torch.full_like(canvas.masks_left, -1)
+        self.completed_at[:, 0] = torch.where(canvas.masks_left[:, 0] == 0, 0, -1)
 
     def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
-        blocks = torch.arange(canvas.left.shape[1], device=canvas.left.device)
-        complete = (canvas.left == 0) & (blocks < canvas.opened[:, None])
+        blocks = torch.arange(canvas.masks_left.shape[1], device=canvas.masks_left.device)
+        complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None])
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
         ready = (complete & waited) if self.delay else complete
         settled = (ready | (blocks < self.settled[:, None])).long().cumprod(dim=1).sum(dim=1)
@@ -180,7 +200,7 @@ class SettledBlocks(WholeCanvas):
         self.settled = settled
         return recomputed
 
-    def select_rows(self, rows: torch.LongTensor):
+    def select_rows(self, rows: torch.LongTensor) -> None:
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
 
 
@@ -206,13 +226,18 @@ class AroundPolicy(WholeCanvas):
     def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
         return self.policy.accept(accepted, eligible)
 
-    def select_rows(self, rows: torch.LongTensor):
+    def revise(
+        self, canvas: Canvas, positions: torch.LongTensor, proposal: Proposal, accepted: torch.BoolTensor
+    ) -> torch.BoolTensor:
+        return self.policy.revise(canvas, positions, proposal, accepted)
+
+    def select_rows(self, rows: torch.LongTensor) -> None:
         self.policy.select_rows(rows)
 
 
 class Restricted(AroundPolicy):
-    """Leaves out what an earlier run computed, the first `kept` positions, and, with block-causal attention, blocks
-    that are not opened yet: nothing sees them."""
+    """Skips what an earlier run computed, the first `kept` positions, and, with block-causal attention, the blocks
+    that nothing sees yet."""
 
     def __init__(self, policy: WholeCanvas, kept: int, opened_only: bool):
         super().__init__(policy)
@@ -222,12 +247,12 @@ class Restricted(AroundPolicy):
         window = super().window(canvas, open_positions, forward)
         needed = torch.arange(canvas.length, device=open_positions.device) >= self.kept
         if self.opened_only:
-            needed = needed & canvas.in_opened_blocks()
-        return Window(window.positions & needed, window.candidates & needed)
+            needed = needed & canvas.in_visible_blocks()
+        return Window(window.positions & needed, window.candidates & needed, window.eligible & needed)
 
 
 class Completed(AroundPolicy):
-    """Adds the rows that predict the candidates, and leaves out the padding, which nothing sees.
+    """Adds the rows that predict the candidates, and skips the padding, which nothing sees.
 
     Args:
         logit_rows (`Callable`, *optional*): Of the model: the row that predicts a position. Without it, a window that
@@ -250,6 +275,29 @@ class Completed(AroundPolicy):
         return window
 
 
+def current_block(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
+    dual = config.cache == "dual"
+    return PublishedEdge(dual) if config.window_edge == "published" and logits_shift else CurrentBlock(dual)
+
+
+def delayed_tokens(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
+    return DelayedTokens(config.cache_delay, config.cache_refresh_interval)
+
+
+def settled_blocks(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
+    return SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
+
+
+# By the name of the cache: the policy for a canvas, a config and the model's `logits_shift`.
+POLICIES: dict[str, Callable[[Canvas, DiffusionGenerationConfig, int], WholeCanvas]] = {
+    "none": lambda canvas, config, logits_shift: WholeCanvas(),
+    "prefix": current_block,
+    "dual": current_block,
+    "delayed": delayed_tokens,
+    "block": settled_blocks,
+}
+
+
 def make_policy(
     canvas: Canvas,
     config: DiffusionGenerationConfig,
@@ -265,18 +313,9 @@ def make_policy(
         logits_shift (`int`), logit_rows (`Callable`): Of the model: which row of its logits predicts a position.
         kept (`int`, *optional*, defaults to 0): Positions from the start that an earlier run computed.
     """
-    published = config.window_edge == "published"
-    policy: WholeCanvas
-    if config.cache == "none":
-        return WholeCanvas()
-    if config.cache == "block":
-        policy = SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
-    elif config.cache == "delayed":
-        policy = DelayedTokens(config.cache_delay, config.cache_refresh_interval)
-    elif published and logits_shift:
-        policy = PublishedEdge(dual=config.cache == "dual")
-    else:
-        policy = CurrentBlock(dual=config.cache == "dual")
+    policy = POLICIES[config.cache](canvas, config, logits_shift)
+    if config.cache == "none":  # the whole canvas has every row that predicts a candidate
+        return policy
     if kept or config.attention == "block_causal":
         policy = Restricted(policy, kept, opened_only=config.attention == "block_causal")
-    return Completed(policy, None if published else logit_rows)
+    return Completed(policy, None if config.window_edge == "published" else logit_rows)

@@ -22,7 +22,7 @@ def masked_block(size: int) -> Canvas:
 
 
 def advance(canvas: Canvas):
-    canvas.count_left()
+    canvas.count_masks()
     canvas.advance_blocks(1.0, 1.0, torch.zeros_like(canvas.ended))
 
 

@@ -27,7 +27,7 @@ def test_a_block_after_a_gap_is_not_final():
     stream.update(canvas, no_eos)
     for position in (4, 5, 2, 3):  # the second block before the first
         canvas.tokens[0, position], canvas.committed[0, position] = 10 + position, True
-        canvas.count_left()
+        canvas.count_masks()
         stream.update(canvas, no_eos)
     assert [event for event in streamer.events if event[0] == "put"] == [("put", [5, 6]), ("put", [12, 13, 14, 15])]
     assert streamer.events[-1] == ("draft", [MASK, MASK])

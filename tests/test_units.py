@@ -50,12 +50,12 @@ def canvas_of(tokens: torch.Tensor, prompt_length: int, block_size: int) -> Canv
         seeds=torch.zeros(1, dtype=torch.long),
     )
     canvas.tokens, canvas.committed = tokens[None].clone(), (tokens != MASK)[None]
-    canvas.count_left()
+    canvas.count_masks()
     return canvas
 
 
 def advance(canvas: Canvas):
-    canvas.count_left()
+    canvas.count_masks()
     canvas.advance_blocks(1.0, 1.0, torch.zeros_like(canvas.ended))
 
 
@@ -73,7 +73,7 @@ def committed(tensors, **fields) -> tuple[list[int], list[int]]:
     config = DiffusionGenerationConfig(block_size=tensors["x"].shape[1], **fields).resolve()
     config.threshold = config.threshold if threshold is None else threshold
     canvas = canvas_of(tensors["x"][0], 0, config.block_size)
-    canvas.sizes = canvas.left
+    canvas.masks_at_start = canvas.masks_left
     advance(canvas)
     positions = torch.arange(canvas.length)[None]
     eligible = ~canvas.committed
@@ -153,14 +153,14 @@ def test_early_stop(case):
     blocks = list(case["block_states_before"].values())
     before, after = torch.tensor(case["x"]), torch.tensor(case["x_after"])
     canvas = canvas_of(before, case["prompt_length"], blocks[1]["end"] - blocks[1]["start"])
-    assert canvas.left[0].tolist() == [block["mask_count"] for block in blocks]
+    assert canvas.masks_left[0].tolist() == [block["mask_count"] for block in blocks]
     eos = canvas.first_of(torch.tensor([case["eos_token_id"]]))
     assert int(eos) == (case["first_eos_abs"] if case["has_eos"] else canvas.length)
-    canvas.cut_after(eos, case["eos_token_id"], forwards=5)
-    canvas.count_left()
+    canvas.end_after(eos, case["eos_token_id"], forwards=5)
+    canvas.count_masks()
     assert canvas.ended.tolist() == [case["has_eos"]]
     assert torch.equal(canvas.tokens[0], after)
-    assert canvas.left[0].tolist() == [block["mask_count"] for block in case["block_states_after"].values()]
+    assert canvas.masks_left[0].tolist() == [block["mask_count"] for block in case["block_states_after"].values()]
     filled = (before == MASK) & (after != MASK)
     assert torch.equal(canvas.commit_steps[0], torch.where(filled, 5, 0).int())
 
