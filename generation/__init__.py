@@ -4,10 +4,11 @@ if __name__ != "d3llm.generation":  # a second copy of every class
     raise ImportError("generation is a part of d3llm: import d3llm.generation.")
 
 from .canvas_cache import CanvasCache
-from .configuration_diffusion import DiffusionGenerationConfig
+from .configuration_diffusion import DiffusionGenerationConfig, register_preset
 from .decoding_diffusion import DiffusionGenerationMixin
 from .output_diffusion import DiffusionGenerationOutput
 from .presets import PRESETS, Preset
+from .selection import register_rule
 from .streaming import CanvasSpan, CanvasSpanStreamer, CanvasStreamer
 
 
@@ -21,4 +22,6 @@ __all__ = [
     "DiffusionGenerationMixin",
     "DiffusionGenerationOutput",
     "Preset",
+    "register_preset",
+    "register_rule",
 ]

@@ -9,10 +9,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 def takes_past_key_values(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a method that takes `cache` take it as `past_key_values` too, its name before transformers 5.24."""
+    """Lets a method that takes `cache` also take it as `past_key_values`, its name before transformers 5.24."""
 
     @functools.wraps(method)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         earlier = kwargs.pop("past_key_values", None)
         if earlier is not None:
             if isinstance(kwargs.get("cache"), Cache):
@@ -32,7 +32,7 @@ class CanvasLayer(CacheLayerMixin):
         super().__init__()
         self.canvas_length = canvas_length
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         batch, heads, _, head_dim = key_states.shape
         self.keys = key_states.new_zeros(batch, heads, self.canvas_length, head_dim)
         self.values = value_states.new_zeros(batch, heads, self.canvas_length, value_states.shape[-1])
@@ -42,9 +42,9 @@ class CanvasLayer(CacheLayerMixin):
         self,
         key_states: torch.Tensor,
         value_states: torch.Tensor,
-        *args,
+        *args: Any,
         positions: torch.LongTensor | slice | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Overwrite the slots at `positions` and return the keys and values of the whole canvas.
 
@@ -76,13 +76,13 @@ class CanvasLayer(CacheLayerMixin):
 
     get_max_cache_shape = get_max_length  # its name before transformers 5.13
 
-    def select_rows(self, rows: torch.LongTensor):
+    def select_rows(self, rows: torch.LongTensor) -> None:
         if self.is_initialized:
             rows = rows.to(self.keys.device)  # of a model split over devices
             self.keys, self.values = self.keys[rows], self.values[rows]
 
-    def move(self, canvas_length: int, kept: int):
-        """Go over to a canvas of another length with the first `kept` slots."""
+    def resize(self, canvas_length: int, kept: int) -> None:
+        """Switch to a canvas of another length, keeping the first `kept` slots."""
         keys, values = self.keys, self.values
         self.canvas_length = canvas_length
         self.lazy_initialization(keys, values)
@@ -94,7 +94,7 @@ class CanvasCache(Cache):
 
     One idea serves every cache policy: the buffer covers the canvas, a forward recomputes a window of it and
     overwrites the window's slots, and attention sees the whole buffer. The first forward must cover the whole canvas,
-    or all but what [`~CanvasCache.resume`] kept of an earlier one.
+    or all but what [`~CanvasCache.reuse_prefix`] kept of an earlier one.
 
     Args:
         num_layers (`int`): Number of transformer layers.
@@ -110,38 +110,38 @@ class CanvasCache(Cache):
         self.policy = policy
         self.tokens: torch.LongTensor | None = None
 
-    def select_rows(self, rows: torch.LongTensor):
+    def select_rows(self, rows: torch.LongTensor) -> None:
         """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`)."""
         for layer in self.layers:
             layer.select_rows(rows)
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
 
-    def note(self, tokens: torch.LongTensor, positions: torch.LongTensor):
-        """Take note of what a forward recomputes: `tokens` (batch, window) at `positions` (batch, window)."""
+    def record_tokens(self, tokens: torch.LongTensor, positions: torch.LongTensor) -> None:
+        """Record which `tokens` (batch, window) a forward computes the slots at `positions` (batch, window) from."""
         if self.tokens is None:
             self.tokens = tokens.new_full((len(tokens), self.layers[0].canvas_length), -1)
         self.tokens.scatter_(1, positions, tokens)
 
-    def resume(self, tokens: torch.LongTensor, limit: int) -> int:
-        """Go over to another canvas and keep the slots of the beginning that both have in common.
+    def reuse_prefix(self, tokens: torch.LongTensor, limit: int) -> int:
+        """Switch to a new canvas, keeping the slots of the common prefix.
 
         Args:
             tokens (`torch.LongTensor` of shape `(1, canvas)`): The new canvas.
-            limit (`int`): Keep no more than this.
+            limit (`int`): The longest prefix to keep.
 
         Returns:
             `int`: Positions kept, from the start.
 
         Raises:
-            `ValueError`: For a cache that no run has filled, or of several rows.
+            `ValueError`: For a cache that no run has filled, and for one of several rows.
         """
         if self.tokens is None or len(self.tokens) != 1:
             raise ValueError("`cache` must come from an earlier generate() for one sequence")
         limit = min(limit, self.tokens.shape[1])
         kept = int((self.tokens[:, :limit] == tokens[:, :limit]).long().cumprod(dim=1).sum())
         for layer in self.layers:
-            layer.move(tokens.shape[1], kept)
+            layer.resize(tokens.shape[1], kept)
         beginning, self.tokens = self.tokens[:, :kept], torch.full_like(tokens, -1)
         self.tokens[:, :kept] = beginning
         return kept

@@ -1,4 +1,4 @@
-"""`DiffusionGenerationConfig`: what `generate()` of a masked-diffusion model can be told."""
+"""`DiffusionGenerationConfig`: the decoding parameters of `generate()`."""
 
 import copy
 from typing import Any
@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, Number, check_names, check_value
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 
 
 logger = logging.get_logger(__name__)
@@ -15,8 +15,9 @@ logger = logging.get_logger(__name__)
 
 class DiffusionGenerationConfig(GenerationConfig):
     r"""
-    Decoding parameters of a masked-diffusion model. Every published decoder is a `preset`, explicit fields override
-    it; a field left at `None` takes the preset's value, else the default below. Serialises to generation_config.json.
+    Decoding parameters of a masked-diffusion model. Every published decoder is a `preset`, which explicit fields
+    override. A field left at `None` takes the preset's value, else the default below. Serialises to
+    generation_config.json.
 
     Args:
         > The run
@@ -24,20 +25,21 @@ class DiffusionGenerationConfig(GenerationConfig):
         preset (`str`, *optional*): Name of a preset: `d3llm presets` lists them with their sources.
         max_new_tokens (`int`, *optional*, defaults to 256): Positions of the generated region, at least 1; the last
             block may be short.
-        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS; what follows is
-            filled with it, while masked positions before it are still decoded.
+        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS. The rest is filled
+            with it, and masked positions before it are still decoded.
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
         seed (`int` or `list[int]`, *optional*): Makes sampling repeatable: a row with this seed gives the same text
             whatever else is in its batch. A list has a seed for each prompt. Up to 64 bits. The first return sequence
-            of a prompt has this seed, the others have seeds that are mixed from it. Drawn from PyTorch's global
-            generator when not given.
+            of a prompt has this seed, the others have seeds derived from it. Drawn from PyTorch's global generator
+            when not given.
         num_return_sequences (`int`, *optional*, defaults to 1): Sequences for each prompt, next to each other.
-        stop_strings (`str` or `list[str]`, *optional*): End a row behind the first of these; needs `tokenizer`.
-        compile_config (`CompileConfig`, *optional*): Compile the model's forward with this, and keep to few shapes:
-            windows and candidates are padded to multiples of `block_size`.
+        stop_strings (`str` or `list[str]`, *optional*): End a row after the first of these; needs `tokenizer`.
+        compile_config (`CompileConfig`, *optional*): Compile the model's forward with this. Windows and candidates are
+            padded to multiples of `block_size`, so that there are few shapes.
         max_time (`float`, *optional*): Seconds after which all rows end.
-        output_logprobs, output_history (`bool`, *optional*, defaults to `False`): What to add to the output.
+        output_logprobs, output_history (`bool`, *optional*, defaults to `False`): Add `logprobs`, `history` to the
+            output.
         cfg_scale (`float`, *optional*, defaults to 0.0): Weight w of classifier-free guidance (LLaDA, arXiv
             2502.09992, appendix A.2): logits are `unconditional + (1 + w) * (conditional - unconditional)`.
         mask_token_id (`int`, *optional*): The [MASK] token; the model's own when not given.
@@ -51,7 +53,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             a linear time grid (Dream), `"bernoulli"` each of them with that probability (Dream's `origin`),
             `"factor"` as many as are sure enough for their rank (Fast-dLLM),
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
-            sure enough, as far as the number that `"count"` would have reached by now.
+            sure enough, up to the number that `"count"` would have reached by now.
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
@@ -61,7 +63,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
             `"every_block"` that is activated, as the d3LLM paper has it.
         forced_score (`str`, *optional*): The score that ranks proposals for forced progress; `score` when not given.
-        steps (`int`, *optional*): Total forwards of the selections with a schedule, shared out evenly over the blocks;
+        steps (`int`, *optional*): Total forwards of the selections with a schedule, divided evenly among the blocks;
             one forward per token when not given.
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"` and `"bernoulli"`.
 
@@ -74,7 +76,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             committed before a block is activated, that is, guaranteed progress.
 
         attention (`str`, *optional*, defaults to `"bidirectional"`): `"block_causal"` hides later blocks from earlier
-            ones, with the prompt as one block, for models that were trained so (D2F).
+            ones, with the prompt as one block, for models trained that way (D2F).
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention, a multiple of
             `block_size` or a divisor of it; `block_size` when not given. Inside an unfinished attention block, later
             tokens still change the keys and values of earlier ones: `cache="block"` is then approximate.
@@ -84,8 +86,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
             on; `"dual"` the current block; `"delayed"` masked and freshly committed positions; `"block"` everything
             after the last settled block.
-        cache_delay (`int`, *optional*, defaults to 1): Forwards that a committed token (`"delayed"`) or a completed
-            block (`"block"`) is still recomputed.
+        cache_delay (`int`, *optional*, defaults to 1): For how many forwards a committed token (`"delayed"`) or a
+            completed block (`"block"`) is still recomputed.
         cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block)
             and `"block"`; never when not given; 1 recomputes everything each time, which is exact.
         window_edge (`str`, *optional*, defaults to `"exact"`): For models with shifted logits and a cache. `"exact"`
@@ -97,7 +99,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         `ValueError`: For an unknown field, an unknown choice or a value out of its range.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         if not kwargs.get("_from_model_config"):
             check_names(kwargs, known=KNOWN_FIELDS)
         for name in (*METHOD_DEFAULTS, *RUN_DEFAULTS):
@@ -106,9 +108,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         own = {name: getattr(self, name) for name in RUN_DEFAULTS if name in BASE_FIELDS}
         super().__init__(**own, **kwargs)
 
-    def validate(self, *args, **kwargs):
-        # GenerationConfig's own checks are about sampling flags and beams: here temperature alone says what is
-        # sampled.
+    def validate(self, *args: Any, **kwargs: Any) -> None:
+        # GenerationConfig's own checks are about sampling flags and beams. Here temperature alone decides.
         for name in FIELDS:
             check_value(name, getattr(self, name, None))
 
@@ -143,7 +144,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         config._check_blocks()
         return config
 
-    def _check_selection(self):
+    def _check_selection(self) -> None:
         if self.selection in ("threshold", "scheduled_threshold"):
             if self.score == "random":
                 raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
@@ -167,12 +168,12 @@ class DiffusionGenerationConfig(GenerationConfig):
             raise ValueError(f"`attention_block_size`={size} and `block_size`={own}: one must divide the other")
 
     @classmethod
-    def from_model_config(cls, model_config) -> "DiffusionGenerationConfig":
+    def from_model_config(cls, model_config: Any) -> "DiffusionGenerationConfig":
         return cls.from_plain(GenerationConfig.from_model_config(model_config))
 
     @classmethod
     def from_plain(cls, config: GenerationConfig) -> "DiffusionGenerationConfig":
-        """Convert any generation config. Fields that mean nothing here are left out, with a warning."""
+        """Convert any generation config. Fields without a meaning here are skipped, with a warning."""
         if isinstance(config, cls):
             return copy.deepcopy(config)
         values = {name: value for name, value in config.to_dict().items() if value is not None}
@@ -180,6 +181,24 @@ class DiffusionGenerationConfig(GenerationConfig):
         if unknown:
             logger.warning_once(f"generation_config.json: {unknown} have no meaning for diffusion decoding, ignored")
         return cls(**{name: value for name, value in values.items() if name in KNOWN_FIELDS})
+
+
+def register_preset(preset: Preset) -> None:
+    """
+    Adds a preset, for `generate(preset=name)`.
+
+    Args:
+        preset ([`Preset`]): The preset. Its values are checked.
+
+    Raises:
+        `ValueError`: For a name that is taken, a value that is not a field of a method, is out of its range or does
+            not go with the others.
+    """
+    if preset.name in PRESETS:
+        raise ValueError(f"`preset`={preset.name!r} is taken: give it another name")
+    check_names(preset.values, known=METHOD_DEFAULTS)
+    DiffusionGenerationConfig(**preset.values).resolve()
+    PRESETS[preset.name] = preset
 
 
 BASE_FIELDS = {*GenerationConfig().__dict__, "transformers_version"}

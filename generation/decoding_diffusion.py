@@ -1,4 +1,4 @@
-"""`generate()` of masked-diffusion models: one loop, of which every published decoder is a preset."""
+"""`generate()` of masked-diffusion models: one loop, and every published decoder is a preset of it."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ from .preparation import (
 
 
 class DiffusionGenerationMixin(GenerationMixin):
-    """Diffusion decoding for a model whose forward takes `cache_positions` and `logits_to_keep`, and that has
-    `logit_rows` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
+    """Diffusion decoding for a model that has `logit_rows` and whose forward takes `cache_positions` and
+    `logits_to_keep` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
 
     generation_config_class = DiffusionGenerationConfig
     config: Any
@@ -41,7 +41,7 @@ class DiffusionGenerationMixin(GenerationMixin):
     logits_shift: int
     preset_values: dict[str, dict[str, Any]]
 
-    def adjust_generation_fn(self, generation_config, *args, **kwargs):
+    def adjust_generation_fn(self, generation_config: Any, *args: Any, **kwargs: Any) -> None:
         super().adjust_generation_fn(generation_config, *args, **kwargs)
         self.generation_config = DiffusionGenerationConfig.from_plain(self.generation_config)
 
@@ -53,16 +53,16 @@ class DiffusionGenerationMixin(GenerationMixin):
         fill: bool = False,
     ) -> DiffusionGenerationConfig:
         """
-        The decoding parameters that hold in a run: given ones over those of a preset over the model's own.
+        The decoding parameters of a run: explicit ones, else those of the preset, else the model's own.
 
         Args:
             generation_config (`GenerationConfig`, *optional*): Base of the parameters, the model's own when not given.
             kwargs (`dict[str, Any]`, *optional*): Fields of [`DiffusionGenerationConfig`] that were given.
             prompt_length (`int`, *optional*, defaults to 1): Of the longest prompt, in tokens.
-            fill (`bool`, *optional*, defaults to `False`): Whether for [`infill`].
+            fill (`bool`, *optional*, defaults to `False`): Whether the run is one of [`infill`].
 
         Returns:
-            [`DiffusionGenerationConfig`]: Every field has its value.
+            [`DiffusionGenerationConfig`]: With every field filled in.
 
         Raises:
             `ValueError`: For an unknown field or preset, a value out of its range, a prompt that is too long, or a
@@ -76,10 +76,10 @@ class DiffusionGenerationMixin(GenerationMixin):
 
         Args:
             config (`GenerationConfig`): The parameters, as [`diffusion_config`] gives them.
-            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where the EOS ids are to be.
+            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where to put the EOS ids.
 
         Returns:
-            [`~d3llm.generation.preparation.SpecialTokens`]: The ids of mask, EOS and filling.
+            [`~d3llm.generation.preparation.SpecialTokens`]: The ids of the mask, EOS and fill tokens.
 
         Raises:
             `ValueError`: For a model without a mask token, and for ids outside of its vocabulary.
@@ -97,10 +97,10 @@ class DiffusionGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         cache: CanvasCache | str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
-        Fill a canvas of prompt + masked positions, many positions per forward.
+        Fill a canvas of prompt and masked positions, many positions per forward. The steps of the loop:
 
         - end rows: at their first EOS, at a stop string, by a criterion;
         - advance blocks: activate them, open the next one;
@@ -109,7 +109,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         - forward: the transformer over the windows;
         - propose: the head on the candidates, a token and a score for each;
         - select: by the rule of the preset, with forced progress;
-        - commit: write what was selected; and again.
+        - commit: write what was selected.
 
         Args:
             inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`. Mask tokens in a
@@ -117,21 +117,22 @@ class DiffusionGenerationMixin(GenerationMixin):
             generation_config ([`DiffusionGenerationConfig`], *optional*): Base of the decoding parameters, the model's
                 own when not given.
             streamer (`BaseStreamer`, *optional*): Gets `put(prompt)`, `put_draft(tokens)` after each forward with what
-                is not final yet, `put(block)` when a block is final, and `end()`. Batch of one only.
+                is not final yet, `put(block)` when a block is final, and `end()`. One that sets `takes_committed` gets
+                `put_draft(tokens, committed)`. Batch of one only.
             attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
             logits_processor (`LogitsProcessorList`, *optional*): Applied to the logits of the candidates before
-                anything else, as rows `(candidates, vocab)` beside their canvases `(candidates, P + N)`. They see the
-                first token of a row in place of its padding: one that asks which tokens there are, such as
-                `RepetitionPenaltyLogitsProcessor`, does to a padded row what it does to the row alone. Processors that
-                take the last token of `input_ids` for the one before a candidate have no meaning here.
+                anything else, as rows `(candidates, vocab)` with their canvases `(candidates, P + N)`. Padding is
+                shown as the first token of the row, so that a processor such as `RepetitionPenaltyLogitsProcessor`
+                treats a padded row like the row alone. Processors that expect the last token of `input_ids` to come
+                right before a candidate do not work here.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
-                `(rows, P + N)` and no scores; a row that it stops is filled as after an EOS.
+                `(rows, P + N)` and no scores. A row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
-                `output.cache` of an earlier run, such as the turn before of a chat. What both canvases begin with is
-                then not computed again; in a bidirectional model its keys and values do not know of what has changed
-                after it. It is overwritten. The policy is that of the earlier run unless the preset has one. Batch of
-                one only. Also as `past_key_values`, beside a policy's name.
+                `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
+                recomputed. With bidirectional attention this is approximate: its keys and values predate the new
+                tokens. The cache is overwritten. The policy is that of the earlier run unless the preset has one.
+                Batch of one only. Also as `past_key_values`, besides the name of a policy.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -170,11 +171,11 @@ class DiffusionGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def infill(
-        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None, **kwargs
+        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None, **kwargs: Any
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
-        Fill in the mask tokens of a text, with what is on both sides in view. The text is one block, and keeps its
-        length and every token that was given: a stop fills no more than the gaps after it.
+        Fill in the mask tokens of a text, in view of both sides. The text is one block and keeps its length and every
+        given token: a stop only fills the gaps after it.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, P)`): Texts with mask tokens, left-padded.
@@ -197,7 +198,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         """
         fixed = {"max_new_tokens", "max_length", "block_size", "early_stop"} & kwargs.keys()
         if fixed:
-            raise ValueError(f"infill() fills a text of a given length as one block: leave out {sorted(fixed)}")
+            raise ValueError(f"infill() fills a text of fixed length as one block: remove {sorted(fixed)}")
         other = {name: kwargs.pop(name, None) for name in ("logits_processor", "stopping_criteria", "tokenizer")}
         other["streamer"] = kwargs.pop("streamer", None)
         prompt = prepare_prompt(input_ids, None)

@@ -20,8 +20,8 @@ from .streaming import StreamFeed
 from .windows import make_policy
 
 
-# Logits that are in memory at a time, and that one pass goes over: as many as the last-level cache of a CPU holds,
-# since a pass over fresh memory waits for it.
+# Logits that are in memory at a time, and that one pass reads: as many as fit in the last-level cache of a CPU, since
+# reading fresh memory is slow.
 HEAD_ELEMENTS = 2**24
 PASS_ELEMENTS = 2**22
 
@@ -73,15 +73,15 @@ class DecodingRun:
         self.forwards = 0
         self.faulty = torch.zeros_like(canvas.row_ids[0])
 
-    def end_rows(self):
+    def end_rows(self) -> None:
         """Ends rows at their first EOS or by a stop."""
-        # Candidates are fixed before, as in the published decoder: in the one forward after an EOS the tail still
-        # takes part in the selection, though it keeps its EOS.
+        # Candidates are fixed first, as in the published decoder: in the one forward after an EOS the tail still takes
+        # part in the selection, though it keeps its EOS.
         self.masked = ~self.canvas.committed
         self.stops.end_rows(self.canvas, self.forwards)
         self.canvas.count_masks()
 
-    def advance_blocks(self):
+    def advance_blocks(self) -> None:
         """Activates and opens blocks, moves rows to their first unfinished one, and shows the state."""
         canvas, must_stay = self.canvas, self.policy.must_stay(self.canvas)
         canvas.advance_blocks(self.config.block_add_threshold, self.config.block_activate_threshold, must_stay)
@@ -90,19 +90,19 @@ class DecodingRun:
         if self.stream is not None:
             self.stream.update(canvas, self.special.eos)
 
-    def choose_window(self):
+    def choose_window(self) -> None:
         """Asks the cache policy what the next forward recomputes, and which positions are candidates."""
         open_positions = self.masked & self.canvas.in_opened_blocks()
         self.window = self.policy.window(self.canvas, open_positions, self.forwards + 1)
 
     def keep_unfinished_rows(self) -> bool:
-        """Takes finished rows out of the batch; `False` when none is left. Here is the one host read of a forward."""
+        """Removes finished rows from the batch; `False` when none is left. This is the one host read per forward."""
         window, finished = self.window, self.finished
         numbers = [self.faulty, finished.sum(), window.candidates.sum(dim=1).amax(), *window.extent()]
         faults, done, candidates, self.width, start, end, shared = torch.stack(numbers).tolist()
         if faults:
             raise ValueError(
-                f"the logits of {faults} candidates are no numbers (NaN) in forward {self.forwards}: the weights are "
+                f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: the weights are "
                 f"damaged, or {self.model.dtype} is too narrow for them"
             )
         if done:
@@ -125,7 +125,7 @@ class DecodingRun:
     def forward(self) -> torch.Tensor:
         """Runs the transformer over the windows; returns the hidden states (B, K, ..) that predict the candidates.
 
-        Rows share one span, or have windows of their own, at the right end of as many positions.
+        Rows either share one span, or each has its own window, at the right end of equally many positions.
         """
         self.forwards += 1
         canvas, recomputed = self.canvas, self.window.positions
@@ -148,7 +148,7 @@ class DecodingRun:
         inputs = self.guidance.widen(inputs, positions)
         if self.cache is not None:
             slots = self.guidance.widen_rows(positions)
-            self.cache.note(inputs["input_ids"], slots)
+            self.cache.record_tokens(inputs["input_ids"], slots)
             inputs |= {"cache": self.cache, "cache_positions": self.span or slots}
         return self.guidance.narrow(self.call(**inputs).hidden_states[0])
 
@@ -173,7 +173,7 @@ class DecodingRun:
         accepted = accepted & ~self.canvas.committed.gather(1, self.positions)  # not the tail that an EOS has filled
         return self.policy.revise(self.canvas, self.positions, proposal, accepted)
 
-    def commit(self, proposal: Proposal, accepted: torch.BoolTensor):
+    def commit(self, proposal: Proposal, accepted: torch.BoolTensor) -> None:
         """Writes the accepted proposals."""
         self.canvas.commit(self.positions, proposal, accepted, self.forwards)
 
@@ -186,8 +186,8 @@ class DecodingRun:
     def _logits_in_parts(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
         """Logits (candidates, vocab), row after row of the batch."""
         vocab_size = self.model.config.vocab_size  # the weights of a head may be packed
-        for some in states.flatten(0, 1).split(max(1, HEAD_ELEMENTS // vocab_size)):
-            yield from self.head(some).split(max(1, PASS_ELEMENTS // vocab_size))
+        for part in states.flatten(0, 1).split(max(1, HEAD_ELEMENTS // vocab_size)):
+            yield from self.head(part).split(max(1, PASS_ELEMENTS // vocab_size))
 
     def _round_up(self, number: int) -> int:
         multiple = self.config.block_size or self.canvas.length
@@ -197,7 +197,7 @@ class DecodingRun:
 def visible_positions(
     model: Any, canvas: Canvas, config: DiffusionGenerationConfig, positions: torch.LongTensor
 ) -> torch.Tensor | None:
-    """What the recomputed `positions` (B, W) may see: padding (B, L), or block-causal (B, 1, W, L)."""
+    """The attention mask of the recomputed `positions` (B, W): padding (B, L), or block-causal (B, 1, W, L)."""
     if config.attention == "bidirectional":
         return canvas.attention_mask
     blocks = canvas.attention_block_of

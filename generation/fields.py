@@ -1,11 +1,12 @@
 """The fields of the decoding config, each declared once: default, type and range.
 
 Python, the command line and generation_config.json are checked against this table, and the help of the command line
-is made of it.
+is generated from it.
 """
 
 import difflib
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,12 @@ from transformers import CompileConfig
 from .presets import PRESETS
 
 
-LARGEST = 2**31 - 1  # what is counted here, positions and forwards, is far below; int64 is what tensors take
+LARGEST = 2**31 - 1  # positions and forwards are far below, and int64 tensors hold it
 
-MOST_COPIES = 2**16  # of a prompt: all are decoded at once, and more would end in the system's lack of memory
+MOST_COPIES = 2**16  # of a prompt: all are decoded at once, and more would run out of memory
 
 
-def suggestion(value: Any, choices) -> str:
+def suggestion(value: Any, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value), list(choices), n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
@@ -37,7 +38,7 @@ class Whole:
     most: int = LARGEST
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, as the end of a sentence that begins with it; `None` if it fits."""
+        """The fault of a value, as the end of a sentence that begins with it; `None` if it has none."""
         if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
             return None
         most = "" if isinstance(value, int) and value < self.least else f" and at most {self.most}"
@@ -62,14 +63,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of some names, which may become more: `register_preset` and `register_rule` add to them."""
 
-    names: tuple[str, ...]
+    names: Collection[str]
 
     def fault(self, value: Any) -> str | None:
         if isinstance(value, str) and value in self.names:
             return None
-        return f"is unknown{suggestion(value, self.names)}: choose one of {self.names}"
+        return f"is unknown{suggestion(value, self.names)}: choose one of {tuple(self.names)}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Field:
 
 
 SCORES = ("probability", "entropy", "margin", "random")
-SELECTIONS = ("count", "fraction", "bernoulli", "threshold", "scheduled_threshold", "factor", "entropy_bound")
+SELECTIONS = ["count", "fraction", "bernoulli", "threshold", "scheduled_threshold", "factor", "entropy_bound"]
 PROGRESS = ("best", "first_block", "best_and_first_block", "every_block")
 TOKEN = Whole()
 
@@ -151,9 +152,9 @@ METHOD_FIELDS = {
     "cache_refresh_interval": Field(None, Whole(1)),
     "window_edge": Field("exact", Choice(("exact", "published"))),
 }
-# The run: these hold whatever the method.
+# The run: these apply to every method.
 RUN_FIELDS = {
-    "preset": Field(None, Choice(tuple(PRESETS))),
+    "preset": Field(None, Choice(PRESETS)),
     "max_new_tokens": Field(256, Whole(1)),
     "early_stop": Field(True, Flag()),
     "cfg_scale": Field(0.0, Number()),
@@ -187,14 +188,14 @@ CHOICES = {name: field.kind.names for name, field in FIELDS.items() if isinstanc
 SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold")
 
 
-def check_names(names, known):
+def check_names(names: Iterable[str], known: Collection[str]) -> None:
     """Raise a `ValueError` that names the first of `names` that is not in `known`, and the nearest known one."""
     for name in names:
         if name not in known:
             raise ValueError(f"unknown generation field `{name}`{suggestion(name, known)}")
 
 
-def check_value(name: str, value: Any):
+def check_value(name: str, value: Any) -> None:
     """Raise a `ValueError` for a value of a field that is not what the field is declared to be."""
     fault = None if value is None else FIELDS[name].kind.fault(value)
     if fault:

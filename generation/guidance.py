@@ -9,26 +9,26 @@ from .canvas import Canvas
 
 
 class Unguided:
-    """A decoder without guidance: every row is forwarded once, as it is."""
+    """No guidance: every row is forwarded once, as it is."""
 
     def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
-        """The inputs of the rows to those of what is forwarded."""
+        """Turns the inputs of the rows into those of the forward."""
         return inputs
 
     def narrow(self, states: torch.Tensor) -> torch.Tensor:
-        """The hidden states of what was forwarded to those of the rows, for the head of [`~Unguided.guide`]."""
+        """Turns the hidden states of the forward into those of the rows, for the head of [`~Unguided.guide`]."""
         return states
 
     def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The head on such hidden states."""
+        """The head for such hidden states."""
         return head
 
     def forwarded(self, rows: torch.LongTensor) -> torch.LongTensor:
-        """Indices of what is forwarded for these rows (R,)."""
+        """Rows of the forward that belong to these rows (R,)."""
         return rows
 
     def widen_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of the rows (B, ..) to those of what is forwarded."""
+        """Turns values of the rows (B, ..) into those of the forward."""
         return values
 
 
@@ -45,14 +45,14 @@ class Guidance(Unguided):
         self.mask_token_id = mask_token_id
 
     def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
-        """Inputs of B rows to those of 2 B rows, the unconditional ones last."""
+        """Turns the inputs of B rows into those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
         unconditional = conditional.masked_fill(self.canvas.given.gather(1, positions), self.mask_token_id)
         wide = {name: self.widen_rows(value) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 
     def narrow(self, states: torch.Tensor) -> torch.Tensor:
-        """Hidden states (2 B, K, D) of the widened rows to (B, K, 2 D), for the head of [`~Guidance.guide`]."""
+        """Turns hidden states (2 B, K, D) into (B, K, 2 D), for the head of [`~Guidance.guide`]."""
         return torch.cat(states.chunk(2), dim=-1)
 
     def guide(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Likelihood of an answer under a masked diffusion model, estimated by Monte Carlo."""
+"""Likelihood of an answer under a masked-diffusion model, estimated by Monte Carlo."""
 
 from collections.abc import Callable
 from typing import Any

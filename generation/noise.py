@@ -1,4 +1,4 @@
-"""Random numbers that are a function of what they are for, so that a row samples the same whatever its batch."""
+"""Random numbers as a function of row, position and forward, so that a row samples the same in any batch."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ GOLDEN_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit inte
 
 
 def seeds_of_copies(seeds: torch.LongTensor, copies: int) -> torch.LongTensor:
-    """`copies` seeds for each of `seeds` (B,), next to each other (B * copies,): the seed itself, then what SplitMix64
-    draws from it, so that the copies of neighbouring seeds have nothing in common."""
+    """`copies` seeds for each of `seeds` (B,), next to each other (B * copies,): the seed itself, then numbers that
+    SplitMix64 draws from it, so that neighbouring seeds share none."""
     numbers = torch.arange(copies, device=seeds.device)
     drawn = mix(seeds[:, None] + numbers * GOLDEN_GAMMA)
     return torch.where(numbers == 0, seeds[:, None], drawn).flatten()
@@ -25,7 +25,7 @@ def seeds_of_copies(seeds: torch.LongTensor, copies: int) -> torch.LongTensor:
 
 @dataclass
 class Draw:
-    """Random numbers for some candidates of a forward, a function of what is here and of nothing else.
+    """Random numbers for some candidates of a forward; they depend on nothing but these attributes.
 
     Attributes:
         seeds (`torch.LongTensor` of shape `(candidates,)`): The seed of each candidate's row.
@@ -38,8 +38,7 @@ class Draw:
     forward: int
 
     def uniform(self, count: int, stream: int = 1) -> torch.Tensor:
-        """Numbers in (0, 1) with 24 random bits, (candidates, count) in float32; other ones for the other `stream`,
-        which is 1 or -1."""
+        """Numbers in (0, 1) with 24 random bits, (candidates, count) in float32. The two streams, 1 and -1, differ."""
         key = mix(mix(mix(self.seeds) + stream * self.forward) + self.generated)
         bits = mix(key[:, None] + torch.arange(count, device=key.device)) >> 40
         return ((bits & 0xFFFFFF).float() + 0.5) / 2**24

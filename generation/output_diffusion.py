@@ -1,4 +1,4 @@
-"""What `generate()` returns, and how it is gathered while rows finish one after another."""
+"""The output of `generate()`, collected as rows finish."""
 
 from dataclasses import dataclass
 
@@ -27,8 +27,8 @@ class DiffusionGenerationOutput(ModelOutput):
             of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
         history (`torch.LongTensor` of shape `(B, F, P + N)`, *optional*): With `output_history=True`, the canvas after
             each of at most F forwards; rows that needed fewer repeat their last.
-        cache ([`CanvasCache`], *optional*): The cache of the run, if there was one: pass it to the next call to keep
-            what both prompts begin with. Also as `past_key_values`.
+        cache ([`CanvasCache`], *optional*): The cache of the run, if there was one: pass it to the next call to
+            reuse the common prefix. Also as `past_key_values`.
     """
 
     sequences: torch.LongTensor | None = None
@@ -49,7 +49,7 @@ class CanvasResult:
     """The caller's batch, filled in as rows finish."""
 
     def __init__(self, canvas: Canvas, config: DiffusionGenerationConfig):
-        self.prompt_length = canvas.region_start
+        self.region_start = canvas.region_start
         self.sequences = canvas.tokens.clone()
         self.commit_steps = canvas.commit_steps.clone()
         self.logprobs = canvas.logprobs.clone()
@@ -57,31 +57,31 @@ class CanvasResult:
         self.with_logprobs = config.output_logprobs
         self.history: list[torch.LongTensor] | None = [] if config.output_history else None
 
-    def record(self, canvas: Canvas, forwards: int):
-        """Take note of the state after forward number `forwards`, if the caller wants the history."""
+    def record(self, canvas: Canvas, forwards: int) -> None:
+        """Record the state after forward number `forwards`, if the caller wants the history."""
         if self.history is not None and forwards:
             self.sequences[canvas.row_ids] = canvas.tokens
             self.history.append(self.sequences.clone())
 
-    def store(self, canvas: Canvas, forwards: int):
-        """Take over the rows that are left, of which some have finished."""
+    def store(self, canvas: Canvas, forwards: int) -> None:
+        """Copy the remaining rows into the output; called when at least one has finished."""
         self.sequences[canvas.row_ids] = canvas.tokens
         self.commit_steps[canvas.row_ids] = canvas.commit_steps
         self.logprobs[canvas.row_ids] = canvas.logprobs
         self.forward_passes[canvas.row_ids] = forwards
 
     def output(self, eos_token_ids: torch.LongTensor, cache: CanvasCache | None) -> DiffusionGenerationOutput:
-        generated = self.sequences[:, self.prompt_length :]
+        generated = self.sequences[:, self.region_start :]
         before_eos = torch.isin(generated, eos_token_ids).long().cumsum(dim=1) == 0
         lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
-        if not self.prompt_length:  # a text that was filled in: an EOS in it says nothing
+        if not self.region_start:  # in an infilled text an EOS does not end anything
             lengths = (self.commit_steps > 0).sum(dim=1)
         return DiffusionGenerationOutput(
             sequences=self.sequences,
-            commit_steps=self.commit_steps[:, self.prompt_length :],
+            commit_steps=self.commit_steps[:, self.region_start :],
             forward_passes=self.forward_passes,
             tokens_per_forward=lengths / self.forward_passes.clamp(min=1),
-            logprobs=self.logprobs[:, self.prompt_length :] if self.with_logprobs else None,
+            logprobs=self.logprobs[:, self.region_start :] if self.with_logprobs else None,
             history=torch.stack(self.history, dim=1) if self.history is not None else None,
             cache=cache,
         )

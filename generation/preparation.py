@@ -1,4 +1,4 @@
-"""What `generate()` is given, checked and made ready for the loop."""
+"""Checks the arguments of `generate()` and prepares them for the loop."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SpecialTokens:
-    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s an ended row (`mask` when nothing can)."""
+    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s an ended row (`mask` without an EOS)."""
 
     mask: int
     eos: torch.LongTensor
@@ -78,7 +78,7 @@ def prepare_config(
                 "`window_edge`='published' reproduces runs of `generate()`: leave it out of infill(), where no "
                 "published decoder has an edge"
             )
-        config.early_stop = False  # an EOS in a text to fill in is part of it
+        config.early_stop = False  # an EOS in an infilled text is part of it
         if longest is not None and prompt_length > longest:
             raise ValueError(f"a text of {prompt_length} tokens exceeds the {longest} positions of the model")
         return config
@@ -94,8 +94,8 @@ def prepare_config(
 
 
 def _prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
-    """Resolves the config, and checks its attention against the one that config.json records (`attention`), if any.
-    An `attention` that the caller gives is taken as it is."""
+    """Resolves the config and checks its attention type against the one recorded in config.json, if any. An explicit
+    `attention` of the caller is used as it is."""
     trained = getattr(model.config, "attention", None)
     if config.attention is not None or (trained is not None and config.preset is None):
         config.attention = config.attention or trained
@@ -135,8 +135,8 @@ def prepare_padding(prompt: torch.LongTensor, attention_mask: torch.Tensor | Non
 
 
 def prepare_seeds(config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-    """A seed for every row (B,): that of its prompt, or the one of all, and another for each further return
-    sequence, which no neighbouring seed has."""
+    """A seed for every row (B,): that of its prompt, or the one for all, and a derived one for each further return
+    sequence."""
     if config.seed is None:
         return torch.randint(2**62, (len(prompt),)).to(prompt.device)
     prompts = len(prompt) // config.num_return_sequences
@@ -149,8 +149,8 @@ def prepare_seeds(config: DiffusionGenerationConfig, prompt: torch.LongTensor) -
 
 
 def prepare_earlier_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
-    """What an earlier run left, out of the two meanings of `cache`, of which the other is the policy by name, and
-    out of `past_key_values`, the name that it had before transformers 5.24."""
+    """The cache of an earlier run, given as `cache` or as `past_key_values`, its name before transformers 5.24. A
+    `cache` given as a string is the name of a policy, and goes to `kwargs`."""
     earlier = kwargs.pop("past_key_values", None)
     if cache is None or isinstance(cache, str):
         kwargs["cache"] = cache
@@ -163,7 +163,7 @@ def prepare_earlier_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
 def prepare_cache(
     model_config: Any, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
 ) -> tuple[CanvasCache | None, int]:
-    """The cache of a run for a model, and how many positions from the start it holds already."""
+    """The cache of a run, and how many positions from the start it already holds."""
     if earlier is None:
         if config.cache == "none":
             return None, 0
@@ -176,7 +176,7 @@ def prepare_cache(
         raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
     first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
     # the row before the first masked position may be the one that predicts it
-    return earlier, earlier.resume(canvas.tokens, limit=first_masked - 1)
+    return earlier, earlier.reuse_prefix(canvas.tokens, limit=first_masked - 1)
 
 
 def prepare_stops(
@@ -185,7 +185,7 @@ def prepare_stops(
     tokenizer: PreTrainedTokenizerBase | None,
     special: SpecialTokens,
 ) -> Stops:
-    """What ends the rows of a run."""
+    """The stops of a run."""
     criteria = StoppingCriteriaList(stopping_criteria or [])
     if config.max_time is not None:
         criteria.append(MaxTimeCriteria(config.max_time))

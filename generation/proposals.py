@@ -1,5 +1,4 @@
-"""What a forward proposes: a token for every candidate, and scores that say how sure the model is of it. A larger
-score is always surer."""
+"""Proposals: a token for every candidate, and how sure the model is of it. A larger score is always surer."""
 
 import math
 from collections.abc import Iterable
@@ -37,12 +36,12 @@ def propose(
     shown = canvas.without_padding() if logits_processor else canvas.tokens
     parts, start = [], 0
     for part in logits:
-        these = slice(start, start + len(part))
+        span = slice(start, start + len(part))
         start += len(part)
-        # what little a candidate brings goes to the head's device, not the logits to the canvas's
-        draw = Draw(canvas.seeds[rows[these]].to(part.device), generated[these].to(part.device), forward)
+        # a few numbers per candidate go to the head's device, rather than the logits to the canvas's
+        draw = Draw(canvas.seeds[rows[span]].to(part.device), generated[span].to(part.device), forward)
         if logits_processor:
-            part = logits_processor(shown[rows[these]].to(part.device), part.float())
+            part = logits_processor(shown[rows[span]].to(part.device), part.float())
         parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
     fields = [
         None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
@@ -60,14 +59,14 @@ def propose_part(
     The mask token counts in the distribution but is never proposed.
     """
     logits -= logits.amax(dim=-1, keepdim=True)
-    if may_forbid:  # a token that a processor forbids has no weight, and -inf * 0 is not 0
+    if may_forbid:  # the weight of a forbidden token is 0, and -inf * 0 is not
         logits.clamp_(min=torch.finfo(logits.dtype).min)
     weights = logits.exp()
     total = weights.sum(dim=-1)
     kinds = {config.score, config.forced_score or config.score}
     scores = {}
     if "entropy" in kinds:
-        # a batch of row times column, since a product and its sum would write a tensor of the size of the logits
+        # row times column: a product and its sum would write a tensor of the size of the logits
         scores["entropy"] = torch.bmm(weights[:, None], logits[..., None])[:, 0, 0] / total - total.log()
     if "margin" in kinds:
         top = weights.topk(2, dim=-1).values
@@ -90,8 +89,8 @@ def propose_part(
 def largest(values: torch.Tensor) -> torch.LongTensor:
     """`values.argmax(dim=-1)` of `values` (rows, vocab), the first of equals.
 
-    First the largest of each span, then the largest in that span: a CPU finds a maximum several times as fast as its
-    index.
+    First the largest of each span, then its index in that span: a CPU finds a maximum several times as fast as
+    its index.
     """
     width = math.gcd(values.shape[-1], LARGEST_SPAN)
     if width < LARGEST_SPAN:

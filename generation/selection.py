@@ -1,8 +1,8 @@
 """Selection: which proposals a forward commits.
 
-Pure functions on tensors over candidates: B rows, K candidates in a row (rows with fewer are padded, `eligible` says
+Pure functions on tensors over candidates: B rows, K candidates in each (rows with fewer are padded, `eligible` says
 which are real). A larger score is always surer. A rule is a function of the scores (B, K), what is eligible (B, K),
-the canvas and the config; it returns what it accepts (B, K). `RULES` names them.
+the canvas and the config, and returns what it accepts (B, K). `RULES` names them.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,21 @@ import torch
 
 from .canvas import Canvas, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
+from .fields import SELECTIONS
 
 
 Rule = Callable[[torch.Tensor, torch.BoolTensor, Canvas, DiffusionGenerationConfig], torch.BoolTensor]
 
 
 def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
-    """How many forwards a schedule gives to the current block of each row (B,): `steps` is shared out evenly over the
-    blocks of the generated region, the first ones take the remainder."""
+    """How many forwards a schedule gives to the current block of each row (B,): `steps` are divided evenly among the
+    blocks of the generated region, and the first ones take the remainder."""
     size = canvas.masks_at_start.gather(1, canvas.current[:, None])[:, 0]
     if config.steps is None:
         return size
     blocks, current = canvas.masks_at_start.shape[1] - canvas.first_block, canvas.current - canvas.first_block
     forwards = config.steps // blocks + (current < config.steps % blocks).long()
-    # masks in the prompt are a block that the caller's steps do not count
+    # masks in the prompt are a block that `steps` does not count
     return torch.where(current < 0, size, forwards)
 
 
@@ -38,12 +39,12 @@ def time_share(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.Tenso
 
 
 def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.LongTensor:
-    """How many proposals a schedule commits in this forward, a row (B,).
+    """How many proposals of each row (B,) a schedule commits in this forward.
 
     Inside a block of m masked positions and S forwards, forward s commits
 
     - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
-    - `"scheduled_threshold"`: at most as many as `"count"`, and what earlier forwards left of their number
+    - `"scheduled_threshold"`: at most as many as `"count"`, plus what earlier forwards left of their number
       (Fast-dLLM's code for Dream without blocks);
     - `"fraction"`: the share of the positions still masked that [`time_share`] gives.
     """
@@ -60,11 +61,11 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> torch.
 
 
 def confident_quota(ordered: torch.Tensor, config: DiffusionGenerationConfig) -> torch.LongTensor:
-    """How many of the surest proposals `"factor"` and `"entropy_bound"` commit, a row (B,); at least one.
+    """How many of the surest proposals of each row (B,) `"factor"` and `"entropy_bound"` commit; at least one.
 
     - `"factor"`: as many as there are ranks r = 1, 2, ... with a probability of at least 1 - factor / (r + 1)
       (Fast-dLLM, arXiv 2505.22618, section 3.3);
-    - `"entropy_bound"`: the longest run of the surest whose entropies, the last one left out, sum to the bound at most
+    - `"entropy_bound"`: the longest run of the surest whose entropies, without the last one, sum to at most the bound
       (EB-Sampler, arXiv 2505.24857).
 
     Args:
@@ -89,14 +90,14 @@ def surest(order: torch.LongTensor, eligible: torch.BoolTensor, quota: torch.Lon
 def by_threshold(
     score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> torch.BoolTensor:
-    """`"threshold"`: what is at least this sure."""
+    """`"threshold"`: every proposal that is sure enough."""
     return eligible & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
 
 
 def by_schedule(
     score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> torch.BoolTensor:
-    """`"count"` and `"fraction"`: as many of the surest as the schedule says."""
+    """`"count"` and `"fraction"`: the surest, as many as scheduled."""
     order = score.argsort(dim=1, descending=True, stable=True)
     return surest(order, eligible, scheduled_quota(canvas, config))
 
@@ -104,14 +105,14 @@ def by_schedule(
 def by_scheduled_threshold(
     score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> torch.BoolTensor:
-    """`"scheduled_threshold"`: what is sure enough, within the schedule."""
+    """`"scheduled_threshold"`: those that are sure enough, within the schedule."""
     return by_threshold(score, by_schedule(score, eligible, canvas, config), canvas, config)
 
 
 def by_confidence(
     score: torch.Tensor, eligible: torch.BoolTensor, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> torch.BoolTensor:
-    """`"factor"` and `"entropy_bound"`: as many of the surest as their own scores allow."""
+    """`"factor"` and `"entropy_bound"`: the surest, as many as their scores allow."""
     ordered, order = score.sort(dim=1, descending=True, stable=True)
     return surest(order, eligible, confident_quota(ordered, config))
 
@@ -132,7 +133,29 @@ RULES: dict[str, Rule] = {
     "entropy_bound": by_confidence,
     "bernoulli": by_chance,
 }
-MAY_ACCEPT_NOTHING = ("threshold", "scheduled_threshold")  # so that progress is forced
+MAY_ACCEPT_NOTHING = ["threshold", "scheduled_threshold"]  # progress is forced after these
+
+
+def register_rule(name: str, rule: Rule, *, may_accept_nothing: bool = True) -> None:
+    """
+    Adds a rule, for `generate(selection=name)`.
+
+    Args:
+        name (`str`): Its name.
+        rule (`Callable`): A function of the scores `(B, K)`, what is eligible `(B, K)`, the canvas and the config. It
+            returns what it accepts, `(B, K)`, and must not accept what is not eligible.
+        may_accept_nothing (`bool`, *optional*, defaults to `True`): Whether progress must be forced after it, by
+            `forced_progress`: otherwise a row in which it accepts nothing is never finished.
+
+    Raises:
+        `ValueError`: For a name that is taken.
+    """
+    if name in RULES:
+        raise ValueError(f"`selection`={name!r} is taken: give the rule another name")
+    RULES[name] = rule
+    SELECTIONS.append(name)
+    if may_accept_nothing:
+        MAY_ACCEPT_NOTHING.append(name)
 
 
 def select(

@@ -1,4 +1,4 @@
-"""Where a row ends before its canvas is full: at its first EOS, at a stop string, or when a criterion says so."""
+"""Where a row ends before its canvas is full: at its first EOS, at a stop string, or by a criterion."""
 
 import torch
 from transformers import StoppingCriteriaList
@@ -8,17 +8,17 @@ from .canvas import Canvas
 
 
 class Stops:
-    """What ends rows: their first EOS, wherever it is committed, and stop strings and criteria, by what is committed
-    from the start of the generated region without a gap.
+    """Ends rows at their first EOS, wherever it is committed, and by stop strings and criteria, which read what is
+    committed from the start of the generated region up to the first gap.
 
-    A stop string counts where its last token was decoded: given text after a gap does not end a row.
+    A stop string counts only if its last token was decoded: given text does not end a row.
 
     Args:
         eos_token_ids (`torch.LongTensor`): The tokens that end a row; empty with `early_stop=False`.
-        fill_token_id (`int`): What fills a row after its end.
+        fill_token_id (`int`): Fills a row after its end.
         criteria (`StoppingCriteriaList`): Called with the canvases (rows, L) and no scores.
         stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
-        mask_token_id (`int`): Put before the canvas, where a stop string looks further back than it goes.
+        mask_token_id (`int`): Pads the canvas on the left, where a stop string reaches further back.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class Stops:
         self.stop_strings = stop_strings
         self.mask_token_id = mask_token_id
 
-    def end_rows(self, canvas: Canvas, forwards: int):
-        """Fills what follows the end of a row, after `forwards` forwards."""
+    def end_rows(self, canvas: Canvas, forwards: int) -> None:
+        """Ends rows and fills the rest of them; `forwards` have been made."""
         if len(self.eos_token_ids):
             canvas.end_after(canvas.first_of(self.eos_token_ids), self.fill_token_id, forwards)
         if forwards and (self.criteria or self.stop_strings is not None):
             canvas.end_after(self.last_kept(canvas), self.fill_token_id, forwards)
 
     def last_kept(self, canvas: Canvas) -> torch.LongTensor:
-        """The last position (B, 1) that a row keeps; L for a row that goes on."""
+        """The last position (B, 1) that a row keeps; L for a row that continues."""
         positions = torch.arange(canvas.length, device=canvas.tokens.device)
         generated = positions >= canvas.region_starts[:, None]
         gapless = (canvas.committed | ~generated).long().cumprod(dim=1) > 0

@@ -1,7 +1,7 @@
 """Cache policies. Each answers one question: which positions does this forward recompute?
 
-Attention always sees the whole canvas: what a forward does not recompute, it reads from the cache as it was last
-computed. The first forward of a row recomputes everything.
+Attention always sees the whole canvas: positions that a forward does not recompute are read from the cache. The first
+forward of a row recomputes everything.
 
 What holds for every cache, and the quirks of published decoders, are policies around a policy. `POLICIES` names them.
 """
@@ -41,9 +41,9 @@ class Window:
     def indices(self, width: int, first_real: torch.LongTensor) -> torch.LongTensor:
         """The positions as (B, `width`), in order at the right end of each row.
 
-        The left is filled: in a row with padding with position 0, which nothing sees, in another with its first
-        recomputed position, which writes its slot again. The flash path of transformers takes the last `width` slots
-        of the canvas for the queries of a row, and drops those on padding: so it drops none but fillings.
+        The left end is filled: in a row with padding by position 0, which nothing sees, in any other by its first
+        recomputed position, whose slot is then written twice. The flash path of transformers takes the last `width`
+        slots of the canvas for the queries of a row and drops those on padding: so it drops only fillings.
 
         Args:
             first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
@@ -109,8 +109,8 @@ class WholeCanvas:
 class CurrentBlock(WholeCanvas):
     """`cache="prefix"` and `"dual"` (Fast-dLLM, arXiv 2505.22618, section 3.2).
 
-    The first forward of a block rebuilds the cache; the others recompute from the block on (prefix) or the block alone
-    (dual). A block takes at least one of those, as in the published loop, even if its first forward completed it.
+    The first forward of a block rebuilds the cache; the others recompute from the block on (prefix) or only the block
+    (dual). A block takes at least one of these, as in the published loop, even if its first forward completed it.
     """
 
     def __init__(self, dual: bool):
@@ -129,8 +129,8 @@ class CurrentBlock(WholeCanvas):
 class PublishedEdge(CurrentBlock):
     """`window_edge="published"` on a model with shifted logits (Fast-dLLM's code for Dream).
 
-    The row that predicts the first position of a block lies before the block: without it the windows that follow
-    cannot propose that position, so the published loop commits it, and nothing else, from the forward that rebuilds.
+    The row that predicts the first position of a block is before the block. Later windows do not have it and cannot
+    propose that position, so the published loop commits it, and nothing else, in the forward that rebuilds.
     """
 
     def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
@@ -205,7 +205,7 @@ class SettledBlocks(WholeCanvas):
 
 
 class AroundPolicy(WholeCanvas):
-    """A policy that changes what another one says.
+    """A policy that changes the answers of another one.
 
     Args:
         policy ([`WholeCanvas`]): The other one.
@@ -255,8 +255,8 @@ class Completed(AroundPolicy):
     """Adds the rows that predict the candidates, and skips the padding, which nothing sees.
 
     Args:
-        logit_rows (`Callable`, *optional*): Of the model: the row that predicts a position. Without it, a window that
-            starts at a position whose row lies before it stays as it is (`window_edge="published"`).
+        logit_rows (`Callable`, *optional*): Of the model: the row that predicts a position. Without it, no row before
+            a window is added (`window_edge="published"`).
     """
 
     def __init__(self, policy: WholeCanvas, logit_rows: Callable[[torch.Tensor], torch.Tensor] | None):

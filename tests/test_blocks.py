@@ -47,12 +47,12 @@ def test_a_cache_is_kept_up_to_the_first_difference():
     cache, tokens = CanvasCache(2, 12), torch.arange(12)[None]
     for layer in range(2):
         cache.update(torch.ones(1, 2, 12, 4), torch.ones(1, 2, 12, 4), layer)
-    cache.note(tokens, torch.arange(12)[None])
+    cache.record_tokens(tokens, torch.arange(12)[None])
     other = tokens.clone()
     other[0, 5] = 40  # what follows is the same again
-    assert cache.resume(other, limit=12) == 5
+    assert cache.reuse_prefix(other, limit=12) == 5
     assert cache.layers[0].keys[0, 0, :, 0].tolist() == [1.0] * 5 + [0.0] * 7
-    assert cache.resume(tokens, limit=3) == 3
+    assert cache.reuse_prefix(tokens, limit=3) == 3
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])

@@ -133,7 +133,7 @@ def test_weights_that_are_no_numbers_end_the_run(capsys, tiny_checkpoint, tmp_pa
     assert main(arguments) == 2
     warning, error = capsys.readouterr().err.strip().splitlines()
     assert "warning: model.transformer.ff_out.weight" in warning and "no numbers" in warning
-    assert "candidates are no numbers (NaN) in forward 1" in error
+    assert "candidates are not numbers (NaN) in forward 1" in error
 
 
 def test_weights_of_another_dtype(capsys, tiny_checkpoint, tmp_path):

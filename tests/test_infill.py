@@ -44,7 +44,7 @@ def test_infill_keeps_the_text_and_its_length(model):  # noqa: F811
 def test_infill_refuses_what_it_cannot_do(model):  # noqa: F811
     with pytest.raises(ValueError, match="no mask token"):
         model.infill(prompts([5])[0][None])
-    with pytest.raises(ValueError, match="leave out \\['max_new_tokens'\\]"):
+    with pytest.raises(ValueError, match="remove \\['max_new_tokens'\\]"):
         model.infill(torch.full((1, 5), MASK), max_new_tokens=4)
     with pytest.raises(ValueError, match="exceeds the 256 positions"):
         model.infill(torch.full((1, 300), MASK))

@@ -451,7 +451,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             inputs["input_ids"].repeat(views, 1),
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
         )
-        sums = self._sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
+        sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
 
         counts = (
             inputs["counts"]
@@ -478,7 +478,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         predictions[row, position] = losses.predicted  # the views have no position in common
         return loss, {**sums, "predictions": predictions}
 
-    def _sum_up(self, losses: TokenLosses, far: Tensor, weights: Tensor, view: Tensor) -> dict[str, Tensor]:
+    def sum_up(self, losses: TokenLosses, far: Tensor, weights: Tensor, view: Tensor) -> dict[str, Tensor]:
         """The sums and counts in `SUMS` over the M positions, each of which has a weight and belongs to a view."""
         weights = weights * ~far
         sums = {
