@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .golden_data import unpack
+from tests.helpers.golden_data import unpack
 
 
 ROOT = Path(__file__).resolve().parent.parent
