@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import d3llm.modeling
 from d3llm.commands.main import main
 from d3llm.evaluation import ResultsFile, encode_prompt, generate_in_batches, read_prompts
-from tests.commands.test_command_line import copy_checkpoint, run_fails
+from tests.helpers.commands import copy_checkpoint, run_fails
 
 
 PROMPTS = [

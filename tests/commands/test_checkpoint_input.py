@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import CompileConfig
 
 from d3llm.commands.loading import load_model
+from d3llm.commands.main import main
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.fields import FIELDS
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
-from tests.commands.test_command_line import copy_checkpoint, main, run_fails
+from tests.helpers.commands import copy_checkpoint, run_fails
+from tests.helpers.models import tiny_model
 from tests.helpers.trajectory_rows import random_trajectories
-from tests.modeling.test_models import tiny_model
 
 
 ODD = ["x", "", -1, 0, 1, 1.5, math.nan, math.inf, 1e400, 2**70, True, [], {}, [1], ["x"], b"x", object()]

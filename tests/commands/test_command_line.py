@@ -1,7 +1,6 @@
 """The `d3llm` command line on a tiny random checkpoint, and what it says to wrong input."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -13,24 +12,7 @@ from d3llm.commands.main import main
 from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
 from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, read_student_recipe
-
-
-def run_fails(capsys, *arguments) -> str:
-    """Runs a command that must fail as the contract says, and returns its one line."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.err.startswith("d3llm: error: ")
-    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
-    assert "Traceback" not in captured.err
-    return captured.err
-
-
-def copy_checkpoint(checkpoint, tmp_path):
-    return shutil.copytree(checkpoint, tmp_path / "checkpoint")
+from tests.helpers.commands import copy_checkpoint, run_fails
 
 
 def test_presets_lists_every_preset(capsys, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from d3llm.commands.main import main
 from d3llm.evaluation import wilson_interval
 from d3llm.quickstart import checkpoint_path
-from tests.commands.test_command_line import run_fails
+from tests.helpers.commands import run_fails
 
 
 PROBLEMS = ("--problems", "6", "--seed", "1")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import d3llm.modeling
 from d3llm.commands.loading import load_model
@@ -32,10 +32,11 @@ from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_a
 from d3llm.evaluation.tasks.data import exemplars
 from d3llm.evaluation.tuning import choose_point
 from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
-from d3llm.modeling import LLaDAConfig, LLaDAModelLM
+from d3llm.modeling import LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
-from tests.commands.test_command_line import run_fails
-from tests.conftest import ROOT
+from tests.helpers.commands import run_fails
+from tests.helpers.models import OF_WORDS, tiny_autoregressive, tiny_model
+from tests.helpers.paths import ROOT
 from tests.helpers.results import measured, settings
 
 
@@ -64,25 +65,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def diffusion_folder(byte_tokenizer, tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    vocab = len(byte_tokenizer)
-    model = LLaDAModelLM(
-        LLaDAConfig(
-            d_model=32, n_heads=2, n_layers=1, mlp_hidden_size=64, vocab_size=vocab, embedding_size=vocab,
-            max_sequence_length=8192, init_std=0.3, mask_token_id=1, eos_token_id=0, pad_token_id=0,
-        )
-    )  # fmt: skip
+    shape = OF_WORDS | {"vocab_size": len(byte_tokenizer)}
+    model = tiny_model(LLaDAModelLM, **shape, layers=1, kv_heads=None, positions=8192)
     return save(model, byte_tokenizer, tmp_path_factory.mktemp("diffusion"))
 
 
 @pytest.fixture(scope="module")
 def autoregressive_folder(byte_tokenizer, tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        vocab_size=len(byte_tokenizer), eos_token_id=0, pad_token_id=0, bos_token_id=0, initializer_range=0.3,
-    )  # fmt: skip
-    return save(LlamaForCausalLM(config), byte_tokenizer, tmp_path_factory.mktemp("autoregressive"))
+    folder = tmp_path_factory.mktemp("autoregressive")
+    return save(tiny_autoregressive(len(byte_tokenizer)), byte_tokenizer, folder)
 
 
 def save(model, tokenizer, folder: Path) -> Path:

@@ -24,8 +24,8 @@ from d3llm.evaluation.tasks import TASKS, data
 from d3llm.hub_cards.facts import ModelFacts
 from d3llm.hub_cards.from_results import with_results
 from d3llm.quickstart.ablation import ablation_rows
-from tests.commands.test_command_line import run_fails
-from tests.conftest import ROOT
+from tests.helpers.commands import run_fails
+from tests.helpers.paths import ROOT
 from tests.helpers.results import whole_result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import d3llm
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 ROOMS = sorted(path.name for path in (ROOT / "d3llm").iterdir() if path.is_symlink())

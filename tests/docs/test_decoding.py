@@ -8,7 +8,7 @@ import pytest
 from d3llm.generation import PRESETS
 from d3llm.generation.fields import CHOICES, METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.modeling import FAMILIES
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 PAGE = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from d3llm.trainers.distill import RECIPES
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
 from d3llm.trainers.trl_base import _BaseConfig
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

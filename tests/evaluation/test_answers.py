@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from d3llm.evaluation.answers import answers_match, extract_boxed, extract_hash_answer, extract_number
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 DATA = ROOT.parent / "shared" / "data"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from d3llm.evaluation.aup.aup import bootstrap_interval, compute_aup
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 NAMES = {"y_min_offset": "max_drop"}

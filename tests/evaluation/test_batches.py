@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import d3llm.modeling  # noqa: F401
 from d3llm.evaluation import encode_prompt, generate_in_batches
@@ -13,6 +13,7 @@ from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.measurement import measure
 from d3llm.evaluation.tasks import Sample, Task
+from tests.helpers.models import tiny_autoregressive
 from tests.helpers.results import settings
 
 
@@ -26,12 +27,7 @@ def tokenizer(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def autoregressive() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        initializer_range=0.5, eos_token_id=0, pad_token_id=0, bos_token_id=0,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return tiny_autoregressive()
 
 
 def test_return_sequences_are_those_of_their_prompt(tiny_checkpoint, tokenizer):

@@ -10,7 +10,7 @@ from d3llm.commands.main import main
 from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.leaderboard import Curve, Point, make_boards, measured_curves, published, published_curves
 from d3llm.evaluation.plots import draw, speed_points
-from tests.commands.test_command_line import run_fails
+from tests.helpers.commands import run_fails
 from tests.helpers.results import whole_result
 
 

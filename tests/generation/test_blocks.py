@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from d3llm.generation import CanvasCache
-from tests.generation.test_decoding import MASK, model, prompts  # noqa: F401
+from tests.helpers.decoding import MASK, prompts
 
 
 @pytest.mark.parametrize("preset", ["llada", "d3llm"])
-def test_masks_in_a_prompt_are_filled_before_the_first_block_opens(model, preset):  # noqa: F811
+def test_masks_in_a_prompt_are_filled_before_the_first_block_opens(model, preset):
     ids = prompts([12])[0][None]
     ids[0, [2, 3, 7]] = MASK
     arguments = {"threshold": 0.0} if preset == "d3llm" else {}
@@ -28,7 +28,7 @@ def test_masks_in_a_prompt_are_filled_before_the_first_block_opens(model, preset
     assert output.commit_steps.min() == 4
 
 
-def test_the_first_blocks_take_the_remainder_of_the_steps(model):  # noqa: F811
+def test_the_first_blocks_take_the_remainder_of_the_steps(model):
     output = model.generate(
         prompts([6])[0][None],
         preset="llada",
@@ -55,7 +55,7 @@ def test_a_cache_is_kept_up_to_the_first_difference():
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_block_with_a_cache_takes_a_forward_that_rebuilds_and_one_of_its_own(model, cache):  # noqa: F811
+def test_a_block_with_a_cache_takes_a_forward_that_rebuilds_and_one_of_its_own(model, cache):
     ids = prompts([6])[0][None]
     arguments = {"preset": "fast_dllm", "threshold": 0.0, "cache": cache, "max_new_tokens": 24, "block_size": 8}
     arguments |= {"return_dict_in_generate": True}

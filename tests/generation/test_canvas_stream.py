@@ -4,10 +4,10 @@ import torch
 
 from d3llm.generation.canvas import Canvas
 from d3llm.generation.canvas_stream import CanvasStream
-from tests.generation.test_decoding import EOS, MASK, RecordingStreamer, model, prompts  # noqa: F401
+from tests.helpers.decoding import EOS, MASK, RecordingStreamer, prompts
 
 
-def test_an_eos_that_ends_nothing_does_not_end_the_stream(model):  # noqa: F811
+def test_an_eos_that_ends_nothing_does_not_end_the_stream(model):
     ids = prompts([6])[0][None]
     arguments = {"preset": "d3llm", "max_new_tokens": 40, "block_size": 8, "early_stop": False}
     eos = int(model.generate(ids, **arguments)[0, 6 + 10])

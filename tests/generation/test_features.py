@@ -20,9 +20,9 @@ from transformers import (
 
 from d3llm.generation import CanvasSpanStreamer, decoding_run
 from d3llm.generation.noise import Draw, seeds_of_copies
-from tests.generation.test_decoding import FAMILIES, MASK, METHODS, left_pad, model, prompts  # noqa: F401
+from tests.helpers.decoding import FAMILIES, MASK, METHODS, left_pad, prompts
+from tests.helpers.models import tiny_model
 from tests.helpers.packed_head import pack_head
-from tests.modeling.test_models import tiny_model
 
 
 SAMPLED = {"temperature": 1.2, "max_new_tokens": 40, "block_size": 8, "return_dict_in_generate": True}
@@ -40,7 +40,7 @@ def checkpoint(tiny_checkpoint):
 
 
 @pytest.mark.parametrize("method", ["llada", "d3llm", "fast_dllm-dual"])
-def test_a_seed_gives_a_row_the_same_text_whatever_its_batch(model, method):  # noqa: F811
+def test_a_seed_gives_a_row_the_same_text_whatever_its_batch(model, method):
     rows = prompts([3, 11, 7, 5])
     ids, mask = left_pad(rows)
     batch = model.generate(ids, attention_mask=mask, seed=5, **METHODS[method], **SAMPLED)
@@ -52,7 +52,7 @@ def test_a_seed_gives_a_row_the_same_text_whatever_its_batch(model, method):  # 
     assert not torch.equal(batch.sequences, other.sequences)
 
 
-def test_each_prompt_may_have_its_seed(model):  # noqa: F811
+def test_each_prompt_may_have_its_seed(model):
     ids, mask = left_pad(prompts([4, 9]))
     options = {"attention_mask": mask, "preset": "llada", "num_return_sequences": 2, **SAMPLED}
     output = model.generate(ids, seed=[1, 7], **options)
@@ -64,7 +64,7 @@ def test_each_prompt_may_have_its_seed(model):  # noqa: F811
             model.generate(ids, seed=seeds, **options)
 
 
-def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F811
+def test_return_sequences_lie_next_to_each_other_and_differ(model):
     ids, mask = left_pad(prompts([4, 9]))
     output = model.generate(ids, attention_mask=mask, preset="llada", num_return_sequences=3, seed=1, **SAMPLED)
     assert output.sequences.shape == (6, 9 + 40)
@@ -74,7 +74,7 @@ def test_return_sequences_lie_next_to_each_other_and_differ(model):  # noqa: F81
     assert torch.equal(output.sequences[::3], first.sequences)
 
 
-def test_return_sequences_of_neighbouring_seeds_have_nothing_in_common(model):  # noqa: F811
+def test_return_sequences_of_neighbouring_seeds_have_nothing_in_common(model):
     ids = prompts([6])[0].expand(4, -1)
     output = model.generate(ids, preset="llada", seed=[0, 1, 2, 2**64 - 1], num_return_sequences=3, **SAMPLED)
     assert len({tuple(row) for row in output.sequences.tolist()}) == 12
@@ -83,7 +83,7 @@ def test_return_sequences_of_neighbouring_seeds_have_nothing_in_common(model):  
     assert len(set(seeds.tolist())) == 16000
 
 
-def test_a_seed_has_up_to_64_bits(model):  # noqa: F811
+def test_a_seed_has_up_to_64_bits(model):
     ids = prompts([6])[0][None]
     seeds = (0, 1, 2**63 - 1, 2**63, 2**64 - 1)
     texts = {seed: model.generate(ids, preset="llada", seed=seed, **SAMPLED).sequences for seed in seeds}
@@ -112,7 +112,7 @@ def test_the_noise_is_what_it_says():
     assert abs(noise.mean() - 0.5772) < 0.03  # Euler's constant
 
 
-def test_sampling_follows_the_distribution(model):  # noqa: F811
+def test_sampling_follows_the_distribution(model):
     ids = prompts([6])[0][None]
     canvas = torch.cat([ids, torch.full((1, 1), MASK)], dim=1)
     rows = model.logit_rows(torch.tensor([[6]]))
@@ -126,7 +126,7 @@ def test_sampling_follows_the_distribution(model):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["llada", "d3llm", "guided"])
-def test_logprobs_and_history_tell_the_run(model, method):  # noqa: F811
+def test_logprobs_and_history_tell_the_run(model, method):
     ids = prompts([6])[0][None]
     output = model.generate(
         ids,
@@ -156,7 +156,7 @@ def test_logprobs_and_history_tell_the_run(model, method):  # noqa: F811
         before = output.history[:, forward - 1]
 
 
-def test_logprobs_are_nan_behind_the_end(model):  # noqa: F811
+def test_logprobs_are_nan_behind_the_end(model):
     ids = prompts([6])[0][None]
     arguments = {"preset": "d3llm", "max_new_tokens": 40, "block_size": 8}
     eos = int(model.generate(ids, early_stop=False, **arguments)[0, 6 + 10])
@@ -167,7 +167,7 @@ def test_logprobs_are_nan_behind_the_end(model):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["llada", "d3llm", "fast_dllm-dual", "dream"])
-def test_a_forbidden_token_is_never_proposed(model, method):  # noqa: F811
+def test_a_forbidden_token_is_never_proposed(model, method):
     ids, mask = left_pad(prompts([4, 9]))
     arguments = METHODS[method] | {"max_new_tokens": 40, "attention_mask": mask, "early_stop": False}
     usual = model.generate(ids, **arguments)[:, 9:]
@@ -198,7 +198,7 @@ def test_processors_do_not_see_the_padding(family):
         assert not torch.equal(plain, found)
 
 
-def test_stopping_criteria_end_their_rows(model):  # noqa: F811
+def test_stopping_criteria_end_their_rows(model):
     ids, mask = left_pad(prompts([4, 9]))
 
     def half_of_the_first_row(input_ids, scores):
@@ -292,7 +292,7 @@ def test_text_generation_pipeline(checkpoint):
     assert len(batch) == 2
 
 
-def test_score_of_one_token_is_its_log_probability(model):  # noqa: F811
+def test_score_of_one_token_is_its_log_probability(model):
     ids = torch.stack(prompts([9, 9]))
     answer = torch.zeros_like(ids)
     answer[0, 8], answer[1, 4] = 1, 1
@@ -304,7 +304,7 @@ def test_score_of_one_token_is_its_log_probability(model):  # noqa: F811
     torch.testing.assert_close(found, logprobs.gather(1, ids[answer > 0][:, None])[:, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_score_is_the_mean_over_masks_of_every_size(model):  # noqa: F811
+def test_score_is_the_mean_over_masks_of_every_size(model):
     ids = prompts([8])[0][None]
     answer = torch.zeros_like(ids)
     answer[0, 5:7] = 1
@@ -331,7 +331,7 @@ def test_score_is_the_mean_over_masks_of_every_size(model):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["llada", "d3llm-block", "fast_dllm-dual"])
-def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):  # noqa: F811
+def test_compiled_forwards_keep_to_few_shapes_and_the_result(model, method):
     ids, mask = left_pad(prompts([4, 9, 13]))
     arguments = METHODS[method] | {"max_new_tokens": 96, "block_size": 32, "attention_mask": mask}
     shapes = set()

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig
 from d3llm.generation import PRESETS
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import generate_problems
-from tests.generation.test_decoding import FAMILIES, left_pad, prompts
+from tests.helpers.decoding import FAMILIES, left_pad, prompts
 from tests.helpers.flash_standin import flash_attention  # noqa: F401
-from tests.modeling.test_models import tiny_model
+from tests.helpers.models import tiny_model
 
 
 CACHES = ["none", "prefix", "dual", "delayed", "block"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generation.test_decoding import MASK, METHODS, RecordingStreamer, left_pad, model, prompts  # noqa: F401
+from tests.helpers.decoding import MASK, METHODS, RecordingStreamer, left_pad, prompts
 
 
 SCHEDULES = {
@@ -23,7 +23,7 @@ def ragged_texts() -> tuple[list[torch.LongTensor], torch.LongTensor, torch.Long
     return texts, *left_pad(texts)
 
 
-def test_infill_keeps_the_text_and_its_length(model):  # noqa: F811
+def test_infill_keeps_the_text_and_its_length(model):
     texts = prompts([12, 7])
     for text in texts:
         text[[2, 3, 5]] = MASK
@@ -41,7 +41,7 @@ def test_infill_keeps_the_text_and_its_length(model):  # noqa: F811
         assert torch.equal(alone.sequences[0], output.sequences[1, 5:])
 
 
-def test_infill_refuses_what_it_cannot_do(model):  # noqa: F811
+def test_infill_refuses_what_it_cannot_do(model):
     with pytest.raises(ValueError, match="no mask token"):
         model.infill(prompts([5])[0][None])
     with pytest.raises(ValueError, match="leave out \\['max_new_tokens'\\]"):
@@ -54,7 +54,7 @@ def test_infill_refuses_what_it_cannot_do(model):  # noqa: F811
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9])
 @pytest.mark.parametrize("method", SCHEDULES)
-def test_steps_are_shared_out_over_the_gaps(model, method, steps):  # noqa: F811
+def test_steps_are_shared_out_over_the_gaps(model, method, steps):
     texts, ids, mask = ragged_texts()
     arguments = SCHEDULES[method] | {"steps": steps, "return_dict_in_generate": True}
     batch = model.infill(ids, attention_mask=mask, **arguments)
@@ -76,7 +76,7 @@ def test_steps_are_shared_out_over_the_gaps(model, method, steps):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "published-edge"])
-def test_a_seed_fills_a_text_the_same_whatever_its_batch(model, method):  # noqa: F811
+def test_a_seed_fills_a_text_the_same_whatever_its_batch(model, method):
     texts, ids, mask = ragged_texts()
     arguments = METHODS[method] | {"steps": None, "seed": 5, "temperature": 1.3, "top_p": 0.95}
     arguments["return_dict_in_generate"] = True
@@ -88,7 +88,7 @@ def test_a_seed_fills_a_text_the_same_whatever_its_batch(model, method):  # noqa
     assert not torch.equal(batch.sequences, model.infill(ids, mask, **arguments | {"seed": 6}).sequences)
 
 
-def test_a_text_that_is_filled_in_is_streamed_once(model):  # noqa: F811
+def test_a_text_that_is_filled_in_is_streamed_once(model):
     text = ragged_texts()[0][1]
     streamer = RecordingStreamer()
     output = model.infill(text[None], preset="llada", streamer=streamer, return_dict_in_generate=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d3llm.modeling import DreamModel, LLaDAModelLM
-from tests.conftest import GOLDEN
+from tests.helpers.golden import GOLDEN
 from tests.helpers.golden_cases import LEFT_OUT, TRACES, generation_arguments, load_cases, recorded_commit_steps
 
 

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import d3llm.modeling  # noqa: F401
-from tests.conftest import WORDS
-from tests.generation.test_decoding import EOS, MASK, RecordingStreamer, left_pad, model, prompts  # noqa: F401
+from tests.helpers.decoding import EOS, MASK, RecordingStreamer, left_pad, prompts
+from tests.helpers.models import WORDS
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_stop_string_in_the_prompt_ends_nothing(checkpoint):
     assert torch.equal(stopped, full[word])
 
 
-def test_a_row_is_filled_with_the_stop_token_that_also_pads(model):  # noqa: F811
+def test_a_row_is_filled_with_the_stop_token_that_also_pads(model):
     """Models with several stop tokens were trained on answers padded with one of them."""
     ids = prompts([6])[0][None]
     arguments = {"preset": "d3llm", "max_new_tokens": 40, "block_size": 8}
@@ -70,7 +70,7 @@ def test_a_stop_in_a_gap_keeps_the_given_text(checkpoint):
     assert (after & gaps).sum() >= 9 and (after & ~gaps).any()
 
 
-def test_a_criterion_keeps_the_given_text(model):  # noqa: F811
+def test_a_criterion_keeps_the_given_text(model):
     ids = prompts([12])[0][None]
     ids[0, [2, 3, 7, 8, 9]] = MASK
     streamer = RecordingStreamer()

@@ -9,7 +9,7 @@ from d3llm.generation import PRESETS
 from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import generate_problems
-from tests.modeling.test_models import tiny_model
+from tests.helpers.models import tiny_model
 
 
 def streamed_and_returned(model, tokenizer, inputs, **fields) -> tuple[str, str]:

@@ -6,9 +6,9 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from d3llm.generation import PRESETS
 from d3llm.modeling import LLaDAModelLM
-from tests.generation.test_decoding import FAMILIES, left_pad, prompts
+from tests.helpers.decoding import FAMILIES, left_pad, prompts
+from tests.helpers.models import tiny_model
 from tests.helpers.two_devices import FIRST, SECOND, split_over_two_devices
-from tests.modeling.test_models import tiny_model
 
 
 RAGGED = {"block_size": 8, "max_new_tokens": 12, "eos_token_id": [7, 21], "attention": "bidirectional", "seed": 3}

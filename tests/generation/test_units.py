@@ -19,7 +19,7 @@ from d3llm.generation.canvas import Canvas, Proposal
 from d3llm.generation.decoding_run import visible_positions
 from d3llm.generation.proposals import propose
 from d3llm.generation.selection import select
-from tests.conftest import GOLDEN
+from tests.helpers.golden import GOLDEN
 
 
 pytestmark = pytest.mark.golden

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tests.conftest import GOLDEN
+from tests.helpers.golden import GOLDEN
 
 
 TRACES = (

@@ -1,7 +1,10 @@
 """A result as `d3llm eval` writes it, of samples that are all alike."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from d3llm.common.fingerprints import fingerprint_files
 from d3llm.evaluation.result import SCHEMA, Result, summarize
 
 
@@ -57,3 +60,11 @@ def settings(**changes: Any) -> dict[str, Any]:
     result = whole_result()
     names = list(result)
     return {name: result[name] for name in names[names.index("method") : names.index("decoding") + 1]} | changes
+
+
+def write_result(path: Path, folder: Path, **changes: Any) -> Path:
+    """A result of the weights in a folder: 3 of 4 samples are correct, at 4 tokens per forward."""
+    weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
+    result = whole_result(**{"correct": 3, "tokens_per_forward": 4.0, "num_samples": 4, "weights": weights, **changes})
+    path.write_text(json.dumps(result))
+    return path

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from d3llm.common.fingerprints import fingerprint_files
 from d3llm.evaluation.leaderboard import make_boards, result_curves
 from d3llm.evaluation.result import read_results
 from d3llm.hub_cards import (
@@ -28,9 +27,9 @@ from d3llm.hub_cards import (
 )
 from d3llm.hub_cards.cards import custom_generate_card, is_hub_id, metric_card, shorten, space_card
 from d3llm.hub_cards.from_results import model_facts, with_results
-from tests.conftest import ROOT
 from tests.helpers.hub import check_card
-from tests.helpers.results import whole_result
+from tests.helpers.paths import ROOT
+from tests.helpers.results import write_result
 from tests.helpers.trajectory_rows import make_trainer
 
 
@@ -186,14 +185,6 @@ def test_damaged_facts_are_named(change, complaint, tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         read_facts(ModelFacts, path)
-
-
-def write_result(path: Path, folder: Path, **changes):
-    """A result of the weights in a folder: 3 of 4 samples are correct, at 4 tokens per forward."""
-    weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
-    result = whole_result(**{"correct": 3, "tokens_per_forward": 4.0, "num_samples": 4, "weights": weights, **changes})
-    path.write_text(json.dumps(result))
-    return path
 
 
 def test_results_of_this_very_model(tiny_checkpoint, tmp_path):

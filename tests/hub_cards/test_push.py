@@ -23,27 +23,12 @@ from d3llm.hub_cards.push import PushError, push
 from d3llm.hub_cards.repositories import Repository, model_repository, space_repository
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import extract_answer, generate_problems
-from tests.conftest import ROOT
-from tests.helpers.hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub, loopback_hub
-from tests.hub_cards.test_cards import write_result
+from tests.helpers.hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub
+from tests.helpers.paths import ROOT
+from tests.helpers.results import write_result
 
 
 CARD = b"---\nlicense: apache-2.0\ntags:\n- d3llm\n---\n# A model\n"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub that this process and the command line talk to; waiting costs no time."""
-    with loopback_hub() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.url, token=hub.token))
-        hub.token = WRITE_TOKEN
-        hub.waits = []
-        monkeypatch.setattr("time.sleep", hub.waits.append)
-        yield hub
 
 
 def api(hub: LoopbackHub, token: str | None = WRITE_TOKEN) -> HfApi:

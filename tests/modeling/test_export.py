@@ -14,11 +14,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from d3llm.hub_cards.repositories import custom_generate_repository
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM, remote_code
+from d3llm.modeling import DreamModel, LLaDAModelLM, remote_code
 from d3llm.modeling.remote_code import ExportError, flatten
-from tests.conftest import ROOT
 from tests.helpers.hub import LoopbackHub, loopback_hub
 from tests.helpers.hub_download import CALL, PROMPT
+from tests.helpers.models import OF_WORDS, tiny_model
+from tests.helpers.paths import ROOT
 
 
 # What engines read: vLLM's plugin and SGLang's d3LLM support choose by the class name and map these keys.
@@ -92,22 +93,7 @@ def save_with_block_size(model: Any, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def dream_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    config = DreamConfig(
-        vocab_size=16,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        mask_token_id=1,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    model = DreamModel(config)
+    model = tiny_model(DreamModel, seed=1, **OF_WORDS | {"heads": 4}, positions=64)
     with torch.no_grad():
         model.lm_head.weight[:2] = 0.0
     return save_with_block_size(model, tmp_path_factory.mktemp("dream"))

@@ -8,49 +8,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from d3llm.generation import CanvasCache
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM, layers
+from d3llm.modeling import DreamModel, LLaDAModelLM, layers
+from tests.helpers.models import tiny_model
 
 
 CHECKPOINTS = ["llada_a", "llada_b", "dream_a", "dream_b"]
-
-
-def tiny_config(family, **kwargs):
-    if family is DreamModel:
-        return DreamConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            mask_token_id=63,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-            initializer_range=0.2,
-            **kwargs,
-        )
-    return LLaDAConfig(
-        vocab_size=64,
-        embedding_size=64,
-        d_model=32,
-        n_heads=4,
-        n_kv_heads=2,
-        n_layers=2,
-        mlp_hidden_size=48,
-        max_sequence_length=256,
-        mask_token_id=63,
-        eos_token_id=0,
-        pad_token_id=0,
-        init_std=0.2,
-        **kwargs,
-    )
-
-
-def tiny_model(family, **kwargs):
-    torch.manual_seed(0)
-    return family(tiny_config(family, **kwargs)).eval()
 
 
 def recorded_inputs(golden, name):
@@ -232,11 +194,8 @@ def test_unsupported_architecture_is_refused(field):
 
 
 def test_what_config_fields_of_llada_mean():
-    base = {"d_model": 32, "n_heads": 4, "n_layers": 1, "mlp_hidden_size": 48, "vocab_size": 64, "embedding_size": 64}
-    base |= {"mask_token_id": 63, "eos_token_id": 0, "pad_token_id": 0}
-
     def block(**fields):
-        return LLaDAModelLM(LLaDAConfig(**base, **fields)).model.transformer["blocks"][0]
+        return tiny_model(LLaDAModelLM, layers=1, kv_heads=None, **fields).model.transformer["blocks"][0]
 
     assert block(multi_query_attention=True).k_proj.out_features == 8
     assert block().k_proj.out_features == 32

@@ -4,23 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.modeling.modeling_dream import DreamBaseModel
 from d3llm.modeling.modeling_llada import LLaDAModel
+from tests.helpers.models import tiny_config
 
 
 VOCAB, POSITIONS, LAYERS, HEADS = 16, 6, 2, 4
-SPECIAL = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
 
 
 def build(cls: type, attention: str = "sdpa", **fields):
-    if issubclass(cls, (LLaDAModelLM, LLaDAModel)):
-        shape = {"d_model": 32, "n_heads": HEADS, "n_kv_heads": 2, "n_layers": LAYERS, "mlp_hidden_size": 48}
-        config = LLaDAConfig(**shape, embedding_size=VOCAB, init_std=0.3, vocab_size=VOCAB, **SPECIAL, **fields)
-    else:
-        shape = {"hidden_size": 32, "num_attention_heads": HEADS, "num_key_value_heads": 2}
-        shape |= {"num_hidden_layers": LAYERS, "intermediate_size": 48, "initializer_range": 0.3}
-        config = DreamConfig(**shape, vocab_size=VOCAB, **SPECIAL, **fields)
+    config = tiny_config(cls, vocab_size=VOCAB, mask_token_id=1, layers=LAYERS, heads=HEADS, std=0.3, **fields)
     torch.manual_seed(0)
     return cls._from_config(config, attn_implementation=attention).eval()
 

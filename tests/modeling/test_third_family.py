@@ -22,7 +22,6 @@ from d3llm.trajectories.dataset import load_trajectories
 from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 from tests.helpers.third_family import TinyQwenConfig, TinyQwenModel
 from tests.helpers.trajectory_rows import make_trainer, random_trajectories
-from tests.hub_cards.test_push import hub  # noqa: F401  a fixture
 
 
 PROMPT = torch.tensor([[4, 5, 6]])
@@ -108,7 +107,7 @@ def test_adapters_wrap_the_layers_that_it_names(checkpoint):
     }
 
 
-def test_convert_card_and_push(checkpoint, tmp_path, hub, capsys):  # noqa: F811
+def test_convert_card_and_push(checkpoint, tmp_path, hub, capsys):
     output = tmp_path / "clean"
     assert main(["convert", str(checkpoint), str(output), "--license", "mit"]) == 0
     assert read_facts(ModelFacts, output / MODEL_FACTS).architecture == "TinyQwenModel"

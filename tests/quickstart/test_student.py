@@ -14,7 +14,7 @@ from d3llm.quickstart import ablation, checkpoint_path
 from d3llm.quickstart.distill_student import distill_student
 from d3llm.quickstart.student_recipe import DEFAULT_RECIPE
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 from tests.helpers.results import whole_result
 
 

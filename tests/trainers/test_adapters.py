@@ -12,8 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoTokenizer
 
 from d3llm.commands.main import main
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
+from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.trainers.adapters import add_adapter, merge_adapter
+from tests.helpers.models import OF_WORDS, tiny_model
 from tests.helpers.trajectory_rows import logged_losses, make_trainer
 
 
@@ -24,19 +25,7 @@ def llada(tiny_checkpoint) -> LLaDAModelLM:
 
 @pytest.fixture
 def dream() -> DreamModel:
-    return DreamModel(
-        DreamConfig(
-            vocab_size=16,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            mask_token_id=1,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
+    return tiny_model(DreamModel, **OF_WORDS, layers=3, kv_heads=1)
 
 
 @pytest.mark.parametrize(("name", "layers"), [("llada", 2), ("dream", 3)])

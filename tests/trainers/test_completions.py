@@ -13,7 +13,7 @@ from d3llm.evaluation import encode_prompt
 from d3llm.hub_cards import ModelFacts, read_facts
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
-from tests.conftest import WORDS
+from tests.helpers.models import WORDS
 from tests.helpers.trajectory_rows import EOS, logged_losses, make_trainer, random_trajectories
 
 

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from d3llm.hub_cards.convert import convert
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 from tests.helpers.trajectory_rows import random_trajectories
 
 

@@ -17,7 +17,7 @@ from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trainers.recipe_files import read_recipe
 from d3llm.trainers.student_model import empty_model
 from d3llm.trajectories.prompt_rows import load_rows
-from tests.commands.test_command_line import run_fails
+from tests.helpers.commands import run_fails
 from tests.helpers.trajectory_rows import make_trainer, random_trajectories
 
 

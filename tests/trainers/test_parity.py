@@ -11,7 +11,7 @@ from d3llm.trainers.corruption import Corruption, Draws, Region, corrupt_referen
 from d3llm.trainers.curricula import mask_ratio_bound, window_size_at
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from tests.conftest import GOLDEN
+from tests.helpers.golden import GOLDEN
 
 
 pytestmark = pytest.mark.golden

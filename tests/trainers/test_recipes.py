@@ -12,7 +12,7 @@ from trl import get_peft_config
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import ModelFacts, read_facts
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
+from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.trainers.distill import (
     RECIPES,
     DistillArguments,
@@ -23,6 +23,7 @@ from d3llm.trainers.distill import (
     split_trajectories,
 )
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+from tests.helpers.models import OF_WORDS, tiny_model
 from tests.helpers.trajectory_rows import random_trajectories
 
 
@@ -101,13 +102,10 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
     return near + (1 if name == "d3llm_dream" else 2) * certainty
 
 
-def tiny_model(name: str, folder: Path) -> LLaDAModelLM | DreamModel:
+def student_of(name: str, folder: Path) -> LLaDAModelLM | DreamModel:
     if "Dream" not in name:
         return LLaDAModelLM.from_pretrained(folder)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    torch.manual_seed(0)
-    return DreamModel(DreamConfig(vocab_size=16, **shape, **heads, mask_token_id=1, eos_token_id=0, pad_token_id=0))
+    return tiny_model(DreamModel, **OF_WORDS, kv_heads=1)
 
 
 def test_the_published_methods_are_there():
@@ -123,7 +121,7 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
         ["--config", name, "--output_dir", str(tmp_path), "--max_steps", "2", "--lora_r", "4", "--logging_steps", "1"]
         + ["--gradient_accumulation_steps", "2", *SMALL]
     )
-    model = tiny_model(model_args.model_name_or_path, tiny_checkpoint)
+    model = student_of(model_args.model_name_or_path, tiny_checkpoint)
     trainer = PseudoTrajectoryTrainer(
         model, args, train_dataset=random_trajectories(), peft_config=get_peft_config(model_args)
     )

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 
 from d3llm.trainers.evaluating_trainer import gathered_root
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 from tests.helpers.trajectory_rows import make_trainer
 
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import d3llm.modeling  # noqa: F401
 from d3llm.commands.main import main
 from d3llm.evaluation import encode_prompt
 from d3llm.evaluation.answer_checks import CHECKS
-from d3llm.modeling import DreamConfig, DreamModel
+from d3llm.modeling import DreamModel
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
 from d3llm.trajectories.dataset import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
@@ -31,7 +31,7 @@ from d3llm.trajectories.fingerprints import weights_fingerprint
 from d3llm.trajectories.published import read_published
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
-from tests.conftest import WORDS
+from tests.helpers.models import OF_WORDS, WORDS, tiny_autoregressive, tiny_model
 
 
 EOS, MASK = 0, 1
@@ -108,22 +108,8 @@ def test_every_state_of_the_canvas_follows_from_a_row(tiny, problems, tmp_path, 
 
 
 def test_one_token_per_forward_is_the_default(tiny, problems, tmp_path):
-    torch.manual_seed(0)
-    config = DreamConfig(
-        vocab_size=16,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        mask_token_id=MASK,
-        eos_token_id=EOS,
-        pad_token_id=EOS,
-        bos_token_id=EOS,
-    )
-    for name, model, score in (("llada", tiny[0], "probability"), ("dream", DreamModel(config).eval(), "entropy")):
+    dream = tiny_model(DreamModel, **OF_WORDS)
+    for name, model, score in (("llada", tiny[0], "probability"), ("dream", dream, "entropy")):
         extract((model, tiny[1]), problems, tmp_path / name)
         for row in rows_of(tmp_path / name):
             fields = read_decode_config(row)
@@ -449,13 +435,7 @@ def test_the_order_of_an_extraction_can_be_replaced(tiny, problems, tmp_path):
 
 @pytest.fixture
 def order_model(tiny, tmp_path) -> Path:
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, eos_token_id=0
-    )
-    model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.lm_head.weight)
-    model.save_pretrained(tmp_path / "ar")
+    tiny_autoregressive().save_pretrained(tmp_path / "ar")
     tiny[1].save_pretrained(tmp_path / "ar")
     return tmp_path / "ar"
 
