@@ -19,8 +19,8 @@ test: $(STAMP)
 # The newest and the oldest releases of the Hugging Face libraries that pyproject allows, each in an environment of its
 # own. torch is that of constraints.txt in both: another build of it is gigabytes. CI runs the quick part with the newest.
 TESTS := tests
-QUICK := tests/test_modeling.py tests/test_decoding.py tests/test_generate_features.py tests/test_export.py \
-	tests/test_trainer.py tests/test_parity.py
+QUICK := tests/modeling/test_models.py tests/modeling/test_export.py tests/generation/test_decoding.py \
+	tests/generation/test_features.py tests/generation/test_parity.py tests/trainers/test_trainer.py
 
 test-newest:
 	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest

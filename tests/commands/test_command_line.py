@@ -1,0 +1,275 @@
+"""The `d3llm` command line on a tiny random checkpoint, and what it says to wrong input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from d3llm.commands.main import main
+from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
+from d3llm.generation.presets import PRESETS
+from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, read_student_recipe
+from tests.helpers.commands import copy_checkpoint, run_fails
+
+
+def test_presets_lists_every_preset(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    for name in PRESETS:
+        assert name in printed
+
+
+def test_the_help_of_generate_lists_the_fields(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["generate", "--help"])
+    printed = capsys.readouterr().out
+    for name in {*METHOD_DEFAULTS, *RUN_DEFAULTS, "top_k", "top_p"} - {"output_logprobs", "output_history"}:
+        assert f"--{name.replace('_', '-')} " in printed
+
+
+def test_several_sequences(capsys, tiny_checkpoint):
+    arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one", "--max-new-tokens=6"]
+    assert main([*arguments, "--num-return-sequences", "3", "--temperature", "1", "--seed", "3"]) == 0
+    assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_generate_prints_the_text_only(capsys, tiny_checkpoint):
+    arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "llada"]
+    assert main([*arguments, "--max-new-tokens", "12", "--block-size", "5"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and "░" not in printed.out and "<mask>" not in printed.out
+    assert printed.err == ""
+
+
+def test_generate_equals_the_library(capsys, tiny_checkpoint):
+    import torch
+    from transformers import AutoTokenizer
+
+    from d3llm.modeling import LLaDAModelLM
+
+    model, tokenizer = LLaDAModelLM.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint)
+    input_ids = torch.tensor([tokenizer("<user> one plus two is")["input_ids"]])
+    expected = model.generate(input_ids, preset="d3llm", max_new_tokens=12, block_size=4, threshold=2.0)[0, 5:]
+    expected = tokenizer.decode(expected, skip_special_tokens=True)
+    main(
+        ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "d3llm"]
+        + ["--max-new-tokens", "12", "--block-size", "4", "--threshold", "2.0"]
+    )
+    assert capsys.readouterr().out.strip() == expected.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "nonsense"),
+        (["generate"], "--prompt"),
+        (["generate", "--prompt", "one", "--thresold", "1"], "--thresold"),
+        (["generate", "--prompt", "one", "--max_new_tokens", "4"], "did you mean `--max-new-tokens`"),
+        (["generate", "--prompt", "one", "two"], "two"),
+        (["generate", "--prompt", "one", "--threshold"], "--threshold"),
+        (["generate", "--prompt", "one", "--threshold", "--steps", "3"], "--threshold"),
+        (["generate", "--prompt", "one", "--max-new-tokens", "1.5"], "max_new_tokens"),
+        (["generate", "--prompt", "one", "--preset", "d3llm", "--threshold", "low"], "threshold"),
+        (["generate", "--prompt", "one", "--early-stop", "maybe"], "--early-stop"),
+        (["presets", "--thresold", "1"], "--thresold"),
+        (["generate", "--prompt", "  "], "--prompt"),
+        (["generate", "--prompt", "one", "--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["demo", "--problems", "0"], "--problems"),
+        (["demo", "--problems", "ten"], "--problems"),
+        (["demo", "--problems", "1000000000"], "--problems"),
+        (["demo", "--batch-size", "-1"], "--batch-size"),
+        (["demo", "--threads", "0"], "--threads"),
+        (["demo", "--json", "nowhere/demo.json"], "nowhere"),
+        (["demo", "--json", "."], "not a file"),
+        (["quickstart"], "ACTION"),
+        (["quickstart", "train-teacher", "--recipe", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_wrong_arguments_take_one_line(capsys, arguments, named):
+    assert named in run_fails(capsys, *arguments)
+
+
+def test_training_does_not_overwrite_an_unfinished_run(capsys, tmp_path):
+    (tmp_path / "training_state.safetensors").touch()
+    assert "--resume" in run_fails(capsys, "quickstart", "train-teacher", "--output", tmp_path)
+
+
+def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for text in ("steps: 3", "[1, 2]", "seed: [", ""):
+        recipe.write_text(text)
+        assert str(recipe) in run_fails(
+            capsys, "quickstart", "train-teacher", "--recipe", recipe, "--output", tmp_path / "output"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (None, "not YAML"),
+        ([1, 2], "not a recipe"),
+        ({"seed": None}, "['seed'] is None: expected a valid integer; start from shipped/student.yaml."),
+        ({"problems": {"seed": 1}}, "['problems']['count'] is missing"),
+        ({"problems": {"seed": 1, "count": "ten"}}, "['problems']['count'] is 'ten'"),
+        ({"problems": {"seed": 1, "count": 0}}, "['problems']['count'] is 0"),
+        ({"training": None}, "['training'] is None"),
+        ({"trainning": {}}, "['trainning'] is {}: nothing is called so"),
+        ({"measurement": {"methods": []}}, "['measurement']['split'] is missing"),
+        ({"decoding": {"max_new_tokens": 0}}, "`max_new_tokens`=0"),
+        ({"extraction": {"preset": "lada"}}, "`preset`='lada' is unknown"),
+        ({"extraction": {"preset": "llada", "chunk": 3}}, "`extraction` cannot set chunk"),
+        ({"extraction": {"preset": "llada", "chunk_size": 0}}, "`chunk_size` is 0"),
+        ({"training": {"seed": 3}}, "`training` cannot set seed"),
+        ({"training": {"learning_rate": -1}}, "`learning_rate` is -1"),
+        ({"training": {"window_sizes": "text"}}, "`window_sizes` is 'text'"),
+        ({"training": {"lr_scheduler_kwargs": {"a": 1}}}, "`lr_scheduler_kwargs`"),
+    ],
+)
+def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, monkeypatch, tmp_path, change, named):
+    monkeypatch.setattr("d3llm.quickstart.distill_student.extract", None)
+    file = tmp_path / "own.yaml"
+    shipped = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    recipe = {**shipped, **change} if isinstance(change, dict) else change
+    file.write_text(yaml.safe_dump(recipe) if change else "seed: [")
+    error = run_fails(capsys, "quickstart", "distill", "--recipe", file, "--output", tmp_path / "output")
+    assert str(file) in error and named in error.replace(str(DEFAULT_RECIPE.parent), "shipped")
+    assert not (tmp_path / "output").exists()
+
+
+def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    read_student_recipe(DEFAULT_RECIPE)
+    for method, named in (
+        ({"model": "studnet", "preset": "d3llm"}, "'model'] is 'studnet'"),
+        ({"model": "student"}, "'preset'] is missing"),
+        ({"model": "student", "preset": "d3lm"}, "`preset`='d3lm'"),
+        ({"model": "student", "preset": "d3llm", "thresholds": []}, "'thresholds'] is []"),
+        ({"model": "student", "preset": "d3llm", "thresholds": [-1.0]}, "'thresholds'][0] is -1.0"),
+        ("student", "['measurement']['methods'][0] is 'student'"),
+    ):
+        recipe["measurement"]["methods"] = [method]
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+        with pytest.raises(ValueError) as error:
+            read_student_recipe(tmp_path / "own.yaml")
+        assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--preset", "warp"], "warp"),
+        (["--max-new-tokens", "0"], "max_new_tokens"),
+        (["--max-new-tokens", "4000"], "max_new_tokens"),
+        (["--block-size", "0"], "block_size"),
+        (["--threshold", "-1"], "threshold"),
+        (["--threshold", "nan"], "threshold"),
+        (["--block-add-threshold", "1.5"], "block_add_threshold"),
+        (["--score", "loudness"], "score"),
+        (["--selection", "all"], "selection"),
+        (["--cache", "disk"], "cache"),
+        (["--temperature", "-1"], "temperature"),
+        (["--window-edge", "round"], "window_edge"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "Cannot use the device 'meta'"),
+    ],
+)
+def test_wrong_values_name_the_field(capsys, tiny_checkpoint, flags, named):
+    assert named in run_fails(capsys, "generate", "--model", tiny_checkpoint, "--prompt", "one", *flags)
+
+
+def test_a_folder_without_chat_template(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    arguments = ["generate", "--model", folder, "--prompt", "one", "--max-new-tokens", "4"]
+    assert "--no-chat" in run_fails(capsys, *arguments, "--chat")
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
+def test_a_damaged_checkpoint(capsys, tiny_checkpoint, tmp_path, name, damage):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    path = folder / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b'{"model": 3}'}[damage])
+    arguments = ["generate", "--model", str(folder), "--prompt", "one", "--max-new-tokens", "4"]
+    if name == "tokenizer_config.json" and damage in ("missing", "other"):
+        pytest.skip("the tokenizer loads without its settings")
+    assert str(folder) in run_fails(capsys, *arguments)
+
+
+def test_weights_that_lack_a_tensor_or_do_not_fit(capsys, tiny_checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    lost = "model.transformer.blocks.1.q_proj.weight"
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", {"format": "pt"})
+    assert lost in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+    save_file({**weights, lost: weights[lost][:8].clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert str(folder) in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "unheard_of", None])
+def test_a_model_of_another_family(capsys, tiny_checkpoint, tmp_path, model_type):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert repr(model_type) in run_fails(capsys, "generate", "--model", folder, "--prompt", "one")
+
+
+def test_code_in_a_folder_runs_only_when_allowed(capsys, tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["mine.MyTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "mine.py").write_text("raise SystemExit('the code ran')")
+    arguments = ["generate", "--model", folder, "--prompt", "one"]
+    assert "--trust-remote-code" in run_fails(capsys, *arguments)
+    with pytest.raises(SystemExit, match="the code ran"):
+        main([*map(str, arguments), "--trust-remote-code"])
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from d3llm.commands.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d3llm.commands.main", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+@pytest.mark.parametrize(("command", "code"), [(["presets"], 0), (["eval", "--tasks", "none", "--output", "x"], 2)])
+def test_a_command_leaves_its_process_group(command, code):
+    """A process that exits with one is aborted now and then: its threads still run."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert main(command) == code
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

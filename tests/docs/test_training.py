@@ -1,0 +1,50 @@
+"""docs/training.md and the docstrings of the configuration name what there is; the Python on the page compiles."""
+
+import re
+from dataclasses import fields
+
+from d3llm.evaluation.leaderboard import make_boards, measured_curves
+from d3llm.quickstart.ablation import ablation_rows, markdown_table
+from d3llm.trainers.distill import RECIPES
+from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
+from d3llm.trainers.pseudo_trajectory_trainer import MEANS
+from d3llm.trainers.trl_base import _BaseConfig
+from tests.helpers.paths import ROOT
+
+
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_the_recipes_on_the_page_are_those_that_are_shipped():
+    table = re.findall(r"^\| `(\w+)` \| (?:last|random|each)", PAGE, re.MULTILINE)
+    assert sorted(table) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def test_what_is_logged_is_explained():
+    for name in MEANS:
+        assert f"`{name}`" in PAGE, name
+
+
+def test_every_field_is_in_the_docstring_of_the_config():
+    inherited = {field.name for field in fields(_BaseConfig)}
+    own = [field for field in fields(PseudoTrajectoryConfig) if field.name not in inherited]
+    assert len(own) >= 20
+    for field in own:
+        assert f"        {field.name} (`" in (PseudoTrajectoryConfig.__doc__ or ""), field.name
+        assert field.metadata["help"]
+
+
+def test_the_python_on_the_page_compiles():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "docs/training.md", "exec")
+
+
+def test_the_tables_state_the_result_files():
+    (board,) = make_boards(measured_curves([ROOT / "docs/results/student"]), "table", "teacher-llada")
+    for (method, task), area in board.areas.items():
+        name, _, preset = method.partition("-")
+        low, high = board.intervals[method, task]
+        assert f"| {name} | `{preset}` | {area:.1f} ({low:.1f} to {high:.1f}) |\n" in PAGE
+    assert markdown_table(ablation_rows(ROOT / "docs/results/ablation")) in PAGE

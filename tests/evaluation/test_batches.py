@@ -1,0 +1,97 @@
+"""What comes out of a batch belongs to the prompt that went in, and costs what it cost that row."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+import d3llm.modeling  # noqa: F401
+from d3llm.evaluation import encode_prompt, generate_in_batches
+from d3llm.evaluation.autoregressive import generate_autoregressively
+from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
+from d3llm.evaluation.choices import choose_in_batches
+from d3llm.evaluation.measurement import measure
+from d3llm.evaluation.tasks import Sample, Task
+from tests.helpers.models import tiny_autoregressive
+from tests.helpers.results import settings
+
+
+PROMPTS = ["one", "two plus three", "five is six plus", "seven is"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint):
+    return AutoTokenizer.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def autoregressive() -> LlamaForCausalLM:
+    return tiny_autoregressive()
+
+
+def test_return_sequences_are_those_of_their_prompt(tiny_checkpoint, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    options = {"preset": "llada", "max_new_tokens": 8, "block_size": 8, "temperature": 2.0, "num_return_sequences": 2}
+    seeds = [11, 12, 13, 14]
+    batches = generate_in_batches(model, tokenizer, PROMPTS, batch_size=4, seeds=seeds, **options)
+    found = {(row.index, row.sequence): row.token_ids for batch in batches for row in batch.rows}
+    assert sorted(found) == [(index, sequence) for index in range(4) for sequence in range(2)]
+    for index, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([encode_prompt(tokenizer, prompt)])
+        alone = model.generate(ids, seed=seeds[index], **options)[:, ids.shape[1] :].tolist()
+        for sequence, tokens in enumerate(alone):
+            assert found[index, sequence] == tokens[: len(found[index, sequence])]
+
+
+def test_an_autoregressive_row_costs_a_forward_per_token_of_its_own(autoregressive, tokenizer):
+    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    (batch,) = generate_autoregressively(autoregressive, tokenizer, prompts, batch_size=4, max_new_tokens=24)
+    lengths = {row.index: row.tokens for row in batch.rows}
+    assert len(set(lengths.values())) > 1  # the batch goes on after the first of them has ended
+    assert {row.index: row.forwards for row in batch.rows} == lengths
+    assert all(row.tokens_per_forward == 1 for row in batch.rows)
+
+
+def test_a_choice_is_judged_by_its_own_tokens_alone(autoregressive, tokenizer):
+    choices = (" two", " three plus four", " six is", " seven eight nine plus zero")
+    samples = [Sample(str(index), prompt, 0, choices=choices) for index, prompt in enumerate(PROMPTS * 2)]
+    prompts = [tokenizer(sample.prompt + " is" * index)["input_ids"] for index, sample in enumerate(samples)]
+    batches = choose_in_batches(autoregressive, tokenizer, samples, prompts, batch_size=3)
+    found = {row.index: row.text for batch in batches for row in batch.rows}
+    for index, prompt in enumerate(prompts):
+        scores = []
+        for choice in choices:
+            answer = tokenizer(choice)["input_ids"]
+            with torch.no_grad():
+                logprobs = autoregressive(torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+            scores.append(sum(float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(answer)))
+        assert found[index] == str(scores.index(max(scores)))
+
+
+def test_the_time_of_a_batch_is_shared_out_to_its_rows(tmp_path):
+    samples = [Sample(str(index), "x", None) for index in range(5)]
+
+    def decode(*, batch_size, done):
+        for indices in batch_indices([1] * 5, batch_size):
+            yield DecodedBatch([DecodedRow(index, 0, "", 4, 2, [0] * 4, [1] * 4) for index in indices], 6.0)
+
+    task = Task("t", "T", "", lambda *_: [], lambda *_: True)
+    result = measure(tmp_path / "r.json", task, samples, [[0]] * 5, decode, settings(), batch_size=2)
+    assert (result.seconds, result.tokens_per_second) == (18.0, 20 / 18)
+    lines = [json.loads(line) for line in (tmp_path / "r.samples.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [3.0, 3.0, 3.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7 Q: eight END nine", "7 "),
+        ("7 END nine Q: eight", "7 "),
+        ("7 Q: eight Q: nine", "7 "),
+        ("Q: eight", ""),
+        ("7 of nothing", "7 of nothing"),
+    ],
+)
+def test_an_answer_ends_before_the_first_stop_string(text, answer):
+    assert Task("t", "T", "", lambda *_: [], lambda *_: True, stop_strings=("END", "Q:")).cut(text) == answer

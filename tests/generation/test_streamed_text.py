@@ -1,0 +1,67 @@
+"""What a streamer of transformers prints is the text that the run returns, with every preset."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TextIteratorStreamer
+
+from d3llm.generation import PRESETS
+from d3llm.modeling import DreamModel, LLaDAModelLM
+from d3llm.quickstart import checkpoint_path
+from d3llm.quickstart.problems import generate_problems
+from tests.helpers.models import tiny_model
+
+
+def streamed_and_returned(model, tokenizer, inputs, **fields) -> tuple[str, str]:
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    sequences = model.generate(**inputs, streamer=streamer, **fields)
+    generated = sequences[0, inputs["input_ids"].shape[1] :]
+    return "".join(streamer), tokenizer.decode(generated, skip_special_tokens=True)
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte, so that most characters and every text of a random model fall into parts."""
+    alphabet = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())[:60])}
+    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="!", mask_token="<mask>")
+
+
+@pytest.fixture(scope="module", params=["teacher", "student"])
+def shipped(request):
+    folder = checkpoint_path(request.param)
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
+    model, tokenizer = shipped
+    for problem in generate_problems("test", answers, seed=1):
+        chat = [{"role": "user", "content": problem.question}]
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        streamed, returned = streamed_and_returned(
+            model, tokenizer, inputs, preset=preset, max_new_tokens=96, attention="bidirectional", **fields
+        )
+        assert streamed == returned
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_answers_of_the_shipped_models(shipped, preset):
+    check_shipped(shipped, preset, answers=5, block_size=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_100_answers_with_every_preset(shipped, preset):
+    check_shipped(shipped, preset, answers=100)
+
+
+@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_random_models(family, preset):
+    model, tokenizer = tiny_model(family), bytes_tokenizer()
+    for length in (3, 9):
+        inputs = {"input_ids": torch.randint(1, 60, (1, length))}
+        streamed, returned = streamed_and_returned(
+            model, tokenizer, inputs, preset=preset, max_new_tokens=40, block_size=8, attention="bidirectional"
+        )
+        assert streamed == returned

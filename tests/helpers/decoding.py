@@ -1,0 +1,63 @@
+"""Prompts, methods and a streamer for the tests of the decoder."""
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from d3llm.modeling import DreamModel, LLaDAModelLM
+
+
+FAMILIES = [LLaDAModelLM, DreamModel]
+MASK, EOS = 63, 0
+
+
+def prompts(lengths, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, 60, (length,), generator=generator) for length in lengths]
+
+
+def left_pad(rows, pad=EOS):
+    longest = max(len(row) for row in rows)
+    ids = torch.stack([torch.cat([torch.full((longest - len(row),), pad), row]) for row in rows])
+    mask = torch.stack([(torch.arange(longest) >= longest - len(row)).long() for row in rows])
+    return ids, mask
+
+
+METHODS = {
+    "llada": {"preset": "llada", "steps": 24},
+    "dream": {"preset": "dream", "steps": 20},
+    "origin": {"preset": "dream_origin", "steps": 20, "seed": 3},
+    "dparallel": {"preset": "dparallel", "threshold": 1.0},
+    "fast_dllm-none": {"preset": "fast_dllm", "threshold": 0.5, "cache": "none"},
+    "fast_dllm-prefix": {"preset": "fast_dllm", "threshold": 0.5, "cache": "prefix"},
+    "fast_dllm-dual": {"preset": "fast_dllm", "threshold": 0.5, "cache": "dual"},
+    "d3llm": {"preset": "d3llm", "threshold": 1.0},
+    "d3llm-block": {"preset": "d3llm", "threshold": 1.0, "cache": "block", "cache_refresh_interval": 4},
+    "d3llm-every-block": {
+        "preset": "d3llm",
+        "threshold": 1.0,
+        "forced_progress": "every_block",
+        "block_activate_threshold": 0.5,
+    },
+    "dkv_cache": {"preset": "dkv_cache", "steps": 24, "cache_refresh_interval": 4},
+    "d2f": {"preset": "d2f", "threshold": 0.6, "block_add_threshold": 0.5},
+    "factor": {"preset": "fast_dllm_factor", "factor": 0.7},
+    "entropy-bound": {"selection": "entropy_bound", "entropy_bound": 1.0},
+    "scheduled": {"preset": "fast_dllm", "selection": "scheduled_threshold", "threshold": 0.4, "steps": 24},
+    "guided": {"preset": "llada", "cfg_scale": 0.5, "steps": 24},
+    "guided-cached": {"preset": "fast_dllm", "cfg_scale": 0.5, "threshold": 0.5},
+    "published-edge": {"preset": "fast_dllm", "threshold": 0.5, "window_edge": "published"},
+}
+
+
+class RecordingStreamer(BaseStreamer):
+    def __init__(self):
+        self.events = []
+
+    def put(self, value):
+        self.events.append(("put", value.tolist()))
+
+    def put_draft(self, value):
+        self.events.append(("draft", value.tolist()))
+
+    def end(self):
+        self.events.append(("end", None))

@@ -1,0 +1,98 @@
+"""A training that pushes to the Hub sends what `d3llm push model` would: whole, described, without pickles."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from d3llm.hub_cards.push_checks import card_metadata
+from tests.helpers.hub import Fault, loopback_hub
+from tests.helpers.trajectory_rows import make_trainer, random_trajectories
+
+
+@pytest.fixture
+def hub():
+    with loopback_hub() as hub:
+        yield hub
+
+
+def distill(hub, model: Path, work: Path, *options: str, code: int = 0) -> str:
+    """Runs the command in a process that talks to the loopback Hub; returns what it printed."""
+    random_trajectories().to_parquet(str(work / "trajectories" / "part.parquet"))
+    arguments = (
+        *("--model_name_or_path", str(model), "--output_dir", str(work / "student")),
+        *("--trajectories", str(work / "trajectories"), "--config", "d3llm_llada", "--dtype", "float32"),
+        *("--max_steps", "2", "--save_steps", "1", "--per_device_train_batch_size", "4", "--max_new_tokens", "24"),
+        *("--max_length", "64"),
+        *("--report_to", "none", "--use_cpu", "--bf16", "false", "--push_to_hub", "--hub_model_id", "ada/student"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "d3llm.trainers.distill", *arguments, *options],
+        env=os.environ | hub.environment(work / "cache"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def downloaded(hub, folder: Path) -> Path:
+    for path, content in hub.repository("ada/student").head.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_path):
+    hub.faults = [Fault("POST", r"/commit/", 403)]  # the first push is refused; the training goes on
+    printed = distill(hub, tiny_checkpoint, tmp_path, "--use_peft", "false")
+    assert "Step 1 is not on the Hub: Nothing was changed in ada/student" in printed
+    titles = [commit.title for commit in hub.repository("ada/student").commits]
+    assert titles == ["initial commit", "Training in progress, step 2"]  # the end has nothing to add to it
+    folder = downloaded(hub, tmp_path / "download")
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"modeling_llada.py", "generation_config.json", "tokenizer.json", "README.md"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pth")) for name in names)
+    assert "training_plan.json" not in names
+    ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "student", folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    text = (folder / "README.md").read_text()
+    assert "d3llm_llada" in card_metadata(text)["tags"]
+    assert "# student\n" in text
+    assert "- Teacher: tiny." in text
+    assert "- Trajectories: trajectories." in text
+    assert "| steps | 2 |" in text
+
+
+def test_a_push_that_is_refused_at_the_end_is_not_called_a_full_disk(hub, tiny_checkpoint, tmp_path):
+    hub.faults = [Fault("POST", r"/commit/", 403, times=99)]
+    printed = distill(hub, tiny_checkpoint, tmp_path, "--use_peft", "false", code=2)
+    assert "d3llm: error: Nothing was changed in ada/student: the token may not write there" in printed
+    assert "Cannot write" not in printed
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+
+
+def test_adapters_are_pushed_merged(hub, tiny_checkpoint, tmp_path):
+    distill(hub, tiny_checkpoint, tmp_path, "--lora_r", "4")
+    folder = downloaded(hub, tmp_path / "download")
+    assert not (folder / "adapter_config.json").exists()
+    merged, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "student" / "merged", folder))
+    assert merged.keys() == theirs.keys()
+    assert all(torch.allclose(merged[name], theirs[name]) for name in merged)
+    assert "| lora_rank | 4 |" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hub_strategy": "checkpoint"}, "optimizer's state, which is a pickle: choose 'end' or 'every_save'"),
+        ({"hub_revision": "draft"}, "a push goes to the main branch"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_the_training(tiny_checkpoint, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tiny_checkpoint, tmp_path, push_to_hub=True, **options)

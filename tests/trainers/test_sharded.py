@@ -1,0 +1,68 @@
+"""Under FSDP2, on two processes: a step and its gradients, with and without adapters, and decoding."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from d3llm.trainers.evaluating_trainer import gathered_root
+from tests.helpers.paths import ROOT
+from tests.helpers.trajectory_rows import make_trainer
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint, adapters):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "tests.trainers.test_sharded", str(tiny_checkpoint), str(adapters)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("equal on 2 processes") == 2
+
+
+def main() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    torch.set_num_threads(1)
+    peft_config = LoraConfig(r=4, init_lora_weights=False) if sys.argv[2] == "True" else None
+    trainer = make_trainer(
+        Path(sys.argv[1]), Path(tempfile.mkdtemp()), eval_strategy="no", peft_config=peft_config, bf16=False
+    )
+    model = trainer.model.get_base_model() if peft_config else trainer.model
+    prompts = torch.tensor([[4, 5, 6], [7, 8, 9]])
+    decodings = [{"preset": "d3llm", "cache": "block"}, {"preset": "llada"}, {"preset": "fast_dllm", "cfg_scale": 0.5}]
+    decodings = [fields | {"max_new_tokens": 12, "block_size": 4} for fields in decodings]
+    texts = [model.generate(prompts, **fields) for fields in decodings]
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+    trainer.add_targets(batch, trainer.corrupt(batch, step=3, progress=0.5))
+    plain = trainer.compute_loss(trainer.model, batch)
+    plain.backward()
+    trained = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.transformer["blocks"]:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(trainer.model, mesh=mesh)
+    trainer.model.zero_grad()
+    sharded = trainer.compute_loss(trainer.model, batch)
+    sharded.backward()
+    torch.testing.assert_close(sharded, plain)
+    for name, parameter in trainer.model.named_parameters():
+        assert isinstance(parameter, DTensor)
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad.full_tensor(), trained[name])
+    with gathered_root(trainer.model):
+        for fields, text in zip(decodings, texts, strict=True):
+            assert torch.equal(model.generate(prompts, **fields), text)
+    print(f"equal on {trainer.accelerator.num_processes} processes")
+
+
+if __name__ == "__main__":
+    main()
