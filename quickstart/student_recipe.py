@@ -88,7 +88,7 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
         unknown = sorted(map(str, recipe[section].keys() - known - OWN_FIELDS[section]))
         if unknown:
             raise ValueError(
-                f"{path}: `{section}` cannot set {', '.join(unknown)}: nothing is called so, or the run sets it."
+                f"{path}: `{section}` cannot set {', '.join(unknown)}: there is no such name, or the run sets it."
             )
     try:
         for method in recipe["measurement"]["methods"]:

@@ -267,7 +267,7 @@ def test_recipe_errors(tmp_path: Path):
     [
         (("seed",), "x", "['seed'] is 'x'"),
         (("model", "d_model"), 0, "['model']['d_model'] is 0"),
-        (("model", "layers"), 2, "['model']['layers'] is 2: nothing is called so"),
+        (("model", "layers"), 2, "['model']['layers'] is 2: there is no such name"),
         (("generation", "preset"), "lada", "`generation` does not fit: `preset`='lada'"),
         (("optimizer", "learning_rate"), -1, "['learning_rate'] is -1"),
         (("optimizer", "learning_rate_schedule"), [[0]], "['learning_rate_schedule']"),

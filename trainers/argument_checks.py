@@ -32,7 +32,7 @@ def check_reports(args: TrainingArguments) -> None:
     unknown = [name for name in named if name not in INTEGRATION_TO_CALLBACK]
     if unknown:
         near = suggestion(unknown[0], INTEGRATION_TO_CALLBACK)
-        raise ValueError(f"`report_to` names {unknown[0]!r}: nothing is called so{near}.")
+        raise ValueError(f"`report_to` names {unknown[0]!r}: there is no such name{near}.")
     missing = sorted(REPORT_PACKAGES & set(named) - set(get_available_reporting_integrations()))
     if missing:
         extras = [f"pip install 'd3llm[{name}]'" for name in missing if name in EXTRAS]

@@ -76,7 +76,7 @@ def _unused(default: Any, value: Any) -> Any:
 
 def _among(choices: tuple[str, ...], value: str) -> str:
     if value not in choices:
-        raise ValueError(f"nothing is called so{suggestion(value, choices)}")
+        raise ValueError(f"there is no such name{suggestion(value, choices)}")
     return value
 
 
