@@ -259,7 +259,7 @@ def test_lines_keep_their_numbers():
     ("line", "complaint"),
     [
         ("import flash_attn", "line 1: imports flash_attn"),
-        ("from d3llm.generation.canvas import Canvas", "of this package import relatively"),
+        ("from d3llm.generation.canvas import Canvas", "use relative imports within this package"),
         ("from ..generation import Canvas", "the module that defines the name"),
         ("from ..generation.nothere import Canvas", "no source file"),
     ],
