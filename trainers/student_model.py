@@ -1,4 +1,4 @@
-"""The student, or a teacher, by name: always as this package's class, and whole."""
+"""Loads a student or teacher by name: always as this package's class, and only if it is complete."""
 
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
 
     Args:
         name (`str`): Folder or Hub id.
-        kwargs (`Any`): As for `from_pretrained`. Without `dtype` it is float32, as what is trained has to be;
-            `trust_remote_code` is about the tokenizer alone, the model is always this package's class.
+        kwargs (`Any`): As for `from_pretrained`. The default `dtype` is float32, which trained weights need.
+            `trust_remote_code` concerns only the tokenizer, since the model is always this package's class.
 
     Returns:
         `PreTrainedModel`: The model.
 
     Raises:
         `ValueError`: For a model of another kind.
-        `OSError`: For a model that is not there, or not whole.
+        `OSError`: For a model that is missing or incomplete.
     """
     kwargs = {"dtype": "float32", **kwargs, "trust_remote_code": False}
     shared = {key: kwargs[key] for key in ("revision", "attn_implementation") if key in kwargs}
@@ -45,16 +45,16 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers fills them with random numbers
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing).")
+        raise OSError(f"{name} lacks weights: {missing[0]} ({len(missing)} missing). Download or save it again.")
     return model
 
 
 def empty_model(name: str, *, revision: str | None = None, attn_implementation: str | None = None) -> PreTrainedModel:
     """
-    The layers of a masked-diffusion model without their weights, to try on them what a training is to do.
+    The layers of a masked-diffusion model without their weights, to try the settings of a training on.
 
     Args:
-        name (`str`): Folder or Hub id; its config.json is read, and of a folder the headers of the weights.
+        name (`str`): Folder or Hub id. Its config.json is read and, for a folder, the headers of the weights.
         revision (`str`, *optional*), attn_implementation (`str`, *optional*): As for `from_pretrained`.
 
     Returns:
@@ -63,7 +63,7 @@ def empty_model(name: str, *, revision: str | None = None, attn_implementation: 
     Raises:
         `ValueError`: For a model of another kind, and an unknown `attn_implementation`.
         `ImportError`: For an `attn_implementation` whose package is not installed.
-        `OSError`: For a model that is not there, or whose config.json is not that of its weights.
+        `OSError`: For a missing model, or a config.json that does not match the weights.
     """
     with naming(name, "config.json"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -79,14 +79,15 @@ def empty_model(name: str, *, revision: str | None = None, attn_implementation: 
 
 def load_tokenizer(model: PreTrainedModel, **kwargs: Any) -> PreTrainedTokenizerBase | None:
     """
-    The tokenizer that lies where a model was loaded from.
+    The tokenizer in the folder or repository that a model was loaded from.
 
     Args:
         model (`PreTrainedModel`): The model.
-        kwargs (`Any`): Of the model's loading; `revision` and `trust_remote_code` are of the tokenizer too.
+        kwargs (`Any`): Arguments with which the model was loaded; `revision` and `trust_remote_code` also apply to the
+            tokenizer.
 
     Returns:
-        `PreTrainedTokenizerBase` or `None`: `None` for a model without a name, or when none can be loaded.
+        `PreTrainedTokenizerBase` or `None`: `None` for a model without a name, or if there is none that loads.
     """
     name = model.config._name_or_path
     if not name:
@@ -95,5 +96,5 @@ def load_tokenizer(model: PreTrainedModel, **kwargs: Any) -> PreTrainedTokenizer
     try:
         return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **shared})
     except (OSError, ValueError, KeyError) as error:
-        logger.info("No tokenizer is loaded from %s: %s", name, str(error).splitlines()[0])
+        logger.info("No tokenizer loaded from %s: %s", name, str(error).splitlines()[0])
         return None
