@@ -177,7 +177,7 @@ def test_the_decoder_works_on_foreign_classes(downloaded, llada_checkpoint, drea
 
 def test_what_a_foreign_class_cannot_do_is_an_error(downloaded):
     refused = downloaded["refused"]
-    assert "no cache of a canvas" in refused["cache"]
+    assert "no canvas cache" in refused["cache"]
     assert "block_causal" in refused["attention"]
     assert "did you mean `threshold`" in refused["typo"]
     assert "is not LLaDA or Dream" in refused["family"]

@@ -122,7 +122,7 @@ def test_extract_answer(text: str, answer: int | None):
 def test_problem_errors():
     with pytest.raises(ValueError, match="Unknown split 'dev'"):
         generate_problems("dev", 1)
-    with pytest.raises(ValueError, match="No whole result"):
+    with pytest.raises(ValueError, match="has no whole result"):
         apply_operation(7, "/", 2)
 
 
@@ -268,7 +268,7 @@ def test_recipe_errors(tmp_path: Path):
         (("seed",), "x", "['seed'] is 'x'"),
         (("model", "d_model"), 0, "['model']['d_model'] is 0"),
         (("model", "layers"), 2, "['model']['layers'] is 2: there is no such name"),
-        (("generation", "preset"), "lada", "`generation` does not fit: `preset`='lada'"),
+        (("generation", "preset"), "lada", "`generation` is invalid: `preset`='lada'"),
         (("optimizer", "learning_rate"), -1, "['learning_rate'] is -1"),
         (("optimizer", "learning_rate_schedule"), [[0]], "['learning_rate_schedule']"),
         (("optimizer", "betas"), [0.9, 1.5], "['betas'][1] is 1.5"),

@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_named_in_one_line(kind: Any, value: Any, message: 
     assert str(error.value) == message
 
 
-def test_an_error_ends_with_the_way_out():
+def test_an_error_ends_with_the_remedy():
     with pytest.raises(ValueError, match=r"\['answer'\] is missing: name the column with --answer-column\.$"):
         check(Row, {}, "rows.jsonl, row 3", "name the column with --answer-column")
     with pytest.raises(ValueError, match=r"expected a valid string; name the column with --answer-column\.$"):
