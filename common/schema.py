@@ -20,7 +20,7 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = SHOWN // 2
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 3 * SHOWN
 
 
-def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
+def check(kind: Any, value: Any, name: str, remedy: str = "") -> Any:
     """
     Checks a value against a type.
 
@@ -29,7 +29,7 @@ def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
             or to a truth value.
         value (`Any`): The value.
         name (`str`): The name of the value in an error: an argument, or a file and its line.
-        way_out (`str`, *optional*): What to do about it, for the end of the error.
+        remedy (`str`, *optional*): What to do about it, for the end of the error.
 
     Returns:
         `Any`: The value; for a `TypedDict`, only the declared keys. An `int` becomes a `float` where one is declared.
@@ -52,7 +52,7 @@ def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
     place, shown, missing = _place(value, faults[0])
     expected = dict.fromkeys(_expected(fault) for fault in faults if _place(value, fault)[0] == place)
     what = f"{name}{place} is missing" if missing else f"{name}{place} is {_short(shown)}"
-    ending = f": {way_out}." if way_out and missing else f"; {way_out}." if way_out else "."
+    ending = f": {remedy}." if remedy and missing else f"; {remedy}." if remedy else "."
     raise ValueError(what + ("" if missing else f": {_joined(expected)}") + ending)
 
 

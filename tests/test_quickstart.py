@@ -274,7 +274,7 @@ def test_recipe_errors(tmp_path: Path):
         (("optimizer", "betas"), [0.9, 1.5], "['betas'][1] is 1.5"),
         (("batch_size", "full"), 0, "['batch_size']['full'] is 0"),
         (("curriculum", 0, "drill"), None, "['curriculum'][0]['drill'] is None"),
-        (("curriculum", -1, "until"), 5, "the last phase of `curriculum` has no end"),
+        (("curriculum", -1, "until"), 5, "the last phase of `curriculum` must have no end"),
         (("masking", 0, "llada"), float("nan"), "['masking'][0]['llada'] is nan"),
         (("masking",), [], "['masking'] is []"),
         (("logging", "eval_every"), 0, "['logging']['eval_every'] is 0"),
