@@ -27,7 +27,7 @@ Steps = Annotated[float, Field(gt=0, le=LARGEST)]  # below 1, a share of the tra
 
 def _name(text: str) -> str:
     if _MARKUP.search(text):
-        raise ValueError("expected a name in one line, without markup: it stands on cards")
+        raise ValueError("expected a name in one line, without markup: it is printed on cards")
     return text
 
 
@@ -37,14 +37,14 @@ License = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+$")]
 
 def check_fields(instance: Any, kinds: Mapping[str, Any] = MappingProxyType({})) -> None:
     """
-    Checks every field of a dataclass against its type, once; a whole number becomes a `float` where one is declared.
+    Checks every field of a dataclass against its type. An `int` becomes a `float` where one is declared.
 
     Args:
         instance (`Any`): The dataclass.
-        kinds (`Mapping[str, Any]`, *optional*): Types that stand in for the annotations of these fields.
+        kinds (`Mapping[str, Any]`, *optional*): Types by field name, used instead of the annotations.
 
     Raises:
-        `ValueError`: In one line, for the first field that does not fit.
+        `ValueError`: In one line, for the first field with an invalid value.
     """
     hints = get_type_hints(type(instance), include_extras=True)
     for field in fields(instance):

@@ -1,4 +1,4 @@
-"""Files and folders that are at any moment the old one or the new one, and what a killed writer leaves of them."""
+"""Atomic writes of files and folders, and the removal of what killed writers left."""
 
 import os
 import re
@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 
 try:
     import fcntl
-except ImportError:  # not POSIX: nothing is locked, so nothing is taken for a leftover
+except ImportError:  # not POSIX: nothing is locked, so nothing is treated as a leftover
     fcntl = None  # type: ignore[assignment]
 
 CLAIM = re.compile(r"\.(?P<name>.+)\.[^.]+\.tmp")  # of one output
-SAFETENSORS = re.compile(r"\.tmp\w{6}")  # what safetensors writes weights to before it renames them
+SAFETENSORS = re.compile(r"\.tmp\w{6}")  # the temporary files of safetensors
 LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """
-    Writes a file under a temporary name and renames it, and removes what killed writers of it left.
+    Writes a file under a temporary name and renames it. Leftovers of killed writers of this file are removed first.
 
     Args:
         path (`Path`): The file.
@@ -39,23 +39,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
         if fcntl is None:
-            file.close()  # Windows renames no open file
+            file.close()  # Windows cannot rename an open file
         os.replace(temporary, path)
 
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
     """
-    A folder that takes its name when everything in it is written; what had the name before goes then.
+    Writes a folder under a temporary name and renames it once it is complete. A folder of that name is replaced.
 
     Args:
         output (`Path`): The folder.
 
     Yields:
-        `Path`: The folder to write to, beside it.
+        `Path`: The temporary folder to write to, in the same parent folder.
 
     Raises:
-        `OSError`: If it cannot be written; what was there stays, and no temporary folder is left.
+        `OSError`: If it cannot be written; the old folder stays, and no temporary one is left.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
@@ -68,7 +68,7 @@ def whole_folder(output: Path) -> Iterator[Path]:
                 output.rename(before)  # a folder cannot be replaced in one step
             folder.rename(output)
         except Exception as error:
-            # Of a full disk safetensors makes an error of its own, and tokenizers a bare `Exception`.
+            # When the disk is full, safetensors raises an error of its own and tokenizers a bare `Exception`.
             if isinstance(error, SafetensorError) or type(error) is Exception:
                 raise OSError(f"Cannot write {output}: {error}") from error
             raise
@@ -79,12 +79,12 @@ def whole_folder(output: Path) -> Iterator[Path]:
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
     """
-    Marks a folder as one that this process writes file by file, as a training does; what killed processes left in it
-    half-written goes first, weights of safetensors included. While another process has it, and on a file system
-    without locks, nothing is removed.
+    Locks a folder that this process writes file by file, as a training does. Half-written files of killed processes
+    are removed first, those of safetensors included. Nothing is removed while another process holds the lock, or on a
+    file system without locks.
 
     Args:
-        folder (`Path`): The folder; it is made if it is not there.
+        folder (`Path`): The folder. It is created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
@@ -104,8 +104,9 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 def remove_leftovers(output: Path) -> None:
     """
-    Removes what killed writers left beside a file or folder. What a living process writes is locked, and stays; so
-    does everything on a file system without locks. A folder that was about to be replaced gets its name back.
+    Removes what killed writers of a file or folder left next to it. What a living process is writing is locked and
+    stays, and so does everything on a file system without locks. A folder that was about to be replaced gets its name
+    back.
 
     Args:
         output (`Path`): The file or folder.
@@ -115,7 +116,7 @@ def remove_leftovers(output: Path) -> None:
 
 def remove_leftovers_in(folder: Path) -> None:
     """
-    Removes what killed writers left of any output in a folder and in its folders, as [`remove_leftovers`] does.
+    Does what [`remove_leftovers`] does, for every output in a folder and its subfolders.
 
     Args:
         folder (`Path`): The folder.
@@ -139,22 +140,22 @@ def _remove_leftover(claim: Path, output: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _settle(claim, output)
             claim.unlink()
-    except OSError:  # it has an owner, its owner has just finished, or there are no locks here
+    except OSError:  # its writer is alive, its writer has just finished, or there are no locks here
         return
 
 
 @contextmanager
 def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """
-    A temporary file beside an output, open and locked: the lock says that its writer is alive, on whatever machine.
-    It ends with the process, however that ends.
+    A temporary file next to an output, open and locked. The lock tells every machine that the writer is alive, and
+    is released when the process ends, however it ends.
     """
     while True:
         claim = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
         file = claim.open("x+b")
         if _lock(file) is not False and _is_at(file, claim):
             break
-        file.close()  # somebody took it for a leftover before it was locked
+        file.close()  # another process removed it as a leftover before it was locked
     with file:
         try:
             yield claim, file
@@ -170,13 +171,13 @@ def _lock(file: IO[bytes]) -> bool | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody can take it for a leftover either
+    except OSError:  # a file system without locks: no other process can treat it as a leftover either
         return None
     return True
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file has this name, and not another of the same name by now."""
+    """Whether this path still names the open file, and not a newer file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -184,12 +185,12 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _folders(claim: Path) -> tuple[Path, Path]:
-    """The unfinished folder of a claim, and the one that it is to replace."""
+    """The unfinished folder of a claim, and the folder that it replaces."""
     return claim.with_suffix(".new"), claim.with_suffix(".old")
 
 
 def _settle(claim: Path, output: Path) -> None:
-    """Removes the folders of a claim; if the output has gone, the one to be replaced gets its name back."""
+    """Removes the folders of a claim. If the output no longer exists, the replaced folder gets its name back."""
     folder, before = _folders(claim)
     if before.exists() and not output.exists():
         before.rename(output)
@@ -199,15 +200,18 @@ def _settle(claim: Path, output: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """
-    Raises an `OSError` before the work starts when a file cannot be written.
+    Checks before the work starts that a file can be written.
 
     Args:
         path (`Path`): The file.
+
+    Raises:
+        `OSError`: If it cannot.
     """
     folder = path.absolute().parent
     if path.exists() and not path.is_file():
         raise OSError(f"Cannot write {path}: it is not a file. Give the name of a file.")
     if not folder.is_dir():
-        raise OSError(f"Cannot write {path}: there is no folder {folder}. Make it first.")
+        raise OSError(f"Cannot write {path}: there is no folder {folder}. Create it first.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise OSError(f"Cannot write {path}: no permission to write there.")
+        raise OSError(f"Cannot write {path}: no permission to write there. Choose another place.")

@@ -1,4 +1,4 @@
-"""Short digests that tell whether values and files are still the same."""
+"""Short digests that tell whether values and files have changed."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ def fingerprint(value: Any) -> str:
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """
-    A short digest of files by name, size and three samples of each: it takes no time for the weights of a large model,
-    and tells two states of a training apart.
+    A short digest of files by name, size and three samples of each. This is quick even for the weights of a large
+    model, and distinguishes two states of a training.
 
     Args:
         paths (`Iterable[Path]`): The files.

@@ -1,8 +1,8 @@
 """
-The plan of a run: everything its results depend on, saved beside them. A run resumes only where the plan is its own.
+The plan of a run: everything its results depend on, saved with them. Resuming requires an identical plan.
 
-Extraction, training, evaluation and the quickstart each say what belongs into their plan; how plans are kept, compared
-and refused is the same for all of them.
+Extraction, training, evaluation and the quickstart each decide what belongs in their plan. Plans are saved, compared
+and refused in the same way for all of them.
 """
 
 import json
@@ -20,20 +20,20 @@ SHOWN = 5  # differences in an error
 
 def plan_values(values: dict[str, Any]) -> dict[str, Any]:
     """
-    A plan as it is read back from a file: tuples are lists and enumerations are their values.
+    A plan as it is read back from a file: tuples become lists, and enumerations become their values.
 
     Args:
         values (`dict[str, Any]`): JSON values by name.
 
     Returns:
-        `dict[str, Any]`: The same as JSON has them.
+        `dict[str, Any]`: The same values after a round trip through JSON.
     """
     return json.loads(json.dumps(values))
 
 
 def write_plan(path: Path, plan: dict[str, Any]) -> None:
     """
-    Saves a plan; its folder is made.
+    Saves a plan. Its folder is created.
 
     Args:
         path (`Path`): The file, `.json` or `.yaml`.
@@ -53,7 +53,7 @@ def read_plan(path: Path, remedy: str) -> dict[str, Any] | None:
 
     Args:
         path (`Path`): The file.
-        remedy (`str`): What to do about a damaged one, at the end of the error.
+        remedy (`str`): What to do about a damaged file, for the end of the error.
 
     Returns:
         `dict[str, Any]` or `None`: The plan; `None` if there is no such file.
@@ -68,7 +68,7 @@ def read_plan(path: Path, remedy: str) -> dict[str, Any] | None:
         text = path.read_bytes().decode()
         plan = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
         if not isinstance(plan, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("the plan is not an object")
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is damaged: {remedy}.") from error
     return plan
@@ -76,19 +76,19 @@ def read_plan(path: Path, remedy: str) -> dict[str, Any] | None:
 
 def check_plan(path: Path, plan: dict[str, Any], remedy: str, *, folder: Path | None = None) -> bool:
     """
-    Checks whether a run may resume: the plan that was saved must be its own.
+    Checks whether a run may resume: the saved plan must be the same as its own.
 
     Args:
         path (`Path`): The file of the saved plan.
         plan (`dict[str, Any]`): The plan of this run.
-        remedy (`str`): What to do about another one, at the end of the error.
-        folder (`Path`, *optional*): What to name in the error; by default the folder of the file.
+        remedy (`str`): What to do about a different plan, for the end of the error.
+        folder (`Path`, *optional*): The folder to name in the error; by default the folder of the file.
 
     Returns:
         `bool`: Whether there is a saved plan.
 
     Raises:
-        `ValueError`: For a plan that differs, with what was and what is; for a damaged one.
+        `ValueError`: For a plan that differs, with the old and the new values, and for a damaged one.
         `OSError`: If it cannot be read.
     """
     before = read_plan(path, remedy)
@@ -100,12 +100,12 @@ def check_plan(path: Path, plan: dict[str, Any], remedy: str, *, folder: Path | 
 
 def keep_plan(path: Path, plan: dict[str, Any], remedy: str) -> None:
     """
-    Checks a run against the saved plan, as [`check_plan`] does, and saves its own if there is none.
+    Checks a run against the saved plan, as [`check_plan`] does. Saves its own plan if there is none.
 
     Args:
         path (`Path`): The file of the plan.
         plan (`dict[str, Any]`): The plan of this run.
-        remedy (`str`): What to do about another one, at the end of the error.
+        remedy (`str`): What to do about a different plan, for the end of the error.
 
     Raises:
         `ValueError`: For a plan that differs or is damaged.
@@ -124,17 +124,17 @@ def compare_plans(
     names: Iterable[str] | None = None,
 ) -> None:
     """
-    Compares two plans by the values in them, those of nested objects by their own names.
+    Compares two plans value by value. Values in nested objects are compared by their innermost name.
 
     Args:
-        before (`dict[str, Any]`): The saved one.
-        plan (`dict[str, Any]`): That of this run.
-        where (`Path`): Where the saved one is from.
-        remedy (`str`): What to do if they differ, at the end of the error.
+        before (`dict[str, Any]`): The saved plan.
+        plan (`dict[str, Any]`): The plan of this run.
+        where (`Path`): The folder or file of the saved plan.
+        remedy (`str`): What to do if they differ, for the end of the error.
         names (`Iterable[str]`, *optional*): The values to compare; by default all of both.
 
     Raises:
-        `ValueError`: If they differ, with what was and what is.
+        `ValueError`: If they differ, with the old and the new values.
     """
     old, new = _flat(before), _flat(plan_values(plan))
     chosen = {**new, **old} if names is None else names

@@ -1,4 +1,4 @@
-"""The processes that a launcher started, and whether they know of each other."""
+"""The processes started by a launcher, and a check that they have joined one group."""
 
 import os
 from collections.abc import Callable
@@ -12,11 +12,11 @@ class Processes:
     The processes that share a run, as `accelerate launch` and `torchrun` start them.
 
     Attributes:
-        index (`int`): Which this one is, counted from 0.
-        count (`int`): How many there are.
-        gather (`Callable[[Any], list[Any]]`): Collects a value of each process on all of them; so they wait for each
-            other.
-        device (`str`, *optional*): Where this one computes; `None` if no launcher says so.
+        index (`int`): The index of this process, counted from 0.
+        count (`int`): The number of processes.
+        gather (`Callable[[Any], list[Any]]`): Collects one value from every process and returns them all on each
+            process. It also makes the processes wait for each other.
+        device (`str`, *optional*): The device of this process; `None` if the launcher does not set one.
     """
 
     index: int = 0
@@ -27,23 +27,23 @@ class Processes:
     @classmethod
     def launched(cls, cpu: bool = False) -> "Processes":
         """
-        The processes that were launched together; one if there was no launcher.
+        The processes that were launched together; a single one if there was no launcher.
 
         Args:
-            cpu (`bool`, *optional*, defaults to `False`): Whether they compute on CPUs though there is an accelerator.
+            cpu (`bool`, *optional*, defaults to `False`): Whether to compute on CPUs even if there is an accelerator.
 
         Returns:
-            [`Processes`]: This one and its number.
+            [`Processes`]: As seen from this process.
 
         Raises:
-            `ValueError`: If several were launched and do not know of each other.
+            `ValueError`: If several processes were launched but have not joined one group.
         """
         import torch
         from accelerate import PartialState
         from accelerate.utils import gather_object
         from accelerate.utils.environment import parse_flag_from_env
 
-        # Without being told, accelerate counts one process where there is no accelerator.
+        # Without an accelerator, accelerate counts a single process unless told to use CPUs.
         cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         state = PartialState(cpu=cpu)
         check_joined(state.num_processes)
@@ -53,28 +53,29 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what only one may write."""
+        """Whether this is the process that writes shared files."""
         return self.index == 0
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns once every process has called it."""
         self.gather(None)
 
 
 def check_joined(*joined: int) -> None:
     """
-    Some ways to launch several processes leave each of them alone, without a word: each would do all the work.
+    Checks that all launched processes have joined one group. Some launchers silently leave each process on its own, so
+    that each would do all the work.
 
     Args:
-        joined (`int`): How many processes know of each other, by one or more accounts.
+        joined (`int`): The size of the group, according to one or more libraries.
 
     Raises:
-        `ValueError`: If more or fewer were launched.
+        `ValueError`: If it is not the number of launched processes.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     alone = [count for count in joined if count != launched]
     if alone:
         raise ValueError(
-            f"{launched} processes were launched, of which {alone[0]} know of each other: on CPUs launch them with "
+            f"{launched} processes were launched, but only {alone[0]} joined one group: on CPUs launch them with "
             "torchrun or `accelerate launch --cpu`; see docs/training.md."
         )

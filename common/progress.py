@@ -1,4 +1,4 @@
-"""How far a long run is: a live line in a terminal, a line of the log elsewhere."""
+"""Progress of a long run: a live line in a terminal, log lines elsewhere."""
 
 import logging
 from types import TracebackType
@@ -15,12 +15,12 @@ class RunProgress:
     Progress of a run over its items. A context manager.
 
     Args:
-        description (`str`): What is done with the items, such as `"extracting"`.
-        total (`int`): How many items there are.
-        done (`int`, *optional*, defaults to 0): How many were done before.
+        description (`str`): The activity, such as `"extracting"`.
+        total (`int`): The number of items.
+        done (`int`, *optional*, defaults to 0): The number of items already done.
         visible (`bool`, *optional*, defaults to `True`): Whether this process shows anything.
-        log (`bool`, *optional*, defaults to `False`): Whether each update is a line of the log where no terminal is.
-        console (`Console`, *optional*): Where to draw; by default on standard error.
+        log (`bool`, *optional*, defaults to `False`): Whether each update is logged when there is no terminal.
+        console (`Console`, *optional*): The console to draw on; by default standard error.
     """
 
     def __init__(
@@ -60,21 +60,21 @@ class RunProgress:
 
     def advance(self, count: int = 1, figures: str = "") -> None:
         """
-        More items are done.
+        Adds to the number of items done.
 
         Args:
-            count (`int`, *optional*, defaults to 1): How many more.
-            figures (`str`, *optional*, defaults to `""`): What else to show.
+            count (`int`, *optional*, defaults to 1): The number of newly done items.
+            figures (`str`, *optional*, defaults to `""`): Further figures to show.
         """
         self.update(self.done + count, figures)
 
     def update(self, done: int, figures: str = "") -> None:
         """
-        So many items are done.
+        Sets the number of items done.
 
         Args:
-            done (`int`): How many of all.
-            figures (`str`, *optional*, defaults to `""`): What else to show.
+            done (`int`): The number of items done.
+            figures (`str`, *optional*, defaults to `""`): Further figures to show.
         """
         self.done = done
         self.bar.update(self.task, completed=done, figures=figures)

@@ -1,7 +1,7 @@
-"""What comes from outside, files and arguments, held against types that state their ranges.
+"""Checks of files and arguments against types that state their ranges.
 
-A field is declared once, as a type: `Annotated[int, Field(ge=1)]`, `Literal["a", "b"]`, a `TypedDict` of such. Python,
-the command line and YAML then get the same check and the same error.
+A field is declared once, as a type: `Annotated[int, Field(ge=1)]`, `Literal["a", "b"]`, or a `TypedDict` of these.
+Python, the command line and YAML then get the same check and the same error.
 """
 
 import reprlib
@@ -20,22 +20,22 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = SHOWN // 2
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 3 * SHOWN
 
 
-def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
+def check(kind: Any, value: Any, name: str, remedy: str = "") -> Any:
     """
-    Holds a value against a type.
+    Checks a value against a type.
 
     Args:
-        kind (`type`): The type; ranges and choices are part of it. Text is not taken for a number, nor a number for
-            text or a truth value.
-        value (`Any`): What came in.
-        name (`str`): What to call it in an error: an argument, or a file and its line.
-        way_out (`str`, *optional*): What to do about it, at the end of the error.
+        kind (`type`): The type, with its ranges and choices. Text is not converted to a number, nor a number to text
+            or to a truth value.
+        value (`Any`): The value.
+        name (`str`): The name of the value in an error: an argument, or a file and its line.
+        remedy (`str`, *optional*): What to do about it, for the end of the error.
 
     Returns:
-        `Any`: The value; of a `TypedDict` the declared keys. A whole number becomes a `float` where one is declared.
+        `Any`: The value; for a `TypedDict`, only the declared keys. An `int` becomes a `float` where one is declared.
 
     Raises:
-        `ValueError`: In one line, for the first part of the value that does not fit.
+        `ValueError`: In one line, for the first part of the value that is invalid.
 
     Example:
 
@@ -48,11 +48,11 @@ def check(kind: Any, value: Any, name: str, way_out: str = "") -> Any:
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-    # The first fault, and what else the same value could have been (a union has one fault for each alternative).
+    # The first fault, with all that was expected in its place: a union has one fault for each alternative.
     place, shown, missing = _place(value, faults[0])
     expected = dict.fromkeys(_expected(fault) for fault in faults if _place(value, fault)[0] == place)
     what = f"{name}{place} is missing" if missing else f"{name}{place} is {_short(shown)}"
-    ending = f": {way_out}." if way_out and missing else f"; {way_out}." if way_out else "."
+    ending = f": {remedy}." if remedy and missing else f"; {remedy}." if remedy else "."
     raise ValueError(what + ("" if missing else f": {_joined(expected)}") + ending)
 
 
@@ -62,9 +62,9 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _place(value: Any, fault: Any) -> tuple[str, Any, bool]:
-    """Where in the value a fault is, as it would be written in Python; what is there, and whether it is missing."""
+    """The place of a fault in the value, written as in Python; the value there; and whether it is missing."""
     place = ""
-    for part in fault["loc"]:  # of which some name the alternative of a union, and no place
+    for part in fault["loc"]:  # some parts name an alternative of a union, not a place
         if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             place, value = f"{place}[{part!r}]", value[part]
         elif fault["type"] == "missing" and part == fault["loc"][-1]:
@@ -74,22 +74,22 @@ def _place(value: Any, fault: Any) -> tuple[str, Any, bool]:
 
 def _expected(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        return "nothing is called so"
+        return "there is no such name"
     text = fault["msg"].removeprefix("Value error, ")
     return text.replace("Input should be ", EXPECTED) if text.startswith("Input") else text[:1].lower() + text[1:]
 
 
 def _joined(expected: Iterable[str]) -> str:
-    """What else a value could have been, in one sentence: what is expected, and what is wrong with it."""
+    """All alternatives in one sentence: first what is expected, then what is wrong."""
     kinds = [text.removeprefix(EXPECTED) for text in expected if text.startswith(EXPECTED)]
     others = [text.rstrip(".") for text in expected if not text.startswith(EXPECTED)]
     return "; ".join([*([EXPECTED + " or ".join(kinds)] if kinds else []), *others])
 
 
 def _short(value: Any) -> str:
-    """The start of a value's representation; what it leaves out is not made either."""
+    """The start of a value's representation, without building the rest of it."""
     try:
         text = _REPR.repr(bytes(value[:SHOWN]) if isinstance(value, bytes | bytearray) else value)
-    except ValueError:  # Python writes no integers of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

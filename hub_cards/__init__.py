@@ -1,4 +1,4 @@
-"""What goes to the Hub: cards from measured facts, repositories that are whole, and the push itself."""
+"""Publishing on the Hub: cards from measured facts, complete repositories, and the push itself."""
 
 if __name__ != "d3llm.hub_cards":  # a second copy of every class
     raise ImportError("hub_cards is a part of d3llm: import d3llm.hub_cards.")

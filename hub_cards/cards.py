@@ -1,4 +1,4 @@
-"""Renders cards: one object of measured facts goes in, the text of a README comes out. No template holds a number."""
+"""Renders cards: turns one object of measured facts into the text of a README. No template holds a number."""
 
 import html
 import re
@@ -28,7 +28,7 @@ CONTROL = re.compile(r"\s*[\x00-\x1f\x7f]+\s*")
 
 
 def _as_text(value: Any) -> Any:
-    """A value as plain text on one line of a card, whatever is in it; what is Markdown already goes as it is."""
+    """A value as plain text on one line of a card, whatever it holds. Markdown is passed through unchanged."""
     if isinstance(value, Markup) or not isinstance(value, (str, list, tuple, dict)):
         return value
     return html.escape(CONTROL.sub(" ", str(value)), quote=False).replace("|", "&#124;")
@@ -59,8 +59,8 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
     The card of a model.
 
     Args:
-        facts ([`ModelFacts`]): What is known of it.
-        repo_id (`str`, *optional*): Where it is to lie on the Hub, for the lines that load it.
+        facts ([`ModelFacts`]): The facts about the model.
+        repo_id (`str`, *optional*): Its future id on the Hub, for the loading example.
 
     Returns:
         `str`: Text of README.md, with `model-index` in its metadata.
@@ -87,10 +87,10 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
 
 def eval_results(facts: ModelFacts) -> dict[str, str]:
     """
-    The results in the form that feeds the leaderboards of data sets on the Hub.
+    The results in the format for leaderboards of datasets on the Hub.
 
     Args:
-        facts ([`ModelFacts`]): What was measured; results without a data set on the Hub are left out.
+        facts ([`ModelFacts`]): The measurements; results without a dataset on the Hub are skipped.
 
     Returns:
         `dict[str, str]`: Text by path in the repository, `.eval_results/TASK.yaml`.
@@ -114,14 +114,14 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
 
 def trajectory_card(facts: TrajectoryFacts, repo_id: str = "...") -> str:
     """
-    The card of a trajectory data set.
+    The card of a trajectory dataset.
 
     Args:
-        facts ([`TrajectoryFacts`]): What is known of it.
-        repo_id (`str`, *optional*): Where it is to lie on the Hub, for the line that loads it.
+        facts ([`TrajectoryFacts`]): The facts about the dataset.
+        repo_id (`str`, *optional*): Its future id on the Hub, for the loading example.
 
     Returns:
-        `str`: Text of README.md; its `configs` say where the Parquet parts are.
+        `str`: Text of README.md, whose `configs` give the paths of the Parquet parts.
 
     Raises:
         `ValueError`: Without a licence.
@@ -142,9 +142,9 @@ def metric_card(repo_id: str, name: str, description: str, arguments: str) -> st
     The card of a metric's Space.
 
     Args:
-        repo_id (`str`): Where it is to lie on the Hub.
+        repo_id (`str`): Id of the Space on the Hub.
         name (`str`): Name of the metric's module.
-        description (`str`), arguments (`str`): What the module says of itself.
+        description (`str`), arguments (`str`): The module's texts about itself.
     """
     metadata = SpaceCardData(title=name.upper(), sdk="gradio", app_file="app.py", tags=["evaluate", "metric", "d3llm"])
     return _render(
@@ -175,24 +175,25 @@ def custom_generate_card(repo_id: str) -> str:
     The card of the repository with the decoder for other people's checkpoints.
 
     Args:
-        repo_id (`str`): Where it is to lie on the Hub.
+        repo_id (`str`): Id of the repository on the Hub.
     """
     metadata = ModelCardData(license="apache-2.0", library_name="transformers", tags=[*TAGS, "custom_generate"])
     return _render("custom_generate_card.md.jinja", metadata, repo_id=repo_id)
 
 
 def describe_decoding(decoding: dict[str, Any]) -> str:
-    """A way of decoding in a few words: the preset, then what differs from it."""
+    """The decoding in a few words: the preset, then the fields that differ from it."""
     rest = [f"{name}={value}" for name, value in decoding.items() if name != "preset"]
     return ", ".join([decoding.get("preset") or "defaults", *rest])
 
 
 def slug(text: str) -> str:
+    """A text in lower case, with hyphens instead of anything but letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def shorten(number: int) -> str:
-    """A count to three digits: 2.28M, 8.02B."""
+    """A count with three significant digits: 2.28M, 8.02B."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -202,19 +203,19 @@ def shorten(number: int) -> str:
 def _model_index(facts: ModelFacts) -> list[EvalResult]:
     rows = []
     for result in facts.results:
-        way = describe_decoding(result.decoding)
+        decoding = describe_decoding(result.decoding)
         measured = {
-            "accuracy": (round(100 * result.accuracy, 2), f"accuracy ({way})"),
-            "tokens_per_forward": (round(result.tokens_per_forward, 4), f"tokens per forward ({way})"),
+            "accuracy": (round(100 * result.accuracy, 2), f"accuracy ({decoding})"),
+            "tokens_per_forward": (round(result.tokens_per_forward, 4), f"tokens per forward ({decoding})"),
             "tokens_per_second": (
                 round(result.tokens_per_second, 2),
-                f"tokens per second ({way}; {result.hardware})",
+                f"tokens per second ({decoding}; {result.hardware})",
             ),
         }
         rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
     for area in facts.areas:
-        how = ", ".join(filter(None, [area.preset, area.method, f"y_max {area.y_max:g}", f"{area.points} points"]))
-        name = f"accuracy under parallelism ({how})"
+        curve = ", ".join(filter(None, [area.preset, area.method, f"y_max {area.y_max:g}", f"{area.points} points"]))
+        name = f"accuracy under parallelism ({curve})"
         rows.append(_eval_result(area, "aup", round(area.aup, 2), name))
     return rows
 
@@ -232,11 +233,9 @@ def _eval_result(row: TaskResult | TaskArea, kind: str, value: float, name: str)
     )
 
 
-def _check_license(license: str):
+def _check_license(license: str) -> None:
     if not license.strip() or license.lower() in ("unknown", "none"):
-        raise ValueError(
-            "A card needs a licence: give the one of the base model or of the data (--license apache-2.0)."
-        )
+        raise ValueError("A card needs a licence: give that of the base model or of the data (--license apache-2.0).")
 
 
 def _render(template: str, metadata: Any, **values: Any) -> str:

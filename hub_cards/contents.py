@@ -1,4 +1,4 @@
-"""Content of files that are to go to the Hub, piece by piece: no file is too large to be looked at."""
+"""Reads files for the Hub piece by piece, so that files of any size can be checked."""
 
 import bz2
 import gzip
@@ -18,7 +18,7 @@ COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh":
 
 
 def size_of(content: Content) -> int:
-    """Bytes of a file."""
+    """The size of a file, in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
@@ -32,11 +32,11 @@ def read(content: Content, size: int = -1) -> bytes:
 
 def pieces(content: Content, size: int = PIECE) -> Iterator[bytes]:
     """
-    A file in pieces; what gzip, bzip2 or xz made smaller is read as it was before.
+    The content of a file in pieces. Files compressed with gzip, bzip2 or xz are decompressed.
 
     Args:
         content (`Path` or `bytes`): The file.
-        size (`int`, *optional*): Bytes of a piece; the last one may be shorter.
+        size (`int`, *optional*): Bytes per piece; the last one may be shorter.
 
     Raises:
         `ValueError`: For a compressed file that is damaged.
@@ -52,4 +52,4 @@ def pieces(content: Content, size: int = PIECE) -> Iterator[bytes]:
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             if opener is None:
                 raise
-            raise ValueError(f"it is compressed, and damaged: {error}") from error
+            raise ValueError(f"it is a damaged compressed file: {error}") from error

@@ -1,4 +1,4 @@
-"""Makes clean model folders of adapters, of what a sharded training saved, and of published folders with old code."""
+"""Converts adapters, sharded checkpoints, and published folders with old code to clean model folders."""
 
 import shutil
 import tempfile
@@ -41,32 +41,33 @@ def convert(
     base_model_id: str | None = None,
 ) -> ModelFacts:
     """
-    Writes a model as a folder of ours: safetensors, config, code, tokenizer, card. It appears when it is whole.
+    Writes a model as a folder of this package: safetensors, config, code, tokenizer, card. It appears once it is
+    complete.
 
     Args:
         source (`Path`): A LoRA adapter; a checkpoint of DeepSpeed (`global_step*`) or of FSDP
-            (`pytorch_model_fsdp_0`); or a model's folder, such as the published ones of d3LLM and dParallel, which
-            have the same keys.
-        output (`Path`): The folder to be.
-        base_model (`Path`, *optional*): Folder of the model that an adapter belongs to, or whose config and tokenizer
-            a sharded checkpoint has; by default what the adapter names, or the checkpoint's own files.
-        license (`str`, *optional*): SPDX id for the card, that of the base model; by default what `source` says.
+            (`pytorch_model_fsdp_0`); or a model's folder with the same keys, such as those published by d3LLM and
+            dParallel.
+        output (`Path`): The output folder.
+        base_model (`Path`, *optional*): Folder of the adapter's base model, or of the model whose config and tokenizer
+            a sharded checkpoint shares; by default the base model named by the adapter, or the checkpoint's own files.
+        license (`str`, *optional*): SPDX id for the card, that of the base model; by default the one in `source`.
         base_model_id (`str`, *optional*): Hub id of the base model, for the card.
 
     Returns:
-        [`ModelFacts`]: What its card says.
+        [`ModelFacts`]: The facts on its card.
 
     Raises:
-        `ValueError`: For a key that is missing, superfluous or of another shape, and for a card without a licence.
-        `OSError`: For files that are not there or damaged, an output that exists, a full disk.
+        `ValueError`: For a key that is missing, unexpected or of another shape, and for a card without a licence.
+        `OSError`: For files that are missing or damaged, an output that exists, a full disk.
     """
     if not source.is_dir():
         raise OSError(f"There is no folder {source}.")
     remove_leftovers(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OSError(f"{output} exists: name another folder, nothing is overwritten.")
-    known, own_card = _known_facts(source, license, base_model_id)
-    home = source  # of config and tokenizer
+        raise OSError(f"{output} exists: name another folder, since nothing is overwritten.")
+    known, written_card = _known_facts(source, license, base_model_id)
+    home = source  # the folder of config and tokenizer
     if (source / "adapter_config.json").is_file():
         home = base_model or Path(read_json(source / "adapter_config.json").get("base_model_name_or_path") or "")
         model = _merge(_load(home), source)
@@ -83,17 +84,17 @@ def convert(
         for file in (file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)):
             shutil.copy(file, folder)
         facts = model_facts(folder, **{**known, "name": output.resolve().name})
-        if own_card is not None:
-            write_atomically(folder / "README.md", own_card.encode())
+        if written_card is not None:
+            write_atomically(folder / "README.md", written_card.encode())
         else:
             write_card(folder, facts)
     return facts
 
 
 def _known_facts(source: Path, license: str | None, base_model_id: str | None) -> tuple[dict[str, Any], str | None]:
-    """What is known of a model before it is loaded, and a card of ours that somebody wrote by hand: that is kept."""
+    """What is known about a model before it is loaded, and its hand-written card for this package, which is kept."""
     known: dict[str, Any] = {}
-    own_card = None
+    written_card = None
     if (source / MODEL_FACTS).is_file():
         before = read_facts(ModelFacts, source / MODEL_FACTS)
         provenance = ("license", "base_model", "teacher", "trajectories", "dataset", "recipe", "hyperparameters")
@@ -102,7 +103,7 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
     elif (source / "README.md").is_file():
         text = (source / "README.md").read_text(encoding="utf-8")
         card = card_metadata(text)
-        own_card = text if "d3llm" in (card.get("tags") or []) else None
+        written_card = text if "d3llm" in (card.get("tags") or []) else None
         known = {name: card[name] for name in ("license", "base_model") if isinstance(card.get(name), str)}
     given = {"license": license, "base_model": base_model_id}
     known |= {name: value for name, value in given.items() if value is not None}
@@ -110,7 +111,7 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
         raise ValueError(f"{source} names no licence: give that of its base model, --license apache-2.0.")
     if base_model_id is not None and not is_hub_id(base_model_id):
         raise ValueError(f"--base-model-id {base_model_id}: write the Hub's owner/name.")
-    return known, own_card
+    return known, written_card
 
 
 def _load(folder: Path) -> PreTrainedModel:
@@ -124,7 +125,7 @@ def _check_config(folder: Path) -> None:
 
 
 def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """A model with an adapter added to its weights."""
+    """A model with an adapter merged into its weights."""
     from peft import PeftModel, get_peft_model_state_dict
 
     file = adapter / "adapter_model.safetensors"
@@ -141,7 +142,7 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     _refuse(adapter, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), [])
     try:
         return adapted.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, ValueError) as error:  # not every adapter is a change of the weights
+    except (NotImplementedError, ValueError) as error:  # not every adapter can be merged
         kind = adapted.active_peft_config.peft_type.value
         raise ValueError(
             f"{adapter} holds adapters ({kind}) that cannot be merged into the weights: {error}"
@@ -149,7 +150,7 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
 
 def _sharded_state(source: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint in which every process saved its part."""
+    """The weights of a checkpoint to which every process saved its part."""
     shards = source / "pytorch_model_fsdp_0"
     if shards.is_dir():
         from accelerate.utils import merge_fsdp_weights
@@ -188,13 +189,14 @@ def _fill(home: Path, state: dict[str, torch.Tensor], source: Path) -> PreTraine
     return model
 
 
-def _refuse(source: Path, missing: Iterable[str], superfluous: Iterable[str], wrong_shape: Iterable[str]) -> None:
-    """Names the first key that does not belong to the model."""
-    for what, found in (
+def _refuse(source: Path, missing: Iterable[str], unexpected: Iterable[str], wrong_shape: Iterable[str]) -> None:
+    """Raises a `ValueError` that names the first key that does not fit the model."""
+    faults = (
         ("lacks", missing),
-        ("has the unexpected", superfluous),
-        ("has another shape of", wrong_shape),
-    ):
+        ("contains an unexpected key,", unexpected),
+        ("has another shape for", wrong_shape),
+    )
+    for what, found in faults:
         keys = sorted(found)
         if keys:
-            raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} such keys in total). Nothing was converted.")
+            raise ValueError(f"{source} {what} {keys[0]} ({len(keys)} in total). Nothing was converted.")

@@ -1,4 +1,4 @@
-"""What cards are made of: measured facts, typed, and kept as JSON beside the card they were rendered to."""
+"""The facts on cards: measured, typed, and saved as JSON next to the rendered card."""
 
 import dataclasses
 import json
@@ -16,18 +16,18 @@ TRAJECTORY_FACTS = "trajectory_facts.json"
 @dataclass(frozen=True)
 class TaskResult:
     """
-    One measured point: a model, a task, a way of decoding.
+    One measured point: a model, a task and a decoding.
 
     Attributes:
         task (`str`): Name of the task.
-        samples (`int`): Problems that were decoded.
+        samples (`int`): Number of decoded problems.
         accuracy (`float`): Share of correct answers, 0 to 1.
         accuracy_interval (`list[float]`): Its 95 % interval.
         tokens_per_forward (`float`): TPF.
-        tokens_per_second (`float`): TPS, which means nothing without `hardware`.
-        hardware (`str`): What it ran on.
+        tokens_per_second (`float`): TPS, which is meaningless without `hardware`.
+        hardware (`str`): The hardware of the run.
         decoding (`dict[str, Any]`): Preset and fields of `DiffusionGenerationConfig`.
-        dataset (`str`, *optional*): Hub id of the data set.
+        dataset (`str`, *optional*): Hub id of the dataset.
         split (`str`, *optional*): Its split.
         date (`str`, *optional*): Day of the run, ISO 8601.
     """
@@ -54,11 +54,11 @@ class TaskArea:
         task (`str`): Name of the task.
         aup (`float`): Percent times tokens per forward.
         y_max (`float`): Accuracy in percent that the weight is relative to.
-        points (`int`): Points of the curve.
-        preset (`str`, *optional*): The preset that decoded all of them.
-        dataset (`str`, *optional*): Hub id of the data set.
+        points (`int`): Number of points of the curve.
+        preset (`str`, *optional*): The preset, if all points have the same.
+        dataset (`str`, *optional*): Hub id of the dataset.
         split (`str`, *optional*): Its split.
-        method (`str`, *optional*): Name of the curve, where another has the same task and preset.
+        method (`str`, *optional*): Name of the curve, if another has the same task and preset.
     """
 
     task: str
@@ -81,19 +81,19 @@ class ModelFacts:
         license (`str`): SPDX id in lower case, that of the base model.
         architecture (`str`): Class name, as in `config.architectures`.
         parameters (`int`): Number of parameters.
-        base_model (`str`, *optional*): Hub id of the model that was trained on; a name that is no Hub id stays out of
-            the metadata.
-        teacher (`str`, *optional*): The model that made the trajectories.
-        trajectories (`str`, *optional*): Trajectory data set.
-        dataset (`str`, *optional*): Dataset of prompts and completions, of a training without trajectories.
+        base_model (`str`, *optional*): Hub id of the model that training started from. A name that is not a Hub id is
+            not written to the metadata.
+        teacher (`str`, *optional*): The model that produced the trajectories.
+        trajectories (`str`, *optional*): Trajectory dataset.
+        dataset (`str`, *optional*): Dataset of prompts and completions, for a training without trajectories.
         recipe (`str`, *optional*): Name of the recipe.
-        hyperparameters (`dict[str, Any]`): What the recipe was run with.
-        training_tasks (`list[str]`): What the training data was about: outside of it nothing was taught.
+        hyperparameters (`dict[str, Any]`): The hyperparameters of the run.
+        training_tasks (`list[str]`): The subjects of the training data; nothing else was taught.
         decoding (`dict[str, Any]`): Fields set in generation_config.json.
-        results (`list[TaskResult]`), areas (`list[TaskArea]`): What was measured.
-        picture (`str`, *optional*): File in the repository with accuracy against parallelism.
+        results (`list[TaskResult]`), areas (`list[TaskArea]`): The measurements.
+        picture (`str`, *optional*): File in the repository that shows accuracy against parallelism.
         chat (`bool`): Whether the tokenizer has a chat template.
-        versions (`dict[str, str]`): Of the libraries that made it.
+        versions (`dict[str, str]`): Versions of the libraries that made the model.
         tags (`list[str]`): Further tags of the card.
     """
 
@@ -120,21 +120,21 @@ class ModelFacts:
 @dataclass(frozen=True)
 class TrajectoryFacts:
     """
-    How a trajectory data set was made and what is in it.
+    How a trajectory dataset was made, and what it contains.
 
     Attributes:
         name (`str`): Title of the card.
         license (`str`): SPDX id in lower case, that of the prompts.
         teacher (`str`): The model whose order was recorded.
-        source (`str`): Where the order comes from.
-        rows (`int`): Rows.
-        prompt_tokens, response_tokens (`int`): Tokens, all rows together.
-        forwards (`int`): Forwards of the teacher, all rows together.
-        cut (`int`): Responses that `max_new_tokens` cut.
-        checked (`int`), correct (`int`): Rows whose answer was checked, and those of them that are right.
+        source (`str`): Source of the order.
+        rows (`int`): Number of rows.
+        prompt_tokens, response_tokens (`int`): Number of tokens in all rows.
+        forwards (`int`): Forwards of the teacher for all rows.
+        cut (`int`): Responses that `max_new_tokens` truncated.
+        checked (`int`), correct (`int`): Rows whose answer was checked, and those among them that are correct.
         mask_token_id (`int`): The mask token of teacher and student.
-        decoding (`dict[str, Any]`): How the teacher decoded.
-        prompts (`str`, *optional*): Data set that the prompts are from.
+        decoding (`dict[str, Any]`): The teacher's decoding parameters.
+        prompts (`str`, *optional*): Dataset of the prompts.
     """
 
     name: str
@@ -161,9 +161,9 @@ def facts_from_dict(kind: type[Facts], values: dict[str, Any], where: str = "fac
     Builds facts from JSON values.
 
     Args:
-        kind (`type`): One of the classes of this file.
+        kind (`type`): One of the classes in this file.
         values (`dict[str, Any]`): Its fields.
-        where (`str`, *optional*): What to call the values in an error.
+        where (`str`, *optional*): The name of the values in errors.
 
     Raises:
         `ValueError`: For a missing or unknown field, or one of another type.
@@ -198,7 +198,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 def read_facts(kind: type[Facts], path: Path) -> Facts:
     """
-    Reads facts that lie beside a card.
+    Reads the facts saved next to a card.
 
     Args:
         kind (`type`): [`ModelFacts`] or [`TrajectoryFacts`].
@@ -215,5 +215,5 @@ def read_facts(kind: type[Facts], path: Path) -> Facts:
 
 
 def facts_json(facts: ModelFacts | TrajectoryFacts) -> str:
-    """The facts as the text of their JSON file."""
+    """The text of the JSON file for these facts."""
     return json.dumps(dataclasses.asdict(facts), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Reads what a model's folder and the result files of `d3llm eval` say, into the facts of its card."""
+"""Collects the facts of a model's card from its folder and from the result files of `d3llm eval`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LIBRARIES = ("d3llm", "torch", "transformers")
 
 def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
     """
-    What the files of a model say of it.
+    The facts stated by the files of a model.
 
     Args:
-        folder (`Path`): As `save_pretrained` leaves it.
+        folder (`Path`): A folder written by `save_pretrained`.
         license (`str`): SPDX id in lower case.
         known (`Any`): Further fields of [`ModelFacts`], such as `base_model` or `recipe`.
 
@@ -53,16 +53,16 @@ def with_results(facts: ModelFacts, folder: Path, results: Sequence[Result]) -> 
     Adds measurements to the facts of a model.
 
     Args:
-        facts ([`ModelFacts`]): What was known.
-        folder (`Path`): The model's folder: what was measured must be what lies there.
-        results (`Sequence[Result]`): What [`read_results`] found. Several points of a curve make an AUP, relative to
-            its own best accuracy; the curves are those of the leaderboard and its pictures.
+        facts ([`ModelFacts`]): The known facts.
+        folder (`Path`): The model's folder, which must hold the measured weights.
+        results (`Sequence[Result]`): Results from [`read_results`]. A curve of several points gives an AUP, relative
+            to its own best accuracy. The curves are the same as in the leaderboard and its pictures.
 
     Returns:
-        [`ModelFacts`]: With these results in place of earlier ones.
+        [`ModelFacts`]: The facts with these results, which replace earlier ones.
 
     Raises:
-        `ValueError`: For a result of another model, and for points of one curve on different samples.
+        `ValueError`: For a result of other weights, and for points of one curve on different samples.
     """
     from ..common.fingerprints import fingerprint_files
     from ..evaluation.result import by_curve
@@ -72,7 +72,7 @@ def with_results(facts: ModelFacts, folder: Path, results: Sequence[Result]) -> 
     for result in results:
         if result.weights != weights:
             raise ValueError(
-                f"{result.file} measured other weights than those in {folder}: measure these (`d3llm eval`)."
+                f"{result.file} measured other weights than those in {folder}: run `d3llm eval` on this folder."
             )
     curves = [curve for curve in by_curve(results).values() if len(curve) > 1]
     return dataclasses.replace(
@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object.")
+        raise ValueError(f"{path} does not hold a JSON object.")
     return values
 
 
@@ -125,19 +125,19 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of what made a model."""
+    """The versions of the libraries that make a model."""
     return {name: version(name) for name in LIBRARIES}
 
 
 def decoding_fields(generation_config: dict[str, Any]) -> dict[str, Any]:
     """
-    How a model decodes.
+    The decoding parameters of a model.
 
     Args:
         generation_config (`dict[str, Any]`): The values of a generation_config.json.
 
     Returns:
-        `dict[str, Any]`: Those that are set, without special tokens and notes of transformers.
+        `dict[str, Any]`: The values that are set, without special tokens and the internal fields of transformers.
     """
     return {
         name: value
@@ -171,7 +171,7 @@ def _dataset(result: Result) -> str | None:
 
 
 def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, Any]:
-    """The preset, and the fields of resolved decoding parameters in which they differ from it."""
+    """The preset, and those of the resolved decoding parameters that differ from it."""
     from ..generation.fields import METHOD_DEFAULTS
     from ..generation.presets import PRESETS
     from ..modeling import find_family
@@ -184,7 +184,7 @@ def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, 
 
 
 def _areas(curves: Sequence[list[Result]]) -> list[TaskArea]:
-    """The AUP of each curve; with the name of its method where task and preset do not tell it from the others."""
+    """The AUP of each curve, with the name of its method if another curve has the same task and preset."""
     from ..evaluation.result import area
 
     names = [(curve[0].title, _common_preset(curve)) for curve in curves]

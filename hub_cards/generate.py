@@ -1,6 +1,6 @@
-"""The decoder for other people's checkpoints: the function of a `custom_generate` repository.
+"""The decoder for third-party checkpoints: the function of a `custom_generate` repository.
 
-It works on any LLaDA- or Dream-like class, whose forward takes the whole canvas and knows no cache of a canvas. With
+It works with any LLaDA- or Dream-like class whose forward takes the whole canvas and has no canvas cache. In
 `transformers`, `model.generate(ids, custom_generate=REPO, trust_remote_code=True, preset="d3llm")` calls it.
 """
 
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 
 class FinishedHead:
-    """The LM head of a model whose forward has run it already."""
+    """Stands in for the LM head of a model whose forward already runs it."""
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
@@ -31,11 +31,11 @@ class FinishedHead:
 
 class AdaptedModel(DiffusionGenerationMixin):
     """
-    What the decoder asks of a model, answered by a foreign one.
+    Adapts a third-party model to the interface that the decoder expects.
 
     Args:
         model (`PreTrainedModel`): A model whose forward returns logits over the whole canvas.
-        logits_shift (`int`): 0 when row `i` of the logits predicts position `i`, 1 when it predicts `i + 1`.
+        logits_shift (`int`): 0 if row `i` of the logits predicts position `i`, 1 if it predicts `i + 1`.
     """
 
     logit_rows = MaskedDiffusionPreTrainedModel.logit_rows
@@ -60,16 +60,14 @@ class AdaptedModel(DiffusionGenerationMixin):
     def diffusion_config(self, generation_config=None, kwargs=None, *args, **settings):
         kwargs = kwargs or {}
         if kwargs.get("cache") not in (None, "none"):
-            raise ValueError(
-                f"`cache`={kwargs['cache']!r}: this model's forward has no cache of a canvas, leave it out"
-            )
+            raise ValueError(f"`cache`={kwargs['cache']!r}: this model's forward has no canvas cache, omit it")
         if kwargs.get("compile_config") is not None:
-            raise ValueError("`compile_config` is not supported for a model of another class: leave it out")
+            raise ValueError("`compile_config` is not supported for a model of another class: omit it")
         config = super().diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
         if config.attention == "block_causal":
-            raise ValueError("`attention`='block_causal' is not supported for a model of another class")
+            raise ValueError("`attention`='block_causal' is not supported for a model of another class: omit it")
         if config.preset and PRESETS[config.preset].values_for(self.preset_values).get("cache", "none") != "none":
-            logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model does not have")
+            logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model lacks")
         return config
 
     def get_output_embeddings(self) -> FinishedHead:
@@ -84,13 +82,13 @@ class AdaptedModel(DiffusionGenerationMixin):
         run_head: bool,
         return_dict: bool,
     ) -> CausalLMOutput:
-        """Logits in the place of the hidden states that the decoder asks for: foreign forwards run their head."""
+        """Returns logits in place of hidden states, since third-party forwards run their head."""
         inputs = {"input_ids": input_ids}
         if "return_dict" in self.parameters:
             inputs["return_dict"] = return_dict
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-            if "position_ids" in self.parameters:  # Dream: padding moves the positions; it takes who may see whom
+            if "position_ids" in self.parameters:  # Dream: padding shifts the positions, and the mask is pairwise
                 seen = attention_mask.bool()[:, None, None]
                 inputs |= {"attention_mask": seen & seen.transpose(2, 3), "position_ids": position_ids}
         logits = self.model(**inputs).logits
@@ -102,21 +100,21 @@ def generate(
     model: PreTrainedModel, inputs: torch.LongTensor | None = None, logits_shift: int | None = None, **kwargs
 ) -> torch.LongTensor | DiffusionGenerationOutput:
     """
-    Decode with any preset, on a LLaDA- or Dream-like model.
+    Decode with any preset, using a LLaDA- or Dream-like model.
 
     Args:
         model (`PreTrainedModel`): The model.
-        inputs (`torch.LongTensor` of shape `(B, P)`): Prompts, left-padded; also as `input_ids`.
-        logits_shift (`int`, *optional*): 0 when row `i` of the logits predicts position `i` (LLaDA), 1 when it
-            predicts `i + 1` (Dream); known from `config.model_type` for the families of this package.
-        kwargs: As for `generate` of `d3llm`. There is no cache: a preset that has one runs without.
+        inputs (`torch.LongTensor` of shape `(B, P)`): Left-padded prompts; also accepted as `input_ids`.
+        logits_shift (`int`, *optional*): 0 if row `i` of the logits predicts position `i` (LLaDA), 1 if it predicts
+            `i + 1` (Dream). For the families of this package it is known from `config.model_type`.
+        kwargs: As for `generate` of `d3llm`. There is no cache: presets with a cache run without it.
 
     Returns:
         `torch.LongTensor` of shape `(B, P + N)`, or [`DiffusionGenerationOutput`] with
         `return_dict_in_generate=True`.
 
     Raises:
-        `ValueError`: For a family that is not known and no `logits_shift`, and for what needs a class of `d3llm`:
+        `ValueError`: For an unknown family without `logits_shift`, and for features that need a class of `d3llm`:
             `cache`, `compile_config`, block-causal attention.
     """
     if logits_shift is None:
@@ -124,9 +122,9 @@ def generate(
         logits_shift = family.logits_shift if family else None
     if logits_shift not in (0, 1):
         raise ValueError(
-            f"model_type={model.config.model_type!r} is not {family_names()}: pass `logits_shift`=0 when row i of the "
-            "logits predicts position i, 1 when it predicts i + 1"
+            f"model_type={model.config.model_type!r} is not {family_names()}: pass `logits_shift`=0 if row i of the "
+            "logits predicts position i, 1 if it predicts i + 1"
         )
-    kwargs.pop("synced_gpus", None)  # of GenerationMixin, which passes all that it knows, mostly `None`
+    kwargs.pop("synced_gpus", None)  # `GenerationMixin` passes all its arguments, most of them `None`
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     return AdaptedModel(model, logits_shift).generate(inputs, **kwargs)

@@ -1,4 +1,4 @@
-"""Tells files that may run code where they are loaded, by their content; nothing is loaded for it."""
+"""Detects, by their content, files that may run code when they are loaded. Nothing is loaded to find out."""
 
 import ast
 import io
@@ -9,28 +9,28 @@ import numpy as np
 from .contents import Content, pieces
 
 
-HEAD = 2**20  # bytes that are looked at
-# More than this of valid instructions at the head of a longer file are no text that begins like a pickle by chance.
+HEAD = 2**20  # number of bytes to inspect
+# More valid instructions than this at the head of a longer file are not a coincidence: it is a pickle, not text.
 INSTRUCTIONS = 100
 CALLS = {"REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
-PICKLE = "is a pickle, which runs code where it is loaded"
+PICKLE = "is a pickle, which runs code when it is loaded"
 HEADS = {
     **{bytes([0x80, protocol]): PICKLE for protocol in range(2, 6)},
-    b"PK\x03\x04": "is an archive, as those are in which torch and numpy keep pickles",
-    b"\x89HDF\r\n\x1a\n": "is HDF5, in which Keras keeps code that runs where it is loaded",
+    b"PK\x03\x04": "is an archive, the format in which torch and numpy store pickles",
+    b"\x89HDF\r\n\x1a\n": "is HDF5, in which Keras stores code that runs when it is loaded",
 }
 
 
 def danger(content: Content) -> str | None:
     """
-    Whether a file may run code where it is loaded: a pickle of any protocol, an archive that may hold some, an array
-    of objects, HDF5; also within gzip, bzip2 and xz.
+    Whether a file may run code when it is loaded: a pickle of any protocol, an archive that may hold pickles, an array
+    of objects, or HDF5; also if compressed with gzip, bzip2 or xz.
 
     Args:
         content (`Path` or `bytes`): The file.
 
     Returns:
-        `str` or `None`: What it is.
+        `str` or `None`: The danger, as the end of a sentence; `None` if there is none.
 
     Raises:
         `ValueError`: For a compressed file that is damaged.
@@ -40,14 +40,14 @@ def danger(content: Content) -> str | None:
         if head.startswith(magic):
             return what
     if head[257:262] == b"ustar":
-        return "is an archive, as those are in which NeMo and old torch keep pickles"
+        return "is an archive, the format in which NeMo and old torch store pickles"
     if head.startswith(b"\x93NUMPY") and _has_objects(head):
         return "is an array of objects, which are pickles"
     return PICKLE if _is_pickle(head) else None
 
 
 def _has_objects(head: bytes) -> bool:
-    """Whether the items of a .npy file are pickled; one that cannot be read counts as such."""
+    """Whether the items of a .npy file are pickled. A file that cannot be parsed counts as pickled."""
     try:
         start, length = (10, 2) if head[6] == 1 else (12, 4)
         size = int.from_bytes(head[8 : 8 + length], "little")
@@ -58,12 +58,12 @@ def _has_objects(head: bytes) -> bool:
 
 
 def _is_pickle(head: bytes) -> bool:
-    """Whether a head is one of the protocols 0 and 1, which begin like text."""
+    """Whether a head is a pickle of protocol 0 or 1, which look like text."""
     names = []
     try:
         for instruction, _, _ in pickletools.genops(io.BytesIO(head)):
             names.append(instruction.name)
-    except (ValueError, IndexError, UnicodeError):  # no instruction, or the end of the head
+    except (ValueError, IndexError, UnicodeError):  # not an instruction, or the end of the head
         return len(head) == HEAD and len(names) > INSTRUCTIONS
     file = io.BytesIO(head)
     try:

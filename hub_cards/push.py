@@ -1,4 +1,4 @@
-"""Sends a repository to the Hub in one commit: it is there as a whole, or not at all."""
+"""Pushes a repository to the Hub in a single commit, completely or not at all."""
 
 import hashlib
 import json
@@ -37,18 +37,18 @@ Result = TypeVar("Result")
 
 
 class PushError(OSError):
-    """The Hub refused, or could not be reached."""
+    """The Hub refused a push, or could not be reached."""
 
 
 @dataclass(frozen=True)
 class Pushed:
     """
-    What a push did.
+    The outcome of a push.
 
     Attributes:
         url (`str`): Page of the repository.
-        commit (`str`): The commit that holds it.
-        changed (`int`): Files that were written or deleted; 0 when the Hub had it all.
+        commit (`str`): The resulting commit.
+        changed (`int`): Number of files that were written or deleted; 0 if the Hub already had all of them.
     """
 
     url: str
@@ -68,40 +68,41 @@ def push(
     """
     Makes a repository on the Hub equal to `repository`.
 
-    Large files go first; what has arrived is not sent again by a push that follows an interrupted one. Then one commit
-    upon the head that was there at the beginning names them all, and what the Hub then says it holds is compared.
+    Large files are uploaded first; after an interrupted push, the next one does not send them again. Then a single
+    commit, on top of the head that was found at the start, adds all files. Finally the content that the Hub reports is
+    compared with `repository`.
 
     Args:
-        repository ([`~d3llm.hub_cards.repositories.Repository`]): What it is to be.
-        repo_id (`str`): `owner/name`; it is created when it is not there.
-        private (`bool`, *optional*): Whether only its owner may see a new one; by default what `repository` says.
-        replace (`bool`, *optional*, defaults to `False`): Whether other content may be replaced: files that
-            `repository` does not have are deleted in the same commit.
+        repository ([`~d3llm.hub_cards.repositories.Repository`]): The wanted content.
+        repo_id (`str`): `owner/name`. The repository is created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; by default as `repository` says.
+        replace (`bool`, *optional*, defaults to `False`): Whether to replace other content: files that `repository`
+            does not have are deleted in the same commit.
         message (`str`, *optional*): Title of the commit.
-        api (`HfApi`, *optional*): Which Hub, and which token.
+        api (`HfApi`, *optional*): The Hub and the token to use.
 
     Returns:
-        [`Pushed`]: Where it is.
+        [`Pushed`]: The outcome.
 
     Raises:
-        [`PushError`]: Without a token or write access, for a repository with other content, when somebody else commits
-            meanwhile, and when the Hub stays out of reach. The repository then is as it was before, or new and empty.
+        [`PushError`]: Without a token or write access, for a repository with other content, if somebody else commits
+            in the meantime, and if the Hub cannot be reached. The repository is then unchanged, or new and empty.
     """
     api = api or HfApi()
     if not is_hub_id(repo_id):
-        raise PushError(f"{repo_id!r} is no name of a repository: write owner/name.")
+        raise PushError(f"{repo_id!r} is not the name of a repository: write owner/name.")
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": repository.kind}
     private = repository.private if private is None else private
-    with _explained(repo_id):
-        _patiently(api.whoami)
-        head, present = _patiently(_state, api, where)
+    with _translate_errors(repo_id):
+        _retry(api.whoami)
+        head, present = _retry(_state, api, where)
         superfluous = sorted(present.keys() - repository.files.keys() - MADE_BY_THE_HUB)
         if present.keys() - MADE_BY_THE_HUB and not replace:
             _check_same(api, where, repo_id, superfluous)
         if head is None:
             sdk = "gradio" if repository.kind == "space" else None
-            _patiently(api.create_repo, **where, private=private, space_sdk=sdk, exist_ok=True)
-            head, present = _patiently(_state, api, where)
+            _retry(api.create_repo, **where, private=private, space_sdk=sdk, exist_ok=True)
+            head, present = _retry(_state, api, where)
         changed = _missing(present, repository)
 
         def commit() -> None:
@@ -111,13 +112,13 @@ def push(
             try:
                 api.create_commit(operations=operations, commit_message=title, parent_commit=head, **where)
             except HTTPError as error:
-                # a retry after a lost answer finds its own commit
+                # A retry after a lost answer finds that its own commit is already there.
                 if _status(error) != 412 or _missing(_state(api, where)[1], repository):
                     raise
 
         if changed or superfluous:
-            _patiently(commit)
-        head, present = _patiently(_state, api, where)
+            _retry(commit)
+        head, present = _retry(_state, api, where)
     if missing := _missing(present, repository):
         raise PushError(f"{repo_id} lacks {', '.join(missing[:3])} ({len(missing)} files): push again.")
     prefix = "" if repository.kind == "model" else f"{repository.kind}s/"
@@ -125,7 +126,7 @@ def push(
 
 
 def _state(api: HfApi, where: dict[str, Any]) -> tuple[str | None, dict[str, RepoFile]]:
-    """Head and files of a repository; `None` and nothing for one that is not there."""
+    """Head and files of a repository; `None` and no files if it does not exist."""
     try:
         head = api.repo_info(**where).sha
     except RepositoryNotFoundError:
@@ -135,7 +136,7 @@ def _state(api: HfApi, where: dict[str, Any]) -> tuple[str | None, dict[str, Rep
 
 
 def _check_same(api: HfApi, where: dict[str, Any], repo_id: str, superfluous: list[str]) -> None:
-    """Refuses a repository that something else was pushed to."""
+    """Refuses a repository that holds something else."""
     if superfluous:
         found = f"files that the push does not have, such as {superfluous[0]}"
     else:
@@ -148,7 +149,7 @@ def _check_same(api: HfApi, where: dict[str, Any], repo_id: str, superfluous: li
 
 
 def _missing(present: dict[str, RepoFile], repository: Repository) -> list[str]:
-    """Files that the Hub does not have, or has with other content."""
+    """Files that are missing on the Hub, or differ there."""
     return [path for path, content in repository.files.items() if not _is_there(present.get(path), content)]
 
 
@@ -159,7 +160,7 @@ def _is_there(entry: RepoFile | None, content: Path | bytes) -> bool:
         return False
     if entry.lfs is not None:
         return entry.lfs.sha256 == _digest(content, hashlib.sha256())
-    return entry.blob_id == _digest(content, hashlib.sha1(b"blob %d\0" % size))  # as git names it
+    return entry.blob_id == _digest(content, hashlib.sha1(b"blob %d\0" % size))  # the hash of git
 
 
 def _digest(content: Path | bytes, digest: Any) -> str:
@@ -176,44 +177,44 @@ def _source(content: Path | bytes) -> str | bytes:
     return content if isinstance(content, bytes) else os.fspath(content)
 
 
-def _patiently(call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Calls again, later each time, while the Hub is busy or out of reach; waits as long as it asks for."""
+def _retry(call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Retries a call while the Hub is busy or unreachable, with growing pauses or those that it asks for."""
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
         return float(asked) if asked.isdigit() else BACK_OFF(state)
 
-    again = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception(_is_passing),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait,
         before_sleep=before_sleep_log(logger, logging.WARNING),
         reraise=True,
     )
-    return again(call, *args, **kwargs)
+    return retrying(call, *args, **kwargs)
 
 
 def _is_passing(error: BaseException) -> bool:
     root = _root(error)
-    if isinstance(root, json.JSONDecodeError):  # a page in place of an answer
+    if isinstance(root, json.JSONDecodeError):  # an HTML page instead of an answer
         return True
     return isinstance(root, HTTPError) and (_status(root) in BUSY or _status(root) is None)
 
 
 def _root(error: BaseException) -> BaseException:
-    """What a failed upload of a large file hides in its cause."""
+    """The underlying error; a failed upload of a large file only has it as its cause."""
     return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the Hub's answer; `None` when there was no answer."""
+    """The HTTP status of the Hub's answer; `None` if there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 @contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """Turns what the Hub answers into what to do about it."""
+def _translate_errors(repo_id: str) -> Iterator[None]:
+    """Turns errors of the Hub into a `PushError` that names the remedy."""
     try:
         yield
     except LocalTokenNotFoundError as error:
@@ -222,10 +223,10 @@ def _explained(repo_id: str) -> Iterator[None]:
         cause = _root(wrapped)
         reasons = {
             401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
-            403: "the token may not write there: make one with write access, or choose another name",
-            412: "somebody else has committed meanwhile: look at it and push again",
+            403: "the token may not write there: create one with write access, or choose another name",
+            412: "somebody else has committed in the meantime: look at that commit and push again",
         }
         reason = reasons.get(_status(cause) or 0, f"{type(cause).__name__}: {cause}".strip().splitlines()[0])
         if _is_passing(cause):
-            reason = f"the Hub stays out of reach ({reason}): push again, what has arrived is not sent again"
+            reason = f"the Hub cannot be reached ({reason}): push again; files that have arrived are not sent again"
         raise PushError(f"Nothing was changed in {repo_id}: {reason}.") from wrapped

@@ -1,4 +1,4 @@
-"""What must not go to the Hub: pickles, secrets, files over its limits, code that a downloader cannot run."""
+"""Keeps off the Hub: pickles, secrets, files over its limits, and code that a downloader cannot run."""
 
 import ast
 import fnmatch
@@ -47,43 +47,45 @@ SECRET_FILES = (
 )
 EXAMPLES = {".env.example", ".env.sample", ".env.template"}
 SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh"}
-# Read as what they are: numbers, which hold a form of everything that is looked for in text.
+# Checked by their own format: in binary numbers, a search for secrets finds false matches.
 DATA_SUFFIXES = {".safetensors", ".parquet"}
-YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in Python takes minutes for deep brackets
-# Calls that run what nobody sees in the file.
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the Python one takes minutes for deeply nested brackets
+# Calls that run code which is not visible in the file.
 SUSPICIOUS = {"__import__", "compile", "eval", "exec"}
 SUSPICIOUS_MODULES = {"ctypes", "importlib", "os.popen", "os.system", "pty", "runpy", "socket", "subprocess"}
-# A downloader has torch and transformers, and what transformers requires (tokenizers' code imports `regex`).
+# A downloader has torch, transformers and the requirements of transformers (code of tokenizers imports `regex`).
 INSTALLED = frozenset({"huggingface_hub", "numpy", "regex", "safetensors", "tokenizers", "torch", "transformers"})
 
 
 def check_files(files: Files) -> None:
     """
-    Refuses what no repository may hold.
+    Refuses files that no repository may hold.
 
     Args:
         files (`dict[str, Path | bytes]`): Content by path in the repository.
 
     Raises:
-        `ValueError`: For a pickle or what may hold one, a secret, weights or tables that are truncated, a file or a
-            number of files over the limits of the Hub.
+        `ValueError`: For a pickle or a file that may hold one, a secret, truncated weights or tables, a file that is
+            too large for the Hub, or too many files.
     """
     folders: dict[PurePosixPath, int] = {}
     for path, content in files.items():
         name = PurePosixPath(path)
         folders[name.parent] = folders.get(name.parent, 0) + 1
         if _is_secret(name):
-            raise ValueError(f"{path} looks like a secret: take it out of the folder.")
+            raise ValueError(f"{path} looks like a secret: remove it from the folder.")
         size = size_of(content)
         if size > LARGEST_FILE:
-            raise ValueError(f"{path} has {size / 1e9:.1f} GB, the Hub takes {LARGEST_FILE // 10**9}: save in shards.")
+            raise ValueError(
+                f"{path} has {size / 1e9:.1f} GB, the Hub accepts {LARGEST_FILE // 10**9}: save it in shards."
+            )
         if name.suffix in DATA_SUFFIXES:
             check_data(path, content)
         else:
             _check_content(path, content)
     if len(files) > MOST_FILES or max(folders.values(), default=0) > MOST_ENTRIES:
         raise ValueError(
-            f"{len(files)} files, {max(folders.values())} of them in one folder: the Hub takes {MOST_FILES} and "
+            f"{len(files)} files, {max(folders.values())} of them in one folder: the Hub accepts {MOST_FILES} and "
             f"{MOST_ENTRIES}. Write larger parts."
         )
 
@@ -94,20 +96,20 @@ def _is_secret(name: PurePosixPath) -> bool:
 
 
 def _check_content(path: str, content: Content) -> None:
-    """Refuses a file that runs code where it is loaded, or holds a secret."""
+    """Refuses a file that runs code when it is loaded, or holds a secret."""
     try:
         what = PICKLE if PurePosixPath(path).suffix in PICKLE_SUFFIXES else danger(content)
         secret = None if what else find_secret(content)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be checked, {error}: take it out of the folder.") from error
+        raise ValueError(f"{path} cannot be checked, {error}: remove it from the folder.") from error
     if what:
         raise ValueError(
-            f"{path} {what}: save weights as safetensors (`d3llm convert`), data as text or Parquet, or take it out "
-            "of the folder."
+            f"{path} {what}: save weights as safetensors (`d3llm convert`), data as text or Parquet, or remove it "
+            "from the folder."
         )
     if secret:
         kind, start = secret
-        raise ValueError(f"{path} holds what looks like a secret ({start}..., {kind}): take it out, and revoke it.")
+        raise ValueError(f"{path} holds what looks like a secret ({start}..., {kind}): remove it, and revoke it.")
 
 
 def check_card(files: Files) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def check_card(files: Files) -> dict[str, Any]:
         `dict[str, Any]`: The metadata.
 
     Raises:
-        `ValueError`: For a missing card, damaged metadata or no licence in it.
+        `ValueError`: For a missing card, and for metadata that are damaged or name no licence.
     """
     if "README.md" not in files:
         raise ValueError("There is no card (README.md).")
@@ -133,7 +135,7 @@ def check_card(files: Files) -> dict[str, Any]:
 
 def card_metadata(text: str) -> dict[str, Any]:
     """
-    The metadata at the top of a card; empty when there is none.
+    The metadata at the top of a card; empty if there is none.
 
     Args:
         text (`str`): The card.
@@ -145,13 +147,13 @@ def card_metadata(text: str) -> dict[str, Any]:
     try:
         if match and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1], Loader=YAML)):
             raise ValueError(
-                "The metadata of README.md has aliases (*name), which may grow without end: write them out."
+                "The metadata of README.md has aliases (*name), which may expand without limit: write them out."
             )
         metadata = yaml.load(match[1], Loader=YAML) if match else {}
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"The metadata of README.md is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(metadata, dict):
-        raise ValueError("The metadata of README.md is no mapping of names to values.")
+        raise ValueError("The metadata of README.md is not a mapping of names to values.")
     return metadata
 
 
@@ -163,7 +165,7 @@ def check_code(files: Files) -> None:
         files (`dict[str, Path | bytes]`): Content by path in the repository.
 
     Raises:
-        `ValueError`: For code that is no Python, a relative import of what is not there, or of another package.
+        `ValueError`: For code that is not Python, a relative import of a missing file, or another package.
     """
     for path, content in files.items():
         if not path.endswith(".py"):
@@ -171,16 +173,18 @@ def check_code(files: Files) -> None:
         try:
             tree = ast.parse(read(content))
         except (SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is no Python: {error}") from error
+            raise ValueError(f"{path} is not Python: {error}") from error
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported = [node.module or ""]
             elif isinstance(node, ast.ImportFrom):
-                beside = PurePosixPath(path).with_name(f"{node.module}.py").as_posix()
-                if node.level > 1 or beside not in files:
-                    raise ValueError(f"{path}, line {node.lineno}: imports {node.module}, which is not beside it.")
+                target = PurePosixPath(path).with_name(f"{node.module}.py").as_posix()
+                if node.level > 1 or target not in files:
+                    raise ValueError(
+                        f"{path}, line {node.lineno}: imports {node.module}, which is not in the same folder."
+                    )
                 continue
             else:
                 continue
@@ -194,14 +198,13 @@ def check_code(files: Files) -> None:
 
 def suspicious_calls(files: Files) -> list[str]:
     """
-    Calls in Python files that run what nobody sees there, such as `exec`: who downloads the model runs its code.
+    Calls in Python files that run code which is not visible there, such as `exec`. Whoever loads the model runs it.
 
     Args:
-        files (`dict[str, Path | bytes]`): Content by path in the repository; its code is Python, as [`check_code`]
-            makes sure.
+        files (`dict[str, Path | bytes]`): Content by path in the repository, after [`check_code`].
 
     Returns:
-        `list[str]`: A line for each.
+        `list[str]`: One line for each call.
     """
     found = []
     for path, content in files.items():
@@ -213,5 +216,5 @@ def suspicious_calls(files: Files) -> list[str]:
             name = ast.unparse(node.func)
             parts = name.split(".")
             if name in SUSPICIOUS or not SUSPICIOUS_MODULES.isdisjoint((parts[0], ".".join(parts[:2]))):
-                found.append(f"{path}, line {node.lineno}: calls {name}, which runs where the model is loaded")
+                found.append(f"{path}, line {node.lineno}: calls {name}, which runs when the model is loaded")
     return found

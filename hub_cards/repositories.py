@@ -1,4 +1,4 @@
-"""What a push sends, by kind: the files of a folder, checked, and what is made for them, such as cards."""
+"""Assembles the content of a push, by kind of repository: the checked files of a folder, plus cards and the like."""
 
 import ast
 import fnmatch
@@ -24,14 +24,14 @@ VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 @dataclass(frozen=True)
 class Repository:
     """
-    A repository as it is to be.
+    The content of a repository.
 
     Attributes:
         kind (`str`): `"model"`, `"dataset"` or `"space"`.
         files (`dict[str, Path | bytes]`): Content by path.
-        private (`bool`): Who may see it, unless told otherwise.
-        left_out (`tuple[str, ...]`): Files of the folder that do not go.
-        warnings (`tuple[str, ...]`): What goes, and may not be meant to.
+        private (`bool`): Whether it is private by default.
+        left_out (`tuple[str, ...]`): Skipped files of the folder.
+        warnings (`tuple[str, ...]`): Warnings about files that are pushed.
     """
 
     kind: str
@@ -48,15 +48,15 @@ def model_repository(
     A model's folder: weights, code, tokenizer, card.
 
     Args:
-        folder (`Path`): As `save_pretrained` or `d3llm convert` leaves it.
-        repo_id (`str`): Where it goes.
-        facts ([`ModelFacts`], *optional*): What the card says; by default the `model_facts.json` of the folder, and
-            without one README.md goes as it is.
-        picture (`Path` or `bytes`, *optional*): What the card shows as `facts.picture`, when it is not in the folder.
+        folder (`Path`): A folder written by `save_pretrained` or `d3llm convert`.
+        repo_id (`str`): The repository.
+        facts ([`ModelFacts`], *optional*): The facts on the card; by default those in the folder's `model_facts.json`.
+            If there is none, README.md is pushed as it is.
+        picture (`Path` or `bytes`, *optional*): The image for `facts.picture`, if it is not in the folder.
 
     Raises:
-        `ValueError`: For a folder that is not whole or holds what must not go.
-        `OSError`: For a folder that is not there.
+        `ValueError`: For a folder that is incomplete or holds files that must not be pushed.
+        `OSError`: For a folder that does not exist.
     """
     repository = _folder(folder, "model", RUN_STATE)
     files = repository.files
@@ -80,22 +80,22 @@ def model_repository(
 
 def trajectory_repository(folder: Path, repo_id: str) -> Repository:
     """
-    A trajectory data set, private by default.
+    A trajectory dataset, private by default.
 
     Args:
-        folder (`Path`): As `d3llm extract` leaves it.
-        repo_id (`str`): Where it goes.
+        folder (`Path`): A folder written by `d3llm extract`.
+        repo_id (`str`): The repository.
 
     Raises:
-        `ValueError`: For a folder that is not whole or holds what must not go.
-        `OSError`: For a folder that is not there.
+        `ValueError`: For a folder that is incomplete or holds files that must not be pushed.
+        `OSError`: For a folder that does not exist.
     """
     repository = replace(_folder(folder, "dataset"), private=True)
     files = repository.files
     if not any(fnmatch.fnmatch(path, "data/*.parquet") for path in files):
-        raise ValueError(f"{folder} has no data/*.parquet: it is no trajectory data set.")
+        raise ValueError(f"{folder} has no data/*.parquet: it is not a trajectory dataset.")
     if "plan.json" in files and TRAJECTORY_FACTS not in files:
-        raise ValueError(f"{folder} is an extraction that is not finished: run the same `d3llm extract` again.")
+        raise ValueError(f"{folder} is an unfinished extraction: run the same `d3llm extract` again.")
     if TRAJECTORY_FACTS in files:
         facts = read_facts(TrajectoryFacts, folder / TRAJECTORY_FACTS)
         files["README.md"] = trajectory_card(facts, repo_id).encode()
@@ -109,25 +109,25 @@ def metric_repository(folder: Path | None, repo_id: str) -> Repository:
     The Space of a metric, for `evaluate.load(repo_id)`.
 
     Args:
-        folder (`Path`, *optional*): Holds the metric's module; that of AUP by default.
-        repo_id (`str`): Where it goes; `evaluate` asks for a module of the repository's name.
+        folder (`Path`, *optional*): The folder of the metric's module; by default that of AUP.
+        repo_id (`str`): The repository. `evaluate` expects a module with the repository's name.
 
     Raises:
-        `ValueError`: For a folder without a module of that name, or one that says nothing of itself.
-        `OSError`: For a folder that is not there.
+        `ValueError`: For a folder without a module of that name, or one without a description.
+        `OSError`: For a folder that does not exist.
     """
     folder = folder or Path(str(package_files("d3llm.evaluation.aup")))
     name = repo_id.rpartition("/")[2]
     inside = _folder(folder, "space", ["__init__.py"])
     module = inside.files.get(f"{name}.py")
     if module is None:
-        raise ValueError(f"{folder} has no {name}.py: the repository must be named as the metric's module is.")
+        raise ValueError(f"{folder} has no {name}.py: the repository must have the name of the metric's module.")
     texts: dict[str, str] = {}
     for node in ast.parse(read(module)).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             texts[getattr(node.targets[0], "id", "")] = str(node.value.value)
     if "_DESCRIPTION" not in texts:
-        raise ValueError(f"{name}.py says nothing of itself: it has no _DESCRIPTION.")
+        raise ValueError(f"{name}.py does not describe itself: add a _DESCRIPTION.")
     card = metric_card(repo_id, name, texts["_DESCRIPTION"].strip(), texts.get("_KWARGS_DESCRIPTION", "").strip())
     made = {path: content for path, content in _shipped("metric").items() if path not in inside.files}
     repository = replace(inside, files={**inside.files, **made, "README.md": card.encode()})
@@ -137,16 +137,16 @@ def metric_repository(folder: Path | None, repo_id: str) -> Repository:
 
 def space_repository(model: str) -> Repository:
     """
-    The demo Space, which shows a model fill its canvas.
+    The demo Space, which shows how a model fills its canvas.
 
     Args:
         model (`str`): Hub id of the model.
 
     Raises:
-        `ValueError`: For a model that is no Hub id.
+        `ValueError`: If `model` is not a Hub id.
     """
     if not is_hub_id(model):
-        raise ValueError(f"--model {model}: a Space runs a model of the Hub, written owner/name.")
+        raise ValueError(f"--model {model}: a Space runs a model on the Hub, written owner/name.")
     settings = json.dumps({"model": model}, indent=2) + "\n"
     files: dict[str, Content] = {
         **_shipped("space"),
@@ -158,10 +158,10 @@ def space_repository(model: str) -> Repository:
 
 def custom_generate_repository(repo_id: str) -> Repository:
     """
-    The decoder as a function for models of other people.
+    The decoder as a function for third-party models.
 
     Args:
-        repo_id (`str`): Where it goes.
+        repo_id (`str`): The repository.
     """
     from ..modeling.remote_code import flatten  # loads torch
 
@@ -174,32 +174,32 @@ def custom_generate_repository(repo_id: str) -> Repository:
 
 def _folder(folder: Path, kind: str, left_out: Sequence[str] = ()) -> Repository:
     """The files of a folder, without those that match `left_out`."""
-    files, out = folder_files(folder, left_out)
-    return Repository(kind, {**files}, left_out=tuple(out))
+    files, skipped = folder_files(folder, left_out)
+    return Repository(kind, {**files}, left_out=tuple(skipped))
 
 
 def _shipped(name: str) -> dict[str, bytes]:
-    """The files of a folder of this package."""
+    """The files of a folder in this package."""
     return {file.name: file.read_bytes() for file in (package_files(__package__) / name).iterdir() if file.is_file()}
 
 
 def _check_model(folder: Path, files: dict[str, Content]) -> None:
-    """Refuses a model that would not load from the Hub by itself."""
+    """Refuses a model that would not load from the Hub without this package."""
     if "config.json" not in files:
-        raise ValueError(f"{folder} has no config.json: it is no model.")
+        raise ValueError(f"{folder} has no config.json: it is not a model.")
     if "adapter_config.json" in files:
         raise ValueError(f"{folder} holds an adapter: merge it with `d3llm convert {folder} OUTPUT` and push that.")
     for needed in ("generation_config.json", "tokenizer_config.json"):
         if needed not in files:
-            raise ValueError(f"{folder} is not whole: it has no {needed}.")
+            raise ValueError(f"{folder} is incomplete: it has no {needed}.")
     auto_map = read_json_object(files, "config.json").get("auto_map")
     named = auto_map if isinstance(auto_map, dict) else {}
     code = {str(named.get(name, "")).rpartition(".")[0] + ".py" for name in AUTO_CLASSES}
     if not code <= files.keys():
         raise ValueError(
-            f"{folder} does not carry its code, so nobody could load it from the Hub: make it self-contained with "
+            f"{folder} does not contain its code, so it could not be loaded from the Hub: make it self-contained with "
             f"`d3llm convert {folder} OUTPUT` and push that."
         )
     if not any(fnmatch.fnmatchcase(path, pattern) for path in files for pattern in VOCABULARIES):
-        raise ValueError(f"{folder} is not whole: its tokenizer has no vocabulary, such as tokenizer.json.")
+        raise ValueError(f"{folder} is incomplete: its tokenizer has no vocabulary, such as tokenizer.json.")
     check_weights(folder, files)

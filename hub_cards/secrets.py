@@ -1,4 +1,4 @@
-"""Finds tokens, keys and passwords by the rules of detect-secrets, and by some for services that it has none for."""
+"""Finds tokens, keys and passwords by the rules of detect-secrets, and by further rules for services that it lacks."""
 
 import base64
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from .contents import Content, pieces
 
 
-# Rules for what digests, addresses and plain words look like, too; and those of IBM's clouds, which are slow.
+# Rules that also match digests, addresses and plain words; and those of IBM's clouds, which are slow.
 WITHOUT = {
     "ArtifactoryDetector",
     "CloudantDetector",
@@ -18,7 +18,8 @@ WITHOUT = {
     "IbmCosHmacDetector",
     "SoftlayerDetector",
 }
-# Each begins with plain letters, which are quickly looked for; what may not stand before them follows them.
+# Each pattern starts with literal letters, which is fast to search for. The lookbehind for what must not precede them
+# comes after them.
 FURTHER = {
     "Hugging Face token": (r"hf_(?<!\w...)[A-Za-z0-9]{30,}\b", r"api_org_(?<!\w.{8})[A-Za-z0-9]{30,}\b"),
     "OpenAI or Anthropic key": (r"sk-(?<!\w...)[A-Za-z0-9_-]{20,}",),
@@ -36,7 +37,7 @@ FURTHER = {
     ),
     "Private Key": (r"-----BEGIN [A-Z ]*PRIVATE KEY-----",),
 }
-LONGEST = 4096  # bytes that a secret may take, and stand in two pieces of a file
+LONGEST = 4096  # largest size, in bytes, of a secret that is split between two pieces of a file
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{40,}")
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 ASCII = bytes(range(128)) + b" " * 128
@@ -44,13 +45,13 @@ ASCII = bytes(range(128)) + b" " * 128
 
 def find_secret(content: Content) -> tuple[str, str] | None:
     """
-    Looks for a secret in a file of any size, also in UTF-16, in base64 and in what is compressed.
+    Searches a file of any size for a secret, including UTF-16, base64 and compressed content.
 
     Args:
         content (`Path` or `bytes`): The file.
 
     Returns:
-        `tuple[str, str]` or `None`: What it is, and its first characters.
+        `tuple[str, str]` or `None`: The kind of the secret and its first characters.
 
     Raises:
         `ValueError`: For a compressed file that is damaged.
@@ -66,12 +67,12 @@ def find_secret(content: Content) -> tuple[str, str] | None:
 
 
 def _readings(window: bytes) -> Iterator[str]:
-    """A piece of a file as text, and what stands in base64 in it."""
+    """A piece of a file as text, and its base64 content decoded."""
     plain = _ascii(window)
     yield plain.decode("ascii")
     decoded = []
     for run in BASE64.finditer(plain):
-        starts = range(4) if run.start() == 0 else range(1)  # its first digit may be in the piece before
+        starts = range(4) if run.start() == 0 else range(1)  # its first digit may be in the previous piece
         for start in starts:
             digits = run[0][start:].translate(URL_SAFE)
             digits = digits[: len(digits) - (len(digits) % 4 == 1)]
@@ -81,7 +82,7 @@ def _readings(window: bytes) -> Iterator[str]:
 
 
 def _ascii(content: bytes) -> bytes:
-    """What of a content is ASCII, also in UTF-16 and UTF-32; other bytes become spaces."""
+    """The ASCII characters of a content, including UTF-16 and UTF-32; other bytes become spaces."""
     return content.translate(ASCII, delete=b"\0")
 
 
@@ -101,8 +102,8 @@ def _further() -> list[tuple[str, re.Pattern]]:
 
 @cache
 def _detectors() -> list[Any]:
-    """The rules that know a service by the form of its keys; none asks the service whether a key is good."""
-    # here, since cards are written and models converted without it
+    """The rules that recognise a service by the form of its keys. None asks the service whether a key is valid."""
+    # Imported here, because cards and conversions do not need it.
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer's text can be streamed: what a prefix decodes to must stay as more tokens follow."""
+"""Checks whether a tokenizer's text can be streamed: the text of a prefix must not change as more tokens follow."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Text of every kind that decoders touch: equations, marks, contractions, code and its indents, lists, other scripts.
+# Text that tokenizers treat specially: equations, punctuation, contractions, code with indents, lists, other scripts.
 SAMPLES = (
     "Tom has 3 * 4 = 12 pens, doesn't he? He'll give <<12 - 5 = 7>>7 away. #### 7",
     'Let $x = \\frac{1}{2}$ ; then ( x + 1 ) / 2 = 0.75 !\n\n1. First : "yes" .\n2. Second - no',
     "def f(x):\n    return [i ** 2 for i in range(x) if i != 3]  # squares\n",
     "Naïve café, 東京は日本の首都です。 Привет 🙂👩‍👩‍👧 !",
 )
-# Tokens that a streamer gets at once: one at a time, a few accepted drafts, blocks of the usual lengths.
+# Number of tokens that a streamer gets at once: single tokens, a few accepted drafts, blocks of the usual lengths.
 LENGTHS = (1, 2, 3, 4, 8, 16, 32)
 
 
 def streamed(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], length: int, **decode_kwargs: bool) -> str:
     """
-    What a `TextStreamer` of transformers prints of tokens that come a few at a time, without its last line end.
+    What a `TextStreamer` of transformers prints for tokens that arrive a few at a time, without the last newline.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
         token_ids (`list[int]`): The tokens.
-        length (`int`): How many come at once.
+        length (`int`): Number of tokens that arrive at once.
         decode_kwargs: Arguments of `tokenizer.decode`, such as `skip_special_tokens`.
     """
     import torch
     from transformers import TextIteratorStreamer
 
     streamer = TextIteratorStreamer(tokenizer, **decode_kwargs)
-    for some in torch.tensor(token_ids, dtype=torch.long).split(length):
-        streamer.put(some)
+    for chunk in torch.tensor(token_ids, dtype=torch.long).split(length):
+        streamer.put(chunk)
     streamer.end()
     return "".join(streamer)
 
 
 def line_by_line(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], **decode_kwargs: bool) -> str:
     """
-    The text of tokens when each line is decoded by itself, as `TextStreamer` did before transformers 5.24: whoever
+    The text of tokens when each line is decoded separately, as `TextStreamer` did before transformers 5.24. Whoever
     downloads the tokenizer may still have such a release.
 
     Args:
@@ -61,13 +61,13 @@ def line_by_line(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], **dec
 
 def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """
-    A warning when text that is streamed differs from the text as a whole, with an example; else nothing.
+    Warns if streamed text differs from the text decoded as a whole, with an example.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
 
     Returns:
-        `list[str]`: One warning at most.
+        `list[str]`: At most one warning.
     """
     for token_ids in _sequences(tokenizer):
         for skip in (True, False):
@@ -82,7 +82,7 @@ def streaming_faults(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _sequences(tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Tokens of each sample, and of all of them with special tokens in between."""
+    """The tokens of each sample, and of all samples with special tokens in between."""
     encoded = [tokenizer.encode(sample, add_special_tokens=False) for sample in SAMPLES]
     yield from encoded
     special = tokenizer.all_special_ids
@@ -95,14 +95,14 @@ def _warning(seen: str, whole: str) -> str:
     at = next((i for i, (one, other) in enumerate(zip(whole, seen, strict=False)) if one != other), len(seen))
     part = slice(max(0, at - 10), at + 15)
     return (
-        f"streamed text will differ from the decoded one, such as {seen[part]!r} for {whole[part]!r}: what the "
-        "tokenizer makes of a token depends on the text before or after it"
+        f"streamed text will differ from the decoded text, such as {seen[part]!r} for {whole[part]!r}: the text of a "
+        "token depends on the tokens before or after it"
     )
 
 
 def folder_streaming_faults(folder: Path) -> list[str]:
     """
-    As [`streaming_faults`], for the tokenizer in a folder; nothing for one that only loads with code of the folder.
+    As [`streaming_faults`], for the tokenizer in a folder. A tokenizer that needs code from the folder is not checked.
 
     Args:
         folder (`Path`): A model's folder.
@@ -112,5 +112,5 @@ def folder_streaming_faults(folder: Path) -> list[str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return streaming_faults(tokenizer)
-    except Exception:  # what is wrong with the tokenizer itself is said elsewhere, and not all of them load here
+    except Exception:  # faults of the tokenizer itself are reported elsewhere, and not every tokenizer loads here
         return []

@@ -1,4 +1,4 @@
-"""The card of a model that has just been trained: what the training knows, and no results yet."""
+"""The card of a freshly trained model: the facts of the training, without results."""
 
 import logging
 from pathlib import Path
@@ -22,17 +22,17 @@ def write_training_card(
     folder: Path, model: PreTrainedModel, *, name: str, chat: bool = False, **known: Any
 ) -> ModelFacts:
     """
-    Writes README.md and the facts it is made of into a model's folder; `d3llm push` adds results and the licence.
+    Writes README.md and the facts it is based on to a model's folder; `d3llm push` adds results and the licence.
 
     Args:
-        folder (`Path`): Where the model is saved.
+        folder (`Path`): The model's folder.
         model (`PreTrainedModel`): The model, without adapters around it.
         name (`str`): Title of the card.
         chat (`bool`, *optional*, defaults to `False`): Whether the tokenizer has a chat template.
         known (`Any`): Further fields of [`ModelFacts`], such as `hyperparameters`.
 
     Returns:
-        [`ModelFacts`]: The facts. The licence is that on the base model's card, `"other"` when it has none.
+        [`ModelFacts`]: The facts. The licence is that on the base model's card, or `"other"` if it names none.
     """
     base_model = model.config._name_or_path or None
     facts = ModelFacts(
@@ -51,18 +51,18 @@ def write_training_card(
 
 
 def write_card(folder: Path, facts: ModelFacts) -> None:
-    """Writes the card of a model and the facts it is made of into the model's folder."""
+    """Writes the card of a model and the facts it is based on to the model's folder."""
     write_atomically(folder / "README.md", model_card(facts).encode())
     write_atomically(folder / MODEL_FACTS, facts_json(facts).encode())
 
 
 def license_of(base_model: str | None) -> str:
-    """The licence on the card of a model, in a folder or on the Hub; `"other"` when nobody says."""
+    """The licence on the card of a model, in a folder or on the Hub; `"other"` if there is none."""
     card = Path(base_model or "", "README.md")
     if not card.is_file() and is_hub_id(base_model):
         try:
             card = Path(hf_hub_download(str(base_model), "README.md"))
         except (OSError, HTTPError) as error:
-            logger.warning("The card says licence `other`: that of %s cannot be read (%s).", base_model, error)
+            logger.warning("The card names the licence `other`: that of %s cannot be read (%s).", base_model, error)
     license = card_metadata(card.read_text(encoding="utf-8")).get("license") if card.is_file() else None
     return license if isinstance(license, str) else "other"

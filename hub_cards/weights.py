@@ -1,4 +1,4 @@
-"""Weights and tables that are to go to the Hub: whole, all of them known to the index, and numbers."""
+"""Checks weights and tables before a push: complete, covered by the index, and finite."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 def check_weights(folder: Path, files: Files) -> None:
     """
-    Refuses weights that are truncated, that the index does not cover, or that it names and that are not there.
+    Refuses weights that are truncated, missing, or not covered by the index.
 
     Args:
         folder (`Path`): The model's folder, for errors.
@@ -29,7 +29,7 @@ def check_weights(folder: Path, files: Files) -> None:
     wanted = _wanted(files)
     for path in wanted or [WEIGHTS]:
         if path not in files:
-            raise ValueError(f"{folder} is not whole: it has no {path}.")
+            raise ValueError(f"{folder} is incomplete: it has no {path}.")
     for path in (path for path in files if path.endswith(".safetensors")):
         with _opened(path, files[path]) as tensors:
             names = set(tensors.keys())
@@ -37,20 +37,20 @@ def check_weights(folder: Path, files: Files) -> None:
             continue
         if path not in (wanted or [WEIGHTS]):
             raise ValueError(
-                f"{path} is no part of the model: {INDEX if wanted else WEIGHTS} goes without it. Take it out."
+                f"{path} is not part of the model: {INDEX if wanted else WEIGHTS} does not use it. Remove it."
             )
         for name in sorted(names ^ wanted.get(path, names)):
-            what = "which it does not name" if name in names else "which is not there"
-            raise ValueError(f"{INDEX} does not fit {path}: it is about {name}, {what}. Save the model again.")
+            what = "is not in the index" if name in names else "is not in the file"
+            raise ValueError(f"{INDEX} does not fit {path}: {name} {what}. Save the model again.")
 
 
 def _wanted(files: Files) -> dict[str, set[str]]:
-    """Names of the weights in each shard, as the index says; nothing without one."""
+    """The names of the weights in each shard, according to the index; empty if there is no index."""
     if INDEX not in files:
         return {}
     weight_map = read_json_object(files, INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ValueError(f"{INDEX} is damaged: its weight_map gives no file for each weight. Save the model again.")
+        raise ValueError(f"{INDEX} is damaged: its weight_map does not map weights to files. Save the model again.")
     wanted: dict[str, set[str]] = {}
     for name, path in weight_map.items():
         wanted.setdefault(path, set()).add(name)
@@ -62,10 +62,10 @@ def weights_without_numbers(files: Files) -> list[str]:
     Weights that hold NaN or infinity.
 
     Args:
-        files (`dict[str, Path | bytes]`): Content by path in the repository, its weights whole.
+        files (`dict[str, Path | bytes]`): Content by path in the repository, with complete weights.
 
     Returns:
-        `list[str]`: A line for each file that has some; one weight is in memory at a time.
+        `list[str]`: One line for each file with such weights. Only one weight is in memory at a time.
     """
     found = []
     for path in (path for path in files if path.endswith(".safetensors")):
@@ -80,20 +80,20 @@ def _is_finite(tensor: Any) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     if tensor.element_size() == 1:
-        tensor = tensor.float()  # torch does not compare numbers of 8 bits
-    return all(bound.isfinite().item() for bound in tensor.aminmax())  # both are NaN if one number is
+        tensor = tensor.float()  # torch does not compare 8-bit numbers
+    return all(bound.isfinite().item() for bound in tensor.aminmax())  # both are NaN if any number is
 
 
 def check_data(path: str, content: Content) -> None:
     """
-    Refuses a file of weights or a table that is truncated or something else.
+    Refuses a file of weights or a table that is damaged.
 
     Args:
         path (`str`): Its path in the repository: `*.safetensors` or `*.parquet`.
         content (`Path` or `bytes`): The file.
 
     Raises:
-        `ValueError`: For such a file.
+        `ValueError`: For a damaged file.
     """
     if path.endswith(".safetensors"):
         with _opened(path, content):
@@ -104,12 +104,12 @@ def check_data(path: str, content: Content) -> None:
     try:
         pq.read_metadata(pa.BufferReader(content) if isinstance(content, bytes) else content)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): make it again.") from error
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): create it again.") from error
 
 
 def read_json_object(files: Files, path: str) -> dict[str, Any]:
     """
-    A JSON object of a repository.
+    Reads a JSON object from a repository.
 
     Args:
         files (`dict[str, Path | bytes]`): Content by path in the repository.
@@ -123,14 +123,14 @@ def read_json_object(files: Files, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object.")
+        raise ValueError(f"{path} does not hold a JSON object.")
     return values
 
 
 @contextmanager
 def _opened(path: str, content: Content) -> Iterator[Any]:
     if isinstance(content, bytes):
-        raise ValueError(f"{path} is no file: weights are not made by a push.")
+        raise ValueError(f"{path} is not a file: a push does not create weights.")
     try:
         with safe_open(content, framework="pt") as tensors:
             yield tensors

@@ -17,14 +17,14 @@ from .remote_code import AUTO_CLASSES
 
 def register_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
     """
-    Makes a family known to every part of the package, and to the Auto classes of transformers.
+    Registers a family with this package and with the Auto classes of transformers.
 
     Args:
         model_class (`type[MaskedDiffusionPreTrainedModel]`): The class with the LM head, which states the facts of its
-            family: see [`MaskedDiffusionPreTrainedModel`]. One of the same `model_type` is replaced.
+            family: see [`MaskedDiffusionPreTrainedModel`]. It replaces a family of the same `model_type`.
 
     Raises:
-        `ValueError`: For a class that does not state them.
+        `ValueError`: For a class that does not state these facts.
     """
     add_family(model_class)
     config_class = model_class.config_class

@@ -1,4 +1,4 @@
-"""What the fields of a model's config may be: a model that is built of others computes nonsense, or nothing."""
+"""Valid ranges for the fields of a model's config. Other values give a model that fails or computes nonsense."""
 
 from transformers import PretrainedConfig
 
@@ -19,22 +19,25 @@ SHARED_KINDS: dict[str, Kind] = {
 }
 
 
-def check_ranges(config: PretrainedConfig):
-    """Raise a `ValueError` that names the first field of a config that is out of its range; `None` is "not given".
+def check_ranges(config: PretrainedConfig) -> None:
+    """Check the fields of a config against their ranges. `None` means "not given" and always passes.
 
     Args:
         config (`PretrainedConfig`): Of a masked-diffusion model, with the names that Hugging Face libraries look for.
+
+    Raises:
+        ValueError: Names the first field that is out of range.
     """
-    own_names = config.attribute_map
+    published_names = config.attribute_map
     rows = getattr(config, "embedding_size", None) or config.vocab_size
     kinds = SHARED_KINDS | {"mask_token_id": Whole(0, rows - 1 if isinstance(rows, int) else LARGEST)}
     for name, kind in kinds.items():
         value = getattr(config, name, None)
         fault = None if value is None else kind.fault(value)
         if fault:
-            raise ValueError(f"{type(config).__name__}.{own_names.get(name, name)}={shown(value)} {fault}")
+            raise ValueError(f"{type(config).__name__}.{published_names.get(name, name)}={shown(value)} {fault}")
     if config.hidden_size % config.num_attention_heads:
-        size, heads = (own_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
+        size, heads = (published_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
         raise ValueError(
             f"{type(config).__name__}.{size}={config.hidden_size} must be a multiple of "
             f"{heads}={config.num_attention_heads}"

@@ -1,12 +1,14 @@
 """Configuration of Dream (Dream 7B: Diffusion Large Language Models, arXiv 2508.15487)."""
 
+from typing import Any
+
 from transformers import PretrainedConfig
 
 
 class DreamConfig(PretrainedConfig):
     r"""
-    Configuration of a [`DreamModel`]. The field names are those of the config.json of Dream-org/Dream-v0-Instruct-7B,
-    from which the defaults are taken.
+    Configuration of a [`DreamModel`]. Field names and defaults are those of config.json in
+    Dream-org/Dream-v0-Instruct-7B.
 
     Args:
         > The shape of the model
@@ -19,7 +21,7 @@ class DreamConfig(PretrainedConfig):
         num_key_value_heads (`int`, *optional*, defaults to 4): Number of key/value heads; `num_attention_heads` when
             `None`.
         max_position_embeddings (`int`, *optional*, defaults to 131072): Longest canvas, in tokens.
-        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether the head is the embedding.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether the head shares the embedding's weights.
 
         > Numerics
 
@@ -27,7 +29,7 @@ class DreamConfig(PretrainedConfig):
         rms_norm_eps (`float`, *optional*, defaults to 1e-06): Epsilon of the RMS norms.
         rope_theta (`float`, *optional*, defaults to 1000000.0): Base of the rotary frequencies.
         attention_dropout (`float`, *optional*, defaults to 0.0): Dropout rate of the attention weights.
-        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of fresh weights.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
         > Special tokens
 
@@ -40,30 +42,30 @@ class DreamConfig(PretrainedConfig):
 
     def __init__(
         self,
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        hidden_act="silu",
-        max_position_embeddings=131072,
-        initializer_range=0.02,
-        rms_norm_eps=1e-06,
-        use_cache=True,
-        tie_word_embeddings=False,
-        rope_theta=1000000.0,
-        rope_scaling=None,
-        use_sliding_window=False,
-        sliding_window=None,
-        max_window_layers=28,
-        attention_dropout=0.0,
-        mask_token_id=151666,
-        bos_token_id=151643,
-        eos_token_id=151643,
-        pad_token_id=151643,
-        **kwargs,
-    ):
+        vocab_size: int = 152064,
+        hidden_size: int = 3584,
+        intermediate_size: int = 18944,
+        num_hidden_layers: int = 28,
+        num_attention_heads: int = 28,
+        num_key_value_heads: int | None = 4,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 131072,
+        initializer_range: float = 0.02,
+        rms_norm_eps: float = 1e-06,
+        use_cache: bool = True,
+        tie_word_embeddings: bool = False,
+        rope_theta: float = 1000000.0,
+        rope_scaling: dict[str, Any] | None = None,
+        use_sliding_window: bool = False,
+        sliding_window: int | None = None,
+        max_window_layers: int = 28,
+        attention_dropout: float = 0.0,
+        mask_token_id: int = 151666,
+        bos_token_id: int | None = 151643,
+        eos_token_id: int | list[int] | None = 151643,
+        pad_token_id: int | None = 151643,
+        **kwargs: Any,
+    ) -> None:
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -76,7 +78,7 @@ class DreamConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.use_cache = use_cache
         self.tie_word_embeddings = tie_word_embeddings
-        # transformers 5 writes the base into `rope_parameters`; servers and transformers 4 read `rope_theta`
+        # Transformers 5 writes the base to `rope_parameters`; servers and transformers 4 read `rope_theta`.
         self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
         if rope_scaling and rope_scaling.get("rope_type", rope_scaling.get("type", "default")) != "default":
             raise ValueError(
@@ -95,7 +97,7 @@ class DreamConfig(PretrainedConfig):
             **kwargs,
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         output["rope_scaling"] = None
         return output

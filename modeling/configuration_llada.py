@@ -1,13 +1,15 @@
 """Configuration of LLaDA (Large Language Diffusion Models, arXiv 2502.09992)."""
 
+from typing import Any
+
 from transformers import PretrainedConfig
 
 
 class LLaDAConfig(PretrainedConfig):
     r"""
-    Configuration of a [`LLaDAModelLM`]. The field names are those of the config.json of GSAI-ML/LLaDA-8B-Instruct,
-    from which the defaults are taken; the names that Hugging Face libraries look for (`hidden_size`,
-    `num_attention_heads`, ...) are mapped to them.
+    Configuration of a [`LLaDAModelLM`]. Field names and defaults are those of config.json in
+    GSAI-ML/LLaDA-8B-Instruct; the names that Hugging Face libraries look for (`hidden_size`, `num_attention_heads`,
+    ...) are mapped to them.
 
     Args:
         > The shape of the model
@@ -17,17 +19,17 @@ class LLaDAConfig(PretrainedConfig):
         n_kv_heads (`int`, *optional*): Number of key/value heads; `n_heads` when `None`, 1 with
             `multi_query_attention`.
         n_layers (`int`, *optional*, defaults to 32): Number of transformer blocks.
-        mlp_ratio (`int`, *optional*, defaults to 4): Size of the feed-forward layer over `d_model`, when
+        mlp_ratio (`int`, *optional*, defaults to 4): Ratio of the feed-forward layer's size to `d_model`, used when
             `mlp_hidden_size` is `None`.
         mlp_hidden_size (`int`, *optional*, defaults to 12288): Size of the feed-forward layer.
         vocab_size (`int`, *optional*, defaults to 126464): Number of token ids.
         embedding_size (`int`, *optional*, defaults to 126464): Rows of the embedding and of the head; `vocab_size`
             when `None`.
         max_sequence_length (`int`, *optional*, defaults to 4096): Longest canvas, in tokens.
-        weight_tying (`bool`, *optional*, defaults to `False`): Whether the head is the embedding.
+        weight_tying (`bool`, *optional*, defaults to `False`): Whether the head shares the embedding's weights.
         include_bias (`bool`, *optional*, defaults to `False`): Whether linear layers have a bias.
         include_qkv_bias (`bool`, *optional*, defaults to `False`): Whether the query, key and value projections have
-            one.
+            a bias.
         multi_query_attention (`bool`, *optional*): Whether all heads share one key/value head.
 
         > Numerics
@@ -36,7 +38,7 @@ class LLaDAConfig(PretrainedConfig):
         rope_theta (`float`, *optional*, defaults to 500000.0): Base of the rotary frequencies.
         rope_full_precision (`bool`, *optional*, defaults to `True`): Whether queries and keys are rotated in float32.
         attention_dropout, residual_dropout, embedding_dropout (`float`, *optional*, defaults to 0.0): Dropout rates.
-        init_std (`float`, *optional*, defaults to 0.02): Standard deviation of fresh weights.
+        init_std (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
         > Special tokens
 
@@ -59,50 +61,50 @@ class LLaDAConfig(PretrainedConfig):
 
     def __init__(
         self,
-        d_model=4096,
-        n_heads=32,
-        n_kv_heads=None,
-        n_layers=32,
-        mlp_ratio=4,
-        mlp_hidden_size=12288,
-        vocab_size=126464,
-        embedding_size=126464,
-        max_sequence_length=4096,
-        weight_tying=False,
-        include_bias=False,
-        include_qkv_bias=False,
-        multi_query_attention=None,
-        activation_type="silu",
-        block_type="llama",
-        block_group_size=1,
-        layer_norm_type="rms",
-        layer_norm_with_affine=True,
-        bias_for_layer_norm=False,
-        attention_layer_norm=False,
-        attention_layer_norm_with_affine=True,
-        input_emb_norm=False,
-        scale_logits=False,
-        alibi=False,
-        alibi_bias_max=8.0,
-        rope=True,
-        rope_theta=500000.0,
-        rope_full_precision=True,
-        rms_norm_eps=1e-05,
-        attention_dropout=0.0,
-        residual_dropout=0.0,
-        embedding_dropout=0.0,
-        flash_attention=False,
-        init_device="meta",
-        init_fn="mitchell",
-        init_std=0.02,
-        init_cutoff_factor=None,
-        precision="amp_bf16",
-        use_cache=False,
-        mask_token_id=126336,
-        eos_token_id=126081,
-        pad_token_id=126081,
-        **kwargs,
-    ):
+        d_model: int = 4096,
+        n_heads: int = 32,
+        n_kv_heads: int | None = None,
+        n_layers: int = 32,
+        mlp_ratio: int = 4,
+        mlp_hidden_size: int | None = 12288,
+        vocab_size: int = 126464,
+        embedding_size: int | None = 126464,
+        max_sequence_length: int = 4096,
+        weight_tying: bool = False,
+        include_bias: bool = False,
+        include_qkv_bias: bool = False,
+        multi_query_attention: bool | None = None,
+        activation_type: str = "silu",
+        block_type: str = "llama",
+        block_group_size: int = 1,
+        layer_norm_type: str = "rms",
+        layer_norm_with_affine: bool = True,
+        bias_for_layer_norm: bool = False,
+        attention_layer_norm: bool = False,
+        attention_layer_norm_with_affine: bool = True,
+        input_emb_norm: bool = False,
+        scale_logits: bool = False,
+        alibi: bool = False,
+        alibi_bias_max: float = 8.0,
+        rope: bool = True,
+        rope_theta: float = 500000.0,
+        rope_full_precision: bool = True,
+        rms_norm_eps: float = 1e-05,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        flash_attention: bool = False,
+        init_device: str | None = "meta",
+        init_fn: str = "mitchell",
+        init_std: float = 0.02,
+        init_cutoff_factor: float | None = None,
+        precision: str | None = "amp_bf16",
+        use_cache: bool = False,
+        mask_token_id: int = 126336,
+        eos_token_id: int | list[int] | None = 126081,
+        pad_token_id: int | None = 126081,
+        **kwargs: Any,
+    ) -> None:
         self.d_model = d_model
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads

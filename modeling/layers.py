@@ -1,7 +1,7 @@
-"""The parts that every masked-diffusion transformer here shares: rotary positions and attention over a canvas.
+"""The parts shared by all masked-diffusion transformers: rotary positions and attention over a canvas.
 
-The architectures differ in the names of their modules, since their state-dict keys are those of the published
-checkpoints; what a layer computes is the same and stands here once.
+The architectures name their modules differently, since their state-dict keys are those of the published checkpoints.
+What a layer computes is the same, and is written here once.
 """
 
 import copy
@@ -25,14 +25,14 @@ logger = logging.get_logger(__name__)
 
 
 class CanvasRotaryEmbedding(nn.Module):
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), halves rotated as in GPT-NeoX.
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), with halves rotated as in GPT-NeoX.
 
     Args:
         head_dim (`int`): Size of one attention head.
         theta (`float`): Base of the geometric progression of the frequencies.
     """
 
-    def __init__(self, head_dim: int, theta: float):
+    def __init__(self, head_dim: int, theta: float) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.theta = theta
@@ -40,6 +40,7 @@ class CanvasRotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
 
     def inverse_frequencies(self) -> torch.Tensor:
+        """Inverse frequencies (head_dim / 2,) in float32."""
         return 1.0 / self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
 
     @torch.no_grad()
@@ -51,6 +52,7 @@ class CanvasRotaryEmbedding(nn.Module):
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate queries or keys (batch, heads, positions, head_dim) by their angles; the dtype is kept."""
     first, second = states.chunk(2, dim=-1)
     return (states * cos + torch.cat([-second, first], dim=-1) * sin).to(states.dtype)
 
@@ -63,8 +65,9 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention interface of transformers, computed step by step, so that there are weights to return."""
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     weights = query @ key.transpose(2, 3) * scaling
@@ -85,20 +88,20 @@ def attend(
     cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
     output_attentions: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Bidirectional attention of the recomputed positions to every slot of the canvas.
+    """Bidirectional attention from the recomputed positions to every slot of the canvas.
 
     Args:
         module (`nn.Module`): Holds `config`, `layer_idx`, `head_dim`, `num_key_value_groups`, `attention_dropout` and
-            `is_causal = False`; without the last one sdpa and flash attention would turn causal.
+            `is_causal = False`. Without the last one, sdpa and flash attention would be causal.
         query, key, value (`torch.Tensor`): Projections (batch, positions, heads * head_dim).
         rotary (`tuple[torch.Tensor, torch.Tensor]`): What [`CanvasRotaryEmbedding`] returned for these positions.
-        attention_mask (`torch.Tensor`, *optional*): In the form that the attention implementation wants.
+        attention_mask (`torch.Tensor`, *optional*): In the form that the attention implementation expects.
         cache (`Cache`, *optional*): A [`~d3llm.generation.canvas_cache.CanvasCache`] whose slots are
             overwritten at `cache_positions`.
-        output_attentions (`bool`, *optional*, defaults to `False`): Whether the weights are returned too; they are
-            then computed by the eager implementation, whatever the config names.
+        output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights too. The eager
+            implementation then runs, whichever one the config names.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor | None]`: The attended values (batch, positions, heads * head_dim), and the
@@ -124,23 +127,23 @@ def attend(
         is_causal=False,
         **kwargs,
     )
-    # Kept only when asked for: what a layer returns outlives gradient checkpointing.
+    # The weights are returned only on request: the outputs of a layer stay in memory despite gradient checkpointing.
     return output.reshape(batch, length, -1), weights if output_attentions else None
 
 
 class MaskedDiffusionPreTrainedModel(PreTrainedModel):
-    """What a masked-diffusion model states about itself, for the loader, the decoder and the trainer.
+    """Base class of masked-diffusion models. It states the facts that the loader, the decoder and the trainer need.
 
-    The name of a family is the `model_type` of its config. The class attributes are its facts, and all that the other
-    parts of the package know of it:
+    A family is named by the `model_type` of its config. Its class attributes are all that the other parts of the
+    package know about it:
 
     Class attributes:
         logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
             predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
-        display_name (`str`): The family in messages.
-        preset_values (`dict[str, dict[str, Any]]`): Where the family departs from the values of a preset, by its name.
-        teacher_decoding (`dict[str, Any]`): Decoding fields of a teacher that commits one token per forward; empty
-            when none is known.
+        display_name (`str`): The name of the family in messages.
+        preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.
+        teacher_decoding (`dict[str, Any]`): Decoding fields for a teacher that commits one token per forward; empty
+            when none are known.
         adapter_targets (`dict[str, list[str]]`): Names of the layers that adapters wrap: `"projections"`, all of
             attention and MLP; `"keys_values"`; `"feedforward"`, the last of the MLP; and `"norms"`.
     """
@@ -160,17 +163,19 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers looks for the choice of the implementation in the file of the class: it is made in this one.
+        # Transformers searches the file of the model class for a call of the attention interface; it is in this file.
         return True
 
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, CanvasRotaryEmbedding):
-            # Loading builds the model on the meta device and leaves non-persistent buffers empty: only here can they
-            # be filled.
+            # Loading builds the model on the meta device and leaves non-persistent buffers empty. They can only be
+            # filled here.
             init.copy_(module.inv_freq, module.inverse_frequencies())
 
-    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs):
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *args: Any, **kwargs: Any
+    ) -> str | None:
         if attn_implementation is not None and not isinstance(attn_implementation, str):
             raise ValueError(f"attn_implementation={attn_implementation!r} is not a name, such as 'sdpa' or 'eager'.")
         try:
@@ -190,31 +195,32 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         Args:
             save_directory (`str` or `PathLike`): The folder.
             args, kwargs (`Any`): As for `PreTrainedModel.save_pretrained`.
-            with_code (`bool`, *optional*, defaults to `True`): Whether the code goes into the folder. Without it the
-                folder loads only where the package is installed.
+            with_code (`bool`, *optional*, defaults to `True`): Whether to save the code too. Without it, the folder
+                loads only where the package is installed.
 
         Raises:
-            ExportError: If the code of the model imports what a machine that loads it need not have.
+            ExportError: If the code of the model imports a package that may be missing where the model is loaded.
         """
         if with_code:
             save_with_code(self, super().save_pretrained, save_directory, *args, **kwargs)
         else:
-            self.config.__dict__.pop("auto_map", None)  # of an earlier folder: it names code that is not in this one
+            # A map from an earlier folder names code that is not in this one.
+            self.config.__dict__.pop("auto_map", None)
             super().save_pretrained(save_directory, *args, **kwargs)
 
     def logit_rows(self, positions: torch.LongTensor) -> torch.LongTensor:
         """Rows of `forward().logits` over the whole canvas that predict the tokens at `positions`.
 
-        The shift of a model lives here and nowhere else. A forward that recomputes the canvas from position `s` on has
-        row `r` of the canvas at its own row `r - s`; so the window of a shifted model must start at
-        `logit_rows(first)`, one before the first position to predict. Position 0 has no row before it and takes its
+        Only this method applies the shift of a model. If a forward recomputes the canvas from position `s` on, row `r`
+        of the canvas is row `r - s` of its logits. The window of a shifted model must therefore start at
+        `logit_rows(first)`, one before the first position to predict. Position 0 has no row before it and uses its
         own.
 
         Args:
             positions (`torch.LongTensor`): Canvas positions, any shape.
 
         Returns:
-            `torch.LongTensor`: Canvas rows, same shape; good for `logits_to_keep`.
+            `torch.LongTensor`: Canvas rows, same shape; usable as `logits_to_keep`.
 
         Example:
 
@@ -233,10 +239,10 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         labels: torch.LongTensor | None,
         num_items_in_batch: int | torch.Tensor | None,
     ) -> CanvasLMOutput:
-        """Run the head on what the transformer returned, and take the loss; the arguments are those of `forward`.
+        """Run the head on the output of the transformer, and compute the loss. The arguments are those of `forward`.
 
         Raises:
-            ValueError: If `labels` come without the logits of every position, or in another shape than theirs.
+            ValueError: If `labels` are given without the logits of every position, or do not match their shape.
         """
         every_row = run_head and not isinstance(logits_to_keep, torch.Tensor) and logits_to_keep == 0
         if labels is not None and not every_row:
@@ -259,15 +265,15 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
 
 
 def keep_rows(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The rows of the hidden states (batch, positions, hidden) that the head is to be run on.
+    """The rows of the hidden states (batch, positions, hidden) to run the head on.
 
     Args:
-        logits_to_keep (`int` or `torch.Tensor`): 0 = all, n = the last n, rows `(rows,)` or `(batch, rows)` of any
-            device, or a mask `(batch, positions)`, whose rows come in one sequence `(true, hidden)`.
+        logits_to_keep (`int` or `torch.Tensor`): 0 = all, n = the last n, rows `(rows,)` or `(batch, rows)` on any
+            device, or a mask `(batch, positions)`, which gives its rows as one sequence `(true, hidden)`.
     """
     if not isinstance(logits_to_keep, torch.Tensor):
         return hidden_states[:, -logits_to_keep:]
-    kept = logits_to_keep.to(hidden_states.device)  # of a model split over devices the last layer may be on another
+    kept = logits_to_keep.to(hidden_states.device)  # in a model split over devices, the last layer may be on another
     if kept.dtype == torch.bool:
         return hidden_states[kept]
     return hidden_states[:, kept] if kept.ndim == 1 else hidden_states.take_along_dim(kept[..., None], dim=1)
@@ -279,20 +285,20 @@ def labelled_loss(
     rows: torch.LongTensor,
     num_items_in_batch: int | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Cross entropy in float32 of the positions whose label is not -100.
+    """Cross entropy, in float32, of the positions whose label is not -100.
 
     Args:
         logits (`torch.Tensor`): (batch, positions, vocab).
         labels (`torch.LongTensor`): (batch, positions), the token at each position.
         rows (`torch.LongTensor`): (positions,), the row of the logits that predicts each position.
-        num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the sum is divided by; the number of labelled
-            positions when not given.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): The divisor of the sum; by default the number of
+            labelled positions.
 
     Returns:
         `torch.Tensor`: In nats, shape ().
 
     Raises:
-        ValueError: If `labels` are not of the shape (batch, positions) of the logits.
+        ValueError: If `labels` do not have the shape (batch, positions) of the logits.
     """
     if labels.shape != logits.shape[:2]:
         raise ValueError(
@@ -309,12 +315,12 @@ def labelled_loss(
 
 
 def eager_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The config itself, or a copy of it, with eager attention: the only one that gives weights."""
+    """The config, or a copy of it with eager attention, the only implementation that returns weights."""
     if config._attn_implementation == "eager":
         return config
     logger.warning_once(
-        f"attn_implementation={config._attn_implementation!r} gives no attention weights: with output_attentions=True "
-        'the eager one runs. Load the model with attn_implementation="eager" to do without this warning.'
+        f"attn_implementation={config._attn_implementation!r} gives no attention weights: output_attentions=True "
+        'runs the eager one instead. Load the model with attn_implementation="eager" to avoid this warning.'
     )
     eager = copy.copy(config)
     eager._attn_implementation = "eager"
@@ -335,17 +341,17 @@ def run_layers(
     output_hidden_states: bool | None,
     output_attentions: bool | None,
     rotary_dtype: torch.dtype | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> CanvasModelOutput:
     """Run a stack of layers over embeddings (batch, positions, hidden): mask, rotary angles, layers, final norm.
 
     Args:
-        attention_mask (`torch.Tensor`, *optional*): (batch, slots), 1 = may be attended to; with a cache `slots` is
-            the length of the canvas, without one the number of positions. A prepared 4-D mask passes through.
-        position_ids (`torch.LongTensor`, *optional*): (batch or 1, positions); counted from 0, or `cache_positions`,
-            when not given.
-        output_hidden_states, output_attentions (`bool`, *optional*): What is returned besides the last hidden state;
-            as the config says when not given.
+        attention_mask (`torch.Tensor`, *optional*): (batch, slots), 1 = may be attended to. With a cache, `slots` is
+            the length of the canvas; without one, the number of positions. A prepared 4-D mask is used as it is.
+        position_ids (`torch.LongTensor`, *optional*): (batch or 1, positions); by default `cache_positions`, or
+            counted from 0.
+        output_hidden_states, output_attentions (`bool`, *optional*): What to return besides the last hidden state;
+            by default as the config says.
     """
     config = backbone.config
     output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -359,7 +365,8 @@ def run_layers(
     mask_config = eager_config(config) if output_attentions else config
     mask = None
     if attention_mask is not None:
-        # By position, and without the cache, whose length the mask has: the names differ between releases.
+        # Positional arguments, because their names differ between releases. Without the cache, because the mask
+        # already has its length.
         mask = create_bidirectional_mask(mask_config, hidden_states, attention_mask)
     cos, sin = rotary_emb(position_ids)
     rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)

@@ -1,8 +1,10 @@
 """Dream (Dream 7B: Diffusion Large Language Models, arXiv 2508.15487): Qwen2.5's transformer made bidirectional.
 
-State-dict keys are those of Dream-org/Dream-v0-Instruct-7B. The logits keep the alignment of the autoregressive model
-that it was adapted from: row `i` predicts the token at position `i + 1`.
+State-dict keys are those of Dream-org/Dream-v0-Instruct-7B. The logits are aligned as in the autoregressive model that
+Dream was adapted from: row `i` predicts the token at position `i + 1`.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +37,9 @@ class DreamAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, **attention_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         attended, weights = attend(self, query, key, value, **attention_kwargs)
         return self.o_proj(attended), weights
@@ -61,7 +65,9 @@ class DreamDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, **attention_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended, weights = self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
@@ -83,7 +89,7 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
             "cache_refresh_interval": None,
         },
     }
-    # The token of least entropy, block after block (d3LLM, arXiv 2601.07568).
+    # The token with the lowest entropy, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "dream", "selection": "count", "block_size": 32}
     adapter_targets = {
         "projections": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -119,36 +125,35 @@ class DreamBaseModel(DreamPreTrainedModel):
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CanvasModelOutput:
         r"""
         The hidden states of the positions.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted; they or `inputs_embeds`.
+                be predicted. Give either these or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
-                right. With a cache `slots` is the whole canvas, without one the positions. A prepared mask of shape
-                `(batch, 1, positions, slots)` is taken as it is.
-            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; counted from
-                0, or `cache_positions`, when not given.
+                right. With a cache, `slots` covers the whole canvas; without one, only the positions. A prepared mask
+                of shape `(batch, 1, positions, slots)` is used as it is.
+            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; by default
+                `cache_positions`, or counted from 0.
             cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole canvas,
                 overwritten at `cache_positions`.
             inputs_embeds (`torch.Tensor` of shape `(batch, positions, hidden_size)`, *optional*): Embeddings in place
                 of `input_ids`, in the dtype of the weights.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
-                of `input_ids`, with a cache; the whole canvas when not given.
-            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned; as the
-                config says when not given.
-            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned; as the
-                config says when not given. They come from the eager implementation, which then runs in place of
-                another.
-            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
+                of `input_ids`, with a cache; by default the whole canvas.
+            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers; by default as
+                the config says.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers; by default
+                as the config says. Only the eager implementation returns them, so it replaces any other.
+            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
 
         Returns:
             [`~d3llm.modeling.outputs.CanvasModelOutput`]: `last_hidden_state` of shape
-            `(batch, positions, hidden_size)`, after the final norm and in the dtype of the weights; if asked for,
-            `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
+            `(batch, positions, hidden_size)`, after the final norm and in the dtype of the weights. On request
+            also `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
             `(batch, heads, positions, slots)` for each layer.
 
         Raises:
@@ -211,14 +216,14 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin
         num_items_in_batch: int | torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CanvasLMOutput:
         r"""
-        As [`LLaDAModelLM.forward`], with the rows of the logits as the published model gives them.
+        Like [`LLaDAModelLM.forward`], with the rows of the logits aligned as in the published model.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted; they or `inputs_embeds`.
+                be predicted. Give either these or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
                 right.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
@@ -229,25 +234,25 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
                 of `input_ids`, with a cache.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.
-            run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
-                what the head would be run on, `(batch, rows, hidden_size)`.
+            run_head (`bool`, *optional*, defaults to `True`): If `False`, `logits` is `None` and `hidden_states`
+                holds the input of the head, `(batch, rows, hidden_size)`.
             labels (`torch.LongTensor` of shape `(batch, positions)`, *optional*): The token at each position, -100
-                where none is to be predicted. Aligned to the positions, whatever the rows of the logits are.
-            num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the loss is divided by, which `Trainer`
-                passes when it accumulates gradients; the number of labelled positions when not given.
-            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned.
-            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned,
-                `(batch, heads, positions, slots)` each. They come from the eager implementation, which then runs in
-                place of another.
-            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
+                where none is to be predicted. Aligned to the positions, even if the logits are shifted.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): The divisor of the loss, which `Trainer`
+                passes when it accumulates gradients; by default the number of labelled positions.
+            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers,
+                `(batch, heads, positions, slots)` each. Only the eager implementation returns them, so it replaces
+                any other.
+            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
 
         Returns:
             [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`, in the dtype of the
             weights; with `labels` also `loss`, the mean cross entropy in float32, in nats.
 
         Raises:
-            ValueError: If `labels` come with `logits_to_keep` or `run_head=False`, or are not of the shape of the
-                positions.
+            ValueError: If `labels` are given with `logits_to_keep` or `run_head=False`, or if their shape is not
+                `(batch, positions)`.
         """
         outputs = self.model(
             input_ids,

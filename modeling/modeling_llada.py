@@ -3,6 +3,8 @@
 State-dict keys are those of GSAI-ML/LLaDA-8B-Instruct.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -18,7 +20,7 @@ from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, atten
 from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
-# What the published checkpoints use; another value would silently be a different model.
+# The values of the published checkpoints; any other would silently be a different model.
 SUPPORTED_VALUES = {
     "activation_type": "silu",
     "block_type": "llama",
@@ -33,7 +35,16 @@ SUPPORTED_VALUES = {
 }
 
 
-def check_supported(config: LLaDAConfig):
+def check_supported(config: LLaDAConfig) -> None:
+    """
+    Checks that a config describes the published architecture.
+
+    Args:
+        config ([`LLaDAConfig`]): The config.
+
+    Raises:
+        `ValueError`: For a field with a value that this implementation does not support.
+    """
     for field, supported in SUPPORTED_VALUES.items():
         value = getattr(config, field)
         if value != supported:
@@ -64,7 +75,9 @@ class LLaDABlock(GradientCheckpointingLayer):
         self.ff_out = nn.Linear(hidden, config.d_model, bias=bias)
         self.dropout = nn.Dropout(config.residual_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, **attention_kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, **attention_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         normed = self.attn_norm(hidden_states)
         query, key, value = self.q_proj(normed), self.k_proj(normed), self.v_proj(normed)
         attended, weights = attend(self, query, key, value, **attention_kwargs)
@@ -78,10 +91,10 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     config_class = LLaDAConfig
     config: LLaDAConfig
     _no_split_modules = ["LLaDABlock"]
-    # The head bears the name of the MLP's last projection, `ff_out`: adapters exclude it by its full name.
+    # The head has the same name as the MLP's last projection, `ff_out`: adapters exclude it by its full name.
     logits_shift = 0
     display_name = "LLaDA"
-    # The surest token, block after block (d3LLM, arXiv 2601.07568).
+    # The most probable token, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
         "projections": ["q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"],
@@ -90,15 +103,15 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
         "norms": ["attn_norm", "ff_norm", "ln_f"],
     }
 
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As in transformers; `config.embedding_size` follows too, or what is saved could not be loaded."""
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; also updates `config.embedding_size`, which a saved model needs to load."""
         embedding = super().resize_token_embeddings(*args, **kwargs)
         self.config.embedding_size = embedding.weight.shape[0]
         return embedding
 
 
 class LLaDAModel(LLaDAPreTrainedModel):
-    """The transformer of [`LLaDAModelLM`]; it also holds the head's weights, `transformer.ff_out`, as on the Hub."""
+    """The transformer of [`LLaDAModelLM`]. As on the Hub, it also holds the head's weights, `transformer.ff_out`."""
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
@@ -119,13 +132,13 @@ class LLaDAModel(LLaDAPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.transformer["wte"]
 
-    def set_input_embeddings(self, value: nn.Embedding):
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.transformer["wte"] = value
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.transformer["ff_out"]
 
-    def set_output_embeddings(self, value: nn.Linear):
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.transformer["ff_out"] = value
 
     @can_return_tuple
@@ -140,36 +153,35 @@ class LLaDAModel(LLaDAPreTrainedModel):
         cache_positions: torch.LongTensor | slice | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CanvasModelOutput:
         r"""
-        The hidden states of the positions, without the head, which is held but not run.
+        The hidden states of the positions. The head belongs to this module but is not run.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted; they or `inputs_embeds`.
+                be predicted. Give either these or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
-                right. With a cache `slots` is the whole canvas, without one the positions. A prepared mask of shape
-                `(batch, 1, positions, slots)` is taken as it is.
-            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; counted from
-                0, or `cache_positions`, when not given.
+                right. With a cache, `slots` covers the whole canvas; without one, only the positions. A prepared mask
+                of shape `(batch, 1, positions, slots)` is used as it is.
+            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; by default
+                `cache_positions`, or counted from 0.
             cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole canvas,
                 overwritten at `cache_positions`.
             inputs_embeds (`torch.Tensor` of shape `(batch, positions, d_model)`, *optional*): Embeddings in place
                 of `input_ids`, in the dtype of the weights.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
-                of `input_ids`, with a cache; the whole canvas when not given.
-            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned; as the
-                config says when not given.
-            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned; as the
-                config says when not given. They come from the eager implementation, which then runs in place of
-                another.
-            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
+                of `input_ids`, with a cache; by default the whole canvas.
+            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers; by default as
+                the config says.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers; by default
+                as the config says. Only the eager implementation returns them, so it replaces any other.
+            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
 
         Returns:
             [`~d3llm.modeling.outputs.CanvasModelOutput`]: `last_hidden_state` of shape
-            `(batch, positions, d_model)`, after the final norm and in the dtype of the weights; if asked for,
-            `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
+            `(batch, positions, d_model)`, after the final norm and in the dtype of the weights. On request
+            also `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
             `(batch, heads, positions, slots)` for each layer.
 
         Raises:
@@ -217,13 +229,13 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, LikelihoodMix
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding):
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
-    def set_output_embeddings(self, value: nn.Linear):
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.model.set_output_embeddings(value)
 
     @can_return_tuple
@@ -242,42 +254,42 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, LikelihoodMix
         num_items_in_batch: int | torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CanvasLMOutput:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted; they or `inputs_embeds`.
+                be predicted. Give either these or `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
-                right. With a cache `slots` is the whole canvas.
+                right. With a cache, `slots` covers the whole canvas.
             position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
             cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole
                 canvas, overwritten at `cache_positions`.
             inputs_embeds (`torch.Tensor` of shape `(batch, positions, d_model)`, *optional*): Embeddings in place
                 of `input_ids`.
             cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
-                of `input_ids`, with a cache; the whole canvas when not given.
+                of `input_ids`, with a cache; by default the whole canvas.
             logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on: 0 = all,
-                n = the last n, a tensor `(rows,)` or `(batch, rows)` = these rows of `input_ids`.
-            run_head (`bool`, *optional*, defaults to `True`): Without it `logits` is `None` and `hidden_states` holds
-                what the head would be run on, `(batch, rows, d_model)`: for who runs it a few rows at a time.
+                n = the last n, a tensor `(rows,)` or `(batch, rows)` = the given rows of `input_ids`.
+            run_head (`bool`, *optional*, defaults to `True`): If `False`, `logits` is `None` and `hidden_states`
+                holds the input of the head, `(batch, rows, d_model)`, so that the caller can run the head in chunks.
             labels (`torch.LongTensor` of shape `(batch, positions)`, *optional*): The token at each position, -100
-                where none is to be predicted. Aligned to the positions, whatever the rows of the logits are.
-            num_items_in_batch (`int` or `torch.Tensor`, *optional*): What the loss is divided by, which `Trainer`
-                passes when it accumulates gradients; the number of labelled positions when not given.
-            output_hidden_states (`bool`, *optional*): Whether the hidden states of all layers are returned.
-            output_attentions (`bool`, *optional*): Whether the attention weights of all layers are returned,
-                `(batch, heads, positions, slots)` each. They come from the eager implementation, which then runs in
-                place of another.
-            return_dict (`bool`, *optional*): `False` = a tuple of what is not `None`.
+                where none is to be predicted. Aligned to the positions, even if the logits are shifted.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): The divisor of the loss, which `Trainer`
+                passes when it accumulates gradients; by default the number of labelled positions.
+            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers,
+                `(batch, heads, positions, slots)` each. Only the eager implementation returns them, so it replaces
+                any other.
+            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
 
         Returns:
             [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`, in the dtype of the
             weights; with `labels` also `loss`, the mean cross entropy in float32, in nats.
 
         Raises:
-            ValueError: If `labels` come with `logits_to_keep` or `run_head=False`, or are not of the shape of the
-                positions.
+            ValueError: If `labels` are given with `logits_to_keep` or `run_head=False`, or if their shape is not
+                `(batch, positions)`.
         """
         outputs = self.model(
             input_ids,

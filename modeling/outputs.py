@@ -1,4 +1,4 @@
-"""What a masked-diffusion model's forward returns."""
+"""Outputs of a masked-diffusion model's forward."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 
-class _CacheByItsEarlierName:
+class _PastKeyValuesAlias:
     cache: Cache | None
 
     @property
@@ -17,7 +17,7 @@ class _CacheByItsEarlierName:
 
 
 @dataclass
-class CanvasModelOutput(_CacheByItsEarlierName, ModelOutput):
+class CanvasModelOutput(_PastKeyValuesAlias, ModelOutput):
     """
     Output of a transformer over the recomputed positions.
 
@@ -37,7 +37,7 @@ class CanvasModelOutput(_CacheByItsEarlierName, ModelOutput):
 
 
 @dataclass
-class CanvasLMOutput(_CacheByItsEarlierName, ModelOutput):
+class CanvasLMOutput(_PastKeyValuesAlias, ModelOutput):
     """
     Output of a masked-diffusion model with its language-model head.
 

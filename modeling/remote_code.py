@@ -1,9 +1,9 @@
-"""Every saved checkpoint carries its code: modeling/ and what it imports of generation/, flattened into one folder.
+"""Saves the code of a model with every checkpoint: modeling/ and its imports from generation/, in one flat folder.
 
-A Hub repository is flat, and `transformers` copies only files that lie beside each other. So the modules that travel
-import each other as `from .x import name` or `from ..generation.x import name`, and here the heads of those imports
-are rewritten; so is the module of a family that is defined elsewhere, which imports this package absolutely. This file
-travels too: in a downloaded folder everything lies flat already, and saving from there copies it.
+A Hub repository is flat, and `transformers` copies only files that are in the same folder. The exported modules import
+each other as `from .x import name` or `from ..generation.x import name`, and this module rewrites those imports. It
+also rewrites the module of a family that is defined elsewhere, which imports this package absolutely. This file is
+exported too: in a downloaded folder all files are flat already, and saving from there copies them.
 """
 
 import ast
@@ -22,30 +22,30 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import create_and_tag_model_card
 
 
-# What a machine that loads a checkpoint has.
+# Packages that every machine that loads a checkpoint has.
 ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub"}) | sys.stdlib_module_names
 OWN_PACKAGE = __name__.partition(".")[0]
-# The Auto classes that a model is loaded by; one without a head only by the first.
+# The Auto classes that load a model; a model without a head is loaded only by the first.
 AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
 
 
 class ExportError(ValueError):
-    """Code that cannot travel to the Hub."""
+    """Raised for code that cannot be exported to the Hub."""
 
 
 def flatten(*entries: str) -> dict[str, str]:
     """
-    Sources of modules and of everything of this package that they import, with imports as in one flat folder.
+    The sources of modules and of all that they import from this package, with imports rewritten for one flat folder.
 
     Args:
         entries (`str`): Names of modules, such as `"d3llm.modeling.modeling_llada"`.
 
     Returns:
-        `dict[str, str]`: Source by file name. Lines keep their numbers.
+        `dict[str, str]`: Source by file name. Line numbers stay the same.
 
     Raises:
-        [`ExportError`]: For an import of a package that a downloader need not have, an import of this package that
-            does not name the defining module, or two modules of one name.
+        [`ExportError`]: For an import of a package that may be missing where the code is downloaded, an import from
+            this package that does not name the defining module, or two modules with the same name.
     """
     waiting, modules = list(entries), dict[str, str]()  # file name -> module
     sources = {}
@@ -61,7 +61,7 @@ def flatten(*entries: str) -> dict[str, str]:
 
 
 def _rewrite(module: str) -> tuple[str, list[str]]:
-    """The source of a module with flat imports, and the modules of this package that it imports."""
+    """The source of a module with flat imports, and the modules that it imports from this package."""
     source = _source_file(module).read_text(encoding="utf-8")
     lines, imported = source.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(source)):
@@ -69,7 +69,7 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
             for alias in node.names:
                 _check_allowed(alias.name, module, node.lineno)
         elif isinstance(node, ast.ImportFrom):
-            target = _own_target(module, node)
+            target = _target_in_package(module, node)
             if target is None:
                 _check_allowed(node.module or "", module, node.lineno)
                 continue
@@ -83,20 +83,20 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
     return "".join(lines), imported
 
 
-def _own_target(module: str, node: ast.ImportFrom) -> str | None:
-    """What a module imports of this package or of its own; `None` for an import of another package."""
+def _target_in_package(module: str, node: ast.ImportFrom) -> str | None:
+    """The module of this package, or of the importing module's own, that is imported; `None` for any other package."""
     if node.level:
         return f"{module.rsplit('.', node.level)[0]}.{node.module or ''}".rstrip(".")
-    outside = module.partition(".")[0] != OWN_PACKAGE  # there is no other way from there
+    outside = module.partition(".")[0] != OWN_PACKAGE  # only modules outside may import this package absolutely
     return node.module if outside and (node.module or "").startswith(f"{OWN_PACKAGE}.") else None
 
 
-def _check_allowed(imported: str, module: str, line: int):
+def _check_allowed(imported: str, module: str, line: int) -> None:
     package = imported.partition(".")[0]
     if package not in ALLOWED_PACKAGES:
         raise ExportError(
-            f"{module}, line {line}: imports {package}, which a downloader need not have; "
-            f"of this package import relatively, beside it only torch, transformers and the standard library"
+            f"{module}, line {line}: imports {package}, which a downloader may not have; use relative imports "
+            f"within this package, and besides them only torch, transformers and the standard library"
         )
 
 
@@ -109,7 +109,7 @@ def _source_file(module: str) -> Path:
 
 @cache
 def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[str, str]]:
-    """The flat files of a model class and the `auto_map` that points into them."""
+    """The flat files of a model class and the `auto_map` that points to them."""
     config_class = model_class.config_class
     names = [f"{part.__module__.rpartition('.')[2]}.{part.__name__}" for part in (config_class, model_class)]
     served = AUTO_CLASSES if model_class.can_generate() else AUTO_CLASSES[:1]
@@ -118,8 +118,8 @@ def _code_of(model_class: type[PreTrainedModel]) -> tuple[dict[str, str], dict[s
 
 
 def _family_member(model: PreTrainedModel) -> type | None:
-    """The class whose code describes a model: the first one in the module that states the facts of its family, since
-    FSDP and users put classes of their own in front. `None` when no class states them."""
+    """The class whose code is saved with a model: the first one from the module that states the facts of the family.
+    FSDP and users put their own classes in front of it. `None` if no class states these facts."""
     classes = type(model).__mro__
     modules = (member.__module__ for member in classes if "logits_shift" in vars(member))
     home = next(modules, None)
@@ -131,16 +131,16 @@ def save_with_code(
     save_plain: Callable[..., None],
     save_directory: str | os.PathLike,
     is_main_process: bool = True,
-    state_dict: dict | None = None,
+    state_dict: dict[str, Any] | None = None,
     push_to_hub: bool = False,
     **kwargs: Any,
 ) -> None:
     """
-    Leaves a folder that loads with `trust_remote_code=True` and without this package.
+    Saves a model as a folder that loads with `trust_remote_code=True` and without this package.
 
     Args:
         model (`PreTrainedModel`): The model.
-        save_plain (`Callable`): Its `save_pretrained` of transformers.
+        save_plain (`Callable`): Its inherited `save_pretrained`, from transformers.
         save_directory, is_main_process, state_dict, push_to_hub, kwargs: As for `save_pretrained`.
     """
     model_class = _family_member(model)
@@ -148,9 +148,9 @@ def save_with_code(
     if model_class is not None:
         files, model.config.auto_map = _code_of(model_class)
     if model.can_generate():
-        # under this flag, loading would ignore decoding parameters
+        # With this flag, loading would ignore the decoding parameters.
         model.generation_config._from_model_config = False
-    # With FSDP one process saves whatever the others say; releases before 5.16 leave that to the caller.
+    # With FSDP one process saves, whatever is_main_process says; before transformers 5.16 the caller decides.
     saves = getattr(model, "should_save_on_this_rank", lambda main: main)(is_main_process)
     push_to_hub = push_to_hub and saves
     hub = {name: kwargs.pop(name, None) for name in ("repo_id", "commit_message", "private", "revision")}
@@ -163,11 +163,11 @@ def save_with_code(
         _upload(model, save_directory, present, token=kwargs.get("token"), **hub)
 
 
-def write_files(folder: str | os.PathLike, files: dict[str, str]):
-    """Writes text files, each one whole or not at all."""
+def write_files(folder: str | os.PathLike, files: dict[str, str]) -> None:
+    """Writes text files atomically."""
     for name, text in files.items():
         content = text.encode()
-        # The name says the content: the next writer takes up what a killed one left, and two at once write the same.
+        # Named by its content: the next writer reuses the file of a killed one, and concurrent writers agree.
         temporary = Path(folder, f".{name}.{hashlib.sha256(content).hexdigest()[:16]}.tmp")
         try:
             with open(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666), "wb") as file:
@@ -175,7 +175,7 @@ def write_files(folder: str | os.PathLike, files: dict[str, str]):
             os.replace(temporary, Path(folder, name))
         except BaseException:
             temporary.unlink(missing_ok=True)
-            if not _holds(Path(folder, name), content):  # else another writer was quicker
+            if not _holds(Path(folder, name), content):  # otherwise another writer was faster
                 raise
 
 
@@ -191,9 +191,9 @@ def _upload(
     repo_id: str | None,
     private: bool | None,
     token: str | None,
-    **commit,
-):
-    """What `save_pretrained(push_to_hub=True)` of transformers does at its end, once the code is there too."""
+    **commit: Any,
+) -> None:
+    """The last part of transformers' `save_pretrained(push_to_hub=True)`, run after the code has been written."""
     repo_id = repo_id or Path(folder).name
     repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if not Path(folder, "README.md").exists():

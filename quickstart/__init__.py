@@ -1,4 +1,4 @@
-"""The embedded default: word problems, a teacher trained on them, a student distilled from it, and where they are."""
+"""The embedded models: a teacher trained on word problems, a student distilled from it, and their folders."""
 
 if __name__ != "d3llm.quickstart":  # a second copy of every class
     raise ImportError("quickstart is a part of d3llm: import d3llm.quickstart.")
@@ -22,7 +22,7 @@ def checkpoint_path(name: str) -> Path:
 
     Raises:
         `ValueError`: For an unknown name.
-        `FileNotFoundError`: When the installation lacks the checkpoint's files.
+        `FileNotFoundError`: If the installation lacks the checkpoint's files.
     """
     if name not in CHECKPOINTS:
         raise ValueError(f"Unknown checkpoint {name!r}: expected one of {', '.join(CHECKPOINTS)}.")

@@ -1,4 +1,4 @@
-"""Takes the recipe of the student apart: one part changed at a time, each measured on unseen problems."""
+"""Ablation of the student's recipe: changes one part at a time, and measures each variant on unseen problems."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,26 +27,26 @@ def run_ablation(
     seeds: Sequence[int] | None = None,
 ) -> Path:
     """
-    Runs what is missing of an ablation.
+    Runs the missing parts of an ablation.
 
     Args:
-        output (`Path`): Trajectories, students and result files go there.
+        output (`Path`): Folder for trajectories, students and result files.
         ablation_path (`Path`, *optional*): Seeds, variants and decoders; by default `ablation.yaml`.
         recipe_path (`Path`, *optional*): The recipe that the variants change; by default `student.yaml`.
-        seeds (`Sequence[int]`, *optional*): Those of the file's seeds to run now; by default all.
+        seeds (`Sequence[int]`, *optional*): Which of the file's seeds to run; by default all.
 
     Returns:
         `Path`: The folder of result files, for [`ablation_rows`].
 
     Raises:
-        `ValueError`: For a folder that holds another run, seeds that the file does not name, and variants with values
+        `ValueError`: For a folder that holds another run, seeds that are not in the file, and variants with values
             that training refuses.
     """
     recipe = read_student_recipe(recipe_path)
     ablation = read_recipe(ablation_path or ABLATION)
     unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
     if unknown:
-        raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}.")
+        raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}: choose among them.")
     for changes in ablation["variants"].values():
         training_config(_changed(recipe, ablation, changes), output)
     keep_plan(output / RECIPE_FILE, recipe | {"ablation": ablation}, REMEDY)
@@ -78,10 +78,10 @@ def _measuring(recipe: dict[str, Any], methods: list[dict[str, Any]]) -> dict[st
 
 def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict[str, Any]]:
     """
-    What the result files say, a row per variant and decoder.
+    Summarises the result files, one row per variant and decoder.
 
-    AUP is anchored at the teacher with one token per forward: `y_max` is the best accuracy of all rows, and points
-    that lose more than 5 points against the teacher are dropped, so that a student that is worse everywhere gains
+    AUP is relative to the teacher with one token per forward: `y_max` is the best accuracy of all rows, and points
+    that are more than 5 percentage points below the teacher are dropped. A student that is worse everywhere thus gains
     nothing.
 
     Args:
@@ -90,7 +90,8 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
 
     Returns:
         `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %, by
-        bootstrap over problems and seeds), and `points`, for each threshold the means of accuracy in percent and TPF.
+        bootstrap over problems and seeds), and `points`, the mean accuracy in percent and the mean TPF for each
+        threshold.
     """
     ablation = read_recipe(ablation_path or ABLATION)
     found = read_results([results])
@@ -102,9 +103,9 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     rows = [_row("teacher, one token per forward", "sequential", [[baseline]], anchor)]
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]
-        for decoder, plan in ablation["decoders"].items():
-            thresholds = ablation["teacher_thresholds"] if variant == TEACHER else plan["thresholds"]
-            methods = [f"{variant.replace(' ', '_')}{seed}-{plan['preset']}" for seed in seeds]
+        for decoder, settings in ablation["decoders"].items():
+            thresholds = ablation["teacher_thresholds"] if variant == TEACHER else settings["thresholds"]
+            methods = [f"{variant.replace(' ', '_')}{seed}-{settings['preset']}" for seed in seeds]
             curves = [_curve(found, method, thresholds) for method in methods]
             curves = [curve for curve in curves if len(curve) == len(thresholds)]
             if curves:
@@ -113,13 +114,13 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
 
 
 def _curve(results: Sequence[Result], method: str, thresholds: Sequence[float]) -> list[Result]:
-    """Those of a method, a point per threshold in this order; without the points that were not measured."""
+    """The results of a method, one per threshold in the given order; thresholds that were not measured are skipped."""
     points = {result.point.get("threshold"): result for result in results if result.method == method}
     return [points[threshold] for threshold in thresholds if threshold in points]
 
 
 def _row(variant: str, decoder: str, curves: list[list[Result]], anchor: dict[str, Any]) -> dict[str, Any]:
-    """A row from curves (seeds, points) of results."""
+    """One row of the table, from curves of results (seeds, points)."""
     areas = [area(curve, **anchor) for curve in curves]
     resampled = np.stack(
         [
@@ -132,7 +133,7 @@ def _row(variant: str, decoder: str, curves: list[list[Result]], anchor: dict[st
             for curve in curves
         ]
     )
-    # each resample of the problems is one of the seeds, too
+    # Each resample of the problems also draws one of the seeds.
     picks = np.random.default_rng(0).integers(len(curves), size=resampled.shape)
     means = np.take_along_axis(resampled, picks, axis=0).mean(axis=0)
     return {

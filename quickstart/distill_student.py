@@ -34,17 +34,17 @@ REMEDY = "choose another folder, or delete this one"
 
 def distill_student(output: Path, recipe_path: Path | None = None) -> list[Result]:
     """
-    Runs the whole recipe in a folder, or goes on with it there.
+    Runs the whole recipe in a folder, or resumes it there.
 
     Args:
-        output (`Path`): `trajectories/`, `training/`, `student/` and `results/` go there.
+        output (`Path`): Folder for `trajectories/`, `training/`, `student/` and `results/`.
         recipe_path (`Path`, *optional*): YAML recipe; by default `student.yaml`.
 
     Returns:
         `list[Result]`: The results of all points.
 
     Raises:
-        `ValueError`: For a folder that holds a run of another recipe, and for what [`read_student_recipe`] refuses.
+        `ValueError`: For a folder that holds a run of another recipe, and as from [`read_student_recipe`].
     """
     recipe = read_student_recipe(recipe_path)
     keep_plan(output / RECIPE_FILE, recipe, REMEDY)
@@ -59,7 +59,7 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
-        folder (`Path`): For the trajectories.
+        folder (`Path`): Folder for the trajectories.
 
     Returns:
         `Path`: `folder`.
@@ -76,13 +76,13 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
 
 def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path) -> Path:
     """
-    Trains a student on trajectories whose answer is right.
+    Trains a student on the trajectories with correct answers.
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
-        trajectories (`Path`): What [`extract`] made.
-        folder (`Path`): For checkpoints.
-        student (`Path`): For the trained student; nothing is done when it is there.
+        trajectories (`Path`): The folder from [`extract`].
+        folder (`Path`): Folder for checkpoints.
+        student (`Path`): Folder for the trained student. If it exists, nothing is done.
 
     Returns:
         `Path`: `student`.
@@ -91,21 +91,20 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     if student.exists():
         return student
     dataset = load_trajectories(str(trajectories))
-    right = [row for row, correct in enumerate(dataset["correct"]) if correct]
+    correct_rows = [row for row, correct in enumerate(dataset["correct"]) if correct]
     tokenizer = load_teacher_tokenizer()
     trainer = PseudoTrajectoryTrainer(
-        model=load(
-            "teacher", attn_implementation="eager"
-        ),  # on a CPU the backward pass of sdpa takes half as long again
+        # On a CPU the backward pass of sdpa takes 1.5 times as long as the eager one.
+        model=load("teacher", attn_implementation="eager"),
         args=training_config(recipe, folder),
-        train_dataset=dataset.select(right),
+        train_dataset=dataset.select(correct_rows),
         processing_class=tokenizer,
     )
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.model.generation_config.preset = "d3llm"
     with whole_folder(student) as unfinished:
-        trainer.model.save_pretrained(unfinished, with_code=False)  # what loads it here has the code
+        trainer.model.save_pretrained(unfinished, with_code=False)  # it is loaded by this package
         tokenizer.save_pretrained(unfinished)
         log = json.dumps(trainer.state.log_history, indent=1) + "\n"
         (unfinished / "training_log.json").write_text(log, encoding="utf-8")
@@ -114,24 +113,25 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
 
 def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[Result]:
     """
-    Measures the methods of a recipe on unseen problems, one result file per point; finished points are read.
+    Measures the methods of a recipe on unseen problems, with one result file per point. Finished points are read, not
+    measured again.
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
-        students (`dict[str, Path]`): Checkpoints by the name that `model` has in the recipe, beside the teacher.
-        folder (`Path`): For the result files.
+        students (`dict[str, Path]`): Checkpoints, besides the teacher, by their name as `model` in the recipe.
+        folder (`Path`): Folder for the result files.
 
     Returns:
         `list[Result]`: The results.
     """
-    plan, results = recipe["measurement"], []
+    measurement, results = recipe["measurement"], []
     models = {"teacher": checkpoint_path("teacher"), **students}
     folder.mkdir(parents=True, exist_ok=True)
-    problems = generate_problems(plan["split"], plan["problems"], plan["seed"])
+    problems = generate_problems(measurement["split"], measurement["problems"], measurement["seed"])
     samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
     tokenizer = load_teacher_tokenizer()
     prompts = [QUICKSTART.encode(tokenizer, sample, chat=True) for sample in samples]
-    for method in plan["methods"]:
+    for method in measurement["methods"]:
         name, preset = method["model"], method["preset"]
         path = models[name]
         model = load(path)
@@ -144,8 +144,8 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
                 "weights": fingerprint_files([path / "config.json", path / "model.safetensors"]),
                 "dtype": "float32",
                 "source": QUICKSTART.source,
-                "split": plan["split"],
-                "seed": plan["seed"],
+                "split": measurement["split"],
+                "seed": measurement["seed"],
                 "point": point,
                 "decoding": {"preset": preset, **decoding_fields(config)},
             }
@@ -158,7 +158,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
                     prompts,
                     partial(generate_in_batches, model, tokenizer, prompts, **fields),
                     settings,
-                    batch_size=plan["batch_size"],
+                    batch_size=measurement["batch_size"],
                 )
             )
             logger.info(
@@ -172,10 +172,11 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
 
 
 def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """An embedded model by its name, or the one in a folder."""
+    """Loads an embedded model by its name, or the model in a folder."""
     path = checkpoint_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
     return load_model(path, **kwargs)
 
 
 def load_teacher_tokenizer() -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of the embedded models."""
     return load_tokenizer(checkpoint_path("teacher"))

@@ -28,10 +28,11 @@ def evaluate_teacher(
 
     Args:
         checkpoint (`str` or `PathLike`): Folder of the model and its tokenizer.
-        num_problems (`int`, *optional*, defaults to 500): How many problems.
-        seed (`int`, *optional*, defaults to 0): Seed of their draw.
+        num_problems (`int`, *optional*, defaults to 500): Number of problems.
+        seed (`int`, *optional*, defaults to 0): Seed with which they are drawn.
         split (`str`, *optional*, defaults to `"test"`):
-            Split of the problems. Choose between checkpoints on `"validation"`; `"test"` is for the final figure.
+            Split of the problems. Use `"validation"` to choose between checkpoints, and `"test"` only for the final
+            figure.
         preset (`str`, *optional*, defaults to `"llada"`): Decoding preset; `llada` commits one token per forward.
         batch_size (`int`, *optional*, defaults to 50): Rows decoded at once, left-padded.
         output_file (`str` or `PathLike`, *optional*): JSON file to write the result to.

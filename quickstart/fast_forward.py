@@ -20,10 +20,10 @@ def fast_logits(
     params: Mapping[str, Tensor], input_ids: Tensor, valid: Tensor, num_layers: int, num_heads: int, rope_theta: float
 ) -> Tensor:
     """
-    Logits of `LLaDAModelLM` for a left-padded batch; the same numbers as the model class up to rounding.
+    Logits of `LLaDAModelLM` for a left-padded batch, equal to those of the model class up to rounding.
 
-    On short sequences a hand-written softmax and fused projections train faster than `sdpa`, whose backward pass on a
-    CPU is slow; and workers can run a plain function side by side.
+    On short sequences, a hand-written softmax and fused projections train faster than `sdpa`, whose backward pass is
+    slow on a CPU. A plain function can also be run by several workers in parallel.
 
     Args:
         params (`Mapping[str, Tensor]`): The model's parameters by their state-dict names.

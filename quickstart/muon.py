@@ -1,4 +1,4 @@
-"""Muon in float32 with all matrices of one shape in one batched product, for CPUs without bfloat16 arithmetic."""
+"""Muon in float32, which batches all matrices of the same shape, for CPUs without bfloat16 arithmetic."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -30,12 +30,13 @@ class BatchedMuon(torch.optim.Optimizer):
     Muon with Nesterov momentum and decoupled weight decay, its updates scaled to the RMS of AdamW's (Liu et al. 2025,
     arXiv 2502.16982).
 
-    `torch.optim.Muon` computes in bfloat16, which is slow on CPUs that lack it, and one matrix at a time.
+    `torch.optim.Muon` processes one matrix at a time, and computes in bfloat16, which is slow on CPUs that lack it.
 
     Args:
         params (`Iterable[Tensor]`): Matrices.
         lr (`float`): Learning rate.
-        momentum (`float`), weight_decay (`float`), iterations (`int`): As usual for Muon.
+        momentum (`float`), weight_decay (`float`): As in `torch.optim.Muon`.
+        iterations (`int`): Number of Newton-Schulz iterations.
     """
 
     def __init__(

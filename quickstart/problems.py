@@ -1,9 +1,9 @@
-"""Word problems in the manner of GSM8K whose steps depend on each other, worked out with calculator marks.
+"""Word problems in the style of GSM8K, with steps that depend on each other and solutions with calculator marks.
 
 A problem is drawn in two stages. First its numbers: an opening operation on two numbers, then one to three operations,
-each on the result of the one before. Then its story: who owns what, and how each operation is told in the question and
-in the solution. The numbers alone decide whether a problem belongs to the train, validation or test split, so that no
-amount of renaming can carry a problem from one split into another.
+each on the previous result. Then its story: who owns what, and how each operation is told in the question and in the
+solution. The numbers alone decide whether a problem belongs to the train, validation or test split, so a problem with
+other names stays in the same split.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ CONTAINERS = ("bags", "boxes", "baskets", "packs", "jars", "trays")
 COLORS = ("red", "green", "blue", "yellow")
 DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
 
-# Templates: {n} owner, {p}/{P} the owner's pronoun, {m} another person, {o} what is counted, {c} containers, {k}/{l}
-# two colours, {d}/{f} two days, {a} {b} the two numbers of the opening, {x} the new number of a step, {e} the worked
-# equation.
+# Templates: {n} owner, {p}/{P} the owner's pronoun, {m} another person, {o} the things counted, {c} containers,
+# {k}/{l} two colours, {d}/{f} two days, {a} {b} the two numbers of the opening, {x} the new number of a step, {e} the
+# worked equation.
 _OPENING_QUESTIONS = {
     "*": (
         "{n} has {a} {c} with {b} {o} in each.",
@@ -106,7 +106,7 @@ _COMPARE_QUESTIONS = {
     "/": ("{m} has half as many {o} as {n}.", "{m} has half as many as {n}."),
 }
 _COMPARE_SOLUTIONS = ("{m} has {e} {o}.", "So {m} has {e} {o}.", "That makes {e} {o} for {m}.")
-# Steps that turn things into dollars, and steps that end a story because they share what there is.
+# Steps that turn things into dollars, and steps that end a story by sharing everything.
 _SELL_QUESTIONS = ("{P} sells them for {x} dollars each.", "{P} gets {x} dollars for each.")
 _SELL_SOLUTIONS = ("{P} gets {e} dollars.", "That makes {e} dollars.", "Now {p} has {e} dollars.")
 _SHARE_QUESTIONS = ("{x} friends share them.", "{P} puts them into {x} {c}.")
@@ -133,7 +133,7 @@ class Problem:
         question (`str`): The story and the question.
         solution (`str`): The steps, each with an equation `<<3*4=12>>12`, then a line `#### 12`.
         answer (`int`): The result.
-        signature (`str`): Operations and operands, for example `"3*4,+5"`; names and wording do not enter it.
+        signature (`str`): Operations and operands, for example `"3*4,+5"`, without names and wording.
     """
 
     question: str
@@ -146,7 +146,7 @@ def split_of_signature(signature: str) -> str:
     """
     The split a problem belongs to: 80 % train, 10 % validation, 10 % test by a SHA-256 hash of the signature.
 
-    Problems of a single step are exercises of one fact: they always belong to the train split.
+    Problems with a single step practise one fact. They always belong to the train split.
     """
     if "," not in signature:
         return "train"
@@ -156,17 +156,17 @@ def split_of_signature(signature: str) -> str:
 
 def extract_answer(text: str) -> int | None:
     """
-    The number after `####`, or `None` when there is none.
+    The number after `####`, or `None` if there is none.
 
     Args:
-        text (`str`): Decoded text of a solution. What follows the first `<|endoftext|>` is ignored.
+        text (`str`): Decoded text of a solution. Text after the first `<|endoftext|>` is ignored.
     """
     match = re.search(r"####\s*(-?\d+)", text.split(END_OF_TEXT, 1)[0])
     return int(match.group(1)) if match else None
 
 
 def apply_operation(left: int, operation: str, right: int) -> int:
-    """Returns `left operation right` for one of `+ - * /`; a division must leave no rest."""
+    """Returns `left operation right` for one of `+ - * /`; a division must have no remainder."""
     if operation == "+":
         return left + right
     if operation == "-":
@@ -175,7 +175,7 @@ def apply_operation(left: int, operation: str, right: int) -> int:
         return left * right
     if operation == "/" and left % right == 0:
         return left // right
-    raise ValueError(f"No whole result for {left} {operation} {right}.")
+    raise ValueError(f"{left} {operation} {right} has no whole result.")
 
 
 def _is_allowed(left: int, operation: str, right: int) -> bool:
@@ -184,7 +184,7 @@ def _is_allowed(left: int, operation: str, right: int) -> bool:
     return 2 <= apply_operation(left, operation, right) <= LARGEST_VALUE
 
 
-# All facts by operation: the openings (both numbers told) and the steps (a running value and a small new number).
+# All facts by operation: the openings (both numbers are given) and the steps (a running value and a small new number).
 OPENING_FACTS = {
     "+": [(a, b) for a in range(2, 20) for b in range(2, 10) if _is_allowed(a, "+", b)],
     "-": [(a, b) for a in range(5, LARGEST_VALUE + 1) for b in range(2, 10) if _is_allowed(a, "-", b)],
@@ -201,7 +201,7 @@ FACTS = sorted(
 
 @cache
 def _step_operands(value: int, operation: str, is_last: bool) -> list[int]:
-    # Only the last step shares into more than halves: afterwards there is nobody the story goes on with.
+    # Only the last step divides by more than 2: after that, the story has no owner to continue with.
     candidates = STEP_OPERANDS[operation] if operation != "/" or is_last else (2,)
     return [x for x in candidates if _is_allowed(value, operation, x)]
 
@@ -254,7 +254,7 @@ def _tell(rng: random.Random, a: int, opening: str, b: int, steps: list[tuple[st
     def ask(templates: tuple[str, ...]) -> str:
         template = rng.choice(templates)
         text = template.format_map(words)
-        if "{m}" in template:  # whoever was told of here does not appear a second time
+        if "{m}" in template:  # this person does not appear again
             words["m"] = people.pop()
         return text
 
@@ -305,7 +305,7 @@ def draw_problem(rng: random.Random, split: str, num_steps: int) -> Problem:
     Args:
         rng (`random.Random`): Source of randomness, advanced by the draw.
         split (`str`): `"train"`, `"validation"` or `"test"`.
-        num_steps (`int`): Operations to work out, 1 to 4; 1 only in the train split.
+        num_steps (`int`): Number of operations, 1 to 4; 1 only in the train split.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -319,11 +319,11 @@ def generate_problems(split: str, n: int, seed: int = 0) -> list[Problem]:
     """
     Draws `n` problems of 2 to 4 steps, no two with the same signature.
 
-    The result is a pure function of the arguments, and a smaller `n` gives the beginning of a larger one.
+    The result is a pure function of the arguments, and a smaller `n` gives a prefix of a larger one.
 
     Args:
-        split (`str`): `"train"`, `"validation"` or `"test"`; no signature occurs in two of them.
-        n (`int`): How many problems.
+        split (`str`): `"train"`, `"validation"` or `"test"`. No signature occurs in two of them.
+        n (`int`): Number of problems.
         seed (`int`, *optional*, defaults to 0): Seed of the draw.
 
     Returns:
@@ -340,12 +340,12 @@ def generate_problems(split: str, n: int, seed: int = 0) -> list[Problem]:
             problems[signature] = Problem(*_tell(rng, *numbers), signature)
         attempts += 1
         if attempts > 10 * n + 1000:
-            raise ValueError(f"`n` = {n} is too much: the {split} split has too few distinct problems.")
+            raise ValueError(f"`n` = {n} is too large: the {split} split has too few distinct problems.")
     return list(problems.values())
 
 
 def vocabulary() -> list[str]:
-    """All words, numbers and marks that a problem can contain, sorted; a number is one entry."""
+    """All words, numbers and marks that a problem can contain, sorted. Each number is one entry."""
     groups = [NAMES, NAMES.values(), [p.capitalize() for p in NAMES.values()], THINGS, CONTAINERS, COLORS, DAYS]
     groups += [*_OPENING_QUESTIONS.values(), *_EARNING_QUESTIONS.values(), _OPENING_SOLUTIONS]
     groups += [*_STEP_QUESTIONS.values(), *_MONEY_STEP_QUESTIONS.values(), *_STEP_SOLUTIONS.values()]

@@ -17,8 +17,8 @@ from ..trajectories.extract import ExtractionConfig
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
 EXACT = ConfigDict(extra="forbid")
-OWN_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides those of the configs that they become
-# What its sections cannot set, since the run does.
+EXTRA_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides the fields of the section's config
+# Fields that the sections cannot set, because the run sets them.
 SET_BY_RUN = {
     "extraction": {"dataset", "output", "teacher", "answer_column", "check", "license", "seed", "decoding"},
     "training": {"output_dir", "seed", "max_new_tokens", "save_total_limit", "report_to", "use_cpu"},
@@ -27,7 +27,7 @@ SET_BY_RUN = {
 
 @with_config(EXACT)
 class Problems(TypedDict):
-    """Of the train split."""
+    """The problems of the train split."""
 
     count: Count
     seed: LongSeed
@@ -35,7 +35,7 @@ class Problems(TypedDict):
 
 @with_config(EXACT)
 class Method(TypedDict):
-    """A curve of the measurement; without thresholds, one point."""
+    """A curve of the measurement, or a single point if it has no thresholds."""
 
     model: Literal["student", "teacher"]
     preset: str
@@ -44,7 +44,7 @@ class Method(TypedDict):
 
 @with_config(EXACT)
 class Measurement(TypedDict):
-    """Which problems are decoded, and how."""
+    """The problems to decode, and the decoding methods."""
 
     split: Literal["train", "validation", "test"]
     problems: Count
@@ -55,7 +55,7 @@ class Measurement(TypedDict):
 
 @with_config(EXACT)
 class StudentRecipe(TypedDict):
-    """All that `student.yaml` says; sections that are handed on are checked by what takes them."""
+    """The content of `student.yaml`. Sections of type `dict` are checked by the configs that they become."""
 
     seed: Seed
     problems: Problems
@@ -67,7 +67,7 @@ class StudentRecipe(TypedDict):
 
 def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
     """
-    Reads a recipe, and refuses one that a run could not follow to its end.
+    Reads a recipe, and refuses one that a run could not complete.
 
     Args:
         path (`Path`, *optional*): YAML file; by default `student.yaml`.
@@ -76,8 +76,8 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
         `dict[str, Any]`: Its sections.
 
     Raises:
-        `ValueError`: For a file that is no recipe, the first value that is missing or is not what `student.yaml` has
-            in its place, and fields of extraction, training and decoding that nothing knows or takes.
+        `ValueError`: For a file that is not a recipe, the first missing or invalid value, and unknown or invalid
+            fields of extraction, training and decoding.
         `OSError`: If there is no such file.
     """
     path = path or DEFAULT_RECIPE
@@ -85,10 +85,10 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
     check(StudentRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for section, kind in (("extraction", ExtractionConfig), ("training", PseudoTrajectoryConfig)):
         known = {field.name for field in dataclasses.fields(kind) if field.init} - SET_BY_RUN[section]
-        unknown = sorted(map(str, recipe[section].keys() - known - OWN_FIELDS[section]))
+        unknown = sorted(map(str, recipe[section].keys() - known - EXTRA_FIELDS[section]))
         if unknown:
             raise ValueError(
-                f"{path}: `{section}` cannot set {', '.join(unknown)}: nothing is called so, or the run sets it."
+                f"{path}: `{section}` cannot set {', '.join(unknown)}: there is no such name, or the run sets it."
             )
     try:
         for method in recipe["measurement"]["methods"]:
@@ -103,24 +103,24 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
 
 
 def method_points(method: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the points of a curve set besides the preset."""
+    """The fields that each point of a curve sets besides the preset."""
     return [{"threshold": threshold} for threshold in method.get("thresholds", ())] or [{}]
 
 
 def extraction_config(recipe: dict[str, Any], prompts: Path, folder: Path) -> ExtractionConfig:
     """
-    What the teacher is recorded on.
+    The configuration of the extraction.
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
         prompts (`Path`): JSON lines with `prompt` and `answer`.
-        folder (`Path`): For the trajectories.
+        folder (`Path`): Folder for the trajectories.
 
     Returns:
-        [`~d3llm.trajectories.extract.ExtractionConfig`]: The values.
+        [`~d3llm.trajectories.extract.ExtractionConfig`]: The configuration.
 
     Raises:
-        `ValueError`: For values that are not allowed.
+        `ValueError`: For invalid values.
     """
     settings = dict(recipe["extraction"])
     preset = {"preset": settings.pop("preset")} if "preset" in settings else {}
@@ -139,17 +139,17 @@ def extraction_config(recipe: dict[str, Any], prompts: Path, folder: Path) -> Ex
 
 def training_config(recipe: dict[str, Any], folder: Path) -> PseudoTrajectoryConfig:
     """
-    How the student is trained.
+    The configuration of the training.
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
-        folder (`Path`): For checkpoints.
+        folder (`Path`): Folder for checkpoints.
 
     Returns:
-        [`~d3llm.trainers.pseudo_trajectory_config.PseudoTrajectoryConfig`]: The values.
+        [`~d3llm.trainers.pseudo_trajectory_config.PseudoTrajectoryConfig`]: The configuration.
 
     Raises:
-        `ValueError`: For values that are not allowed.
+        `ValueError`: For invalid values.
     """
     return PseudoTrajectoryConfig(
         output_dir=str(folder),

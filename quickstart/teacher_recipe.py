@@ -15,7 +15,7 @@ from ..trainers.recipe_files import read_recipe
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 EXACT = ConfigDict(extra="forbid")
-# By kind of batch.
+# Rows per batch and shares of the batches, by kind of batch.
 Sizes = TypedDict("Sizes", {"drill": Count, "1": Count, "2": Count, "3": Count, "4": Count, "full": Count})
 Phase = TypedDict(
     "Phase",
@@ -37,7 +37,7 @@ class Shape(TypedDict):
 
 @with_config(EXACT)
 class Optimizer(TypedDict):
-    """Of both optimizers; see `teacher.yaml`."""
+    """Settings of both optimizers; see `teacher.yaml`."""
 
     max_steps: Count
     learning_rate_schedule: Annotated[
@@ -53,7 +53,7 @@ class Optimizer(TypedDict):
 
 @with_config(EXACT)
 class Masking(TypedDict):
-    """Shares and weights until a step; see `teacher.yaml`."""
+    """Shares and weights up to a step; see `teacher.yaml`."""
 
     until: Count | None
     llada: Share
@@ -70,7 +70,7 @@ class Masking(TypedDict):
 
 @with_config(EXACT)
 class Logging(TypedDict):
-    """How often, in steps and minutes."""
+    """Intervals of logging, evaluating and saving, in steps and minutes."""
 
     log_every: Count
     eval_every: Count
@@ -80,7 +80,7 @@ class Logging(TypedDict):
 
 @with_config(EXACT)
 class TeacherRecipe(TypedDict):
-    """All that `teacher.yaml` says."""
+    """The content of `teacher.yaml`."""
 
     seed: LongSeed
     model: Shape
@@ -107,8 +107,7 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
         `dict[str, Any]`: Its sections.
 
     Raises:
-        `ValueError`: For a file that is no recipe, and for the first value that is missing or is not what
-            `teacher.yaml` has in its place.
+        `ValueError`: For a file that is not a recipe, and for the first missing or invalid value.
         `OSError`: If there is no such file.
     """
     path = recipe_path or DEFAULT_RECIPE
@@ -116,9 +115,9 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for phases in ("curriculum", "masking"):
         if recipe[phases][-1]["until"] is not None:
-            raise ValueError(f"{path}: the last phase of `{phases}` has no end: give it `until: null`.")
+            raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:
         DiffusionGenerationConfig(**recipe["generation"])
     except ValueError as error:
-        raise ValueError(f"{path}: `generation` does not fit: {error}") from error
+        raise ValueError(f"{path}: `generation` is invalid: {error}") from error
     return recipe

@@ -21,8 +21,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     Builds the tokenizer: a closed word-level vocabulary in which every number is one token.
 
-    Whitespace is not encoded; the decoder puts it back by rule (none inside an equation or before a full stop, a new
-    line before `####`, otherwise one space), so `decode(encode(text)) == text` for all that `problems` generates.
+    Whitespace is not encoded. The decoder restores it by rule: none inside an equation or before a full stop, a
+    newline before `####`, otherwise one space. So `decode(encode(text)) == text` for every text from `problems`.
 
     Returns:
         `PreTrainedTokenizerFast`: Padding side left, padding and end-of-sequence token `<|endoftext|>`, mask token
@@ -36,11 +36,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex(r"\d+|[A-Za-z]+|<<|>>|####|."), behavior="isolated"),
         ]
     )
-    # Each rule looks at one side of a mark: of two sides the second comes with the next token, and would take back a
-    # space that a streamer has printed.
+    # Each rule looks at only one side of a mark. A rule for both sides would depend on the next token, and could
+    # remove a space that a streamer has already printed.
     spacing = [(f" {mark}", mark) for mark in (">>", *"+-*/=", *".,?")]
     spacing += [(f"{mark} ", mark) for mark in ("<<", ">>", *"+-*/=")] + [(" ####", "\n####")]
-    # The prefix occurs in no token, so every token but the first is preceded by a space before the rules apply.
+    # No token contains the prefix, so every token but the first is preceded by a space before the rules apply.
     joined = [decoders.WordPiece(prefix="\0", cleanup=False), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(joined + [decoders.Replace(old, new) for old, new in spacing])
     fast = PreTrainedTokenizerFast(

@@ -36,12 +36,12 @@ logger = logging.get_logger(__name__)
 
 STATE_FILE = "training_state.safetensors"
 LOG_FILE = "training_log.jsonl"
-REMEDY = "choose another output folder, or start anew with `resume=False`"
-SHARES = 8  # of a batch; sums are taken in their order, so the number of workers changes nothing
+REMEDY = "choose another output folder, or start again with `resume=False`"
+SHARES = 8  # of a batch; they are summed in a fixed order, so the number of workers does not affect the result
 
 
 def learning_rate_factor(step: int, schedule: list[list[float]]) -> float:
-    """The schedule at `step`: straight lines between its points `[step, factor]`."""
+    """The schedule at `step`, linear between its points `[step, factor]`."""
     for (start, first), (end, last) in itertools.pairwise(schedule):
         if start <= step <= end:
             return first + (last - first) * (step - start) / (end - start)
@@ -50,9 +50,10 @@ def learning_rate_factor(step: int, schedule: list[list[float]]) -> float:
 
 class TeacherTrainer:
     """
-    Model, optimizers and step of a training run, with all that it takes to write them down and go on later.
+    Model, optimizers and step of a training run, which can be saved and resumed.
 
-    Batches are pure functions of the recipe's seed and the step, so a resumed run continues exactly as it would have.
+    Batches are pure functions of the recipe's seed and the step, so a resumed run gives the same result as an
+    uninterrupted one.
 
     Args:
         recipe (`dict`): The parsed recipe; see `teacher.yaml`.
@@ -99,7 +100,7 @@ class TeacherTrainer:
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Normal weights of standard deviation 1/sqrt(fan-in), those that write to the residual stream smaller."""
+        """Normal weights with standard deviation 1/sqrt(fan-in), less for those that write to the residual stream."""
         generator = torch.Generator().manual_seed(self.recipe["seed"])
         for name, param in sorted(self.params.items()):
             if param.ndim == 1:
@@ -116,7 +117,7 @@ class TeacherTrainer:
         return fast_logits(self.params, input_ids, valid, config.n_layers, config.n_heads, config.rope_theta)
 
     def _gradients(self, share: tuple[Batch, float]) -> tuple[tuple[Tensor, ...], float, Tensor]:
-        """Some rows' part of a batch's gradients and loss, and the loss at each of their masked numbers."""
+        """The part of some rows in a batch's gradients and loss, and the loss at each of their masked numbers."""
         batch, total_weight = share
         picked = batch.weights > 0
         logits = self.logits(batch.input_ids, batch.valid)[picked]
@@ -127,14 +128,14 @@ class TeacherTrainer:
         return gradients, loss.item(), losses.detach()[self.ids.numbers[labels]]
 
     def train_step(self) -> dict[str, Any]:
-        """Takes one optimizer step and returns what there is to log about it."""
+        """Takes one optimizer step and returns its log entry."""
         options = self.recipe["optimizer"]
         batch = make_batch(self.recipe, self.tokenizer, self.ids, self.step)
         factor = learning_rate_factor(self.step, options["learning_rate_schedule"])
         for optimizer in (self.muon, self.adamw):
             optimizer.param_groups[0]["lr"] = options["learning_rate"] * factor
             optimizer.zero_grad()
-        # Workers take small shares of the rows as they get free: none waits for another that shares its core.
+        # Free workers take the next small share of the rows, so that no worker waits long for a slower one.
         shares = list(self.workers.map(self._gradients, batch.split(SHARES)))
         for param, *grads in zip(self.params.values(), *(share[0] for share in shares), strict=True):
             param.grad = sum(grads[1:], start=grads[0])
@@ -157,8 +158,9 @@ class TeacherTrainer:
     @torch.no_grad()
     def result_accuracy(self, num_problems: int) -> float:
         """
-        Share of equations of validation problems whose result is the likeliest token, given the true text up to the
-        equals sign and nothing after it. A cheap measure: accuracy on whole problems is about its third power.
+        The share of equations in validation problems whose result is the most likely token, given the true text up
+        to the equals sign and masks after it. It is cheap to measure: accuracy on whole problems is about its third
+        power.
         """
         problems = generate_problems("validation", num_problems, seed=0)
         labels, valid, start = canvas_rows(
@@ -182,20 +184,20 @@ class TeacherTrainer:
                     yield f"{label}:{name}:{key}", value
 
     def save_state(self, path: Path) -> None:
-        """Writes model, optimizers and step to one safetensors file, which appears whole or not at all."""
+        """Writes model, optimizers and step atomically to one safetensors file."""
         tensors = {f"model:{name}": param.detach() for name, param in self.params.items()}
         tensors.update({name: value.detach().clone() for name, value in self._optimizer_tensors()})
         write_atomically(path, save(tensors, metadata={"step": str(self.step), "plan": json.dumps(self.plan())}))
 
     def load_state(self, path: Path) -> None:
-        """Reads what `save_state` wrote; a state of another recipe is a `ValueError`."""
+        """Reads a file from `save_state`; raises a `ValueError` for a state of another recipe."""
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             if "plan" not in metadata:
                 raise ValueError(f"{path} was written by an earlier version: {REMEDY}.")
             compare_plans(json.loads(metadata["plan"]), self.plan(), path, REMEDY)
             optimizers = {"muon": self.muon, "adamw": self.adamw}
-            for full_name in file.keys():  # noqa: SIM118 - safe_open is no dict
+            for full_name in file.keys():  # noqa: SIM118 - safe_open is not a dict
                 label, name, *key = full_name.split(":")
                 if label == "model":
                     self.params[name].data.copy_(file.get_tensor(full_name))
@@ -204,7 +206,7 @@ class TeacherTrainer:
             self.step = int(metadata["step"])
 
     def plan(self) -> dict[str, Any]:
-        """All in the recipe that changes what is learned."""
+        """All values of the recipe that affect the weights."""
         content = {key: value for key, value in self.recipe.items() if key not in ("logging", "generation")}
         # A finished run may be given more steps.
         content["optimizer"] = {
@@ -228,17 +230,17 @@ def train_teacher(
         output_dir (`str` or `PathLike`):
             Folder that receives the checkpoint, `training_log.jsonl` and, while the run lasts, the training state.
         resume (`bool`, *optional*, defaults to `True`):
-            Whether to go on from the training state in `output_dir`, if there is one. Otherwise the run starts anew.
-        stop_at_step (`int`, *optional*): Stop here, before the recipe's `max_steps`; the state is kept.
+            Whether to resume from the training state in `output_dir`, if there is one. Otherwise the run starts again.
+        stop_at_step (`int`, *optional*): Step at which to stop, before the recipe's `max_steps`; the state is kept.
         num_workers (`int`, *optional*, defaults to 2):
-            Cores to use. PyTorch's own threads are set to one while the run lasts: they would wait for each other
-            after every operation, which is slow on a busy machine.
+            Number of cores to use. During the run, PyTorch's own threads are limited to one: they would wait for each
+            other after every operation, which is slow on a busy machine.
 
     Returns:
         `Path`: `output_dir`.
 
     Raises:
-        `ValueError`: For what [`load_recipe`] refuses, and a training state of another recipe.
+        `ValueError`: As from [`load_recipe`], and for a training state of another recipe.
         `OSError`: For a full disk; the last training state stays.
     """
     recipe = load_recipe(recipe_path)
@@ -293,17 +295,18 @@ def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: in
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Turns what fails on a full disk into an `OSError` that says how to go on."""
+    """Turns the errors of a full disk into an `OSError` that says how to resume."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"Cannot write to {output}: {error}. What was saved before is whole: make room, and go on with --resume."
+            f"Cannot write to {output}: {error}. The last saved state is complete: free some space, and continue with "
+            "--resume."
         ) from error
 
 
 def _logged_so_far(log_path: Path, step: int) -> tuple[float, int]:
-    """Cuts the log after `step`; returns the seconds and tokens up to there."""
+    """Truncates the log after `step`; returns the seconds and tokens up to there."""
     if not log_path.exists():
         return 0.0, 0
     entries = [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""Training batches of the teacher: problems or sheets of equations, masked; each a function of recipe and step."""
+"""Training batches of the teacher: masked problems or sheets of equations, each a pure function of recipe and step."""
 
 import random
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .tokenizer import ASSISTANT, MASK, USER
 
 @dataclass
 class TokenIds:
-    """Ids of the tokens that masking looks at."""
+    """Ids of the tokens that masking treats specially."""
 
     mask: int
     eos: int
@@ -40,7 +40,7 @@ class Batch:
         input_ids (`Tensor` of shape `(B, L)`): The same with masks.
         valid (`Tensor` of shape `(B, L)`): False on the padding left of a prompt.
         weights (`Tensor` of shape `(B, L)`): Loss weight of each position, zero where nothing is masked.
-        kind (`str`): Which kind of the recipe it is.
+        kind (`str`): The kind of batch, as named in the recipe.
     """
 
     labels: Tensor
@@ -50,7 +50,7 @@ class Batch:
     kind: str
 
     def split(self, parts: int) -> list[tuple["Batch", float]]:
-        """The rows in `parts` shares, each with the weight of the whole batch."""
+        """Splits the rows into `parts` shares, each with the total weight of the batch."""
         total = self.weights.sum().item()
         chunks = [tensor.chunk(parts) for tensor in (self.labels, self.input_ids, self.valid, self.weights)]
         return [
@@ -60,7 +60,7 @@ class Batch:
 
 
 def render_prompt(problem: Problem, plain: bool = False) -> str:
-    """The prompt's text: what the tokenizer's chat template makes of the question, or the question alone."""
+    """The text of the prompt: the question in the tokenizer's chat template, or the question alone."""
     return problem.question if plain else f"{USER} {problem.question}{ASSISTANT}"
 
 
@@ -72,7 +72,7 @@ def canvas_rows(
     tail: int = 0,
 ) -> tuple[Tensor, Tensor, int]:
     """
-    Tokens of whole canvases: left-padded prompts, then answers padded with EOS.
+    The tokens of whole canvases: left-padded prompts, then answers padded with EOS.
 
     Args:
         prompts (`list[str]`), solutions (`list[str]`): The texts.
@@ -88,7 +88,9 @@ def canvas_rows(
     longest = max(map(len, answer_ids)) + 1
     length = answer_length or longest + tail
     if longest > length:
-        raise ValueError(f"An answer of {longest} tokens does not fit into a canvas of {length}.")
+        raise ValueError(
+            f"An answer of {longest} tokens does not fit into a canvas of {length}: make `canvas` larger."
+        )
     rows = [
         [eos] * (start - len(prompt)) + prompt + answer + [eos] * (length - len(answer))
         for prompt, answer in zip(prompt_ids, answer_ids, strict=True)
@@ -99,7 +101,7 @@ def canvas_rows(
 
 
 def phase_at(phases: list[dict[str, Any]], step: int) -> dict[str, Any]:
-    """The phase of a step: the first whose `until` lies after it."""
+    """The phase of a step: the first one whose `until` is after the step."""
     return next(phase for phase in phases if phase["until"] is None or step < phase["until"])
 
 
@@ -116,7 +118,8 @@ def make_batch(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase, ids: 
 
     Args:
         recipe (`dict`): The parsed recipe; see `teacher.yaml`.
-        tokenizer (`PreTrainedTokenizerBase`), ids (`TokenIds`): The tokenizer and what masking must know of it.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        ids (`TokenIds`): Its special ids, for masking.
         step (`int`): Counted from 0.
     """
     rng = random.Random(f"{recipe['seed']}:{step}")
@@ -155,7 +158,7 @@ def _drill_batch(
         results = [(a, op, b, apply_operation(a, op, b)) for a, op, b in rng.choices(FACTS, k=count)]
         sheets.append(" ".join(f"<<{a}{op}{b}={result}>>{result}" for a, op, b, result in results))
     labels = torch.tensor(tokenizer(sheets)["input_ids"]).view(size, count, 8)
-    # Mostly the result and its copy are hidden, otherwise one of the operands.
+    # Usually the result and its copy are hidden, otherwise one of the operands.
     draw = torch.rand(size, count, generator=generator)
     masked = torch.zeros(size, count, 8, dtype=torch.bool)
     masked[..., 5] = masked[..., 7] = draw < 0.8
@@ -172,18 +175,18 @@ def mask_answers(
     Draws masks and loss weights for answer regions, each row by one of three rules.
 
     - `llada`: the objective of LLaDA ([arXiv 2502.09992](https://huggingface.co/papers/2502.09992), Algorithms 1 and
-      2): every position is masked with probability t ~ U(min_ratio, 1) and weighs 1/t.
-    - `window`: what block-wise decoding meets. Before a start s all is clean; `window_size` positions from s are
-      masked with probability r ~ U(0.1, 1) and weigh 1/r; all that follows is masked and weighs nothing.
-    - `frontier`: a window that starts right after an equals sign; all its numbers are masked, its other tokens with
-      probability r ~ U(0, 1), so that the result can only be found by working it out.
+      2): every position is masked with probability t ~ U(min_ratio, 1) and has the weight 1/t.
+    - `window`: as in block-wise decoding. Everything before a start s is clean; `window_size` positions from s are
+      masked with probability r ~ U(0.1, 1) and have the weight 1/r; everything after them is masked and has weight 0.
+    - `frontier`: a window that starts right after an equals sign. All its numbers are masked, and its other tokens
+      with probability r ~ U(0, 1), so that the result can only be found by calculating it.
     - `ending` (a share taken from all three): a block as in decoding, its tokens masked with probability r ~ U(0.5, 1)
-      and some of the padding at its end known (in a share `filled` of them, all behind it too, as early stopping has
-      it): the model must tell from the prompt how far the solution reaches.
+      and some of the padding at its end known. In a share `filled` of them, all padding after the block is known too,
+      as with early stopping. The model must infer from the prompt where the solution ends.
 
     Args:
         answers (`Tensor` of shape `(B, A)`): Clean answers padded with EOS.
-        ids (`TokenIds`): What to look for.
+        ids (`TokenIds`): The ids that masking treats specially.
         masking (`dict`): A phase of the recipe's section `masking`.
         generator (`torch.Generator`): Source of randomness.
 
@@ -215,18 +218,18 @@ def mask_answers(
     window_weights = inside * torch.where(is_frontier, torch.ones(()), 1 / window_ratio)
 
     if masking.get("ending"):
-        # Blocks as in decoding; of the padding in the block, a random stretch at its end is known already.
+        # Blocks as in decoding; a random part of the padding at the end of the block is already known.
         is_ending = torch.rand(size, 1, generator=generator) < masking["ending"]
         last_block = (content - 1) // masking["window_size"]
         block_start = (torch.rand(size, 1, generator=generator) * (last_block + 1)).long() * masking["window_size"]
         block_end = (block_start + masking["window_size"]).clamp(max=length)
         room = (block_end - content + 1).clamp(min=0)
         known_from = block_end - (torch.rand(size, 1, generator=generator) * (room + 1)).long()
-        # Early stopping fills all that follows a known end of sequence, also behind the block.
+        # Early stopping fills everything after a known end of sequence, also after the block.
         is_filled = (torch.rand(size, 1, generator=generator) < masking.get("filled", 0.0)) & (known_from < block_end)
         ending_inside = (position >= block_start) & (position < known_from) & (noise < 0.5 + 0.5 * spread[:, None])
-        behind = (position >= block_end) & ~is_filled
-        window_masked = torch.where(is_ending, ending_inside | behind, window_masked)
+        after_block = (position >= block_end) & ~is_filled
+        window_masked = torch.where(is_ending, ending_inside | after_block, window_masked)
         window_weights = torch.where(is_ending, ending_inside.float(), window_weights)
         is_frontier = is_frontier & ~is_ending
         is_window = is_window | is_ending

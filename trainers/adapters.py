@@ -1,4 +1,4 @@
-"""PEFT's adapters on masked-diffusion models: which layers they wrap, and how they become a plain model again."""
+"""PEFT adapters on masked-diffusion models: which layers they wrap, and how they are merged into a plain model."""
 
 import os
 import re
@@ -16,15 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..common.files import whole_folder
 
 
-ALL_LINEAR = "all-linear"  # a word of PEFT
-# The trainer runs the layers of the model, not the forward of PEFT around it, which these need. By name: an older PEFT
-# knows fewer of them.
+ALL_LINEAR = "all-linear"  # a keyword of PEFT
+# These need PEFT's forward around the model, but the trainer runs the model's layers directly. Listed by name, because
+# older releases of PEFT lack some of them.
 NEEDS_ITS_OWN_FORWARD = {
-    "ADALORA": "gives ranks to layers by a loss of its own",
+    "ADALORA": "assigns ranks to layers with an additional loss",
     "ADAPTION_PROMPT": "puts prompts into autoregressive attention",
     "POLY": "chooses skills by `task_ids`",
-    "SHADOW": "runs a second network beside the layers",
-    "XLORA": "mixes adapters by a first forward of its own",
+    "SHADOW": "runs a second network alongside the layers",
+    "XLORA": "mixes adapters after an extra first forward",
 }
 
 
@@ -34,30 +34,30 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
 
     Args:
         model (`PreTrainedModel`): The model.
-        peft_config (`PeftConfig`): With `target_modules=None` the layers that the model's class names for the tuner
-            are wrapped: all projections, as a rule. The LM head never is.
-        keep_base (`bool`, *optional*, defaults to `False`): Whether the weights of the model must stay as they are,
-            so that it is the model from before with the adapters off.
+        peft_config (`PeftConfig`): The adapters. With `target_modules=None`, they wrap the layers that the model's
+            class names for the tuner, usually all projections. The LM head is never wrapped.
+        keep_base (`bool`, *optional*, defaults to `False`): Whether the weights of the model must not change, so that
+            switching the adapters off gives the original model.
 
     Returns:
-        `PeftModel`: The wrapped model. Where the config has no task, it is that of causal language models, so that
-        `AutoPeftModelForCausalLM` loads what is saved.
+        `PeftModel`: The wrapped model. Its task defaults to causal language modeling, so that
+        `AutoPeftModelForCausalLM` loads the saved adapters.
 
     Raises:
         `ValueError`: For a tuner that adds virtual tokens or needs its own forward, a name in `target_modules` or
-            `modules_to_save` that no layer of the model bears, a model whose class does not name its layers, and what
-            PEFT refuses.
+            `modules_to_save` that matches no layer, a model whose class does not name its layers, and any config that
+            PEFT rejects.
     """
     if not isinstance(peft_config, PeftConfig):
         raise ValueError(
             f"`peft_config` is a {type(peft_config).__name__}: give a `PeftConfig`, such as `LoraConfig`."
         )
     if is_peft_model(model):
-        raise ValueError("`peft_config` is for a model without adapters: merge those of `model`, or leave it out.")
+        raise ValueError("`peft_config` is for a model without adapters: merge those of `model`, or omit it.")
     check_tuner(peft_config)
     peft_config = deepcopy(peft_config)
     peft_config.task_type = peft_config.task_type or TaskType.CAUSAL_LM
-    if peft_config.peft_type != PeftType.TRAINABLE_TOKENS:  # which are rows of the embedding, found by PEFT
+    if peft_config.peft_type != PeftType.TRAINABLE_TOKENS:  # rows of the embedding, which PEFT finds by itself
         _set_targets(model, peft_config)
     layers, parameters = ([path for path, _ in named] for named in (model.named_modules(), model.named_parameters()))
     ends = dict.fromkeys(".".join(path.split(".")[-2:]) for path in parameters)
@@ -74,43 +74,43 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
     check_head(wrapped)
     if before and before != {name: norm for name, norm in _norms(wrapped).items() if name in before}:
         raise ValueError(
-            "`kl_weight` takes the model without its adapters for the teacher, and this `peft_config` changes its "
-            "weights at the start: give a `teacher`."
+            "`kl_weight` uses the model without its adapters as the teacher, but this `peft_config` changes the "
+            "model's weights at the start: give a `teacher`."
         )
     return wrapped
 
 
 def check_tuner(peft_config: PeftConfig) -> None:
-    """Raises a `ValueError` for adapters that are no part of the model's layers."""
+    """Raises a `ValueError` for adapters that are not part of the model's layers."""
     kind = type(peft_config).__name__
-    way_out = "take adapters of its layers, such as `LoraConfig` or `IA3Config`."
+    remedy = "use adapters of its layers, such as `LoraConfig` or `IA3Config`."
     if isinstance(peft_config, PromptLearningConfig):
-        raise ValueError(f"{kind} puts virtual tokens before the prompt, which a canvas does not have: {way_out}")
+        raise ValueError(f"{kind} puts virtual tokens before the prompt, which a canvas does not have: {remedy}")
     reason = next((why for tuner, why in NEEDS_ITS_OWN_FORWARD.items() if tuner == peft_config.peft_type), None)
     if getattr(peft_config, "alora_invocation_tokens", None):
-        reason = "begins at an invocation token"
+        reason = "starts at an invocation token"
     if reason is not None:
-        raise ValueError(f"{kind} {reason}, which this trainer does not run: {way_out}")
+        raise ValueError(f"{kind} {reason}, which this trainer does not run: {remedy}")
 
 
 def check_head(model: PeftModel) -> None:
-    """Raises a `ValueError` if the LM head is wrapped: the losses take its weight, not its forward."""
+    """Raises a `ValueError` if the LM head is wrapped: the losses use its weight, not its forward."""
     if isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer):
-        raise ValueError("`target_modules` wraps the LM head, whose adapter would not be trained: leave it out.")
+        raise ValueError("`target_modules` wraps the LM head, whose adapter would not be trained: remove it.")
 
 
 def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
-    """Names the layers to wrap, and leaves out the head."""
+    """Sets the names of the layers to wrap, without the head."""
     model_type, known = model.config.model_type, getattr(model, "adapter_targets", {})
     peft_type, targets = peft_config.peft_type, peft_config.target_modules
     feedforward = known.get("feedforward", [])
     if targets is None and not known:
         raise ValueError(f"The layers of a {model_type!r} model are not known: name them in `target_modules`.")
     if targets is None:
-        own = {PeftType.IA3: [*known["keys_values"], *feedforward], PeftType.LN_TUNING: known["norms"]}
-        targets = own.get(peft_type, known["projections"])
+        by_tuner = {PeftType.IA3: [*known["keys_values"], *feedforward], PeftType.LN_TUNING: known["norms"]}
+        targets = by_tuner.get(peft_type, known["projections"])
     else:
-        # TRL makes a text of a list of one name, and PEFT takes a text for a pattern, which no path would match.
+        # TRL turns a list with one name into a string, and PEFT treats a string as a pattern, which matches no path.
         if isinstance(targets, str) and targets.isidentifier():
             targets = [targets]
         layers = [path for path, _ in model.named_modules()]
@@ -119,7 +119,7 @@ def _set_targets(model: PreTrainedModel, peft_config: Any) -> None:
     if peft_type == PeftType.IA3 and peft_config.feedforward_modules is None:
         peft_config.feedforward_modules = [name for name in feedforward if name in targets]
     head = model.get_output_embeddings()
-    if not hasattr(peft_config, "exclude_modules"):  # some tuners only know what to wrap
+    if not hasattr(peft_config, "exclude_modules"):  # some tuners have no way to exclude layers
         if not isinstance(targets, str):
             peft_config.target_modules = [
                 name
@@ -138,20 +138,20 @@ def _check_names(
     known: Iterable[str],
 ) -> None:
     """
-    Raises a `ValueError` for names that no layer of a model bears, and says some of those that there are.
+    Raises a `ValueError` for names that match no layer of a model, and suggests valid names.
 
     Args:
         model (`PreTrainedModel`): The model.
-        field (`str`): Where the names are from.
-        names (`str` or `Iterable[str]`, *optional*): Ends of paths; a text is a pattern for whole paths.
-        paths (`list[str]`): To the layers of the model, or to their parameters.
-        known (`Iterable[str]`): What the error proposes.
+        field (`str`): The field that holds the names.
+        names (`str` or `Iterable[str]`, *optional*): Ends of paths; a string is a pattern for whole paths.
+        paths (`list[str]`): Paths of the model's layers, or of their parameters.
+        known (`Iterable[str]`): The names that the error suggests.
     """
     if isinstance(names, str):
         try:
             found = names == ALL_LINEAR or any(re.fullmatch(names, path) for path in paths)
         except re.error as error:
-            raise ValueError(f"`{field}` is {names!r}, which is no pattern: {error}.") from error
+            raise ValueError(f"`{field}` is {names!r}, which is not a pattern: {error}.") from error
         unmatched = [] if found else [names]
     else:
         unmatched = sorted(name for name in names or () if not any(f".{path}".endswith(f".{name}") for path in paths))
@@ -163,7 +163,7 @@ def _check_names(
 
 
 def _norms(model: nn.Module) -> dict[int, float]:
-    """The norm of each parameter: what starts from the weights, as PiSSA does, leaves others in their place."""
+    """The norm of each parameter. Adapters that start from the weights, such as PiSSA, change the weights too."""
     return {id(parameter): parameter.detach().norm().item() for parameter in model.parameters()}
 
 
@@ -171,19 +171,19 @@ def merge_adapter(
     model: PeftModel, folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Path:
     """
-    Saves a model with adapters as a plain one, the adapters added to the weights. (`d3llm convert` does it for a
-    folder.)
+    Saves a model with adapters as a plain model, with the adapters merged into the weights. (`d3llm convert` does this
+    for a folder.)
 
     Args:
         model (`PeftModel`): The model. Its adapters are merged in place, so it is no longer a `PeftModel`.
-        folder (`str` or `PathLike`): Where to. It appears when it is whole, in place of one that is there.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): Saved with it.
+        folder (`str` or `PathLike`): The output folder. It appears once it is complete, and replaces an existing one.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Saved with the model.
 
     Returns:
         `Path`: The folder.
 
     Raises:
-        `OSError`: When it cannot be written; what was there stays.
+        `OSError`: If it cannot be written; an existing folder stays.
     """
     merged = model.merge_and_unload(safe_merge=True)
     try:
@@ -193,7 +193,7 @@ def merge_adapter(
                 tokenizer.save_pretrained(unfinished)
     except OSError as error:
         raise OSError(
-            f"The merged model is not written: {error}. The saved adapters are whole: make room and merge "
+            f"The merged model was not written: {error}. The saved adapters are complete: free some space and merge "
             "them with `d3llm convert`."
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Training arguments that cannot be met here, whatever model and data are: each check raises a `ValueError`."""
+"""Checks of training arguments that need neither a model nor data. Each raises a `ValueError`."""
 
 from importlib.util import find_spec
 
@@ -11,62 +11,62 @@ from ..generation.fields import suggestion
 
 
 PACKAGES = {"deepspeed": "deepspeed"}
-"""Fields that need a package which may not be there."""
+"""Fields that need an optional package."""
 REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
-EXTRAS = {"tensorboard"}  # of those packages, what an extra of this one brings
+EXTRAS = {"tensorboard"}  # those that an extra of this package installs
 
 
 def check_packages(args: TrainingArguments) -> None:
-    """Fields of `PACKAGES` that are set although their package is not installed."""
+    """Refuses fields of `PACKAGES` whose package is not installed."""
     for name, package in PACKAGES.items():
         if getattr(args, name, None) and find_spec(package) is None:
             raise ValueError(
                 f"`{name}` needs the package {package.replace('_', '-')}, which is not installed here: install it, or "
-                "leave the field out."
+                "omit the field."
             )
 
 
 def check_reports(args: TrainingArguments) -> None:
-    """`report_to` names packages, which may not be there; transformers itself ends in a `RuntimeError` then."""
+    """Refuses packages in `report_to` that are not installed; transformers itself would raise a `RuntimeError`."""
     named: list[str] = list(args.report_to or ())
     unknown = [name for name in named if name not in INTEGRATION_TO_CALLBACK]
     if unknown:
         near = suggestion(unknown[0], INTEGRATION_TO_CALLBACK)
-        raise ValueError(f"`report_to` names {unknown[0]!r}: nothing is called so{near}.")
+        raise ValueError(f"`report_to` names {unknown[0]!r}: there is no such name{near}.")
     missing = sorted(REPORT_PACKAGES & set(named) - set(get_available_reporting_integrations()))
     if missing:
         extras = [f"pip install 'd3llm[{name}]'" for name in missing if name in EXTRAS]
         raise ValueError(
             f"`report_to` names {', '.join(missing)}, not installed here: {' and '.join(extras) or 'install it'}, or "
-            "leave it out."
+            "omit it."
         )
 
 
 def check_loss_arguments(args: TrainingArguments) -> None:
-    """Training arguments that a loss over logits of the whole sequence would take, and this one has no use for."""
+    """Refuses training arguments for losses over the logits of the whole sequence, which this loss does not use."""
     if args.use_liger_kernel:
         raise ValueError(
-            "`use_liger_kernel` has no kernels for masked-diffusion models: leave it out; the head runs on masked "
-            "positions alone, a few at a time, without it."
+            "`use_liger_kernel` has no kernels for masked-diffusion models: omit it. Without it, the head already "
+            "runs in chunks, on masked positions alone."
         )
     if args.label_smoothing_factor:
-        raise ValueError("`label_smoothing_factor` is no part of a recipe's loss: leave it out.")
+        raise ValueError("`label_smoothing_factor` is not part of a recipe's loss: omit it.")
 
 
 def check_device(args: TrainingArguments) -> None:
-    """Mixed precision in float16 scales the loss, which is done on accelerators alone."""
+    """Refuses `fp16` on CPUs: it needs loss scaling, which only accelerators have."""
     if args.fp16 and args.device.type == "cpu":
-        raise ValueError("`fp16` is for GPUs, and this is a CPU: take `bf16`, or leave it out.")
+        raise ValueError("`fp16` is for GPUs, and this is a CPU: use `bf16`, or omit it.")
 
 
 def check_schedule(args: TrainingArguments) -> None:
-    """Options of the learning rate's schedule, tried on a schedule of one step."""
+    """Tries the options of the learning-rate schedule on a schedule of one step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     options = dict(args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, options)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`lr_scheduler_kwargs` {options} do not go with `lr_scheduler_type` {args.lr_scheduler_type.value!r}: "
+            f"`lr_scheduler_kwargs` {options} do not fit `lr_scheduler_type` {args.lr_scheduler_type.value!r}: "
             f"{' '.join(str(error).split())}"
         ) from error

@@ -26,22 +26,22 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 logger = logging.get_logger(__name__)
 
-LENGTH = "length"  # of a canvas: what `train_sampling_strategy="group_by_length"` groups by
+LENGTH = "length"  # of the canvas, for `train_sampling_strategy="group_by_length"`
 COLUMNS = ["id", "prompt_ids", "response_ids", "commit_steps", "tail_steps", "index"]
-STREAM_BATCH = 100  # rows of an iterable dataset that are checked at a time
+STREAM_BATCH = 100  # rows of an iterable dataset to check at a time
 
 
 @dataclass(frozen=True)
 class StudentFacts:
     """
-    What trajectories are held against.
+    The facts about a student that trajectories are checked against.
 
     Attributes:
         vocab_size (`int`): Rows of the student's embedding.
         mask_token_id (`int`): Its mask token.
         eos_token_ids (`list[int]`): Tokens that end a response.
-        fill_token_id (`int`): What the decoder puts behind one.
-        max_length (`int`): Largest length of prompt and generated region.
+        fill_token_id (`int`): The token that the decoder puts after the end of a response.
+        max_length (`int`): Largest length of prompt and generated region, in tokens.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
     """
 
@@ -54,14 +54,14 @@ class StudentFacts:
 
 
 def named_eval_datasets(eval_dataset: Any) -> dict[str, Any]:
-    """Evaluation datasets by what to call them in an error: one, several in a dict, or none."""
+    """Evaluation datasets by their name in errors: one, several from a dict, or none."""
     if isinstance(eval_dataset, dict):
         return {f"eval_dataset[{key!r}]": dataset for key, dataset in eval_dataset.items()}
     return {} if eval_dataset is None else {"eval_dataset": eval_dataset}
 
 
 def unnamed_eval_datasets(eval_dataset: Any, named: dict[str, Any]) -> Any:
-    """What [`named_eval_datasets`] made of `eval_dataset`, in the form that it had."""
+    """Undoes [`named_eval_datasets`]: returns the datasets in the original form of `eval_dataset`."""
     if isinstance(eval_dataset, dict):
         return dict(zip(eval_dataset, named.values(), strict=True))
     return named.get("eval_dataset")
@@ -71,21 +71,22 @@ def student_facts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, max_length: int | None = None
 ) -> StudentFacts:
     """
-    What a student says about itself.
+    Collects the facts about a student.
 
     Args:
         model (`PreTrainedModel`): The student, without adapters around it.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
-        max_length (`int`, *optional*): Largest length of prompt and generated region; the model's own by default.
+        max_length (`int`, *optional*): Largest length of prompt and generated region, in tokens; by default the
+            model's.
 
     Returns:
         [`StudentFacts`]: The facts.
 
     Raises:
-        `ValueError`: If nothing says how long a canvas may be.
+        `ValueError`: If neither the config nor `max_length` limits the canvas.
     """
     if max_length is None and model.config.max_position_embeddings is None:
-        raise ValueError("The model's config does not say how many positions it has: give --max_length.")
+        raise ValueError("The model's config does not state its number of positions: give --max_length.")
     special = model.special_tokens(resolve_generation_config(model, [1]))
     return StudentFacts(
         vocab_size=model.get_input_embeddings().num_embeddings,
@@ -98,11 +99,11 @@ def student_facts(
 
 
 def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
-    """Raises a `ValueError` for a recipe that takes commit steps, on data that has none."""
+    """Raises a `ValueError` for a recipe that needs commit steps, on data without them."""
     needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if args.kl_weight else None
     if needs is not None:
         raise ValueError(
-            f"{name} holds prompts and completions, which have no commit steps, and {needs} needs them: set "
+            f"{name} holds prompts and completions, which have no commit steps, but {needs} needs them: set "
             "corruption='random' (and `kl_weight` 0), or record them with `d3llm extract`."
         )
 
@@ -111,20 +112,20 @@ def as_trajectories(
     dataset: Any, name: str, student: StudentFacts, args: PseudoTrajectoryConfig
 ) -> Dataset | IterableDataset:
     """
-    Trajectories as they are, and prompts and completions as trajectories without an order.
+    Converts prompts and completions to trajectories without an order. Trajectories are returned unchanged.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): Either kind.
-        name (`str`): What to call the dataset in an error.
+        dataset (`Dataset` or `IterableDataset`): Trajectories, or prompts and completions.
+        name (`str`): The name of the dataset in errors.
         student ([`StudentFacts`]): The student.
-        args ([`PseudoTrajectoryConfig`]): Whether the recipe needs an order.
+        args ([`PseudoTrajectoryConfig`]): The recipe, which may need an order.
 
     Returns:
         `Dataset` or `IterableDataset`: With the columns of `TRAJECTORY_FEATURES`.
 
     Raises:
-        `ValueError`: For something else than a dataset, missing columns, rows without an order where the recipe needs
-            one, and prompts and completions without a tokenizer.
+        `ValueError`: If it is not a dataset, for missing columns, for rows without an order where the recipe needs
+            one, and for prompts and completions without a tokenizer.
     """
     if not isinstance(dataset, Dataset | IterableDataset):
         raise ValueError(
@@ -141,7 +142,7 @@ def as_trajectories(
     if not is_ordinary:
         return dataset
     if student.tokenizer is None:
-        raise ValueError(f"{name} holds texts, and there is no tokenizer for them: give a `processing_class`.")
+        raise ValueError(f"{name} holds texts, but there is no tokenizer for them: give a `processing_class`.")
     return encode_completions(
         dataset,
         student.tokenizer,
@@ -153,17 +154,18 @@ def as_trajectories(
 
 def teacher_max_new_tokens(dataset: Dataset | IterableDataset, name: str) -> int:
     """
-    The longest generated region of the teacher's runs; of an iterable dataset, that of its first row.
+    The length of the longest generated region in the teacher's runs. For an iterable dataset, only the first row
+    counts.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): Trajectories.
-        name (`str`): What to call the dataset in an error.
+        name (`str`): The name of the dataset in errors.
 
     Returns:
-        `int`: Positions; 0 without rows, which are refused later.
+        `int`: In positions; 0 for a dataset without rows, which is refused later.
 
     Raises:
-        `ValueError`: If the trajectories do not say it: an order that is not the teacher's has no canvas.
+        `ValueError`: If the trajectories do not record it: an order that is not the teacher's has no canvas.
     """
     if isinstance(dataset, IterableDataset):
         texts = [row["decode_config"] for row in dataset.take(1)]
@@ -171,20 +173,20 @@ def teacher_max_new_tokens(dataset: Dataset | IterableDataset, name: str) -> int
         texts = dataset.unique("decode_config")
     configs = [read_decode_config({"decode_config": text}) for text in texts]
     if any(config.get("max_new_tokens") is None for config in configs):
-        raise ValueError(f"{name} does not say how long the generated region is: give `max_new_tokens`.")
+        raise ValueError(f"{name} does not record the length of the generated region: give `max_new_tokens`.")
     return max((config["max_new_tokens"] for config in configs), default=0)
 
 
 def region_length(datasets: dict[str, Dataset | IterableDataset], model: PreTrainedModel) -> int:
     """
-    Positions of the generated region when `max_new_tokens` does not say it.
+    The length of the generated region when `max_new_tokens` is not given.
 
     Args:
-        datasets (`dict[str, Dataset | IterableDataset]`): Trajectories, by what to call them in an error.
+        datasets (`dict[str, Dataset | IterableDataset]`): Trajectories, by their name in errors.
         model (`PreTrainedModel`): The student.
 
     Returns:
-        `int`: Those of the teacher's runs; of rows without an order, those that the student decodes by itself.
+        `int`: In positions. It is the teacher's length; for rows without an order, the student's default.
 
     Raises:
         `ValueError`: As from [`teacher_max_new_tokens`].
@@ -202,20 +204,21 @@ def prepare_trajectories(
     dataset: Dataset | IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
 ) -> Dataset | IterableDataset:
     """
-    Checks trajectories against the student and leaves out those that do not fit into its canvas.
+    Checks trajectories against the student and drops those that do not fit into its canvas.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): With the columns of `TRAJECTORY_FEATURES`, and `tail_steps` if they
-            are known. An iterable one is checked while it is read, some rows at a time.
+            are known. An iterable dataset is checked in batches while it is read.
         student ([`StudentFacts`]): The student.
         max_new_tokens (`int`): Positions of the generated region.
-        name (`str`): What to call the dataset in an error.
+        name (`str`): The name of the dataset in errors.
 
     Returns:
-        `Dataset` or `IterableDataset`: The rows that fit, with their number as `index` and their canvas as `length`.
+        `Dataset` or `IterableDataset`: The rows that fit, with their number as `index` and the size of their canvas as
+        `length`.
 
     Raises:
-        `ValueError`: For faulty rows, rows of a teacher with another mask token or tokenizer, and if no row is left.
+        `ValueError`: For faulty rows, for a teacher with another mask token or tokenizer, and if no row is left.
     """
     if isinstance(dataset, IterableDataset):
         return _prepare_stream(dataset, student, max_new_tokens, name)
@@ -250,7 +253,7 @@ def _prepare_stream(
 
 
 def _check_rows(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> np.ndarray:
-    """Raises a `ValueError` for faulty rows; says which of the others fit, and warns of those that do not."""
+    """Raises a `ValueError` for faulty rows. Returns which of the others fit, and warns about those that do not."""
     check_trajectories(dataset, vocab_size=student.vocab_size, name=name)
     for text in dataset.unique("decode_config"):
         _check_teacher(read_decode_config({"decode_config": text}), student, name)
@@ -259,13 +262,13 @@ def _check_rows(dataset: Dataset, student: StudentFacts, max_new_tokens: int, na
         rows = RowBatch(batch, name)
         rows.refuse(_holds(rows, "response_ids", [student.mask_token_id]), "has the mask token in its response")
         early = _holds(rows, "response_ids", student.eos_token_ids, before_last=True)
-        rows.refuse(early, "goes on behind an EOS: a response ends with its first one")
+        rows.refuse(early, "continues after an EOS: a response ends with its first one")
         prompt, response = rows.lengths("prompt_ids"), rows.lengths("response_ids")
         kept.append((response <= max_new_tokens) & (prompt + response <= student.max_length))
     fits = np.concatenate(kept)
     if not fits.all():
         logger.warning(
-            "%s: left out %d of %d rows, whose response is longer than %d tokens (`max_new_tokens`) or, with its "
+            "%s: skipped %d of %d rows, whose response is longer than %d tokens (`max_new_tokens`) or, with its "
             "prompt, longer than %d (`max_length`).",
             name,
             (~fits).sum(),
@@ -297,7 +300,7 @@ def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: s
 
 
 def _holds(rows: RowBatch, column: str, tokens: list[int], before_last: bool = False) -> np.ndarray:
-    """Which rows hold one of the tokens; with `before_last`, elsewhere than at their end."""
+    """Which rows hold one of the tokens; with `before_last`, at any place but their last."""
     lengths = rows.lengths(column)
     found = np.isin(np.asarray(rows.table[column].combine_chunks().flatten()), tokens)
     if before_last:
@@ -308,15 +311,15 @@ def _holds(rows: RowBatch, column: str, tokens: list[int], before_last: bool = F
 @dataclass(frozen=True)
 class TrajectoryCollator:
     """
-    Pads trajectories, and nothing else: what is masked is drawn when the step is known.
+    Pads trajectories. It masks nothing: masks are drawn later, when the optimizer step is known.
 
-    Prompts are padded on the left, so that the generated regions of a batch begin in one column; a region that is
-    shorter than others is padded on the right. What follows the response is the token that the decoder fills with, in
-    the order of `tail_steps`. Where that is unknown, or too short, the rest was filled first: with the last of the
-    steps that are known, or with the response's EOS.
+    Prompts are padded on the left, so that all generated regions of a batch start in the same column. Shorter regions
+    are padded on the right. After the response come the tokens that the decoder fills with, with `tail_steps` as their
+    commit steps. Where these are unknown or too few, the remaining positions get the last known commit step: that of
+    the tail, or that of the response's EOS.
 
     Args:
-        max_new_tokens (`int`): Positions of a generated region; `max_length` may leave less.
+        max_new_tokens (`int`): Positions of a generated region; `max_length` may leave fewer.
         student ([`StudentFacts`]): The student.
     """
 

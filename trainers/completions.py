@@ -19,20 +19,20 @@ logger = logging.get_logger(__name__)
 
 FORMS = ({"prompt", "completion"}, {"messages"}, {"conversations"})
 """
-Columns of ordinary data, as TRL has them.
+Columns of ordinary data, as in TRL.
 
-- `prompt`, `completion`: texts, which are used as they are; or lists of messages, the second of one answer.
-- `messages`: a chat, of which the last message is the answer to learn; `conversations` with `from` and `value` too.
+- `prompt`, `completion`: texts, used as they are; or lists of messages, where the completion is a single answer.
+- `messages`: a chat whose last message is the answer to learn; also `conversations` with `from` and `value`.
 """
 
 
 def has_completions(columns: Collection[str]) -> bool:
-    """Whether a dataset of these columns holds prompts and completions, and no trajectories."""
+    """Whether a dataset with these columns holds prompts and completions rather than trajectories."""
     return not TRAJECTORY_FEATURES.keys() <= set(columns) and any(form <= set(columns) for form in FORMS)
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
-    """The columns of a dataset; an iterable one may know them only from its first row."""
+    """The columns of a dataset, read from the first row if an iterable dataset does not know them."""
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
@@ -45,23 +45,23 @@ def encode_completions(
     name: str,
 ) -> Dataset | IterableDataset:
     """
-    Turns ordinary data into rows of a trajectory dataset in which every commit step is 0 and the source is `"none"`.
+    Converts ordinary data to rows of a trajectory dataset in which every commit step is 0 and the source is `"none"`.
 
-    A list of messages goes through the chat template; a text is used as it is. The response ends with the first EOS
-    of the completion, and gets one where it has none.
+    Messages go through the chat template; texts are used as they are. A response ends with the first EOS of the
+    completion. If there is none, one is added.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): With the columns of one of [`FORMS`]; others are left out.
-        tokenizer (`PreTrainedTokenizerBase`): The student's.
-        mask_token_id (`int`): The student's.
-        eos_token_ids (`list[int]`): What ends its responses; the first of them is the EOS that is added.
-        name (`str`): What to call the dataset in an error.
+        dataset (`Dataset` or `IterableDataset`): With the columns of one of [`FORMS`]; other columns are dropped.
+        tokenizer (`PreTrainedTokenizerBase`): The student's tokenizer.
+        mask_token_id (`int`): The student's mask token.
+        eos_token_ids (`list[int]`): Tokens that end the student's responses; the first of them is the one to add.
+        name (`str`): The name of the dataset in errors.
 
     Returns:
         `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
 
     Raises:
-        `ValueError`: For a row that is no prompt and completion, by its number.
+        `ValueError`: For a row that is not a prompt and completion; it names the row's number.
     """
     decode_config = json.dumps({"mask_token_id": mask_token_id, "eos_token_id": eos_token_ids})
 
@@ -70,7 +70,7 @@ def encode_completions(
             prompt_ids, completion_ids = _encode(example, tokenizer)
         except (ValueError, TypeError, LookupError, TemplateError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{name}: row {index} is no prompt and completion: {reason}") from error
+            raise ValueError(f"{name}: row {index} is not a prompt and completion: {reason}") from error
         if not any(token in eos_token_ids for token in completion_ids):
             completion_ids = completion_ids + eos_token_ids[:1]
         response_ids = completion_ids[: length_up_to_eos(completion_ids, eos_token_ids)]
@@ -90,8 +90,8 @@ def encode_completions(
     first = maybe_convert_to_chatml(next(iter(dataset), {}))
     if tokenizer.chat_template is not None and first and not is_conversational(first):
         logger.warning(
-            "%s: texts are used as they are. What `generate` is asked in this tokenizer's chat template is learned "
-            "from lists of messages.",
+            "%s: texts are used as they are, without this tokenizer's chat template. To train on chats, give lists of "
+            "messages.",
             name,
         )
     options = {"with_indices": True, "features": STORED_FEATURES, "remove_columns": column_names(dataset)}
@@ -112,9 +112,9 @@ def _encode(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> t
     if isinstance(prompt, str) and isinstance(completion, str):
         return tokenizer(prompt)["input_ids"], tokenizer(completion, add_special_tokens=False)["input_ids"]
     if len(completion) != 1 or completion[0]["role"] != "assistant":
-        raise ValueError("the completion of a chat is one message of the assistant, its last")
+        raise ValueError("the completion of a chat must be one message of the assistant, its last")
     if not prompt:
-        raise ValueError("a chat begins with a message of the user")
+        raise ValueError("a chat must begin with a message of the user")
     if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template for messages: give texts")
     chat = {

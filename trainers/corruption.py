@@ -1,4 +1,4 @@
-"""What the student sees of a trajectory: which positions are masked, and which of them it is asked about."""
+"""The masks of training: which positions of a trajectory are masked, and which of them are in the loss."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from ..generation.noise import GOLDEN_GAMMA, mix
 
 
-# Of the linear noise schedule of LLaDA (arXiv 2502.09992, Algorithms 1 and 2): no ratio is quite 0.
+# From the linear noise schedule of LLaDA (arXiv 2502.09992, Algorithms 1 and 2): no ratio is exactly 0.
 MIN_MASK_PROBABILITY = 1e-3
 
 
 @dataclass(frozen=True)
 class Draws:
     """
-    Random numbers of a batch, each from U(0, 1). Given the numbers, a corruption is a plain function.
+    Random numbers for a batch, each from U(0, 1). Given these numbers, a corruption is deterministic.
 
     Attributes:
         ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio, the start of the window, whether
-            the tail is filled, and from where.
+            the tail is filled, and where it starts.
         positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
     """
 
@@ -32,14 +32,15 @@ class Draws:
 
 def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
     """
-    Random numbers that depend on the seed, the optimizer step and the sample alone: they are the same for any number
-    of processes, any batch, and after a resumed run.
+    Random numbers that depend only on the seed, the optimizer step and the sample. They are the same for any number of
+    processes, in any batch, and in a resumed run.
 
-    A counter-based generator (SplitMix64, Steele et al. 2014) instead of a `torch.Generator` for each sample, so that
-    there is no loop over the rows.
+    A counter-based generator (SplitMix64, Steele et al. 2014) avoids one `torch.Generator` per sample and a loop over
+    the rows.
 
     Args:
-        seed (`int`), step (`int`): Of the run; the optimizer step.
+        seed (`int`): Seed of the run.
+        step (`int`): Optimizer step.
         index (`Tensor` of shape `(B,)`): Rows of the dataset.
         length (`int`): N, positions of the generated region.
 
@@ -63,11 +64,11 @@ class Region:
     The generated regions of a batch, N positions wide, without their prompts.
 
     Attributes:
-        commit_steps (`Tensor` of shape `(B, N)`): The teacher's commit steps, also of what lies behind the response:
-            the decoder fills the rest of the canvas with each EOS that it commits before all others.
+        commit_steps (`Tensor` of shape `(B, N)`): The teacher's commit steps, including positions after the response:
+            whenever an EOS is committed ahead of earlier ones, the decoder fills the rest of the canvas.
         response_lengths (`Tensor` of shape `(B,)`): Tokens up to and including the first EOS.
         canvas_lengths (`Tensor` of shape `(B,)`): Positions of the row's own region; the rest up to N is padding.
-        ended (`Tensor` of shape `(B,)`): Whether the response ends with EOS. If not, nothing is known behind it.
+        ended (`Tensor` of shape `(B,)`): Whether the response ends with EOS. If not, nothing is known after it.
     """
 
     commit_steps: Tensor
@@ -77,8 +78,8 @@ class Region:
 
     def commit_order(self) -> Tensor:
         """
-        Keys `(B, N)`, larger = committed later, no two alike. Of positions that one forward committed the right ones
-        count as later; from the first EOS on the left ones, since an early stop fills from the right.
+        Distinct keys `(B, N)`, larger = committed later. Among positions committed by the same forward, those further
+        right count as later. From the first EOS on it is those further left, since an early stop fills from the right.
         """
         length = self.commit_steps.shape[1]
         position = torch.arange(length, device=self.commit_steps.device)
@@ -86,7 +87,7 @@ class Region:
         return self.commit_steps.long() * (2 * length + 1) + place
 
     def supervised_lengths(self, eos_tail: int) -> Tensor:
-        """Length `(B,)` of the part that windows and losses may touch: the response and a bounded number of EOS."""
+        """Length `(B,)` of the part that windows and losses may cover: the response and at most `eos_tail` EOS."""
         with_tail = self.response_lengths + eos_tail * self.ended
         return torch.minimum(with_tail, self.canvas_lengths)
 
@@ -94,11 +95,11 @@ class Region:
 @dataclass(frozen=True)
 class Corruption:
     """
-    One view of a batch, or two that complement each other.
+    One view of a batch, or two complementary ones.
 
     Attributes:
         masked (`Tensor` of shape `(views, B, N)`): Positions that show the mask token. All others show their token,
-            behind the response EOS.
+            which is EOS after the response.
         supervised (`Tensor` of shape `(views, B, N)`): Masked positions whose token is a target.
         ratio (`Tensor` of shape `(B,)`): Mask ratio of each row.
         start, end (`Tensor` of shape `(B,)`): The window `[start, end)`.
@@ -123,29 +124,28 @@ def corrupt_window(
     filled_tail_share: float = 0.0,
 ) -> Corruption:
     """
-    Clean prefix, a partly masked window, a masked rest (d3LLM, arXiv 2601.07568, section on distillation).
+    A clean prefix, a partly masked window and a masked rest (d3LLM, arXiv 2601.07568, section on distillation).
 
-    1. The supervised part is the response and at most `eos_tail` EOS behind it. It is cut into windows from its start;
-       one is drawn. A window never is empty; the last may be short.
-    2. Exactly round(t k) of its k positions are masked, where t ~ U(`mask_ratio_range`): with `use_trajectory` the
-       last in the teacher's commit order, otherwise random ones.
-    3. What lies before the window is clean. What lies behind it is masked up to the end of the canvas, as the decoder
-       has it, and not in the loss; but for EOS behind the response that the teacher had committed, or its early stop
-       filled in, by the last forward of which the window shows a token.
-    4. In a share of the rows the decoder has committed an EOS at or behind the response's own sooner than the teacher,
-       and the rest is filled: from there on all is EOS instead of mask, and the window ends there at the latest.
+    1. The supervised part is the response and at most `eos_tail` EOS after it. It is divided into windows from its
+       start, and one of them is drawn. No window is empty; the last may be short.
+    2. Of the k positions in the window, exactly round(t k) are masked, where t ~ U(`mask_ratio_range`). With
+       `use_trajectory` these are the last in the teacher's commit order, otherwise random ones.
+    3. Positions before the window are clean. Positions after it are masked up to the end of the canvas, as in the
+       decoder, and are not in the loss. The exception are EOS after the response: they are shown if the teacher had
+       committed them, or its early stop had filled them in, by the last forward whose tokens the window shows.
+    4. In `filled_tail_share` of the rows, pretend the decoder committed an EOS at or after the end of the response
+       earlier than the teacher did: everything from there on is EOS, and the window stops there.
     5. The complementary view masks the other positions of the window.
 
     Args:
         region ([`Region`]): Commit steps and lengths.
         draws ([`Draws`]): Random numbers.
-        use_trajectory (`bool`): Whether the commit order chooses, or chance.
+        use_trajectory (`bool`): Whether to mask by the commit order, or at random.
         complementary (`bool`): Whether there is a second view.
-        mask_ratio_range (`tuple[float, float]`): Ends of the mask ratio's uniform distribution.
-        window_size (`int`, *optional*): Positions per window; a window larger than the supervised part is cut to it.
-            `None` for the whole.
-        eos_tail (`int`): EOS behind the first one that may be in a window.
-        filled_tail_share (`float`, *optional*, defaults to 0.0): Share of rows with a filled tail; the paper has none.
+        mask_ratio_range (`tuple[float, float]`): Bounds of the mask ratio's uniform distribution.
+        window_size (`int`, *optional*): Positions per window, at most the supervised part. `None` for all of it.
+        eos_tail (`int`): Number of EOS after the first one that a window may cover.
+        filled_tail_share (`float`, *optional*, defaults to 0.0): Share of rows with a filled tail; 0 in the paper.
 
     Returns:
         [`Corruption`]: Masks and windows.
@@ -166,15 +166,15 @@ def corrupt_window(
     end = torch.minimum(end, known)
 
     inside = (position >= start[:, None]) & (position < end[:, None])
-    behind = (position >= end[:, None]) & (position < torch.minimum(known, region.canvas_lengths)[:, None])
+    after = (position >= end[:, None]) & (position < torch.minimum(known, region.canvas_lengths)[:, None])
     count = (ratio * (end - start) + 0.5).floor().long()
     masked = inside & _last(region.commit_order() if use_trajectory else draws.positions, inside, count)
     if use_trajectory:
         shown = (position < end[:, None]) & ~masked
         last_forward = region.commit_steps.masked_fill(~shown, 0).amax(dim=1, keepdim=True)
         is_tail = region.ended[:, None] & (position >= region.response_lengths[:, None])
-        behind = behind & ~(is_tail & (region.commit_steps <= last_forward))
-    return _views(masked, inside, behind, complementary, ratio, start, end)
+        after = after & ~(is_tail & (region.commit_steps <= last_forward))
+    return _views(masked, inside, after, complementary, ratio, start, end)
 
 
 def corrupt_response(
@@ -187,7 +187,7 @@ def corrupt_response(
 ) -> Corruption:
     """
     Every position of the generated region is masked independently with probability (1 - 1e-3) t + 1e-3 (LLaDA,
-    arXiv 2502.09992, Algorithm 2). In the loss are those of the response and of at most `eos_tail` EOS behind it.
+    arXiv 2502.09992, Algorithm 2). The loss covers those of the response and of at most `eos_tail` EOS after it.
 
     Args:
         As in [`corrupt_window`].
@@ -201,10 +201,10 @@ def corrupt_response(
     hidden = draws.positions < mask_probability(ratio)[:, None]
     end = region.supervised_lengths(eos_tail)
     inside = position < end[:, None]
-    behind = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
-    unknown = behind & ~region.ended[:, None]
+    after = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
+    unknown = after & ~region.ended[:, None]
     views = _views(hidden & inside, inside, unknown, complementary, ratio, torch.zeros_like(end), end)
-    tails = torch.stack([hidden & behind, ~hidden & behind][: len(views.masked)])
+    tails = torch.stack([hidden & after, ~hidden & after][: len(views.masked)])
     return Corruption(views.masked | tails, views.supervised, ratio, views.start, end)
 
 
@@ -221,17 +221,19 @@ def corrupt_reference(
     """
     The masking of the published training code, to reproduce its runs.
 
-    The window starts at a multiple of `window_size` drawn from 0 to the span inclusive; the last choice reaches to
-    the end of the canvas. Masked is what the teacher's record number `start + int((1 - t) size)` had not committed,
-    counted over the whole response: this assumes one token per forward, strictly block after block, and yields
-    another ratio where windows and teacher's blocks do not meet. The records, counted from 0, begin after the first
-    commit, which the index does not allow for. Without a trajectory positions of the window are masked independently.
+    The window starts at a multiple of `window_size`, drawn from 0 to the span inclusive; the last choice extends to
+    the end of the canvas. A position is masked if the teacher's record number `start + int((1 - t) size)`, counted
+    over the whole response, had not committed it. This assumes one token per forward, strictly block after block, and
+    gives a different ratio where the windows do not align with the teacher's blocks. The records are counted from 0
+    and begin after the first commit, which the index does not take into account. Without a trajectory, positions of
+    the window are masked independently.
 
     Args:
         region ([`Region`]), draws ([`Draws`]), complementary (`bool`), mask_ratio_range (`tuple[float, float]`),
         window_size (`int`): As in [`corrupt_window`].
-        use_trajectory (`Tensor` of shape `(B,)`): Rows masked by their trajectory.
-        windows_over_canvas (`bool`): Whether windows are drawn over the padding too (Dream), or over the response.
+        use_trajectory (`Tensor` of shape `(B,)`): Rows that are masked by their trajectory.
+        windows_over_canvas (`bool`): Whether windows are drawn over the padding too (Dream), or only over the
+            response.
 
     Returns:
         [`Corruption`]: Masks and windows.
@@ -249,16 +251,16 @@ def corrupt_reference(
         end = torch.where(choice == last, region.canvas_lengths, start + window_size)
         end = torch.minimum(end, region.canvas_lengths)
     inside = (position >= start[:, None]) & (position < end[:, None])
-    behind = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
+    after = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
     last_record = region.commit_steps.amax(dim=1) - 1
     record = torch.minimum(start + ((1 - ratio) * (end - start)).long(), last_record)
     by_order = region.commit_steps > (record + 1)[:, None]
-    # Its records are padded with masks for LLaDA and with EOS for Dream.
+    # The published records are padded with masks for LLaDA and with EOS for Dream.
     outside = position >= region.response_lengths[:, None]
     by_order = by_order & ~outside if windows_over_canvas else by_order | outside
     by_chance = draws.positions < mask_probability(ratio)[:, None]
     masked = inside & torch.where(use_trajectory[:, None], by_order, by_chance)
-    return _views(masked, inside, behind, complementary, ratio, start, end)
+    return _views(masked, inside, after, complementary, ratio, start, end)
 
 
 def _ratio(draws: Draws, mask_ratio_range: tuple[float, float]) -> Tensor:
@@ -267,19 +269,19 @@ def _ratio(draws: Draws, mask_ratio_range: tuple[float, float]) -> Tensor:
 
 
 def mask_probability(ratio: Tensor) -> Tensor:
-    """Probability of a position to be masked at a ratio, with random corruption."""
+    """The probability that random corruption masks a position at a given ratio."""
     return (1 - MIN_MASK_PROBABILITY) * ratio + MIN_MASK_PROBABILITY
 
 
 def _last(key: Tensor, inside: Tensor, count: Tensor) -> Tensor:
-    """The `count` positions of each row with the largest keys, none below 0, among those `inside`."""
+    """In each row, the `count` positions `inside` with the largest keys. Keys must not be negative."""
     order = key.masked_fill(~inside, -1).argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(key.shape[1], device=key.device).expand_as(order))
     return rank >= key.shape[1] - count[:, None]
 
 
 def _views(
-    masked: Tensor, inside: Tensor, behind: Tensor, complementary: bool, ratio: Tensor, start: Tensor, end: Tensor
+    masked: Tensor, inside: Tensor, after: Tensor, complementary: bool, ratio: Tensor, start: Tensor, end: Tensor
 ) -> Corruption:
     supervised = torch.stack([masked, inside & ~masked] if complementary else [masked])
-    return Corruption(supervised | behind, supervised, ratio, start, end)
+    return Corruption(supervised | after, supervised, ratio, start, end)

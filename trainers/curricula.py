@@ -1,15 +1,15 @@
-"""The two curricula of d3LLM (arXiv 2601.07568): pure functions of the progress of training, from 0 to 1."""
+"""The two curricula of d3LLM (arXiv 2601.07568), as pure functions of the progress of training, from 0 to 1."""
 
 from collections.abc import Sequence
 
 
 def mask_ratio_bound(progress: float, min_mask_ratio: float, max_mask_ratio: float) -> float:
     """
-    Lower bound `c` of the mask ratio, which is drawn from U(c, `max_mask_ratio`): it rises in a straight line.
+    The lower bound `c` of the mask ratio, which is drawn from U(c, `max_mask_ratio`). It rises linearly.
 
     Args:
         progress (`float`): Share of the optimizer steps done, 0 to 1.
-        min_mask_ratio (`float`), max_mask_ratio (`float`): Its values at the start and at the end.
+        min_mask_ratio (`float`), max_mask_ratio (`float`): The bound at the start and at the end.
 
     Returns:
         `float`: The bound.
@@ -19,12 +19,12 @@ def mask_ratio_bound(progress: float, min_mask_ratio: float, max_mask_ratio: flo
 
 def window_size_at(progress: float, window_sizes: Sequence[int]) -> int:
     """
-    Window size in positions: training has as many equal phases as there are sizes; phase `i` leads in a straight line
-    from size `i` to size `i + 1`, and the last one stays. In between it is rounded down.
+    The window size in positions. Training has as many equal phases as there are sizes. Phase `i` grows linearly from
+    size `i` to size `i + 1`, rounded down; the last phase is constant.
 
     Args:
         progress (`float`): Share of the optimizer steps done, 0 to 1.
-        window_sizes (`Sequence[int]`): Sizes at the starts of the phases. The reference has one phase per epoch.
+        window_sizes (`Sequence[int]`): Sizes at the start of each phase. The reference has one phase per epoch.
 
     Returns:
         `int`: The size.

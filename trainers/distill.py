@@ -43,29 +43,32 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 @dataclass
 class DistillArguments:
     """
-    What a run is made of, beside the recipe.
+    The arguments of a run, besides the recipe.
 
     Args:
-        trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub. For recipes that need no
-            order also prompts and completions (columns `prompt` and `completion`, or `messages`): a file or folder of
+        trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub. Recipes that need no order
+            also accept prompts and completions (columns `prompt` and `completion`, or `messages`): a file or folder of
             JSON lines or Parquet, or a dataset on the Hub.
-        trajectories_split (`str`, *optional*, defaults to `"train"`): Its split.
-        keep (`str`, *optional*, defaults to `"correct"`): `"correct"` leaves out rows whose answer was wrong; `"all"`.
-        eval_trajectories (`int`, *optional*, defaults to 0): How many rows, the last ones, are held out for the loss.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the tokenizer may run code of the model's
-            folder (Dream's does). The model is always this package's class.
-        teacher_name_or_path (`str`, *optional*): A model for the divergence of recipes with `kl_weight`; by default
-            the student's own weights without its adapters.
-        held_out (`str`, *optional*): Data set of problems that are decoded at each evaluation.
-        held_out_config (`str`, *optional*): Configuration of a data set on the Hub that has several, such as `"main"`.
-        held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Where in it they are.
+        trajectories_split (`str`, *optional*, defaults to `"train"`): Split of the dataset.
+        keep (`str`, *optional*, defaults to `"correct"`): `"correct"` drops rows whose answer was wrong; `"all"` keeps
+            them.
+        eval_trajectories (`int`, *optional*, defaults to 0): Number of rows, taken from the end, that are held out for
+            the evaluation loss.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the tokenizer may run code from the
+            model's folder, as Dream's does. The model is always this package's class.
+        teacher_name_or_path (`str`, *optional*): The model for the divergence in recipes with `kl_weight`; by default
+            the student without its adapters.
+        held_out (`str`, *optional*): Dataset of problems to decode at each evaluation.
+        held_out_config (`str`, *optional*): Configuration of a dataset on the Hub that has several, such as `"main"`.
+        held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Split and columns of that dataset.
         held_out_check (`str`, *optional*, defaults to `"number"`): How answers are compared.
-        held_out_limit (`int`, *optional*): How many of them, from the first.
-        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether the check `"code"` may run what was
-            generated.
-        resume (`bool`, *optional*, defaults to `False`): Go on from the last whole checkpoint in `output_dir`.
-        merge (`bool`, *optional*, defaults to `True`): After training adapters, also save a plain model, in
-            `output_dir/merged`.
+        held_out_limit (`int`, *optional*): Number of problems, taken from the start.
+        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether the check `"code"` may run the
+            generated programs.
+        resume (`bool`, *optional*, defaults to `False`): Whether to resume from the last complete checkpoint in
+            `output_dir`.
+        merge (`bool`, *optional*, defaults to `True`): Whether to also save a plain model, in `output_dir/merged`,
+            after training adapters.
     """
 
     trajectories: Annotated[str, Field(min_length=1)] | None = field(
@@ -73,32 +76,32 @@ class DistillArguments:
     )
     trajectories_split: str = field(default="train", metadata={"help": "Split of a dataset on the Hub."})
     keep: Literal["correct", "all"] = field(
-        default="correct", metadata={"help": "Leave out wrong answers, or keep all rows."}
+        default="correct", metadata={"help": "Drop wrong answers, or keep all rows."}
     )
     eval_trajectories: Whole = field(default=0, metadata={"help": "Rows held out for the evaluation loss."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Let the tokenizer run code of the model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Let the tokenizer run the model's code."})
     teacher_name_or_path: str | None = field(default=None, metadata={"help": "Model for the divergence."})
-    held_out: str | None = field(default=None, metadata={"help": "Problems that are decoded at each evaluation."})
-    held_out_config: str | None = field(default=None, metadata={"help": "Configuration of that data set on the Hub."})
-    held_out_split: str = field(default="test", metadata={"help": "Their split."})
-    held_out_prompt_column: str = field(default="question", metadata={"help": "Column of their prompts."})
-    held_out_answer_column: str = field(default="answer", metadata={"help": "Column of their answers."})
+    held_out: str | None = field(default=None, metadata={"help": "Dataset of problems to decode at each evaluation."})
+    held_out_config: str | None = field(default=None, metadata={"help": "Configuration of that dataset on the Hub."})
+    held_out_split: str = field(default="test", metadata={"help": "Split of that dataset."})
+    held_out_prompt_column: str = field(default="question", metadata={"help": "Column of the prompts."})
+    held_out_answer_column: str = field(default="answer", metadata={"help": "Column of the answers."})
     held_out_check: CheckName = field(default="number", metadata={"help": "How answers are compared."})
     allow_code_execution: bool = field(
-        default=False, metadata={"help": "Let held_out_check=code run what was generated."}
+        default=False, metadata={"help": "Let held_out_check=code run the generated programs."}
     )
-    held_out_limit: Count | None = field(default=None, metadata={"help": "How many of them."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in `output_dir`."})
-    merge: bool = field(default=True, metadata={"help": "Also save adapters merged, in `output_dir/merged`."})
+    held_out_limit: Count | None = field(default=None, metadata={"help": "Number of problems to decode."})
+    resume: bool = field(default=False, metadata={"help": "Resume from the last complete checkpoint in `output_dir`."})
+    merge: bool = field(default=True, metadata={"help": "Also save a merged model, in `output_dir/merged`."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
 class _Parser(TrlParser):
     """
-    A parser whose errors take one line; its usage would take two hundred. What is not of a field's type goes on as it
-    was given, so that fields are checked in one place, however they are set.
+    A parser with one-line errors; its usage would take two hundred lines. Values of the wrong type are passed on
+    unchanged, so that fields are checked in one place, however they are set.
     """
 
     def error(self, message: str) -> NoReturn:
@@ -110,7 +113,7 @@ class _Parser(TrlParser):
         except argparse.ArgumentError:
             pass
         try:
-            return json.loads(arg_string)  # a number of another kind, a list, `null` for what a recipe sets
+            return json.loads(arg_string)  # another kind of number, a list, or `null` to unset a field of the recipe
         except (ValueError, RecursionError):
             return arg_string
 
@@ -120,8 +123,8 @@ class _Parser(TrlParser):
 
 def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajectoryConfig, ModelConfig]:
     """
-    Reads the command line and the recipe that `--config` names: a YAML file, or one of the shipped ones without its
-    suffix. What is on the command line overrides the recipe.
+    Reads the command line and the recipe named by `--config`: a YAML file, or a shipped recipe without its suffix. The
+    command line overrides the recipe.
 
     Args:
         argv (`Sequence[str]`): The arguments.
@@ -130,7 +133,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
         `tuple`: Arguments of the run, of the trainer and of the model.
 
     Raises:
-        `ValueError`: For an unknown field or a value that is not allowed.
+        `ValueError`: For an unknown field or an invalid value.
         `OSError`: If there is no such recipe.
     """
     kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
@@ -149,18 +152,18 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
 
 
 def refuse_unknown(names: Sequence[str]) -> None:
-    """Raises a `ValueError` for what is left over of a recipe or of the command line."""
+    """Raises a `ValueError` for unknown names in a recipe or on the command line."""
     if names:
         text = " ".join(names)
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-        raise ValueError(f"Nothing is called {shown} (see `d3llm distill --help`).")
+        raise ValueError(f"Unknown: {shown} (see `d3llm distill --help`).")
 
 
 def split_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The recipe that `--config NAME` or `--config=NAME` names, if any, and the other arguments."""
+    """The recipe named by `--config NAME` or `--config=NAME`, if any, and the other arguments."""
     for place, argument in enumerate(argv):
         if argument == "--config" and place + 1 == len(argv):
-            raise ValueError("Which recipe? --config needs the name of a shipped one, or a YAML file.")
+            raise ValueError("Which recipe? --config needs the name of a shipped recipe, or a YAML file.")
         if argument == "--config":
             return argv[place + 1], [*argv[:place], *argv[place + 2 :]]
         if argument.startswith("--config="):
@@ -178,42 +181,45 @@ def find_recipe(name: str) -> Path:
 
 
 def split_trajectories(dataset: Dataset, arguments: DistillArguments) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on and those that are held out, without the ones that `keep` leaves out."""
+    """The rows to train on and the held-out rows, without those that `keep` drops."""
     if arguments.keep == "correct" and "correct" in dataset.column_names:
         kept = [row for row, correct in enumerate(dataset["correct"]) if correct is not False]
         if not kept:
             raise ValueError(
-                f"No trajectory in {arguments.trajectories} has a correct answer: take all of them with --keep all."
+                f"No trajectory in {arguments.trajectories} has a correct answer: use all of them with --keep all."
             )
         if len(kept) < len(dataset):
-            logger.warning("Left out %d of %d trajectories: wrong answers.", len(dataset) - len(kept), len(dataset))
+            logger.warning(
+                "Skipped %d of %d trajectories, whose answers are wrong.", len(dataset) - len(kept), len(dataset)
+            )
         dataset = dataset.select(kept)
     if not arguments.eval_trajectories:
         return dataset, None
     rows = len(dataset) - arguments.eval_trajectories
     if rows < 1:
         raise ValueError(
-            f"--eval_trajectories {arguments.eval_trajectories} leaves nothing to train on: there are {len(dataset)}."
+            f"--eval_trajectories {arguments.eval_trajectories} leaves no rows to train on: there are {len(dataset)}; "
+            "give a smaller number."
         )
     return dataset.select(range(rows)), dataset.select(range(rows, len(dataset)))
 
 
 def check_evaluation(arguments: DistillArguments, args: PseudoTrajectoryConfig) -> None:
-    """Raises a `ValueError` for what is given for evaluations that will not take place."""
+    """Raises a `ValueError` for arguments of evaluations that will not take place."""
     given = [name for name in ("eval_trajectories", "held_out") if getattr(arguments, name)]
     if given and args.eval_strategy == "no" and not args.eval_on_start:
         raise ValueError(
-            f"--{given[0]} is for evaluations, and there are none: give --eval_strategy steps --eval_steps 200, or "
-            "leave it out."
+            f"--{given[0]} is for evaluations, but there are none: give --eval_strategy steps --eval_steps 200, or "
+            "omit it."
         )
     if arguments.held_out is not None and not arguments.eval_trajectories:
-        raise ValueError("--held_out is decoded beside held-out trajectories: give --eval_trajectories 100, too.")
+        raise ValueError("--held_out also needs held-out trajectories: give --eval_trajectories 100, too.")
     if args.eval_generation_kwargs and arguments.held_out is None:
-        raise ValueError("--eval_generation_kwargs is for the problems of --held_out: name them, or leave it out.")
+        raise ValueError("--eval_generation_kwargs is for the problems of --held_out: name them, or omit it.")
 
 
 def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> HeldOutPrompts:
-    """The problems that are decoded at each evaluation."""
+    """The problems to decode at each evaluation."""
     samples = Samples(
         dataset,
         tokenizer,
@@ -241,8 +247,8 @@ def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig)
 
 def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
     """
-    The name of the student. What does not go with its layers, its attention or its adapters, ends a run before data
-    are read.
+    The name of the student. Layers, attention or adapters that do not fit the model end the run here, before any data
+    is read.
     """
     if model_args.model_name_or_path is None:
         raise ValueError("Which model? Name it with --model_name_or_path, or in the recipe.")
@@ -261,8 +267,8 @@ def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
 def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> None:
     """Raises a `ValueError` if the token ids of a model are not those of the student's tokenizer."""
     vocabulary = tokenizer.get_vocab()
-    own = load_tokenizer(name, trust_remote_code=trust_remote_code).get_vocab()
-    differ = sorted(token for token in own.keys() | vocabulary.keys() if own.get(token) != vocabulary.get(token))
+    other = load_tokenizer(name, trust_remote_code=trust_remote_code).get_vocab()
+    differ = sorted(token for token in other.keys() | vocabulary.keys() if other.get(token) != vocabulary.get(token))
     if differ:
         raise ValueError(
             f"{name} has other token ids than the student ({len(differ)} differ, for example {differ[0]!r}): give a "
@@ -271,7 +277,7 @@ def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_re
 
 
 def last_checkpoint(output_dir: str) -> Path | None:
-    """The last checkpoint that was written to its end: the state of the trainer is the last file of one."""
+    """The last complete checkpoint, recognised by the trainer's state, which is written last."""
     folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     steps = {int(folder.name.rpartition("-")[2]): folder for folder in folders if _is_whole(folder)}
     return steps[max(steps)] if steps else None
@@ -279,25 +285,25 @@ def last_checkpoint(output_dir: str) -> Path | None:
 
 def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
     """
-    Where a training in a folder starts.
+    The checkpoint that a training starts from.
 
     Args:
-        output (`Path`): The folder.
-        resume (`bool`): Whether to go on with the run in it.
+        output (`Path`): The output folder of the training.
+        resume (`bool`): Whether to resume the run in it.
 
     Returns:
-        `Path` or `None`: Its last whole checkpoint; `None` if there is none, and no trained weights either.
+        `Path` or `None`: Its last complete checkpoint; `None` if there is neither one nor trained weights.
 
     Raises:
-        `ValueError`: For what would be overwritten.
+        `ValueError`: If the training would overwrite a run or a model.
     """
     checkpoint = last_checkpoint(str(output))
     if checkpoint is None and any(output.glob("*.safetensors")):
         raise ValueError(
-            f"{output} holds a model, and no whole checkpoint to go on from: choose another --output_dir."
+            f"{output} holds a model, but no complete checkpoint to resume from: choose another --output_dir."
         )
     if checkpoint is not None and not resume:
-        raise ValueError(f"{output} holds a run: go on with it (--resume), or choose another --output_dir.")
+        raise ValueError(f"{output} holds a run: resume it (--resume), or choose another --output_dir.")
     return checkpoint
 
 
@@ -310,7 +316,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def card_facts(trajectories: str, argv: Sequence[str], *, has_order: bool = True) -> dict[str, Any]:
-    """What the model's card says of the run: its data, what they are about, and the name of its recipe."""
+    """What the model's card says about the run: its data, their subject, and the name of its recipe."""
     name = trajectories if is_hub_id(trajectories) else Path(trajectories).name
     facts: dict[str, Any] = {"trajectories" if has_order else "dataset": name}
     if (Path(trajectories) / TRAJECTORY_FACTS).is_file():
@@ -324,13 +330,13 @@ def card_facts(trajectories: str, argv: Sequence[str], *, has_order: bool = True
 
 def main(argv: Sequence[str] | None = None) -> None:
     """
-    Trains a student and saves it, its tokenizer and, of adapters, a merged model.
+    Trains a student and saves it with its tokenizer. After training adapters, it also saves a merged model.
 
     Args:
         argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
 
     Raises:
-        `ValueError`: For arguments, data or a loss that cannot be used.
+        `ValueError`: For invalid arguments or data, or a loss that is not finite.
         `OSError`: For files that cannot be read or written.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -338,12 +344,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.trajectories is None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
-        raise ValueError("held_out_check='code' runs programs that nobody has read: allow it, --allow_code_execution.")
+        raise ValueError("held_out_check='code' runs untrusted programs: allow it with --allow_code_execution.")
     check_evaluation(arguments, training_args)
     if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
-        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: leave it out.")
+        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: omit it.")
     if training_args.resume_from_checkpoint is not None:
-        raise ValueError("--resume_from_checkpoint: it is --resume that goes on, from the last whole checkpoint.")
+        raise ValueError(
+            "--resume_from_checkpoint is not supported: use --resume, which starts from the last complete checkpoint."
+        )
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
     name = check_model(model_args, training_args)
@@ -363,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not has_order:
         facts = student_facts(student, tokenizer, training_args.max_length)
         rows = as_trajectories(rows, arguments.trajectories, facts, training_args)
-    # Of a sharded run only the first process may have all of the weights.
+    # In a sharded run, only the first process may have all of the weights.
     is_main = training_args.process_index == 0
     plan = training_plan(training_args, model_args, student, teacher, rows) if is_main else {}
     if is_main and checkpoint is not None:
@@ -386,13 +394,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.save_state()
     trainer.create_model_card()
     if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
-        logger.warning("The adapters are not merged, since the weights are sharded: use `d3llm convert`.")
+        logger.warning("The adapters are not merged, because the weights are sharded: use `d3llm convert`.")
     elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
         adapted = trainer.accelerator.unwrap_model(trainer.model)
         merged = merge_adapter(adapted, output / "merged", tokenizer)
         trainer.write_card(merged, output.resolve().name)
 
 
-if __name__ == "__main__":  # one parser and one form of errors, however it is started
+if __name__ == "__main__":  # the same parser and the same errors as `d3llm distill`
     sys.argv[1:1] = ["distill"]
     runpy.run_module("d3llm", run_name="__main__")

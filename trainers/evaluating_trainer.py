@@ -1,4 +1,4 @@
-"""A trainer that evaluates: losses of held-out rows, metrics of their predictions, and held-out problems, decoded."""
+"""Evaluation during training: losses of held-out rows, metrics of their predictions, decoding of held-out problems."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ from .publishing_trainer import PublishingTrainer
 @dataclass(frozen=True)
 class HeldOutPrompts:
     """
-    Problems that are decoded at each evaluation, for accuracy and TPF.
+    Problems to decode at each evaluation, for accuracy and TPF.
 
     Attributes:
         prompts (`Sequence`): Texts, chats (lists of messages) or lists of token ids.
-        check (`Callable[[int, str], bool]`): Called with the number of a prompt and the decoded text; returns whether
+        check (`Callable[[int, str], bool]`): Called with the index of a prompt and the decoded text; returns whether
             the text is correct.
     """
 
@@ -40,11 +40,11 @@ class HeldOutPrompts:
 @contextlib.contextmanager
 def gathered_root(wrapped: nn.Module) -> Iterator[None]:
     """
-    Gathers what FSDP2 gathers in the forward of the outermost module, embeddings and head: decoding calls the model
-    inside of adapters, whose forward is not that one. Without FSDP2 nothing happens.
+    Gathers the embeddings and the head, which FSDP2 gathers in the forward of the outermost module: with adapters,
+    decoding calls the model inside it. Does nothing without FSDP2.
 
     Args:
-        wrapped (`nn.Module`): The outermost module, of which a forward has been run.
+        wrapped (`nn.Module`): The outermost module. Its forward must have run before.
     """
     if not hasattr(wrapped, "unshard"):
         yield
@@ -61,7 +61,7 @@ class EvaluatingTrainer(PublishingTrainer):
     The part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`] that evaluates and predicts.
 
     Attributes:
-        student ([`~d3llm.trainers.collator.StudentFacts`]): What datasets are held against.
+        student ([`~d3llm.trainers.collator.StudentFacts`]): The facts that datasets are checked against.
         max_new_tokens (`int`): Positions of the generated region.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode.
     """
@@ -70,14 +70,14 @@ class EvaluatingTrainer(PublishingTrainer):
     max_new_tokens: int
     held_out: HeldOutPrompts | None
     eval_dataset: Any
-    _held_out_prefix: str | None = None  # of the metrics of problems that are still to be decoded
+    _held_out_prefix: str | None = None  # for the metrics, until the problems have been decoded
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The parts of the loss that `mode`, `"train"` or `"eval"`, has added up since they were last taken."""
+        """The parts of the loss summed in `mode`, `"train"` or `"eval"`, since the last call."""
         raise NotImplementedError
 
     def prepare(self, dataset: Any, name: str) -> Dataset | IterableDataset:
-        """A dataset as it is evaluated on: checked, tokenized where it holds texts, without rows that do not fit."""
+        """A dataset ready for evaluation: checked, with texts tokenized, and without rows that do not fit."""
         dataset = as_trajectories(dataset, name, self.student, self.args)
         return prepare_trajectories(dataset, self.student, self.max_new_tokens, name)
 
@@ -88,12 +88,12 @@ class EvaluatingTrainer(PublishingTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        As in [`~transformers.Trainer`]. However many datasets there are, held-out problems are decoded once, and
-        `eval_accuracy` and `eval_tokens_per_forward` come with the metrics of the first.
+        As in [`~transformers.Trainer`]. Held-out problems are decoded once, even with several datasets; the metrics of
+        the first dataset include `eval_accuracy` and `eval_tokens_per_forward`.
 
         Args:
-            eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): Others than those of the constructor,
-                checked as they were.
+            eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): Datasets to use instead of those given
+                to the constructor, with the same checks.
             ignore_keys (`list[str]`, *optional*), metric_key_prefix (`str`, *optional*, defaults to `"eval"`): As
                 there.
 
@@ -101,9 +101,9 @@ class EvaluatingTrainer(PublishingTrainer):
             `dict[str, float]`: The loss, its parts, and accuracy and TPF of held-out problems.
 
         Raises:
-            `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+            `ValueError`: For a dataset that does not fit the model, or has no rows that fit.
         """
-        if isinstance(eval_dataset, str):  # one of several, for which this is called again
+        if isinstance(eval_dataset, str):  # `Trainer` calls this method again for each of several datasets
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # type: ignore[arg-type]
         self._held_out_prefix = metric_key_prefix
         before = self.eval_dataset
@@ -123,10 +123,10 @@ class EvaluatingTrainer(PublishingTrainer):
         metric_key_prefix: str = "test",
     ) -> PredictionOutput:
         """
-        The likeliest token at each masked position of held-out rows, masked as in an evaluation.
+        The most likely token at each masked position of held-out rows, masked as in an evaluation.
 
         Args:
-            test_dataset (`Dataset` or `IterableDataset`): The rows, checked as those of the constructor.
+            test_dataset (`Dataset` or `IterableDataset`): The rows, checked like those given to the constructor.
             ignore_keys (`list[str]`, *optional*), metric_key_prefix (`str`, *optional*, defaults to `"test"`): As in
                 [`~transformers.Trainer`].
 
@@ -135,11 +135,11 @@ class EvaluatingTrainer(PublishingTrainer):
             position is not masked or not in the loss; and `metrics`.
 
         Raises:
-            `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+            `ValueError`: For a dataset that does not fit the model, or has no rows that fit.
         """
         return super().predict(self.prepare(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The loss of held-out rows and its parts, and accuracy and TPF of held-out problems."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         parts = self.take_parts("eval")
@@ -151,25 +151,25 @@ class EvaluatingTrainer(PublishingTrainer):
         return output
 
     def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
-        """Each process decodes its share of the prompts; where weights are sharded, all of them run in step."""
+        """Each process decodes its share of the prompts. With sharded weights, every process decodes all of them."""
         wrapped = self.accelerator.unwrap_model(self.model)
         model = (wrapped.get_base_model() if is_peft_model(wrapped) else wrapped).eval()
         sharded = self.is_fsdp_enabled
-        mine = range(len(held_out.prompts))
+        share = range(len(held_out.prompts))
         if not sharded:
-            mine = mine[self.args.process_index :: self.args.world_size]
+            share = share[self.args.process_index :: self.args.world_size]
         counts = [0, 0, 0, 0]
-        if mine:
+        if share:
             with gathered_root(wrapped):
                 result = evaluate_decoding(
                     model,
                     self.processing_class,
-                    [held_out.prompts[index] for index in mine],
-                    lambda number, text: held_out.check(mine[number], text),
+                    [held_out.prompts[index] for index in share],
+                    lambda number, text: held_out.check(share[number], text),
                     batch_size=self.args.per_device_eval_batch_size,
                     **({"seed": self.args.seed} | (self.args.eval_generation_kwargs or {})),
                 )
-            counts = [sum(record.correct for record in result.records), result.tokens, result.forwards, len(mine)]
+            counts = [sum(record.correct for record in result.records), result.tokens, result.forwards, len(share)]
         totals = torch.tensor(counts, device=self.args.device)
         correct, tokens, forwards, prompts = (totals if sharded else self.accelerator.reduce(totals)).tolist()
         return {"accuracy": correct / prompts, "tokens_per_forward": tokens / forwards}
@@ -178,17 +178,17 @@ class EvaluatingTrainer(PublishingTrainer):
         self,
         hp_space: Callable[[Any], dict[str, Any]] | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
-        *args,
-        **kwargs,
+        *args: Any,
+        **kwargs: Any,
     ) -> BestRun | list[BestRun]:
         """
-        As in [`~transformers.Trainer`], which by default minimizes the sum of all metrics: here, `eval_loss`, of
-        several datasets their sum.
+        As in [`~transformers.Trainer`], except for the default objective: instead of the sum of all metrics, it is
+        `eval_loss`, summed over the datasets if there are several.
 
         Args:
             hp_space (`Callable`, *optional*), args, kwargs: As there.
-            compute_objective (`Callable[[dict[str, float]], float]`, *optional*): What to minimize, of the metrics of
-                an evaluation.
+            compute_objective (`Callable[[dict[str, float]], float]`, *optional*): Computes the value to minimize from
+                the metrics of an evaluation.
 
         Returns:
             `BestRun` or `list[BestRun]`: As there.

@@ -1,7 +1,8 @@
 """
-What a field of a recipe may hold.
+Valid values for the fields of a recipe.
 
-Own fields say it in their annotations. Those of transformers and TRL state types, but no ranges: these are here.
+The fields of this package state their ranges in their annotations. Those of transformers and TRL only state types;
+their ranges are here.
 """
 
 import json
@@ -25,7 +26,7 @@ from ..common.schema import check
 from ..generation.fields import suggestion
 
 
-FEW = 8  # choices that an error still lists
+FEW = 8  # an error lists at most this many choices
 
 
 def _read_object(text: str) -> dict[str, Any]:
@@ -70,13 +71,13 @@ def _optimizer_options(text: str) -> str:
 
 def _unused(default: Any, value: Any) -> Any:
     if value != default:
-        raise ValueError("it has no use here, leave it out")
+        raise ValueError("it is not supported here, omit it")
     return value
 
 
 def _among(choices: tuple[str, ...], value: str) -> str:
     if value not in choices:
-        raise ValueError(f"nothing is called so{suggestion(value, choices)}")
+        raise ValueError(f"there is no such name{suggestion(value, choices)}")
     return value
 
 
@@ -89,7 +90,7 @@ CompileMode = Literal["default", "lite", "reduce-overhead", "max-autotune", "max
 
 
 def _options(kind: type, **others: Any) -> Any:
-    """The type of a dictionary of the arguments of a dataclass, some of which have types of their own."""
+    """The type of a dictionary with the arguments of a dataclass, of which `others` override the types of some."""
     options = TypedDict(f"{kind.__name__}Options", {**get_type_hints(kind), **others}, total=False)  # type: ignore
     return with_config(ConfigDict(extra="forbid"))(options)
 
@@ -107,7 +108,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "gradient_accumulation_steps": Count,
         "eval_accumulation_steps": Count | None,
         "num_train_epochs": Positive,
-        "max_steps": Literal[-1] | Count,  # -1 leaves it to the epochs
+        "max_steps": Literal[-1] | Count,  # -1: set by the epochs
         "learning_rate": Weight,
         "lr_scheduler_kwargs": dict | JsonObject | None,
         "warmup_steps": Weight,
@@ -135,7 +136,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "ddp_timeout": Count,
         "fsdp_config": dict | JsonFile | None,
         "deepspeed": dict | JsonFile | None,
-        # What these hold afterwards is of another type than what is given, and they may be given again.
+        # `TrainingArguments` converts these to another type, which must be accepted too when it is given again.
         "accelerator_config": AcceleratorOptions | AcceleratorConfig | AcceleratorFile | None,
         "debug": Debugging | list[Debugging] | Literal[""] | None,
         "fsdp": bool | str | list[str] | None,
@@ -158,15 +159,15 @@ MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
 
 def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType({})) -> None:
     """
-    Checks every field of a dataclass as [`~d3llm.common.field_types.check_fields`] does, by the choices too that
-    transformers states beside an annotation.
+    Checks every field of a dataclass as [`~d3llm.common.field_types.check_fields`] does. It also checks the choices
+    that transformers states in a field's metadata.
 
     Args:
         instance (`Any`): The dataclass.
         inherited (`Mapping[str, Any]`, *optional*): Types of fields whose annotations do not state their ranges.
 
     Raises:
-        `ValueError`: In one line, for the first field that does not fit.
+        `ValueError`: In one line, for the first field with an invalid value.
     """
     hints = get_type_hints(type(instance), include_extras=True)
     declared = {
@@ -178,7 +179,7 @@ def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType(
 
 
 def _declared(hint: Any, choices: Any) -> Any:
-    """The type of an annotation of transformers, where choices are an enumeration or stand beside the annotation."""
+    """The type of a field of transformers, whose choices are an enumeration or are given in its metadata."""
     kinds = get_args(hint) or (hint,)
     named = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     names = tuple(choices or [member.value for kind in named for member in kind])

@@ -1,28 +1,29 @@
-"""Losses of masked positions from hidden states, without a tensor of all positions × vocabulary."""
+"""Losses of masked positions, computed from hidden states without a tensor of all positions × vocabulary."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-CHUNK_ELEMENTS = 2**24  # logits that exist at a time, in float32 64 MiB
+CHUNK_ELEMENTS = 2**24  # logits computed at a time, 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class TokenLosses:
     """
-    What the losses are made of, for M positions.
+    The terms of the losses, for M positions.
 
     Attributes:
         cross_entropy (`Tensor` of shape `(M,)`): -log p(label), nats.
         certainty (`Tensor` of shape `(M,)`): Entropy of softmax(logits / temperature), nats: the certainty-forcing
-            loss of dParallel (arXiv 2509.26488), for positions that are right already.
+            loss of dParallel (arXiv 2509.26488), for positions that are already predicted correctly.
         divergence (`Tensor` of shape `(M,)`): KL(teacher ‖ student), nats; zero without a teacher.
         entropy (`Tensor` of shape `(M,)`): Entropy at temperature 1, nats, as the decoder compares it with its
             threshold; no gradient.
-        predicted (`Tensor` of shape `(M,)`): The likeliest tokens.
+        predicted (`Tensor` of shape `(M,)`): The most likely tokens.
         correct (`Tensor` of shape `(M,)`): Whether they are the labels.
     """
 
@@ -42,20 +43,21 @@ def token_losses(
     teacher: tuple[Tensor, torch.nn.Linear] | None = None,
 ) -> TokenLosses:
     """
-    Runs the head on chunks of positions, keeps a few numbers of each, and makes the logits again in the backward pass.
+    Runs the head on chunks of positions and keeps only a few numbers per position. The backward pass recomputes the
+    logits.
 
     Args:
         hidden (`Tensor` of shape `(M, hidden_size)`): Last hidden states, of the rows that predict the positions.
         head (`torch.nn.Linear`): The LM head.
-        labels (`Tensor` of shape `(M,)`): Tokens.
-        temperature (`float`): Of the certainty loss.
+        labels (`Tensor` of shape `(M,)`): The correct tokens.
+        temperature (`float`): Temperature of the certainty loss.
         teacher (`tuple[Tensor, torch.nn.Linear]`, *optional*): Hidden states `(M, ...)` and head of the teacher.
 
     Returns:
         [`TokenLosses`]: In float32.
     """
     device = hidden.device.type
-    # Autocast does not reach into a backward pass, so the cast is made here, where autograd sees it.
+    # Autocast does not apply to the backward pass of a custom function, so the cast is here, where autograd sees it.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
     bias = None if head.bias is None else head.bias.to(dtype)
     student = hidden.to(dtype), head.weight.to(dtype), bias
@@ -76,7 +78,17 @@ class _ChunkedHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, temperature, teacher_hidden, teacher_weight, teacher_bias):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        temperature: float,
+        teacher_hidden: Tensor | None,
+        teacher_weight: Tensor | None,
+        teacher_bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         cross_entropy, certainty, divergence, entropy, normalizer, sharp_normalizer = (
             hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(6)
         )
@@ -101,12 +113,14 @@ class _ChunkedHead(torch.autograd.Function):
         return cross_entropy, certainty, divergence, entropy, predicted, correct
 
     @staticmethod
-    def backward(ctx, of_cross_entropy, of_certainty, of_divergence, *_of_the_rest):
+    def backward(
+        ctx: Any, of_cross_entropy: Tensor, of_certainty: Tensor, of_divergence: Tensor, *_of_the_rest: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
         normalizer, sharp_normalizer, entropy = (tensor[:, None] for tensor in rest)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-        # In the dtype of the weights, as of any layer: one in float32 would be the largest tensor of all.
+        # In the dtype of the weights, as in any layer: in float32 it would be the largest tensor of all.
         weight_grad = torch.zeros_like(weight) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if bias is not None and wants_bias else None
         for part in _chunks(hidden, weight):
@@ -136,7 +150,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
 
 
 def _normalizer_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log of the sum of exponentials Z of each row, and H = Z - sum softmax(z) z."""
+    """For each row, the log-sum-exp Z and the entropy H = Z - sum softmax(z) z."""
     largest = logits.amax(dim=-1)
     exponentials = (logits - largest[:, None]).exp_()
     total = exponentials.sum(dim=-1)

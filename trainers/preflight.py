@@ -1,4 +1,4 @@
-"""What ends a training before its first step: each check raises a `ValueError` that says the way out."""
+"""Pre-flight checks of a training: each raises a `ValueError` that names the fix, before the first step."""
 
 import contextlib
 from collections.abc import Collection, Sequence
@@ -20,72 +20,75 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 def check_canvas(
     args: PseudoTrajectoryConfig, positions: int | None, datasets: dict[str, Dataset | IterableDataset]
 ) -> None:
-    """A canvas that no decoder takes is not trained either."""
+    """Refuses a canvas that the decoder would refuse too."""
     taught = 0
-    with contextlib.suppress(ValueError):  # of rows that do not say it; what is wrong with them is said in its place
+    with contextlib.suppress(ValueError):  # for rows that do not record it, which `region_length` reports
         taught = max(teacher_max_new_tokens(dataset, name) for name, dataset in datasets.items())
-    way_out = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
+    hint = f"; the teacher's runs have --max_new_tokens {taught}" if taught else ""
     if args.max_length is not None and positions is not None and args.max_length > positions:
         raise ValueError(
-            f"`max_length` is {args.max_length}, and the model has {positions} positions for prompt and response: "
-            f"give --max_length {positions} or less{way_out}."
+            f"`max_length` is {args.max_length}, but the model has {positions} positions for prompt and response: "
+            f"give --max_length {positions} or less{hint}."
         )
     limit = args.max_length or positions
     if args.max_new_tokens is not None and limit is not None and args.max_new_tokens >= limit:
         raise ValueError(
             f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
-            f"of prompt and response (`max_length`): give less{way_out}."
+            f"of prompt and response (`max_length`): give less{hint}."
         )
 
 
 def check_head_weight(model: PreTrainedModel, whose: str) -> None:
-    """The losses take the weight of the LM head as it is, a chunk of positions at a time."""
+    """Refuses a quantized LM head: the losses use its weight directly, on chunks of positions."""
     head = model.get_output_embeddings()
     weight = head.weight
-    shape = getattr(weight, "ds_shape", weight.shape)  # of a weight that ZeRO has sharded
+    shape = getattr(weight, "ds_shape", weight.shape)  # the full shape, if ZeRO has sharded the weight
     if weight.dtype.itemsize == 1 or tuple(shape) != (head.out_features, head.in_features):
         raise ValueError(
-            f"The LM head of the {whose} is packed (quantized), and the losses take its weight: leave it out of the "
+            f"The LM head of the {whose} is packed (quantized), but the losses need its weight: exclude it from the "
             "quantization (`llm_int8_skip_modules`, `modules_to_not_convert`)."
         )
 
 
 def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token_id: int) -> None:
-    """The divergence compares two distributions over the same tokens, of the same noisy canvas."""
+    """Refuses a teacher with another vocabulary or mask token, with which the divergence has no meaning."""
     check_head_weight(teacher, "teacher")
     rows = [model.get_output_embeddings().out_features for model in (teacher, student)]
     if rows[0] != rows[1]:
         raise ValueError(
-            f"The teacher has a vocabulary of {rows[0]} tokens, the student of {rows[1]}: take one with the same."
+            f"The teacher has a vocabulary of {rows[0]} tokens, the student one of {rows[1]}: choose a teacher with "
+            "the student's."
         )
     mask = teacher.special_tokens(resolve_generation_config(teacher, [1])).mask
     if mask != mask_token_id:
-        raise ValueError(f"The teacher's mask token is {mask}, the student's {mask_token_id}: take one with the same.")
+        raise ValueError(
+            f"The teacher's mask token is {mask}, the student's {mask_token_id}: choose a teacher with the student's."
+        )
 
 
 def check_processes(accelerator: Accelerator, world_size: int) -> None:
-    """Each of several processes that do not know of each other would train a model of its own."""
+    """Refuses processes that have not joined one group: each would train a separate model."""
     check_joined(accelerator.num_processes if accelerator.use_distributed else 1, world_size)
 
 
 def check_precision(model: nn.Module, has_float32_copy: bool) -> None:
-    """A step of a small learning rate is less than half a unit of 16 bits: most weights would never change."""
+    """Refuses to train 16-bit weights alone: small steps round to nothing, so most weights would never change."""
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     low = [str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes]
     if low and not has_float32_copy:
         raise ValueError(
-            f"The weights to train are {low[0]}, in which small steps are rounded away, and nothing keeps them in "
-            "float32: load the model with dtype float32 (bf16 autocast stays), train adapters (--use_peft), or "
-            "use DeepSpeed or FSDP with mixed precision; see docs/training.md."
+            f"The weights to train are {low[0]}, in which small steps are rounded away, and there is no float32 copy: "
+            "load the model with dtype float32 (bf16 autocast still applies), train adapters (--use_peft), or use "
+            "DeepSpeed or FSDP with mixed precision; see docs/training.md."
         )
 
 
 def check_best_metric(args: PseudoTrajectoryConfig, metrics: Collection[str]) -> None:
-    """`metric_for_best_model` is one of those that an evaluation gives; a wrong name would end the run after one."""
+    """Refuses an unknown `metric_for_best_model`, which would otherwise end the run after the first evaluation."""
     name = (args.metric_for_best_model or "").removeprefix("eval_")
     if name and args.eval_strategy != "no" and name not in metrics:
         raise ValueError(
-            f"`metric_for_best_model` is {args.metric_for_best_model!r}, which no evaluation gives"
+            f"`metric_for_best_model` is {args.metric_for_best_model!r}, which is not a metric of the evaluation"
             f"{suggestion(name, metrics)}: expected one of {', '.join(metrics)}."
         )
 
@@ -96,14 +99,14 @@ def check_held_out(
     tokenizer: PreTrainedTokenizerBase | None,
     fields: dict[str, Any],
 ) -> None:
-    """What the first evaluation would stumble over ends the run before its first step."""
+    """Refuses held-out prompts that the first evaluation could not decode."""
     if tokenizer is None:
         raise ValueError("`held_out` is decoded to text: give a `processing_class`.")
     try:
         if fields.get("num_return_sequences", 1) != 1:
             raise ValueError("`num_return_sequences` must be 1")
         resolve_generation_config(model, [1], **fields)
-        everything = range(len(prompts))  # counts as done: all but the decoding is tried
-        list(generate_in_batches(model, tokenizer, prompts, done=everything, **fields))
+        done = range(len(prompts))  # with every prompt done, only the decoding itself is skipped
+        list(generate_in_batches(model, tokenizer, prompts, done=done, **fields))
     except ValueError as error:
         raise ValueError(f"`held_out` cannot be decoded with `eval_generation_kwargs` {fields}: {error}") from error

@@ -20,50 +20,50 @@ class PseudoTrajectoryConfig(_BaseConfig):
 
     This class includes only the parameters that are specific to it. For a full list of training arguments, please
     refer to the [`~transformers.TrainingArguments`] documentation. The defaults are the d3LLM recipe (arXiv
-    2601.07568) with exact masks; the files in `recipes/` say each published method in these fields.
+    2601.07568) with exact masks; the files in `recipes/` describe each published method in terms of these fields.
 
     Parameters:
         > Parameters that control the model
 
         model_init_kwargs (`dict[str, Any]`, *optional*):
-            Arguments of `from_pretrained` for a `model` that is given by its name, such as `{"dtype": "bfloat16"}`;
-            float32 without a `dtype`.
+            Arguments of `from_pretrained` for a `model` that is given by its name, such as `{"dtype": "bfloat16"}`.
+            The default `dtype` is float32.
 
         > Parameters that control the canvas
 
         max_new_tokens (`int`, *optional*):
-            Positions of the generated region, masked to its end as the decoder has it. If not given, that of the
-            teacher's run, from `decode_config` in the dataset; of prompts and completions, that of the model's
-            generation config. Where `max_length` leaves less room, it is shorter.
+            Positions of the generated region, which is masked to its end, as in the decoder. By default that of the
+            teacher's run, from `decode_config` in the dataset; for prompts and completions, that of the model's
+            generation config. It is shorter where `max_length` leaves less room.
         max_length (`int`, *optional*):
             Largest length of prompt and region together, in tokens. A row whose prompt and response exceed it is
-            dropped, not cut. If not given, the model's own.
+            dropped, not truncated. By default the model's.
 
         > Parameters that control the corruption
 
         corruption (`str`, *optional*, defaults to `"trajectory"`):
-            Which positions are masked. Possible values are:
+            Which positions to mask. Possible values are:
 
                 - `"trajectory"`: in one window, those that the teacher committed last (d3LLM).
                 - `"block"`: in one window, random ones (dParallel, arXiv 2509.26488).
                 - `"random"`: each position of the whole region with the same probability (LLaDA, arXiv 2502.09992).
 
         layout (`str`, *optional*, defaults to `"complementary"`):
-            `"single"` for one view of each sample, `"complementary"` for a second one that masks the other positions
-            of the window. Doubles the rows of a forward.
+            `"single"` for one view of each sample, `"complementary"` for a second view that masks the other positions
+            of the window. The second view doubles the rows of a forward.
         masking (`str`, *optional*, defaults to `"exact"`):
-            `"exact"`, or `"reference"` to reproduce what the published training code masks: windows up to the end of
-            the canvas, ratios only met where windows and the teacher's blocks coincide, one token too few.
+            `"exact"`, or `"reference"` to reproduce the masks of the published training code: windows up to the end of
+            the canvas, ratios that are only met where windows and the teacher's blocks coincide, one token too few.
         reference_windows (`str`, *optional*, defaults to `"response"`):
             With `masking="reference"`, whether windows are drawn over the `"response"` (its LLaDA code) or over the
             whole `"canvas"` (its Dream code).
         eos_tail (`int`, *optional*, defaults to 32):
-            Positions behind the first EOS that windows and losses may reach: one block of the decoder. More of them
-            fill the batch with EOS.
+            Number of positions after the first EOS that windows and losses may cover; the default is one block of the
+            decoder. With larger values, most targets are EOS.
         filled_tail_share (`float`, *optional*, defaults to 0.0):
-            Share of rows in which an EOS at or behind the first one is committed already, and the early stop has
-            filled the rest of the canvas with EOS while positions before it are masked. The multi-block decoder meets
-            this; the paper does not train on it.
+            Share of rows in which an EOS at or after the first one is already committed, and the early stop has filled
+            the rest of the canvas with EOS while positions before it are masked. The multi-block decoder encounters
+            this state; the paper does not train on it.
 
         > Parameters that control the curricula
 
@@ -72,30 +72,30 @@ class PseudoTrajectoryConfig(_BaseConfig):
         max_mask_ratio (`float`, *optional*, defaults to 0.8):
             Upper bound of the mask ratio.
         raise_mask_ratio (`bool`, *optional*, defaults to `True`):
-            Whether the lower bound rises to `max_mask_ratio` in the course of training.
+            Whether the lower bound rises to `max_mask_ratio` during training.
         window_sizes (`list[int]`, *optional*, defaults to `[16, 16, 24, 24, 32, 32]`):
-            Window sizes, spread evenly over training; in between they are interpolated.
+            Window sizes, spread evenly over training and interpolated in between.
 
         > Parameters that control the loss
 
         entropy_weight (`float`, *optional*, defaults to 2.0):
-            Weight of the certainty-forcing loss: the entropy at masked positions that are predicted right.
+            Weight of the certainty-forcing loss: the entropy at masked positions that are predicted correctly.
         entropy_temperature (`float`, *optional*, defaults to 0.5):
-            Temperature of the distribution whose entropy that is.
+            Temperature of the distribution whose entropy is taken.
         complementary_entropy (`bool`, *optional*, defaults to `False`):
-            Whether that loss is also taken from the complementary view.
+            Whether the complementary view has this loss too.
         kl_weight (`float`, *optional*, defaults to 0.0):
             Weight of KL(teacher ‖ student). If not 0, masked positions that the teacher committed within
-            `near_forwards` of the state take the cross entropy and the others this (TAD).
+            `near_forwards` of the state get the cross entropy, and the others get this divergence (TAD).
         near_forwards (`int`, *optional*, defaults to 8):
-            What counts as near, in forwards of the teacher.
+            Number of the teacher's forwards within which a masked position counts as near.
         loss_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"`: the mean over masked positions. `"inverse_ratio"`: the sum over masked positions, each divided
-            by its probability to be masked, over the number of positions that could be masked (LLaDA).
+            by its probability of being masked, over the number of positions that could be masked (LLaDA).
         normalization (`str`, *optional*, defaults to `"tokens"`):
-            Over what the means are taken: `"tokens"`, the masked positions of the optimizer step, over all its
-            micro-batches and processes; or `"microbatch"`, each micro-batch for itself, the certainty loss over the
-            right positions alone, as in the reference.
+            What the means are taken over: `"tokens"`, all masked positions of the optimizer step, over its
+            micro-batches and processes; or, as in the reference, `"microbatch"`, each micro-batch separately, and the
+            certainty loss over the correctly predicted positions alone.
         loss_scale (`float`, *optional*, defaults to 1.0):
             Constant factor of the loss. The reference divides by 4.
 
@@ -104,10 +104,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         eval_generation_kwargs (`dict[str, Any]`, *optional*):
             Fields of `DiffusionGenerationConfig` for the decoding of held-out prompts, such as `{"preset": "d3llm"}`.
 
-        > Parameters that transformers has from 5.23 on:
+        > Parameters that transformers has since 5.23:
 
         activation_checkpointing (`bool`, *optional*):
-            Whether to compute activations again in the backward pass instead of keeping them; off by default.
+            Whether to recompute activations in the backward pass instead of keeping them; off by default.
         activation_checkpointing_kwargs (`dict[str, Any]`, *optional*):
             Arguments of `torch.utils.checkpoint.checkpoint`.
 
@@ -117,7 +117,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     > - `ddp_find_unused_parameters`: Defaults to `False`: every parameter is used in every step.
     > - `learning_rate`: Defaults to `2e-5` instead of `5e-5`.
     > - `logging_steps`: Defaults to `10` instead of `500`.
-    > - `logging_nan_inf_filter`: Defaults to `False` instead of `True`: a loss that is no number ends the run.
+    > - `logging_nan_inf_filter`: Defaults to `False` instead of `True`: a loss that is not finite ends the run.
     > - `weight_decay`: Defaults to `0.01` instead of `0.0`.
     """
 
@@ -133,9 +133,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
-    # TrainingArguments have these from transformers 5.23 on
+    # Part of TrainingArguments since transformers 5.23
     activation_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute activations again in the backward pass instead of keeping them."}
+        default=None, metadata={"help": "Recompute activations in the backward pass instead of keeping them."}
     )
     activation_checkpointing_kwargs: dict[str, Any] | JsonObject | None = field(
         default=None, metadata={"help": "Arguments of `torch.utils.checkpoint.checkpoint`, as JSON."}
@@ -144,7 +144,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
         default=False, metadata={"help": "Whether DDP looks for parameters without a gradient: there are none."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Leave losses that are no number out of the log; here they end the run."}
+        default=False, metadata={"help": "Omit losses that are not finite from the log; here they end the run."}
     )
 
     # Parameters that control the model
@@ -158,17 +158,17 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     max_length: Count | None = field(
         default=None,
-        metadata={"help": "Largest length of prompt and region; rows that exceed it are dropped. The model's own."},
+        metadata={"help": "Largest length of prompt and region; longer rows are dropped. By default the model's."},
     )
 
     # Parameters that control the corruption
     corruption: Literal["trajectory", "block", "random"] = field(
         default="trajectory",
-        metadata={"help": "Which positions are masked."},
+        metadata={"help": "Which positions to mask."},
     )
     layout: Literal["single", "complementary"] = field(
         default="complementary",
-        metadata={"help": "One view of a sample or two."},
+        metadata={"help": "One view of each sample, or two."},
     )
     masking: Literal["exact", "reference"] = field(
         default="exact",
@@ -176,13 +176,13 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     reference_windows: Literal["response", "canvas"] = field(
         default="response",
-        metadata={"help": "What windows of the reference are drawn over."},
+        metadata={"help": "With masking=reference, what windows are drawn over."},
     )
     eos_tail: Whole = field(
-        default=32, metadata={"help": "Positions behind the first EOS that windows and losses may reach."}
+        default=32, metadata={"help": "Positions after the first EOS that windows and losses may cover."}
     )
     filled_tail_share: Share = field(
-        default=0.0, metadata={"help": "Share of rows whose tail the decoder's early stop has filled with EOS."}
+        default=0.0, metadata={"help": "Share of rows whose tail is already filled with EOS, as by an early stop."}
     )
 
     # Parameters that control the curricula
@@ -200,7 +200,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     entropy_weight: Weight = field(default=2.0, metadata={"help": "Weight of the certainty-forcing loss."})
     entropy_temperature: Positive = field(default=0.5, metadata={"help": "Temperature of the certainty-forcing loss."})
     complementary_entropy: bool = field(
-        default=False, metadata={"help": "Whether the complementary view has a certainty-forcing loss too."}
+        default=False, metadata={"help": "Whether the complementary view has the certainty-forcing loss too."}
     )
     kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
     near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
@@ -208,7 +208,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
         default="uniform", metadata={"help": "Weights of masked positions."}
     )
     normalization: Literal["tokens", "microbatch"] = field(
-        default="tokens", metadata={"help": "Over what means are taken."}
+        default="tokens", metadata={"help": "What the means are taken over."}
     )
     loss_scale: Positive = field(default=1.0, metadata={"help": "Constant factor of the loss."})
 
@@ -217,11 +217,11 @@ class PseudoTrajectoryConfig(_BaseConfig):
         default=None, metadata={"help": "Decoding parameters for held-out prompts, as JSON."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, TRAINING_FIELDS)
         check_packages(self)
         if self.eval_strategy == "no" and (self.load_best_model_at_end or self.save_strategy == "best"):
-            raise ValueError("The best model is what evaluations find, and there are none: give an `eval_strategy`.")
+            raise ValueError("The best model is found by evaluations, but there are none: give an `eval_strategy`.")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         if not hasattr(TrainingArguments, "activation_checkpointing"):
@@ -235,19 +235,20 @@ class PseudoTrajectoryConfig(_BaseConfig):
                 f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
             )
         if self.masking == "reference" and self.corruption == "random":
-            raise ValueError("`masking='reference'` is about windows: it does not go with `corruption='random'`.")
+            raise ValueError("`masking='reference'` is about windows: it does not work with `corruption='random'`.")
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.kl_weight and self.layout == "complementary":
-            raise ValueError("`kl_weight` splits the masks of one view into near and far: take `layout='single'`.")
+            raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 
 
 def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:
     """
-    The configuration of a trainer from what it was given.
+    Converts the `args` of a trainer to its configuration.
 
     Args:
-        args (`TrainingArguments`, *optional*): Those of the trainer; plain ones, with the default recipe; or none.
+        args (`TrainingArguments`, *optional*): A configuration, or plain training arguments, which get the default
+            recipe.
 
     Returns:
         [`PseudoTrajectoryConfig`]: With the same values.
@@ -256,4 +257,4 @@ def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:
         return PseudoTrajectoryConfig("pseudo-trajectory")
     if isinstance(args, PseudoTrajectoryConfig):
         return args
-    return PseudoTrajectoryConfig(**{**args.to_dict(), "hub_token": args.hub_token})  # which `to_dict` hides
+    return PseudoTrajectoryConfig(**{**args.to_dict(), "hub_token": args.hub_token})  # `to_dict` hides the token

@@ -1,4 +1,4 @@
-"""Distils a student on the order in which its teacher committed tokens."""
+"""Distils a student on the order in which its teacher commits tokens."""
 
 import contextlib
 import itertools
@@ -59,7 +59,7 @@ from .trl_base import _ForwardRedirection
 
 logger = logging.get_logger(__name__)
 
-# What the log shows, and which of the sums it is divided by.
+# The means in the log, and the sum that each is divided by.
 MEANS = {
     "cross_entropy": "masked",
     "complementary_cross_entropy": "complementary_masked",
@@ -78,20 +78,21 @@ class CannotWriteError(OSError):
 
 class PseudoTrajectoryTrainer(EvaluatingTrainer):
     """
-    Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and its relatives.
+    Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and related methods.
 
     One optimizer step:
 
-    1. For each sample draw, from (seed, step, sample), a mask ratio and a window; the curricula say from which range
-       and how large. In the window mask the positions that the teacher committed last; what is before it is clean,
-       what is behind it masked. A second view masks the window's other positions.
-    2. One forward over all views. The head runs on the masked positions of the windows alone, in chunks.
-    3. Cross entropy of each view, plus the entropy at positions that are right already (certainty forcing), or the
-       divergence from the teacher. Each is summed over positions and divided by their number in the whole step.
+    1. For each sample, draw a mask ratio and a window from (seed, step, sample). The curricula set the range of the
+       ratio and the size of the window. In the window, mask the positions that the teacher committed last; everything
+       before it is clean, everything after it is masked. A second view masks the other positions of the window.
+    2. Run one forward over all views. The head runs only on the masked positions of the windows, in chunks.
+    3. Compute the cross entropy of each view, plus the entropy at positions that are already predicted correctly
+       (certainty forcing) or the divergence from the teacher. Each term is summed over its positions and divided by
+       their number in the whole step.
 
-    The backbone and the head are called inside the forward of whatever wraps the model (DDP, FSDP, DeepSpeed, PEFT):
-    the call of the wrapper is redirected to [`PseudoTrajectoryTrainer.canvas_losses`], so that its hooks run around
-    both, and sharded weights of the head are there when it is used.
+    The backbone and the head are called inside the forward of the model's wrapper (DDP, FSDP, DeepSpeed, PEFT): the
+    wrapper's call is redirected to [`PseudoTrajectoryTrainer.canvas_losses`]. So its hooks run around both, and
+    sharded weights of the head are available when they are used.
 
     Example:
 
@@ -111,47 +112,47 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`, *optional*): The student, which starts as a copy of the
-            teacher: a masked-diffusion model of `d3llm.modeling`, with adapters or without, or its folder or Hub id,
+            teacher: a masked-diffusion model of `d3llm.modeling`, with or without adapters, or its folder or Hub id,
             loaded with `args.model_init_kwargs`.
         args ([`PseudoTrajectoryConfig`] or `TrainingArguments`, *optional*): The recipe and the training arguments.
-        train_dataset (`Dataset` or `IterableDataset`): Trajectories, with the columns of `TRAJECTORY_FEATURES`; or,
-            for recipes that need no order, `prompt` and `completion`, or `messages`. An iterable one needs
+        train_dataset (`Dataset` or `IterableDataset`): Trajectories, with the columns of `TRAJECTORY_FEATURES`.
+            Recipes that need no order also accept `prompt` and `completion`, or `messages`. An iterable dataset needs
             `args.max_steps`.
-        eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): Held-out ones, for the loss; of a dict, for
-            one loss each, `eval_NAME_loss`.
-        processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer; saved with the model and compared with
-            the teacher's. By default, that which lies with the model, if there is one.
-        teacher (`PreTrainedModel`, *optional*): Only for `kl_weight`, with the student's token ids; without it, the
-            student with its adapters off.
+        eval_dataset (`Dataset`, `IterableDataset` or `dict`, *optional*): Held-out rows for the loss. Each dataset of
+            a dict has its own loss, `eval_NAME_loss`.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer, which is saved with the model and
+            compared with the teacher's. By default the tokenizer in the model's folder, if there is one.
+        teacher (`PreTrainedModel`, *optional*): A teacher for `kl_weight`, with the student's token ids; by default
+            the student with its adapters off.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode at each evaluation, with
-            `args.eval_generation_kwargs`: `eval_accuracy` and `eval_tokens_per_forward`, good for
-            `metric_for_best_model`. Needs an `eval_dataset` too.
+            `args.eval_generation_kwargs`. They give `eval_accuracy` and `eval_tokens_per_forward`, which can be used
+            as `metric_for_best_model`. Needs an `eval_dataset` too.
         callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, *optional*), optimizer_cls_and_kwargs (`tuple`, *optional*): As there.
         peft_config (`PeftConfig`, *optional*): Trains adapters; see [`~d3llm.trainers.adapters.add_adapter`].
-        model_init (`Callable`, *optional*): Makes the student, in place of `model`, anew for each training: for
-            `hyperparameter_search`.
+        model_init (`Callable`, *optional*): Given instead of `model`, creates a new student for each training, as
+            `hyperparameter_search` needs.
         compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*): As in [`~transformers.Trainer`]; predictions
             are token ids, as from [`~PseudoTrajectoryTrainer.predict`], since no logits are kept.
 
     Attributes:
-        card_facts (`dict[str, Any]`): What the model's card is to say besides what the trainer knows: fields of
+        card_facts (`dict[str, Any]`): Further facts for the model's card, which the trainer does not know: fields of
             [`~d3llm.hub_cards.ModelFacts`], such as `recipe`, `trajectories` and `training_tasks`.
 
     Raises:
-        `ValueError`: For a dataset that does not fit the model, or of which nothing is left.
+        `ValueError`: For a dataset that does not fit the model, or has no rows that fit.
         `ValueError`: For prompts and completions with a recipe that needs an order.
         `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
-        `ValueError`: For a model of another kind, both or none of `model` and `model_init`, and adapters that are no
-            part of the model's layers.
+        `ValueError`: For a model of another kind, both or neither of `model` and `model_init`, and adapters that are
+            not part of the model's layers.
         `ValueError`: For a `report_to` that is not installed, and arguments of other losses.
         `ValueError`: For `push_to_hub` with checkpoints to resume from, or with a revision.
-        `ValueError`: When processes that were launched together do not know of each other.
+        `ValueError`: If several processes were launched but have not joined one group.
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
         `ValueError`: For held-out prompts or `args.eval_generation_kwargs` that the decoder refuses.
-        `ValueError`: For trained weights in 16 bits of which nothing keeps a float32 copy.
-        `ValueError`: While training, when a loss is no number; it names the step and the samples.
-        `OSError`: When a checkpoint cannot be written, or a model by name not be read.
+        `ValueError`: For trained weights in 16 bits without a float32 copy.
+        `ValueError`: During training, if a loss is not finite; it names the step and the samples.
+        `OSError`: If a checkpoint cannot be written, or a model given by name cannot be read.
     """
 
     loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
@@ -184,10 +185,10 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             raise ValueError("Which student? Give one of `model` and `model_init`.")
         if model_init is not None and optimizers != (None, None):
             raise ValueError(
-                "`optimizers` are of one model, and `model_init` makes several: leave out one of the two."
+                "`optimizers` belong to one model, but `model_init` creates several: omit one of the two."
             )
         if teacher is not None and not args.kl_weight:
-            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: leave it out, or set a weight.")
+            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: omit it, or set a weight.")
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.peft_config = peft_config
         self.model_init = model_init
@@ -207,14 +208,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         first = next(iter(datasets.get("train_dataset", ())), None)
         self.teacher_name = (first and first["teacher"]) or None
         if any(isinstance(dataset, IterableDataset) for dataset in datasets.values()):
-            # Every process reads all rows, and takes its own: batches of unequal shape cannot be handed round.
+            # Every process reads all rows and keeps its share: batches of unequal shape cannot be dispatched.
             args.accelerator_config.dispatch_batches = False
         prepared = {
             name: prepare_trajectories(data, self.student, self.max_new_tokens, name)
             for name, data in datasets.items()
         }
         train_dataset = prepared.pop("train_dataset", None)
-        # Means are taken over the positions of the whole step, so accumulation has nothing left to divide.
+        # Means are taken over the positions of the whole step, so accumulation must not divide the loss again.
         self.loss_is_scaled_for_ga = args.normalization == "tokens"
         self.held_out = held_out
         self.card_facts = {}
@@ -231,20 +232,19 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        self.model_init = model_init  # the first model is made already, above
+        self.model_init = model_init  # not passed to `Trainer.__init__`, which would create another model
         if self.args.n_gpu > 1:
             raise ValueError("One process cannot train on several GPUs here: use `accelerate launch`.")
         check_processes(self.accelerator, self.args.world_size)
-        # ZeRO keeps a float32 copy of what it trains in 16 bits, accelerate makes one for FSDP.
+        # ZeRO keeps a float32 copy of the 16-bit weights that it trains; accelerate makes one for FSDP.
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         check_precision(self.model, has_float32_copy=is_sharded and self.accelerator.mixed_precision != "no")
         if held_out is not None:
             check_held_out(held_out.prompts, base, processing_class, decoding)
         if self.teacher is not None:
             self.teacher = self.teacher.to(self.args.device)
-        if (
-            type(self) is PseudoTrajectoryTrainer and compute_metrics is None and not callbacks
-        ):  # which may add metrics
+        # Subclasses, `compute_metrics` and callbacks may add metrics.
+        if type(self) is PseudoTrajectoryTrainer and compute_metrics is None and not callbacks:
             check_best_metric(
                 self.args, self.metric_names(list(eval_dataset) if isinstance(eval_dataset, dict) else [])
             )
@@ -252,13 +252,13 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         self.model.add_model_tags(self._tag_names)
 
     def as_student(self, model: str | PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-        """A model as it is trained: loaded, if it is a name, and with the adapters of `peft_config`."""
+        """The model to train: loaded, if given by name, and with the adapters of `peft_config`."""
         args = self.args
         loading: Any = args.model_init_kwargs or {}
         if isinstance(model, str):
             model = load_model(model, **{"dtype": "float32", **loading})
         elif loading:
-            logger.warning("`model_init_kwargs` are for a `model` that is given by its name: they have no effect.")
+            logger.warning("`model_init_kwargs` have no effect: they are for a `model` that is given by its name.")
         if self.peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
             keep_base = bool(args.kl_weight) and self.teacher is None
@@ -279,18 +279,18 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
-        """A new student, of `model_init`."""
+        """A new student, created by `model_init`."""
         return self.as_student(super().call_model_init(trial))
 
-    def _set_signature_columns_if_needed(self):
+    def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = [*COLUMNS, self.args.length_column_name]
 
     def progress_at(self, step: int) -> float:
-        """Share of the optimizer steps that are done before a step, 0 to 1."""
+        """The share of the optimizer steps that are done before a step, 0 to 1."""
         return step / max(1, self.state.max_steps)
 
     def curriculum(self, progress: float) -> tuple[tuple[float, float], int]:
-        """Range of the mask ratio and size of the windows at some progress of training."""
+        """The range of the mask ratio and the size of the windows at a given progress of training."""
         args = self.args
         low = args.min_mask_ratio
         if args.raise_mask_ratio:
@@ -299,14 +299,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
     def corrupt(self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0) -> Corruption:
         """
-        Draws what is masked in a batch; a pure function of the seed, the step and the samples.
+        Draws the masks of a batch; a pure function of the seed, the step and the samples.
 
         Args:
             batch (`dict[str, Tensor]`): From [`~d3llm.trainers.collator.TrajectoryCollator`].
             step (`int`): Optimizer step, for the random numbers.
-            progress (`float`): For the curricula.
-            micro_batch (`int`, *optional*, defaults to 0): Its number in the step. With `masking="reference"` the
-                ratio is one for each micro-batch, the same on every process.
+            progress (`float`): Progress of training, for the curricula.
+            micro_batch (`int`, *optional*, defaults to 0): Its number in the step. With `masking="reference"` each
+                micro-batch has one ratio, the same on every process.
 
         Returns:
             [`~d3llm.trainers.corruption.Corruption`]: One view or two.
@@ -345,7 +345,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
     def add_targets(self, batch: dict[str, Any], corruption: Corruption) -> None:
         """
-        Adds to a batch of B rows what the loss needs: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`,
+        Adds to a batch of B rows the inputs of the loss: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`,
         `far` `(views, B, N)`, `weights` `(B,)`, and `counts` `(3,)`, the denominators of the means.
         """
         args = self.args
@@ -370,8 +370,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """
-        Takes the micro-batches of an optimizer step and corrupts them, so that the positions in the loss are known,
-        and counted over all of them and all processes, before the first one is computed.
+        Takes the micro-batches of an optimizer step and corrupts them. The positions in the loss are thus known, and
+        counted over all micro-batches and processes, before the first loss is computed.
         """
         batches = list(itertools.islice(epoch_iterator, num_batches))
         step = self.state.global_step
@@ -388,11 +388,11 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
         Args:
             noisy_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases.
-            labels (`Tensor` of shape `(rows, L)`): The clean ones.
-            picked (`Tensor` of shape `(2, M)`): Rows and columns.
+            labels (`Tensor` of shape `(rows, L)`): The clean canvases.
+            picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
 
         Returns:
-            [`~d3llm.trainers.losses.TokenLosses`]: Of `M` positions each.
+            [`~d3llm.trainers.losses.TokenLosses`]: Of the `M` positions.
         """
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if is_peft_model(model) else model
@@ -410,7 +410,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
             teacher = model.get_base_model() if self.teacher is None else self.teacher
             head = teacher.get_output_embeddings()
-            head = getattr(head, "original_module", head)  # of `modules_to_save`, which has a trained copy
+            head = getattr(head, "original_module", head)  # `modules_to_save` trains a copy of the head
             return _hidden_states(teacher, noisy_ids, attention_mask, picked), head
 
     def compute_loss(
@@ -419,28 +419,28 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
-    ):
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """
-        The loss of a batch with targets: with n the positions of each kind,
+        The loss of a batch with targets. With n the number of positions of each kind, it is
 
             (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far) * loss_scale
 
-        where ' marks the complementary view and H runs over positions that are predicted right.
+        where ' marks the complementary view and H is summed over correctly predicted positions.
 
         Args:
-            model (`nn.Module`): The model as it is wrapped.
+            model (`nn.Module`): The wrapped model.
             inputs (`dict[str, Tensor]`): A batch after [`~PseudoTrajectoryTrainer.add_targets`].
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the parts too.
-            num_items_in_batch (`Tensor` of shape `(3,)`, *optional*): The numbers n, n', n_far of the whole step; by
+            num_items_in_batch (`Tensor` of shape `(3,)`, *optional*): The numbers n, n', n_far for the whole step; by
                 default those of this batch.
 
         Returns:
-            `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss; and its parts as they are logged, and
-            `predictions` `(B, N)`, the likeliest tokens at the positions in the loss, -100 elsewhere.
+            `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss. With `return_outputs`, also its logged parts and
+            `predictions` `(B, N)`, the most likely tokens at the positions in the loss, -100 elsewhere.
         """
         args = self.args
         views, rows, length = inputs["supervised"].shape
-        # A host read: how many positions there are. The other one of a micro-batch is whether the loss is a number.
+        # A host read, for the number of positions. The only other one per micro-batch checks that the loss is finite.
         view, row, position = picked = inputs["supervised"].nonzero(as_tuple=True)
         losses = self._redirect(
             model,
@@ -456,7 +456,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         counts = (
             inputs["counts"]
             if num_items_in_batch is None or args.normalization == "microbatch"
-            # Wrappers average gradients over the processes; the means here are over the positions of all of them.
+            # Wrappers average gradients over the processes, but these means are over the positions of all processes.
             else (num_items_in_batch / self.accelerator.num_processes)
         )
         masked, complementary_masked, far = counts.clamp(min=1e-9)
@@ -475,11 +475,23 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         if not return_outputs:
             return loss
         predictions = torch.full_like(inputs["commit_steps"], -100)
-        predictions[row, position] = losses.predicted  # the views have no position in common
+        predictions[row, position] = losses.predicted  # no position is in both views
         return loss, {**sums, "predictions": predictions}
 
     def sum_up(self, losses: TokenLosses, far: Tensor, weights: Tensor, view: Tensor) -> dict[str, Tensor]:
-        """The sums and counts in `SUMS` over the M positions, each of which has a weight and belongs to a view."""
+        """
+        The sums and counts in `SUMS`, with which `compute_loss` makes the loss. A subclass changes the losses or the
+        weights of positions here.
+
+        Args:
+            losses ([`~d3llm.trainers.losses.TokenLosses`]): Of M positions.
+            far (`torch.BoolTensor` of shape `(M,)`): Those that only count in the divergence.
+            weights (`Tensor` of shape `(M,)`): The weight of each.
+            view (`torch.LongTensor` of shape `(M,)`): The view of each, 0 or 1.
+
+        Returns:
+            `dict[str, Tensor]`: Scalars in float32.
+        """
         weights = weights * ~far
         sums = {
             "divergence": (losses.divergence * far).sum(),
@@ -501,7 +513,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
     def _describe_bad_loss(self, loss: Tensor, ids: list[str]) -> str:
         return (
             f"The loss at step {self.state.global_step} is {loss.item()}, for the samples {', '.join(ids)}: the run "
-            f"stops here. Its last checkpoint is in {self.args.output_dir}; a lower learning rate may help."
+            f"has been stopped. Its last checkpoint is in {self.args.output_dir}; a lower learning rate may help."
         )
 
     def prediction_step(
@@ -512,7 +524,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
-        The loss of held-out rows, with the same masks at each evaluation: those of the end of training.
+        The loss of held-out rows. Every evaluation uses the same masks, those of the end of training.
 
         Args:
             model (`nn.Module`), inputs (`dict`), ignore_keys (`list[str]`, *optional*): As in
@@ -520,8 +532,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             prediction_loss_only (`bool`): Whether to return the loss alone.
 
         Returns:
-            `tuple[Tensor, Tensor | None, Tensor | None]`: The loss; the likeliest tokens and the labels `(B, N)` of
-            the positions in it, -100 elsewhere.
+            `tuple[Tensor, Tensor | None, Tensor | None]`: The loss, and the most likely tokens and the labels
+            `(B, N)` at the positions in the loss, -100 elsewhere.
         """
         inputs = self._prepare_inputs(inputs)
         self.add_targets(inputs, self.corrupt(inputs, step=0, progress=1.0))
@@ -533,14 +545,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
         return loss, outputs["predictions"], labels
 
-    def train(self, *args, **kwargs) -> TrainOutput:
-        """As in [`~transformers.Trainer`]; what a killed run left half-written in the output folder goes first."""
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
         is_main = self.is_world_process_zero()
         with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
             return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in [`~transformers.Trainer`]; a full disk is an `OSError` that says what is there."""
+        """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""
         with self._writing():
             super().save_model(output_dir, _internal_call)
 
@@ -557,27 +569,27 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
             raise CannotWriteError(
                 f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
-                "earlier steps are whole: make room and go on from the last one."
+                "earlier steps are complete: free some space and resume from the last one."
             ) from error
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The means in `MEANS` over what `mode` has added up since they were last taken, over all processes."""
+        """The means in `MEANS` over all sums of `mode` since the last call, on all processes."""
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
         self._sums[mode].zero_()
         return {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
 
     def metric_names(self, datasets: Sequence[str]) -> list[str]:
-        """What an evaluation gives, without `eval_`; of several datasets, by their names."""
+        """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
         given = {"complementary": self.args.layout == "complementary", "divergence": bool(self.args.kl_weight)}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss since the last log, and where the curricula stand."""
+        """Adds the parts of the loss since the last log, and the current values of the curricula."""
         parts = self.take_parts("train") if self.model.training else {}
         if parts:
-            # The step that is logged is done, and counted.
+            # The logged step is already counted.
             (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
             logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
         super().log(logs, start_time)

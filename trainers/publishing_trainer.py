@@ -1,7 +1,8 @@
-"""A trainer whose models go to the Hub as `d3llm push model` sends them: whole, described, without pickles."""
+"""Pushes models during training as `d3llm push model` does: complete, with a card, and without pickles."""
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .trl_base import _BaseTrainer
 
 logger = logging.get_logger(__name__)
 
-# Of the training arguments, what the model's card tells beside the fields of the recipe.
+# The training arguments shown on the model's card, besides the fields of the recipe.
 CARD_ARGUMENTS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -35,20 +36,20 @@ CARD_ARGUMENTS = (
 
 def push_training(folder: Path, repo_id: str, *, base_model: str | None, message: str | None, api: HfApi) -> Pushed:
     """
-    Makes a repository on the Hub equal to a model's folder, without what the training keeps for itself.
+    Makes a repository on the Hub equal to a model's folder, without the training's internal files.
 
     Args:
-        folder (`Path`): A model with its card, or adapters, which are merged on the way.
-        repo_id (`str`): Where it goes.
+        folder (`Path`): A model with its card, or adapters, which are merged first.
+        repo_id (`str`): The repository.
         base_model (`str`, *optional*): Folder or Hub id of the model that adapters belong to.
         message (`str`, *optional*): Title of the commit.
-        api (`HfApi`): Which Hub, and which token.
+        api (`HfApi`): The Hub and the token to use.
 
     Returns:
-        [`~d3llm.hub_cards.push.Pushed`]: Where it is.
+        [`~d3llm.hub_cards.push.Pushed`]: The pushed commit.
 
     Raises:
-        `ValueError`: For what must not go to the Hub.
+        `ValueError`: For content that must not go to the Hub.
         `OSError`: As from [`~d3llm.hub_cards.push.push`].
     """
     with tempfile.TemporaryDirectory() as work:
@@ -66,14 +67,16 @@ def push_training(folder: Path, repo_id: str, *, base_model: str | None, message
 
 
 def check_push(args: PseudoTrajectoryConfig) -> None:
-    """Refuses, before the training, what could not be pushed behind it."""
+    """Refuses, before the training, settings with which the result could not be pushed."""
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} would push the optimizer's state, which is a pickle: choose "
+            f"hub_strategy={args.hub_strategy.value!r} would push the optimizer's state, which is a pickle: use "
             "'end' or 'every_save'."
         )
     if args.hub_revision is not None:
-        raise ValueError(f"hub_revision={args.hub_revision!r}: a push goes to the main branch of the repository.")
+        raise ValueError(
+            f"hub_revision={args.hub_revision!r}: a push goes to the main branch of the repository; omit it."
+        )
 
 
 class PublishingTrainer(_BaseTrainer):
@@ -81,7 +84,7 @@ class PublishingTrainer(_BaseTrainer):
     The part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`] that writes cards and pushes.
 
     Attributes:
-        teacher_name (`str`, *optional*): The model that made the trajectories.
+        teacher_name (`str`, *optional*): The model that produced the trajectories.
         card_facts (`dict[str, Any]`): Further fields of [`~d3llm.hub_cards.ModelFacts`] for the card.
     """
 
@@ -93,14 +96,14 @@ class PublishingTrainer(_BaseTrainer):
         model_name: str | None = None,
         dataset_name: str | None = None,
         tags: str | list[str] | None = None,
-    ):
+    ) -> None:
         """
-        Writes the model's card, and the facts it is made of, into the output folder.
+        Writes the model's card, and the facts it is based on, to the output folder.
 
         Args:
-            model_name (`str`, *optional*): Its title; the name of the folder when not given.
-            dataset_name (`str`, *optional*): The trajectories, or the prompts and completions, in place of what
-                `card_facts` says.
+            model_name (`str`, *optional*): The title of the card; by default the name of the folder.
+            dataset_name (`str`, *optional*): The trajectories, or the prompts and completions; replaces the entry in
+                `card_facts`.
             tags (`str` or `list[str]`, *optional*): Besides those of the package and the trainer.
         """
         if self.is_world_process_zero():
@@ -110,12 +113,12 @@ class PublishingTrainer(_BaseTrainer):
 
     def write_card(self, folder: Path, name: str, dataset: str | None = None, tags: Sequence[str] = ()) -> None:
         """
-        Writes the card of the model as it is now, and the facts it is made of.
+        Writes the card of the model in its current state, and the facts it is based on.
 
         Args:
-            folder (`Path`): Where the model is saved.
-            name (`str`): Title of the card.
-            dataset (`str`, *optional*): What it was trained on, in place of what `card_facts` says.
+            folder (`Path`): The folder where the model is saved.
+            name (`str`): The title of the card.
+            dataset (`str`, *optional*): The training data; replaces the entry in `card_facts`.
             tags (`Sequence[str]`, *optional*): Besides those of the package and the trainer.
         """
         model = self.accelerator.unwrap_model(self.model)
@@ -134,7 +137,7 @@ class PublishingTrainer(_BaseTrainer):
             **self.card_facts,
         }
         if dataset is not None:
-            # Only a teacher's rows are trajectories.
+            # Rows without a teacher are prompts and completions, not trajectories.
             facts |= {"dataset": dataset} if self.teacher_name is None else {"trajectories": dataset}
         write_training_card(
             folder,
@@ -152,27 +155,28 @@ class PublishingTrainer(_BaseTrainer):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ):
+    ) -> Pushed | Future[Pushed] | None:
         """
-        Saves the model and pushes it as `d3llm push model` does: one commit, checked before and after, without
-        pickles. Adapters are merged for it.
+        Saves the model and pushes it as `d3llm push model` does: in one commit, checked before and after, without
+        pickles. Adapters are merged first.
 
         Args:
             commit_message (`str`, *optional*), private (`bool`, *optional*): As in [`~transformers.Trainer`].
-            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the push; else a future is returned.
-            token (`str`, *optional*): The token, in place of `args.hub_token`.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the push; if not, a future is
+                returned.
+            token (`str`, *optional*): The token to use instead of `args.hub_token`.
             revision (`str`, *optional*): Must be `None`: a push goes to the main branch.
             kwargs (`Any`): For [`~PseudoTrajectoryTrainer.create_model_card`].
 
         Returns:
-            [`~d3llm.hub_cards.push.Pushed`]: Where it is; `None` on all processes but the first.
+            [`~d3llm.hub_cards.push.Pushed`]: The pushed commit; `None` on all processes but the first.
 
         Raises:
-            `ValueError`: For what must not go to the Hub.
-            `OSError`: When the Hub refuses, or stays out of reach.
+            `ValueError`: For content that must not go to the Hub.
+            `OSError`: If the Hub refuses the push or cannot be reached.
         """
         if revision is not None:
-            raise ValueError(f"revision={revision!r}: a push goes to the main branch of the repository.")
+            raise ValueError(f"revision={revision!r}: a push goes to the main branch of the repository; omit it.")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -183,7 +187,9 @@ class PublishingTrainer(_BaseTrainer):
         self.create_model_card(**kwargs)
         return self._push(Path(self.args.output_dir), commit_message, token, blocking)
 
-    def _push(self, folder: Path, message: str | None, token: str | None = None, blocking: bool = True):
+    def _push(
+        self, folder: Path, message: str | None, token: str | None = None, blocking: bool = True
+    ) -> Pushed | Future[Pushed]:
         api = HfApi(token=token or self.args.hub_token)
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if is_peft_model(model) else model
@@ -191,7 +197,7 @@ class PublishingTrainer(_BaseTrainer):
         return push(folder, self.hub_model_id, base_model=base.config._name_or_path, message=message, api=api)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """A push that fails does not end the training: the next one sends what is missing."""
+        """Pushes a checkpoint. A failed push does not end the training: the next one sends the missing files."""
         model = self.accelerator.unwrap_model(self.model)
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or is_peft_model(model):
             return

@@ -1,4 +1,4 @@
-"""Recipes are YAML files; what is read from one is small, and by name."""
+"""Reads recipes: YAML files with a limited number of named values."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 
-LARGEST_RECIPE = 10_000  # values, counted as often as they are referred to: a few lines can stand for billions
+LARGEST_RECIPE = 10_000  # values, counted at every reference: a few lines of YAML can expand to billions
 
 
 def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
@@ -21,14 +21,14 @@ def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
         `dict[str, Any]`: Its values by name.
 
     Raises:
-        `ValueError`: For a file that is not YAML, has no names, or has more than ten thousand values.
+        `ValueError`: For a file that is not YAML, is not a mapping of names, or has more than ten thousand values.
         `OSError`: If it cannot be read.
     """
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{path} is not a recipe: it is nested too deeply.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date that there is not, or of bytes
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: for an impossible date, or bytes that are not UTF-8
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict) or not all(isinstance(name, str) for name in recipe):
         raise ValueError(f"{path} is not a recipe: expected names with values.")

@@ -1,4 +1,4 @@
-"""What the weights that a training gives depend on, kept in its folder: only the same training goes on there."""
+"""Everything the trained weights depend on, saved with the run; resuming requires an identical plan."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 logger = logging.get_logger(__name__)
 
 PLAN_FILE = "training_plan.json"
-REMEDY = "give the settings as they were, or choose another --output_dir"
+REMEDY = "give the same settings as before, or choose another --output_dir"
 
-# Fields of the recipe that leave the weights as they are.
+# Fields of the recipe that do not affect the weights.
 WITHOUT_EFFECT = {
     "activation_checkpointing",
     "activation_checkpointing_kwargs",
@@ -28,7 +28,7 @@ WITHOUT_EFFECT = {
     "logging_nan_inf_filter",
     "model_init_kwargs",
 }
-# Of the training arguments, those that change the weights. Not the number of processes: `samples_per_step` has it.
+# Training arguments that affect the weights. The number of processes is part of `samples_per_step`.
 TRAINING_ARGUMENTS = (
     "num_train_epochs",
     "max_steps",
@@ -71,14 +71,14 @@ def training_plan(
     dataset: Dataset,
 ) -> dict[str, Any]:
     """
-    What the weights depend on: recipe, data, and the models that it starts from. Not how the run is logged, saved
-    and evaluated, and on how many processes it is computed.
+    What the weights depend on: the recipe, the data, and the models that the run starts from. Logging, saving,
+    evaluation and the number of processes are not part of it.
 
     Args:
         args ([`PseudoTrajectoryConfig`]): The recipe and the training arguments.
-        model_args (`ModelConfig`): For the adapters.
+        model_args (`ModelConfig`): The adapters.
         student (`PreTrainedModel`): The model before its first step, without adapters.
-        teacher (`PreTrainedModel`, *optional*): That of the divergence.
+        teacher (`PreTrainedModel`, *optional*): The teacher of the divergence.
         dataset (`Dataset`): The trajectories to train on.
 
     Returns:
@@ -102,18 +102,18 @@ def training_plan(
 
 def check_training_plan(folder: Path, plan: dict[str, Any]) -> None:
     """
-    Checks a training against the one whose checkpoints are in a folder.
+    Checks a training against the plan of the one whose checkpoints are in a folder.
 
     Args:
         folder (`Path`): The folder.
         plan (`dict[str, Any]`): From [`training_plan`].
 
     Raises:
-        `ValueError`: If they are not the same; it names what differs. For a plan that is damaged.
+        `ValueError`: If they differ, with the differences; or if the saved plan is damaged.
         `OSError`: If the plan cannot be read.
     """
     before = read_plan(folder / PLAN_FILE, REMEDY)
     if before is None:
-        logger.warning("%s has no %s: whether its checkpoints are of this training is not known.", folder, PLAN_FILE)
+        logger.warning("%s has no %s: its checkpoints may belong to another training.", folder, PLAN_FILE)
         return
     compare_plans(before, plan, folder, REMEDY, names=[name for name in plan if name in before])  # versions differ

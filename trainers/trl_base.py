@@ -1,4 +1,4 @@
-"""What all of TRL's trainers are built on. Its names are private, so they are imported here and nowhere else."""
+"""The base classes of TRL's trainers. They are private, so they are imported here and nowhere else."""
 
 from trl.models.utils import _ForwardRedirection
 from trl.trainer.base_config import _BaseConfig

@@ -26,7 +26,7 @@ with gr.Blocks(title=MODULE.stem.upper()) as demo:
     points = gr.Dataframe(
         headers=["tokens per forward", "accuracy in percent"], type="array", datatype="number", row_count=2
     )
-    y_max = gr.Number(label="Best accuracy known, in percent (empty: the best of these)", value=None)
+    y_max = gr.Number(label="Best known accuracy, in percent (empty: the best of these)", value=None)
     start = gr.Button("Compute", variant="primary")
     scores = gr.Textbox(label="Scores")
     start.click(compute, [points, y_max], scores)

@@ -1,4 +1,4 @@
-"""A model fills its canvas: what is committed is marked, what may still change is a draft."""
+"""Shows how a model fills its canvas: committed tokens are marked, everything else may still change."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 class SpanStreamer(BaseStreamer):
-    """Turns the states of a canvas into (text, label) spans and puts them on a queue; `None` ends it."""
+    """Turns the states of a canvas into (text, label) spans and puts them on a queue, which ends with `None`."""
 
     takes_committed = True
 
@@ -45,7 +45,7 @@ class SpanStreamer(BaseStreamer):
         self.states.put(None)
 
     def spans(self, draft: list[int], committed: list[bool]) -> list[tuple[str, str | None]]:
-        """Neighbours of one kind joined: final text, committed tokens of open blocks, and masks."""
+        """Spans of final text, of committed tokens in open blocks, and of masks."""
         kinds = ["final"] * len(self.final) + ["committed" if is_committed else "mask" for is_committed in committed]
         groups: list[tuple[str, list[int]]] = []
         for token, kind in zip([*self.final, *draft], kinds, strict=True):
@@ -63,7 +63,7 @@ def decode(ids: list[int]) -> str:
 
 
 def fill(question: str, preset: str, max_new_tokens: int) -> Iterator[tuple[list, str]]:
-    """Yields the canvas after each forward, and at the end how many forwards it took."""
+    """Yields the canvas after each forward, and finally the number of forwards."""
     if tokenizer.chat_template:
         chat = [{"role": "user", "content": question}]
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -102,7 +102,7 @@ with gr.Blocks(title=SETTINGS["model"]) as demo:
     question = gr.Textbox(label="Prompt", lines=2)
     with gr.Row():
         preset = gr.Dropdown(PRESETS, value=PRESETS[0], label="Preset")
-        length = gr.Slider(32, LONGEST, value=128, step=32, label="New tokens at most")
+        length = gr.Slider(32, LONGEST, value=128, step=32, label="Maximum new tokens")
     start = gr.Button("Fill", variant="primary")
     canvas = gr.HighlightedText(label="Canvas", color_map={"committed": "green", "draft": "gray"})
     summary = gr.Markdown()

@@ -118,7 +118,7 @@ def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
         ({"problems": {"seed": 1, "count": "ten"}}, "['problems']['count'] is 'ten'"),
         ({"problems": {"seed": 1, "count": 0}}, "['problems']['count'] is 0"),
         ({"training": None}, "['training'] is None"),
-        ({"trainning": {}}, "['trainning'] is {}: nothing is called so"),
+        ({"trainning": {}}, "['trainning'] is {}: there is no such name"),
         ({"measurement": {"methods": []}}, "['measurement']['split'] is missing"),
         ({"decoding": {"max_new_tokens": 0}}, "`max_new_tokens`=0"),
         ({"extraction": {"preset": "lada"}}, "`preset`='lada' is unknown"),

@@ -101,7 +101,7 @@ def test_a_full_disk_ends_the_training_of_a_teacher_in_one_line(tmp_path, capsys
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert error.startswith(f"d3llm: error: Cannot write to {tmp_path / 'out'}: ")
-    assert error.endswith("make room, and go on with --resume.")
+    assert error.endswith("free some space, and continue with --resume.")
     assert not list(tmp_path.rglob(".*"))
     assert main([*command, str(tmp_path / "out"), "--resume"]) == 0
     assert (tmp_path / "out/model.safetensors").exists()

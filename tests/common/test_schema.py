@@ -20,7 +20,7 @@ class Options(TypedDict):
 
 
 def unknown(text: str) -> str:
-    raise ValueError("nothing is called so.")
+    raise ValueError("there is no such name.")
 
 
 Named = Annotated[str, AfterValidator(unknown)]
@@ -54,8 +54,8 @@ def test_what_fits_passes(kind: Any, value: Any):
         (list[Count], "text", "`field` is 'text': expected a valid list."),
         (list[Count], [1, 0], "`field`[1] is 0: expected greater than or equal to 1."),
         (int | str, 1.5, "`field` is 1.5: expected a valid integer or a valid string."),
-        (int | Named, "x", "`field` is 'x': expected a valid integer; nothing is called so."),
-        (Options, {"a": 1}, "`field`['a'] is 1: nothing is called so."),
+        (int | Named, "x", "`field` is 'x': expected a valid integer; there is no such name."),
+        (Options, {"a": 1}, "`field`['a'] is 1: there is no such name."),
         (Row, {"answer": 4, "tests": []}, "`field`['answer'] is 4: expected a valid string."),
         (Row, {"answer": "4"}, "`field`['tests'] is missing."),
         (str, list(range(100)), f"`field` is {str(list(range(100)))[:60]}...: expected a valid string."),
@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_named_in_one_line(kind: Any, value: Any, message: 
     assert str(error.value) == message
 
 
-def test_an_error_ends_with_the_way_out():
+def test_an_error_ends_with_the_remedy():
     with pytest.raises(ValueError, match=r"\['answer'\] is missing: name the column with --answer-column\.$"):
         check(Row, {}, "rows.jsonl, row 3", "name the column with --answer-column")
     with pytest.raises(ValueError, match=r"expected a valid string; name the column with --answer-column\.$"):

@@ -105,7 +105,7 @@ def test_a_passing_fault_does_not_stop_a_push(hub, repository, fault):
 def test_a_push_that_is_cut_for_good_leaves_nothing_and_the_next_one_goes_on(hub, repository):
     repository.files["second.safetensors"] = b"other" * 1000
     hub.faults.append(Fault("POST", "/commit/", 503, times=1000))
-    with pytest.raises(PushError, match=r"Nothing was changed in ada/m: the Hub stays out of reach.*push again"):
+    with pytest.raises(PushError, match=r"Nothing was changed in ada/m: the Hub cannot be reached.*push again"):
         push(repository, "ada/m", api=api(hub))
     assert set(hub.repository("ada/m").head.files) == {".gitattributes"}
     hub.faults.clear()
@@ -126,7 +126,7 @@ def test_somebody_else_commits_meanwhile(hub, repository, monkeypatch):
         return create(self, **kwargs)
 
     monkeypatch.setattr(HfApi, "create_commit", slowly)
-    with pytest.raises(PushError, match="somebody else has committed meanwhile"):
+    with pytest.raises(PushError, match="somebody else has committed in the meantime"):
         push(repository, "ada/m", api=api(hub))
     assert hub.repository("ada/m").head.files["config.json"] == b'{"theirs": 1}'
 
@@ -274,11 +274,11 @@ def break_auto_map(folder: Path):
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (break_weights, "is not whole: it has no model.safetensors"),
+        (break_weights, "is incomplete: it has no model.safetensors"),
         (break_code, "canvas.py, line 1: imports flash_attn"),
         (break_card, "names no licence"),
-        (break_auto_map, "does not carry its code"),
-        (lambda f: (f / "canvas.py").unlink(), "imports canvas, which is not beside it"),
+        (break_auto_map, "does not contain its code"),
+        (lambda f: (f / "canvas.py").unlink(), "imports canvas, which is not in the same folder"),
         (lambda f: (f / "weights.bin").write_bytes(b"x"), "weights.bin is a pickle"),
         (lambda f: (f / "data.dat").write_bytes(b"\x80\x04abc"), "data.dat is a pickle"),
         (lambda f: (f / ".env").write_text("A=1"), ".env looks like a secret"),
@@ -309,7 +309,7 @@ def test_a_card_written_on_windows_has_its_licence(model_folder):
 
 def test_files_over_the_limits_are_refused(model_folder, monkeypatch):
     monkeypatch.setattr("d3llm.hub_cards.push_checks.LARGEST_FILE", 10_000)
-    with pytest.raises(ValueError, match=r"has 0.0 GB, the Hub takes .*save in shards"):
+    with pytest.raises(ValueError, match=r"has 0.0 GB, the Hub accepts .*save it in shards"):
         model_repository(model_folder, "ada/m")
     monkeypatch.setattr("d3llm.hub_cards.push_checks.LARGEST_FILE", 10**9)
     monkeypatch.setattr("d3llm.hub_cards.push_checks.MOST_ENTRIES", 5)
@@ -366,7 +366,7 @@ def test_unfinished_trajectories_stay(hub, trajectories, capsys):
     (trajectories / TRAJECTORY_FACTS).unlink()
     (trajectories / "plan.json").write_text("{}")
     assert main(["push", "trajectories", str(trajectories), "ada/t"]) == 2
-    assert "not finished" in capsys.readouterr().err
+    assert "unfinished" in capsys.readouterr().err
 
 
 def test_the_spaces(hub, capsys, tmp_path):

@@ -99,7 +99,7 @@ def test_a_secret_is_refused(name):
     + ["id_rsa", "server.pem", "store.p12", ".aws/config", ".docker/config.json", ".ssh/known_hosts", "token"],
 )
 def test_a_file_of_secrets_is_refused_by_its_name(name):
-    with pytest.raises(ValueError, match="looks like a secret: take it out"):
+    with pytest.raises(ValueError, match="looks like a secret: remove it"):
         check_files({name: b"harmless"})
     check_files({".env.example": b"TOKEN=\n"})
 
@@ -220,12 +220,12 @@ def torch_file(**options) -> bytes:
         ("b.data", torch_file(_use_new_zipfile_serialization=False), "is a pickle"),
         ("weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "is HDF5"),
         ("weights.bin", b"anything", "is a pickle"),
-        ("half.gz", gzip.compress(b"x" * 100)[:-9], "cannot be checked, it is compressed, and damaged"),
+        ("half.gz", gzip.compress(b"x" * 100)[:-9], "cannot be checked, it is a damaged compressed file"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
 def test_a_pickle_is_refused_whatever_its_suffix(name, content, what):
-    with pytest.raises(ValueError, match=f"^{name} {what}.*take it out of the folder"):
+    with pytest.raises(ValueError, match=f"^{name} {what}.*remove it from the folder"):
         check_files({name: content})
 
 
@@ -255,16 +255,16 @@ def make_pipe(folder: Path):
         (lambda f: (f / "passwd").symlink_to("/etc/passwd"), "passwd is a link out of the folder"),
         (lambda f: (f / "etc").symlink_to("/etc"), "etc is a link out of the folder"),
         (lambda f: (f / "up").symlink_to("../outside.txt"), "up is a link out of the folder"),
-        (lambda f: (f / "gone").symlink_to("nothing"), "gone is a link to nothing"),
-        (lambda f: (f / "self").symlink_to("self"), "self is a link to nothing"),
+        (lambda f: (f / "gone").symlink_to("nothing"), "gone is a broken link"),
+        (lambda f: (f / "self").symlink_to("self"), "self is a broken link"),
         (lambda f: (f / "again").symlink_to("."), "again is a link to a folder"),
         (make_pipe, "pipe is neither a file nor a folder"),
         (lambda f: ((f / "config.json").unlink(), os.mkfifo(f / "config.json")), "config.json is neither a file nor"),
         (lambda f: (f / "null").symlink_to("/dev/null"), "null is a link out of the folder"),
-        (lambda f: (f / "a\nb.txt").write_text("x"), r"a\\nb.txt' is a name that the Hub does not take"),
+        (lambda f: (f / "a\nb.txt").write_text("x"), r"a\\nb.txt' is a name that the Hub does not accept"),
         (lambda f: (f / "..a.txt").write_text("x"), "'..a.txt' is a name"),
-        (lambda f: (f / "a\\b.txt").write_text("x"), "is a name that the Hub does not take"),
-        (lambda f: (f / os.fsdecode(b"\xff.txt")).write_text("x"), "is a name that the Hub does not take"),
+        (lambda f: (f / "a\\b.txt").write_text("x"), "is a name that the Hub does not accept"),
+        (lambda f: (f / os.fsdecode(b"\xff.txt")).write_text("x"), "is a name that the Hub does not accept"),
     ],
 )
 def test_what_is_no_file_of_the_folder_is_refused(folder, capsys, spoil, complaint):
@@ -344,13 +344,13 @@ def drop(weight_map: dict[str, str]):
         (lambda f: index(f, list), "model.safetensors.index.json is damaged: its weight_map"),
         (lambda f: index(f, lambda m: {}), "model.safetensors.index.json is damaged: its weight_map"),
         (lambda f: index(f, lambda m: dict.fromkeys(m, 3)), "index.json is damaged: its weight_map"),
-        (lambda f: index(f, drop), "it is about model.transformer.wte.weight, which it does not name"),
-        (lambda f: index(f, lambda m: {**m, "more": "model-00001-of-00001.safetensors"}), "more, which is not there"),
-        (lambda f: index(f, lambda m: {**m, "more": "b.safetensors"}), "is not whole: it has no b.safetensors"),
-        (lambda f: shutil.copy(f / "model.safetensors", f / "old.safetensors"), "old.safetensors is no part of the"),
+        (lambda f: index(f, drop), "model.transformer.wte.weight is not in the index"),
+        (lambda f: index(f, lambda m: {**m, "more": "model-00001-of-00001.safetensors"}), "more is not in the file"),
+        (lambda f: index(f, lambda m: {**m, "more": "b.safetensors"}), "is incomplete: it has no b.safetensors"),
+        (lambda f: shutil.copy(f / "model.safetensors", f / "old.safetensors"), "old.safetensors is not part of the"),
         (lambda f: (f / "tokenizer.json").unlink(), "its tokenizer has no vocabulary"),
         (lambda f: (f / "data.parquet").write_bytes(b"PAR1 half"), "data.parquet is damaged"),
-        (lambda f: (f / "config.json").write_text('{"auto_map": [1]}'), "does not carry its code"),
+        (lambda f: (f / "config.json").write_text('{"auto_map": [1]}'), "does not contain its code"),
         (lambda f: (f / "README.md").write_text(bomb()), "has aliases"),
         (lambda f: (f / "README.md").write_text("---\na: " + "[" * 5000 + "\n---\n"), "is not YAML"),
     ],

@@ -122,7 +122,7 @@ def test_extract_answer(text: str, answer: int | None):
 def test_problem_errors():
     with pytest.raises(ValueError, match="Unknown split 'dev'"):
         generate_problems("dev", 1)
-    with pytest.raises(ValueError, match="No whole result"):
+    with pytest.raises(ValueError, match="has no whole result"):
         apply_operation(7, "/", 2)
 
 
@@ -267,14 +267,14 @@ def test_recipe_errors(tmp_path: Path):
     [
         (("seed",), "x", "['seed'] is 'x'"),
         (("model", "d_model"), 0, "['model']['d_model'] is 0"),
-        (("model", "layers"), 2, "['model']['layers'] is 2: nothing is called so"),
-        (("generation", "preset"), "lada", "`generation` does not fit: `preset`='lada'"),
+        (("model", "layers"), 2, "['model']['layers'] is 2: there is no such name"),
+        (("generation", "preset"), "lada", "`generation` is invalid: `preset`='lada'"),
         (("optimizer", "learning_rate"), -1, "['learning_rate'] is -1"),
         (("optimizer", "learning_rate_schedule"), [[0]], "['learning_rate_schedule']"),
         (("optimizer", "betas"), [0.9, 1.5], "['betas'][1] is 1.5"),
         (("batch_size", "full"), 0, "['batch_size']['full'] is 0"),
         (("curriculum", 0, "drill"), None, "['curriculum'][0]['drill'] is None"),
-        (("curriculum", -1, "until"), 5, "the last phase of `curriculum` has no end"),
+        (("curriculum", -1, "until"), 5, "the last phase of `curriculum` must have no end"),
         (("masking", 0, "llada"), float("nan"), "['masking'][0]['llada'] is nan"),
         (("masking",), [], "['masking'] is []"),
         (("logging", "eval_every"), 0, "['logging']['eval_every'] is 0"),

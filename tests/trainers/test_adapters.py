@@ -127,8 +127,8 @@ VIRTUAL = {"num_virtual_tokens": 4, "task_type": "CAUSAL_LM", **SHAPE}
         (peft.PromptTuningConfig(**VIRTUAL), "PromptTuningConfig puts virtual tokens before the prompt"),
         (peft.PrefixTuningConfig(**VIRTUAL), "PrefixTuningConfig puts virtual tokens before the prompt"),
         (peft.PromptEncoderConfig(**VIRTUAL), "PromptEncoderConfig puts virtual tokens before the prompt"),
-        (peft.AdaLoraConfig(total_step=10), "AdaLoraConfig gives ranks to layers by a loss of its own"),
-        (LoraConfig(alora_invocation_tokens=[3]), "LoraConfig begins at an invocation token"),
+        (peft.AdaLoraConfig(total_step=10), "AdaLoraConfig assigns ranks to layers with an additional loss"),
+        (LoraConfig(alora_invocation_tokens=[3]), "LoraConfig starts at an invocation token"),
         pytest.param(
             peft.MissConfig(),
             r"`peft_config` \(MissConfig\) does not fit the model: `r` \(64\) must be",
@@ -143,7 +143,7 @@ def test_a_tuner_that_does_not_go_with_the_trainer_is_refused(tiny_checkpoint, t
         make_trainer(tiny_checkpoint, tmp_path, peft_config=config)
     assert "\n" not in str(error.value)
     if "virtual" in message:
-        assert "take adapters of its layers, such as `LoraConfig`" in str(error.value)
+        assert "use adapters of its layers, such as `LoraConfig`" in str(error.value)
         model = get_peft_model(LLaDAModelLM.from_pretrained(tiny_checkpoint), config)
         with pytest.raises(ValueError, match=message):
             make_trainer(tiny_checkpoint, tmp_path, model=model)
@@ -175,7 +175,7 @@ def test_the_head_may_be_trained_as_a_whole(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize("name", ["pissa", "olora"])
 def test_without_its_adapters_the_model_must_be_what_it_was(tiny_checkpoint, tmp_path, name):
     options = {"layout": "single", "kl_weight": 1.0}
-    with pytest.raises(ValueError, match="changes its weights at the start: give a `teacher`"):
+    with pytest.raises(ValueError, match="changes the model's weights at the start: give a `teacher`"):
         make_trainer(tiny_checkpoint, tmp_path, peft_config=TUNERS[name], **options)
     teacher = LLaDAModelLM.from_pretrained(tiny_checkpoint)
     make_trainer(tiny_checkpoint, tmp_path, peft_config=TUNERS[name], teacher=teacher, **options)
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_the_merged_model_that_was_there(llada, tiny_checkpoi
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
     try:
-        with pytest.raises(OSError, match=r"The merged model is not written: .*make room and merge them with"):
+        with pytest.raises(OSError, match=r"The merged model was not written: .*free some space and merge them with"):
             merge_adapter(add_adapter(llada, LoraConfig(r=4)), merged, tokenizer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -136,15 +136,18 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
     with caplog.at_level("WARNING", logger="d3llm"):
         trainer = random_trainer(tiny_checkpoint, tmp_path, rows, max_new_tokens=8, max_length=64)
     assert list(trainer.train_dataset["id"]) == [f"train_dataset/{index}" for index in range(3)]
-    assert "train_dataset: left out 2 of 5 rows" in caplog.text
+    assert "train_dataset: skipped 2 of 5 rows" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [user("one"), user("two")]}, "the completion of a chat is one message of the assistant"),
-        ({"messages": [assistant("two")]}, "a chat begins with a message of the user"),
-        ({"prompt": [user("a")], "completion": [assistant("b"), assistant("c")]}, "is one message of the assistant"),
+        ({"messages": [user("one"), user("two")]}, "the completion of a chat must be one message of the assistant"),
+        ({"messages": [assistant("two")]}, "a chat must begin with a message of the user"),
+        (
+            {"prompt": [user("a")], "completion": [assistant("b"), assistant("c")]},
+            "must be one message of the assistant",
+        ),
         ({"prompt": [{"role": "system", "content": "a"}], "completion": [assistant("b")]}, "Invalid role in the last"),
         ({"prompt": "", "completion": "two"}, "row 'train_dataset/0' has an empty prompt"),
         ({"prompt": "one", "completion": "<mask>"}, "has the mask token in its response"),
@@ -159,12 +162,12 @@ def test_a_row_that_is_no_prompt_and_completion_is_named(chat_checkpoint, tmp_pa
 def test_texts_need_a_tokenizer_and_chats_a_template(tiny_checkpoint, tmp_path):
     bare = tmp_path / "bare"
     LLaDAModelLM.from_pretrained(tiny_checkpoint).save_pretrained(bare)
-    with pytest.raises(ValueError, match=r"train_dataset holds texts, and there is no tokenizer .*`processing_class`"):
+    with pytest.raises(ValueError, match=r"train_dataset holds texts, but there is no tokenizer .*`processing_class`"):
         random_trainer(bare, tmp_path, texts())
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     tokenizer.chat_template = None
     chats = Dataset.from_list([{"messages": [user("one"), assistant("two")]}])
-    with pytest.raises(ValueError, match="row 0 is no prompt and completion: the tokenizer has no chat template"):
+    with pytest.raises(ValueError, match="row 0 is not a prompt and completion: the tokenizer has no chat template"):
         random_trainer(bare, tmp_path, chats, processing_class=tokenizer)
 
 

@@ -72,7 +72,7 @@ def test_model_init_kwargs_are_of_a_model_by_name(tiny_checkpoint, tmp_path, cap
     assert base.get_output_embeddings().weight.dtype == torch.bfloat16
     with caplog.at_level("WARNING", logger="d3llm"):
         make_trainer(tiny_checkpoint, tmp_path, model_init_kwargs=kwargs)
-    assert "`model_init_kwargs` are for a `model` that is given by its name" in caplog.text
+    assert "`model_init_kwargs` have no effect: they are for a `model` that is given by its name" in caplog.text
 
 
 def test_the_default_arguments_are_enough(tiny_checkpoint, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_rows_of_an_iterable_dataset_are_checked_while_they_are_read(tiny_checkp
     with caplog.at_level("WARNING", logger="d3llm"):
         ids = [row["id"] for row in trainer.train_dataset]
     assert ids == [f"random/{index}" for index in (0, 1, 3, 4, 5, 6, 7)]
-    assert "train_dataset: left out 1 of 8 rows" in caplog.text
+    assert "train_dataset: skipped 1 of 8 rows" in caplog.text
     rows[3]["num_forwards"] = 1
     stream = Dataset.from_list(rows).to_iterable_dataset()
     with pytest.raises(ValueError, match="row 'random/3' has a commit step above its `num_forwards`"):
@@ -326,7 +326,7 @@ def test_one_of_model_and_model_init(tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="Give one of `model` and `model_init`"):
         PseudoTrajectoryTrainer(str(tiny_checkpoint), model_init=lambda: None)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    with pytest.raises(ValueError, match="`optimizers` are of one model, and `model_init` makes several"):
+    with pytest.raises(ValueError, match="`optimizers` belong to one model, but `model_init` creates several"):
         PseudoTrajectoryTrainer(model_init=lambda: None, optimizers=(optimizer, None))
 
 
@@ -489,9 +489,9 @@ def test_what_a_training_saves_is_loaded_by_auto_classes(tiny_checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"use_liger_kernel": True}, "`use_liger_kernel` has no kernels for masked-diffusion models: leave it out"),
-        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is no part of a recipe's loss: leave it out"),
-        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "choose 'end' or 'every_save'"),
+        ({"use_liger_kernel": True}, "`use_liger_kernel` has no kernels for masked-diffusion models: omit it"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is not part of a recipe's loss: omit it"),
+        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "use 'end' or 'every_save'"),
     ],
 )
 def test_what_has_no_effect_here_is_refused(tiny_checkpoint, tmp_path, options, message):

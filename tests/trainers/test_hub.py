@@ -89,7 +89,7 @@ def test_adapters_are_pushed_merged(hub, tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hub_strategy": "checkpoint"}, "optimizer's state, which is a pickle: choose 'end' or 'every_save'"),
+        ({"hub_strategy": "checkpoint"}, "optimizer's state, which is a pickle: use 'end' or 'every_save'"),
         ({"hub_revision": "draft"}, "a push goes to the main branch"),
     ],
 )

@@ -61,15 +61,15 @@ def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
         ({"load_best_model_at_end": True}, "give an `eval_strategy`"),
         ({"deepspeed": "nowhere.json"}, "`deepspeed` is 'nowhere.json'"),
         ({"fp16": True, "use_cpu": True}, "`fp16` is for GPUs"),
-        ({"report_to": "nope"}, "`report_to` names 'nope': nothing is called so."),
+        ({"report_to": "nope"}, "`report_to` names 'nope': there is no such name."),
         ({"report_to": ["tensorbord"]}, "(did you mean `tensorboard`?)"),
         (
             {"lr_scheduler_kwargs": {"a": 1}},
-            "`lr_scheduler_kwargs` {'a': 1} do not go with `lr_scheduler_type` 'linear'",
+            "`lr_scheduler_kwargs` {'a': 1} do not fit `lr_scheduler_type` 'linear'",
         ),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "'num_decay_steps'"),
-        ({"accelerator_config": {"a": 1}}, "`accelerator_config`['a'] is 1: nothing is called so."),
-        ({"accelerator_config": '{"a": 1}'}, "its ['a'] is 1: nothing is called so."),
+        ({"accelerator_config": {"a": 1}}, "`accelerator_config`['a'] is 1: there is no such name."),
+        ({"accelerator_config": '{"a": 1}'}, "its ['a'] is 1: there is no such name."),
         ({"accelerator_config": {"split_batches": "x"}}, "['split_batches'] is 'x'"),
         ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 0}}}, "['num_steps'] is 0"),
         ({"torch_compile_mode": "nope"}, "`torch_compile_mode` is 'nope'"),
@@ -198,7 +198,7 @@ def test_half_of_a_surrogate_pair_is_no_text(tiny_checkpoint, chat):
         ),
         ("--lora_target_modules q_proj wup", "is called wup: `target_modules`"),
         ("--lora_target_modules .*_prok", "is called .*_prok: `target_modules`"),
-        ("--lora_target_modules (", "`target_modules` is '(', which is no pattern"),
+        ("--lora_target_modules (", "`target_modules` is '(', which is not a pattern"),
         ("--lora_modules_to_save wte nope", "is called nope: `modules_to_save` may name wte, "),
         ("--lora_target_parameters nope", "is called nope: `target_parameters` may name wte.weight, "),
         ("--lora_task_type nope", "Invalid task type: 'nope'"),
@@ -244,7 +244,9 @@ def test_the_metric_of_the_best_model_is_one_that_there_is(tiny_checkpoint, tmp_
         trainer = make_trainer(tiny_checkpoint, tmp_path, **options)
         assert f"eval_{metric.removeprefix('eval_')}" in trainer.evaluate()
         return
-    with pytest.raises(ValueError, match=f"`metric_for_best_model` is '{metric}', which no evaluation gives"):
+    with pytest.raises(
+        ValueError, match=f"`metric_for_best_model` is '{metric}', which is not a metric of the evaluation"
+    ):
         make_trainer(tiny_checkpoint, tmp_path, **options)
 
 

@@ -171,7 +171,7 @@ def test_wrong_answers_are_left_out_and_the_last_rows_held_out():
     assert len(split_trajectories(unjudged, DistillArguments())[0]) == 3
     with pytest.raises(ValueError, match=r"No trajectory in .* has a correct answer: .*--keep all"):
         split_trajectories(random_trajectories(3, correct=False), DistillArguments())
-    with pytest.raises(ValueError, match="leaves nothing to train on: there are 6"):
+    with pytest.raises(ValueError, match="leaves no rows to train on: there are 6"):
         split_trajectories(rows, DistillArguments(eval_trajectories=6))
 
 
@@ -194,7 +194,7 @@ def test_command_trains_stops_and_goes_on(tiny_checkpoint, trajectories, tmp_pat
     (broken / "model.safetensors").unlink()
     assert last_checkpoint(str(broken)) == broken / "checkpoint-2"
     assert distill(tiny_checkpoint, broken, "--max_steps", "4", *options) == 2
-    assert "holds a run: go on with it (--resume)" in capsys.readouterr().err
+    assert "holds a run: resume it (--resume)" in capsys.readouterr().err
     assert distill(tiny_checkpoint, broken, "--max_steps", "4", "--resume", *options) == 0
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -258,7 +258,10 @@ def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
         (["--window_size", "3"], "see `d3llm distill --help`"),
         (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
         ([], "Which trajectories?"),
-        (["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"], "allow it, --allow_code_execution"),
+        (
+            ["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"],
+            "allow it with --allow_code_execution",
+        ),
         (["--trajectories", "/nowhere"], "There is no file or folder /nowhere"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_recipe_is_held_against_the_choices_too(tiny_checkpoint, trajectories,
 def test_a_canvas_that_does_not_fit_the_model_is_refused(tiny_checkpoint, trajectories, tmp_path, capsys):
     options = ["--trajectories", str(trajectories), "--config", "d3llm_llada"]
     for given, message in (
-        (["--max_length", "384"], "`max_length` is 384, and the model has 128 positions for prompt and response"),
+        (["--max_length", "384"], "`max_length` is 384, but the model has 128 positions for prompt and response"),
         (["--max_length", "128", "--max_new_tokens", "256"], "`max_new_tokens` is 256, which leaves no room"),
     ):
         assert distill(tiny_checkpoint, tmp_path / "student", *options, *given) == 2
@@ -183,7 +183,7 @@ def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, t
     assert distill(tiny_checkpoint, tmp_path / "student", *options) == 0
     before = files_of(tmp_path / "student")
     assert distill(tiny_checkpoint, tmp_path / "student", *options, *resume) == 2
-    assert "student holds a model, and no whole checkpoint to go on from" in capsys.readouterr().err
+    assert "student holds a model, but no complete checkpoint to resume from" in capsys.readouterr().err
     assert files_of(tmp_path / "student") == before
     assert distill(tiny_checkpoint, tmp_path / "new", *options, *resume) == 0  # with nothing there, both start
 
@@ -220,8 +220,8 @@ def test_the_fingerprint_of_rows_is_of_what_the_student_sees():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--held_out", "problems.jsonl"], "--held_out is for evaluations, and there are none: give --eval_strategy"),
-        (["--eval_trajectories", "4"], "--eval_trajectories is for evaluations, and there are none"),
+        (["--held_out", "problems.jsonl"], "--held_out is for evaluations, but there are none: give --eval_strategy"),
+        (["--eval_trajectories", "4"], "--eval_trajectories is for evaluations, but there are none"),
         (["--held_out", "x.jsonl", "--eval_strategy", "epoch"], "give --eval_trajectories 100, too"),
         (["--eval_generation_kwargs", '{"preset": "d3llm"}'], "is for the problems of --held_out"),
         (

@@ -253,7 +253,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_done(tiny_checkpoint, tmp
     trainer = make_trainer(tiny_checkpoint, tmp_path, callbacks=[FillDisk(3)], **options)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match=r"after step 3: .*Checkpoints of earlier steps are whole"):
+        with pytest.raises(OSError, match=r"after step 3: .*Checkpoints of earlier steps are complete"):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -351,13 +351,13 @@ def test_a_teacher_whose_tokens_are_not_the_student_s_is_refused(tiny_checkpoint
     options: dict[str, Any] = {"layout": "single", "kl_weight": 1.0}
     teacher = LLaDAModelLM.from_pretrained(tiny_checkpoint)
     make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
-    with pytest.raises(ValueError, match="`kl_weight`, which is 0: leave it out"):
+    with pytest.raises(ValueError, match="`kl_weight`, which is 0: omit it"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=teacher)
     teacher.generation_config.mask_token_id = 7
     with pytest.raises(ValueError, match="The teacher's mask token is 7, the student's 1"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
     teacher = LLaDAModelLM(LLaDAConfig(**{**teacher.config.to_dict(), "embedding_size": 20, "vocab_size": 20}))
-    with pytest.raises(ValueError, match="a vocabulary of 20 tokens, the student of 16"):
+    with pytest.raises(ValueError, match="a vocabulary of 20 tokens, the student one of 16"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=teacher, **options)
 
 
@@ -366,7 +366,7 @@ def test_a_packed_head_is_refused(tiny_checkpoint, tmp_path):
     pack_head(model)
     with pytest.raises(ValueError, match="The LM head of the teacher is packed"):
         make_trainer(tiny_checkpoint, tmp_path, teacher=model, layout="single", kl_weight=1.0)
-    with pytest.raises(ValueError, match=r"The LM head of the student is packed .* leave it out of the quantization"):
+    with pytest.raises(ValueError, match=r"The LM head of the student is packed .* exclude it from the quantization"):
         make_trainer(tiny_checkpoint, tmp_path, model=model)
 
 
@@ -390,7 +390,7 @@ def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], *
         ({"response_ids": []}, "row 'random/2' has an empty response"),
         ({"response_ids": [3, 99, 0], "commit_steps": [1, 2, 3]}, "`response_ids` outside the vocabulary of 16"),
         ({"response_ids": [3, MASK, 0], "commit_steps": [1, 2, 3]}, "'random/2' has the mask token in its response"),
-        ({"response_ids": [3, 0, 4], "commit_steps": [1, 2, 3]}, "'random/2' goes on behind an EOS"),
+        ({"response_ids": [3, 0, 4], "commit_steps": [1, 2, 3]}, "'random/2' continues after an EOS"),
     ],
 )
 def test_a_faulty_row_is_named(tiny_checkpoint, tmp_path, change, message):
@@ -419,7 +419,8 @@ def test_a_teacher_with_another_vocabulary_is_refused(tiny_checkpoint, tmp_path)
 def test_what_a_decode_config_does_not_say_is_asked_for(tiny_checkpoint, tmp_path):
     unknown = json.dumps({"mask_token_id": MASK, "eos_token_id": [0]})
     rows = random_rows(4, decode_config=unknown)
-    assert "train_dataset does not say how long the generated region is" in refusal(tiny_checkpoint, tmp_path, rows)
+    error = refusal(tiny_checkpoint, tmp_path, rows)
+    assert "train_dataset does not record the length of the generated region" in error
     assert refusal(tiny_checkpoint, tmp_path, random_rows(4, decode_config="{}")).startswith(
         "`decode_config`['mask_token_id'] is missing"
     )
@@ -482,9 +483,9 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"window_sizes": [0]}, r"`window_sizes`\[0\] is 0"),
         ({"filled_tail_share": 2.0}, "`filled_tail_share`"),
         ({"entropy_temperature": 0.0}, "`entropy_temperature`"),
-        ({"kl_weight": 1.0}, "take `layout='single'`"),
+        ({"kl_weight": 1.0}, "use `layout='single'`"),
         ({"loss_weighting": "inverse_ratio"}, "needs `corruption='random'`"),
-        ({"masking": "reference", "corruption": "random"}, "does not go with"),
+        ({"masking": "reference", "corruption": "random"}, "does not work with"),
     ],
 )
 def test_config_refuses_what_cannot_be(tmp_path, options, message):

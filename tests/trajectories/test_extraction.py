@@ -732,7 +732,7 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
 
 def test_processes_that_know_nothing_of_each_other_are_refused(tiny, problems, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched, of which 1 know of each other"):
+    with pytest.raises(ValueError, match="2 processes were launched, but only 1 joined one group"):
         extract(tiny, problems, tmp_path / "out")
 
 
