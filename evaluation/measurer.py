@@ -1,6 +1,7 @@
 """Measures a model on tasks, a result file per point: what `d3llm eval` and `d3llm tune` do, from Python."""
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,8 +259,10 @@ def measure(
     if split not in SPLITS:
         raise ValueError(f"`split` is {split!r}: expected one of {', '.join(SPLITS)}.")
     chosen: list[str | None] = [presets] if presets is None or isinstance(presets, str) else list(presets)
-    if not chosen or (method is not None and len(chosen) > 1):
-        raise ValueError("`method` names one curve: give one preset, or leave it out." if chosen else "No `presets`.")
+    if not chosen:
+        raise ValueError("`presets` is empty: give one, or leave it out for the model's own.")
+    if method is not None and len(chosen) > 1:
+        raise ValueError("`method` names one curve: give one preset, or leave it out.")
     name = Path(checkpoint or model.name_or_path or type(model).__name__).resolve().name
     points = {
         check(Name, method or "-".join(filter(None, (name, preset))), "`method`"): list(
@@ -304,7 +307,8 @@ def _points(
         check_one_sequence(given)
         if hasattr(model, "diffusion_config"):
             resolve_generation_config(model, [1], **given)
-        yield Point(given, {name: str(value) for name, value in swept.items()})
+        said = {name: value if isinstance(value, str) else json.dumps(value) for name, value in swept.items()}
+        yield Point(given, said)  # as `--sweep` has them: `true`, not `True`
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
@@ -320,6 +324,8 @@ def checkpoint_fingerprint(folder: Path) -> str:
     Raises:
         `OSError`: For a folder that has no `config.json`.
     """
+    if not (folder / "config.json").is_file():
+        raise OSError(f"No checkpoint in {folder}: it has no config.json; give a folder of `save_pretrained`.")
     return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import regex
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
 from typing_extensions import NotRequired, TypedDict
 
 from ...common.fingerprints import fingerprint
@@ -62,18 +62,27 @@ class PerSplit(TypedDict):
     validation: NotRequired[Text]
 
 
+def _form(value: Any) -> str:
+    return "names" if isinstance(value, dict) else "text"
+
+
+def _either(text: Any, names: Any) -> Any:
+    """A text or a mapping; an error is about the one that is there."""
+    return Annotated[Annotated[text, Tag("text")] | Annotated[names, Tag("names")], Discriminator(_form)]
+
+
 class TaskFile(TypedDict):
     """What a file says; `docs/evaluation.md` tells each key."""
 
     name: NotRequired[TaskName]
     title: NotRequired[Annotated[Text, StringConstraints(max_length=200)]]
-    data: NotRequired[Text | PerSplit]
+    data: NotRequired[_either(Text, PerSplit)]  # type: ignore[valid-type]
     dataset: NotRequired[Text]
     dataset_config: NotRequired[Text]
     dataset_splits: NotRequired[PerSplit]
     prompt: Text
     answer: Text
-    extract: NotRequired[Literal["text", "number", "boxed", "hash"] | RegexExtraction]
+    extract: NotRequired[_either(Literal["text", "number", "boxed", "hash"], RegexExtraction)]  # type: ignore
     metric: Literal["exact", "numeric"]
     chat: NotRequired[bool]
     stop_strings: NotRequired[list[Annotated[str, StringConstraints(min_length=1)]]]
