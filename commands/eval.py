@@ -6,10 +6,8 @@ import argparse
 import itertools
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +17,11 @@ from .tables import table_console
 
 if TYPE_CHECKING:
     from d3llm.common.processes import Processes
+    from d3llm.evaluation.measurer import Measurer, Point
     from d3llm.evaluation.result import Result
-    from d3llm.evaluation.tasks import Sample, Task
+    from d3llm.evaluation.tasks import Task
 
 BATCH_SIZE = 8
-LONGEST_STEM = 140  # bytes of a file's name, of 255: the files beside it have longer ones
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -34,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "[--FIELD VALUE]...",
         add_help=False,
     )
-    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="see docs/evaluation.md")
+    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="or a YAML file, see docs/evaluation.md")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the result files")
     parser.add_argument(
         "--sweep",
@@ -94,17 +92,15 @@ def run(args: argparse.Namespace) -> None:
     from d3llm.common.processes import Processes
 
     processes = Processes.launched(cpu=args.device == "cpu")
-    measurer = Measurer(args, processes)
-    results = [
-        measurer.measure(task, loaded[task.name], data.get(task.name), point, fields)
-        for task in tasks
-        for point, fields in points
-    ]
+    measurer = load_measurer(args, processes)
+    results = []
+    for task in tasks:
+        results += measurer.measure(task, loaded[task.name], points, data.get(task.name))
     if processes.index == 0:
         print_table(results)
 
 
-def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dict[str, Any]]]) -> None:
+def run_harness(args: argparse.Namespace, points: list[Point]) -> None:
     """Runs tasks of lm-evaluation-harness and writes what it says into one file."""
     if len(points) > 1 or args.data:
         raise ValueError("--harness lm_eval takes neither --sweep nor --data: it has its own tasks and one point.")
@@ -115,13 +111,14 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
     from d3llm.common.files import write_atomically
     from d3llm.evaluation import lm_eval_model
     from d3llm.evaluation.measurement import hardware, versions
+    from d3llm.evaluation.measurer import result_path
 
     from .loading import load_model
 
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what its code tasks ask for
-    folder, fields = checkpoint_folder(args), points[0][1]
-    path = result_path(args.output, method_name(args, folder, fields), "lm_eval")
+    folder, fields = checkpoint_folder(args), points[0].fields
+    path = result_path(args.output, method_name(args), "lm_eval")
     args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     result = lm_eval_model.run_harness(
@@ -147,32 +144,21 @@ def run_harness(args: argparse.Namespace, points: list[tuple[dict[str, str], dic
     sys.stdout.write(f"written to {path}\n")
 
 
-def method_name(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> str:
+def method_name(args: argparse.Namespace) -> str:
     """What tables and files call this model with this preset; refuses what no table can show."""
     from d3llm.common.schema import check
     from d3llm.evaluation.result import Name
 
     if args.method is not None:
         return check(Name, args.method, "--method")
-    parts = [folder.resolve().name, fields.get("preset"), "assisted" if args.assistant_model is not None else None]
-    name = "-".join(part for part in parts if part)
+    model, assisted = checkpoint_folder(args).resolve().name, "assisted" if args.assistant_model is not None else None
+    name = "-".join(part for part in (model, args.preset, assisted) if part)
     return check(Name, name, "the name of the model's folder", "give the method another one (--method)")
-
-
-def result_path(folder: Path, *parts: str) -> Path:
-    """`PART.PART.json`; of a name too long for a file system, the beginning and a digest."""
-    from d3llm.common.fingerprints import fingerprint
-
-    name = ".".join(parts)
-    stem = re.sub(r"[^\w.=+-]", "_", name).encode()
-    if len(stem) > LONGEST_STEM:
-        stem = stem[:LONGEST_STEM] + f"-{fingerprint(name)}".encode()
-    return folder / f"{stem.decode(errors='ignore')}.json"
 
 
 def check_task_arguments(args: argparse.Namespace) -> None:
     """Raises when a number is out of range or the method has no name, before anything is loaded."""
-    method_name(args, checkpoint_folder(args), {})
+    method_name(args)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     if args.limit is not None and args.limit < 1:
@@ -181,19 +167,18 @@ def check_task_arguments(args: argparse.Namespace) -> None:
 
 def find_tasks(args: argparse.Namespace) -> list[Task]:
     """The tasks that `--tasks` names."""
-    from d3llm.evaluation.tasks import TASKS
-    from d3llm.generation.fields import suggestion
+    from d3llm.evaluation.tasks import find_task
     from d3llm.quickstart.task import QUICKSTART
 
-    known = {QUICKSTART.name: QUICKSTART, **TASKS}
-    tasks = []
+    tasks: dict[str, Task] = {}
     for name in dict.fromkeys(name.strip() for name in args.tasks.split(",")):
-        if name not in known:
-            raise ValueError(f"Unknown task {name!r}{suggestion(name, known)}: expected some of {', '.join(known)}.")
-        if known[name].runs_code and not args.allow_code_execution:
+        task = find_task(name, {QUICKSTART.name: QUICKSTART})
+        if task.name in tasks:
+            raise ValueError(f"--tasks has two tasks of the name {task.name}: give one of them another `name`.")
+        if task.runs_code and not args.allow_code_execution:
             raise ValueError(f"The task {name} runs programs that the model writes: allow it, --allow-code-execution.")
-        tasks.append(known[name])
-    return tasks
+        tasks[task.name] = task
+    return list(tasks.values())
 
 
 def data_files(args: argparse.Namespace, tasks: list[Task]) -> dict[str, Path]:
@@ -232,125 +217,62 @@ def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, A
     return fields
 
 
-def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Every point of the sweeps, values as written, with its fields; refuses a point that is there twice."""
-    points = [(point, point_fields(args, point)) for point in sweep_points(sweeps)]
-    seen: list[dict[str, Any]] = []
-    for point, fields in points:
-        if fields in seen:
-            said = ", ".join(f"{name}={value}" for name, value in point.items())
-            raise ValueError(f"--sweep has the point {said} twice: give each value once.")
-        seen.append(fields)
+def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[Point]:
+    """Every point of the sweeps, with its values as written; refuses a point that is there twice."""
+    from d3llm.evaluation.measurer import Point
+
+    points = [Point(point_fields(args, swept), swept) for swept in sweep_points(sweeps)]
+    for index, point in enumerate(points):
+        if any(point.fields == other.fields for other in points[:index]):
+            raise ValueError(f"--sweep has the point {', '.join(point.labels)} twice: give each value once.")
     return points
 
 
-class Measurer:
+def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "test") -> Measurer:
     """
-    Measures points of one model, which is loaded once.
+    Loads the model that the arguments name, once for all points.
 
     Args:
         args (`argparse.Namespace`): The parsed arguments.
         processes (`Processes`): The processes that share the work.
         split (`str`, *optional*, defaults to `"test"`): Where the samples come from, for the result file.
+
+    Returns:
+        [`~d3llm.evaluation.measurer.Measurer`]: What measures it.
     """
+    from d3llm.evaluation.measurer import Measurer, checkpoint_fingerprint
 
-    def __init__(self, args: argparse.Namespace, processes: Processes, split: str = "test"):
-        from .loading import is_diffusion_model, load_autoregressive_model, load_model
+    from .loading import is_diffusion_model, load_autoregressive_model, load_model
 
-        self.args, self.processes, self.split = args, processes, split
-        device = args.device
-        if device is None and processes.count > 1:
-            import torch
+    device = args.device
+    if device is None and processes.count > 1:
+        import torch
 
-            device = f"cuda:{processes.index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        self.folder = checkpoint_folder(args)
-        options = {"device": device, "trust_remote_code": args.trust_remote_code}
-        self.diffusion = is_diffusion_model(self.folder)
-        self.model, self.tokenizer = (load_model if self.diffusion else load_autoregressive_model)(
-            self.folder, **options
-        )
-        self.assistant = None
-        if args.assistant_model is not None:
-            if self.diffusion:
-                raise ValueError("--assistant-model is for autoregressive models, and this one is a diffusion model.")
-            self.assistant, _ = load_autoregressive_model(Path(args.assistant_model), **options)
-
-    def measure(
-        self, task: Task, samples: list[Sample], data: Path | None, point: dict[str, str], fields: dict[str, Any]
-    ) -> Result:
-        """Measures one point and returns its result."""
-        from d3llm.common.fingerprints import fingerprint_files
-        from d3llm.common.progress import RunProgress
-        from d3llm.evaluation.measurement import measure
-
-        prompts = [task.encode(self.tokenizer, sample, self.args.chat) for sample in samples]
-        decode, decoding = self._decoder(task, samples, prompts, fields)
-        method = method_name(self.args, self.folder, fields)
-        settings = {
-            "method": method,
-            "model": self.args.model or self.folder.name,
-            "weights": fingerprint_files([self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "assistant_model": self.args.assistant_model,
-            "source": task.source if data is None else data.name,
-            "split": self.split,
-            "chat": task.chat if self.args.chat is None else self.args.chat,
-            "point": {name: fields[name] for name in point},
-            "decoding": decoding,
-        }
-        path = result_path(
-            self.args.output, method, task.name, *(f"{field}={value}" for field, value in point.items())
-        )
-        description = " ".join([task.name, *(f"{field}={value}" for field, value in point.items())])
-        with RunProgress(description, len(samples), visible=self.processes.is_main) as progress:
-            return measure(
-                path,
-                task,
-                samples,
-                prompts,
-                decode,
-                settings,
-                batch_size=self.args.batch_size,
-                overwrite=self.args.overwrite,
-                processes=self.processes,
-                progress=progress.advance,
-            )
-
-    def _decoder(self, task: Task, samples: list[Sample], prompts: list[list[int]], fields: dict[str, Any]):
-        """What decodes a task with this model, and the parameters that a result depends on."""
-        from d3llm.evaluation import decoding_fields, generate_in_batches, resolve_generation_config
-        from d3llm.evaluation.autoregressive import generate_autoregressively
-        from d3llm.evaluation.batches import check_positions
-        from d3llm.evaluation.choices import answer_lengths, choose_in_batches
-
-        if samples[0].choices:
-            answers = answer_lengths(self.tokenizer, samples)
-        else:
-            answers = [fields.get("max_new_tokens", task.max_new_tokens) or 1] * len(samples)
-        lengths = [len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        check_positions(self.model, lengths, [sample.id for sample in samples])
-        if samples[0].choices:
-            return partial(choose_in_batches, self.model, self.tokenizer, samples, prompts), {}
-        fields = {"max_new_tokens": task.max_new_tokens, **fields}
-        if task.stop_strings:
-            fields.setdefault("stop_strings", list(task.stop_strings))
-        if self.diffusion:
-            fields["num_return_sequences"] = 1  # whatever the checkpoint's own config says
-            config = resolve_generation_config(self.model, [len(prompt) for prompt in prompts], **fields)
-            decode = partial(generate_in_batches, self.model, self.tokenizer, prompts, **fields)
-            return decode, {"preset": config.preset, **decoding_fields(config)}
-        unknown = sorted(set(fields) - {"max_new_tokens", "stop_strings"})
-        if unknown:
-            raise ValueError(f"{self.folder} is autoregressive: `{unknown[0]}` is a field of diffusion models.")
-        decode = partial(
-            generate_autoregressively,
-            self.model,
-            self.tokenizer,
-            prompts,
-            assistant_model=self.assistant,
-            **fields,
-        )
-        return decode, {"autoregressive": True, **fields}
+        device = f"cuda:{processes.index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    folder = checkpoint_folder(args)
+    options = {"device": device, "trust_remote_code": args.trust_remote_code}
+    diffusion = is_diffusion_model(folder)
+    model, tokenizer = (load_model if diffusion else load_autoregressive_model)(folder, **options)
+    assistant = None
+    if args.assistant_model is not None:
+        if diffusion:
+            raise ValueError("--assistant-model is for autoregressive models, and this one is a diffusion model.")
+        assistant, _ = load_autoregressive_model(Path(args.assistant_model), **options)
+    return Measurer(
+        model=model,
+        tokenizer=tokenizer,
+        output=args.output,
+        method=method_name(args),
+        name=args.model or folder.name,
+        weights=checkpoint_fingerprint(folder),
+        assistant=assistant,
+        assistant_name=args.assistant_model,
+        split=split,
+        batch_size=args.batch_size,
+        chat=args.chat,
+        overwrite=args.overwrite,
+        processes=processes,
+    )
 
 
 def print_table(results: Sequence[Result]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .eval import (
-    Measurer,
     add_task_arguments,
     check_task_arguments,
     data_files,
     find_tasks,
+    load_measurer,
     measured_points,
     point_fields,
     print_table,
@@ -83,15 +83,15 @@ def run(args: argparse.Namespace) -> None:
     from d3llm.evaluation.tuning import choose_point
 
     processes = Processes.launched(cpu=args.device == "cpu")
-    measurer = Measurer(args, processes, split="validation")
+    measurer = load_measurer(args, processes, split="validation")
     if not measurer.diffusion:
         raise ValueError(f"{args.model} is no diffusion model: it has no thresholds.")
-    results = [measurer.measure(task, samples, data, point, fields) for point, fields in points]
+    results = measurer.measure(task, samples, points, data)
     if processes.index:
         return
     print_table(results)
     chosen = choose_point(results, args.objective, args.max_loss)
-    fields = next(fields for (_, fields), result in zip(points, results, strict=True) if result is chosen)
+    fields = next(point.fields for point, result in zip(points, results, strict=True) if result is chosen)
     said = ", ".join(f"{name}={value}" for name, value in chosen.point.items())
     tpf, accuracy = chosen.tokens_per_forward, chosen.accuracy_percent
     sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}, accuracy {accuracy:.1f}%)\n")

@@ -43,3 +43,22 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
                 file.seek(start)
                 digest.update(file.read(SAMPLE))
     return digest.hexdigest()[:16]
+
+
+def fingerprint_weights(model: Any) -> str:
+    """
+    A short digest of a model in memory: name, shape, type and up to 1024 values of every parameter.
+
+    Args:
+        model (`PreTrainedModel`): The model; of one on the meta device, names and shapes alone count.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.state_dict().items():
+        digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
+        if not parameter.is_meta:
+            values = parameter.flatten()[:: max(1, parameter.numel() // 1024)][:1024]
+            digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .evaluation.aup.aup import compute_aup
+    from .evaluation.measurer import measure
+    from .evaluation.result import Result, read_results
+    from .evaluation.tasks import Sample, Task, load_task
     from .generation import (
         PRESETS,
         CanvasSpanStreamer,
@@ -38,10 +41,16 @@ _MODULES = {
     "PRESETS": "generation",
     "PseudoTrajectoryConfig": "trainers.pseudo_trajectory_config",
     "PseudoTrajectoryTrainer": "trainers.pseudo_trajectory_trainer",
+    "Result": "evaluation.result",
+    "Sample": "evaluation.tasks",
+    "Task": "evaluation.tasks",
     "checkpoint_path": "quickstart",
     "compute_aup": "evaluation.aup.aup",
     "extract_trajectories": "trajectories.extract",
+    "load_task": "evaluation.tasks",
     "load_trajectories": "trajectories.dataset",
+    "measure": "evaluation.measurer",
+    "read_results": "evaluation.result",
 }
 
 __all__ = [  # written out: editors do not follow `_MODULES`
@@ -56,11 +65,17 @@ __all__ = [  # written out: editors do not follow `_MODULES`
     "LLaDAModelLM",
     "PseudoTrajectoryConfig",
     "PseudoTrajectoryTrainer",
+    "Result",
+    "Sample",
+    "Task",
     "__version__",
     "checkpoint_path",
     "compute_aup",
     "extract_trajectories",
+    "load_task",
     "load_trajectories",
+    "measure",
+    "read_results",
 ]
 
 

@@ -11,22 +11,35 @@ from .batches import (
     resolve_generation_config,
 )
 from .decoding import DecodedPrompt, DecodingResult, evaluate_decoding, wilson_interval
+from .measurer import Measurer, Point, measure
 from .prompts import PromptLine, encode_prompt, read_prompts
+from .result import Result, read_result, read_results
 from .results_file import ResultsFile
+from .tasks import TASKS, Sample, Task, load_task
 
 
 __all__ = [
+    "TASKS",
     "DecodedBatch",
     "DecodedPrompt",
     "DecodedRow",
     "DecodingResult",
+    "Measurer",
+    "Point",
     "PromptLine",
+    "Result",
     "ResultsFile",
+    "Sample",
+    "Task",
     "decoding_fields",
     "encode_prompt",
     "evaluate_decoding",
     "generate_in_batches",
+    "load_task",
+    "measure",
     "read_prompts",
+    "read_result",
+    "read_results",
     "resolve_generation_config",
     "wilson_interval",
 ]

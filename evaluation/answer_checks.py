@@ -15,6 +15,8 @@ CheckName = Literal["boxed", "hash", "number", "code"]
 Reference = str | int | Annotated[float, Field(allow_inf_nan=False)]
 Test = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # without one, every program passes
 
+# Not `FENCE` of tasks/code.py, which also takes `python3`, spaces before the name and CRLF: one in place of the other
+# would change verdicts, and those of this one are kept with trajectories (`correct`), those of the other with results.
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 

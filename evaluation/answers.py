@@ -89,6 +89,24 @@ def answers_match(answer: str | None, reference: str | None) -> bool:
     return answer == reference != ""
 
 
+def numbers_match(answer: str | None, reference: str | None) -> bool:
+    r"""
+    Whether two answers are the same number, exactly, in the forms that [`answers_match`] reads: `1,200` and `1200.00`,
+    `0.5` and `\frac{1}{2}`.
+
+    Args:
+        answer (`str` or `None`): An answer; what is not a number matches nothing.
+        reference (`str` or `None`): The answer that is right.
+
+    Returns:
+        `bool`: Whether both are numbers, and the same.
+    """
+    if answer is None or reference is None:
+        return False
+    value = _value(_normalize(answer))
+    return value is not None and value == _value(_normalize(reference))
+
+
 def _normalize(answer: str) -> str:
     answer = answer.strip().strip("$").rstrip(".").strip()
     answer = _LATEX_TEXT.sub(r"\1", _LATEX_WORDS.sub("", answer))

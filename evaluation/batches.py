@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import DiffusionGenerationConfig
-from ..generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
+from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
 from .prompts import Messages, encode_prompt
 
 
@@ -95,7 +95,8 @@ def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:
         `dict[str, Any]`: JSON values by name of the field.
     """
     names = [*RUN_DEFAULTS, *METHOD_DEFAULTS, *INHERITED_FIELDS]
-    return {name: getattr(config, name) for name in names if not name.startswith("output_")}
+    values = {name: getattr(config, name) for name in names if not name.startswith("output_")}
+    return {name: value for name, value in values.items() if not FIELDS[name].added or value != FIELDS[name].default}
 
 
 def batch_indices(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -26,7 +26,7 @@ class Decode(Protocol):
     def __call__(self, *, batch_size: int, done: Collection[int]) -> Iterator[DecodedBatch]: ...
 
 
-def measure(
+def measure_samples(
     path: Path,
     task: Task,
     samples: Sequence[Sample],

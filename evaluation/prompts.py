@@ -117,7 +117,7 @@ def encode_prompt(
         raise ValueError(f"The tokenizer has no chat template: {remedy}.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     try:
-        with _time_limit(TEMPLATE_SECONDS):
+        with time_limit(TEMPLATE_SECONDS):
             return tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
@@ -127,7 +127,7 @@ def encode_prompt(
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """
     Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process. Elsewhere
     nothing ends what takes too long; a loop over more than 100000 numbers is refused by jinja's sandbox there, too.

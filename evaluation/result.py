@@ -93,6 +93,7 @@ class Result:
     dtype: str
     assistant_model: str | None = None
     source: str
+    definition: str | None = None
     split: str
     chat: bool | None = None
     seed: int | None = None

@@ -120,10 +120,13 @@ class Field:
     Attributes:
         default (`Any`): Its value when neither the caller nor the preset gives one.
         kind (`Kind`): What it may be; `None` is always "not given".
+        added (`bool`): Whether result files of earlier versions lack it. It is then recorded only where it differs
+            from its default, so that their runs resume.
     """
 
     default: Any
     kind: Kind
+    added: bool = False
 
 
 SCORES = ("probability", "entropy", "margin", "random")
@@ -146,7 +149,7 @@ METHOD_FIELDS = {
     "block_add_threshold": Field(1.0, Number(0, 1)),
     "block_activate_threshold": Field(1.0, Number(0, 1)),
     "attention": Field("bidirectional", Choice(("bidirectional", "block_causal"))),
-    "attention_block_size": Field(None, Whole(1)),
+    "attention_block_size": Field(None, Whole(1), added=True),
     "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block"))),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..common.plan import keep_plan
+from ..common.yaml_files import read_yaml
 from ..evaluation.aup.aup import bootstrap_areas
 from ..evaluation.result import Result, area, read_results
-from ..trainers.recipe_files import read_recipe
 from .distill_student import RECIPE_FILE, REMEDY, extract, measure_methods, train
 from .student_recipe import read_student_recipe, training_config
 
@@ -43,7 +43,7 @@ def run_ablation(
             that training refuses.
     """
     recipe = read_student_recipe(recipe_path)
-    ablation = read_recipe(ablation_path or ABLATION)
+    ablation = read_yaml(ablation_path or ABLATION)
     unknown = sorted(set(seeds or []) - set(ablation["seeds"]))
     if unknown:
         raise ValueError(f"The ablation has the seeds {ablation['seeds']}, not {unknown}: choose among them.")
@@ -93,7 +93,7 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
         bootstrap over problems and seeds), and `points`, the mean accuracy in percent and the mean TPF for each
         threshold.
     """
-    ablation = read_recipe(ablation_path or ABLATION)
+    ablation = read_yaml(ablation_path or ABLATION)
     found = read_results([results])
     baseline = next((result for result in found if result.method == f"{TEACHER}-{BASELINE}"), None)
     if baseline is None:

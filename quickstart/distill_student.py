@@ -1,7 +1,7 @@
 """Distils the embedded student from the embedded teacher: extract → distill → measure, on a CPU."""
 
 import json
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..common.files import remove_leftovers, whole_folder, write_atomically
-from ..common.fingerprints import fingerprint_files
 from ..common.plan import keep_plan
-from ..evaluation import decoding_fields, generate_in_batches, resolve_generation_config
-from ..evaluation.measurement import measure
+from ..evaluation.measurer import Measurer, Point, checkpoint_fingerprint
 from ..evaluation.result import Result
-from ..evaluation.tasks import Sample
+from ..evaluation.tasks import Sample, Task
 from ..modeling.loading import load_model, load_tokenizer
 from ..trainers.distill import last_checkpoint
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
@@ -130,45 +128,52 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
     problems = generate_problems(measurement["split"], measurement["problems"], measurement["seed"])
     samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
     tokenizer = load_teacher_tokenizer()
-    prompts = [QUICKSTART.encode(tokenizer, sample, chat=True) for sample in samples]
     for method in measurement["methods"]:
         name, preset = method["model"], method["preset"]
-        path = models[name]
-        model = load(path)
-        for point in method_points(method):
-            fields = {**recipe["decoding"], "preset": preset, "early_stop": True, **point}
-            config = resolve_generation_config(model, [len(prompt) for prompt in prompts], **fields)
-            settings = {
-                "method": f"{name}-{preset}",
-                "model": name,
-                "weights": fingerprint_files([path / "config.json", path / "model.safetensors"]),
-                "dtype": "float32",
-                "source": QUICKSTART.source,
-                "split": measurement["split"],
-                "seed": measurement["seed"],
-                "point": point,
-                "decoding": {"preset": preset, **decoding_fields(config)},
-            }
-            suffix = "".join(f".{field}={value}" for field, value in point.items())
-            results.append(
-                measure(
-                    folder / f"{name}-{preset}{suffix}.json",
-                    QUICKSTART,
-                    samples,
-                    prompts,
-                    partial(generate_in_batches, model, tokenizer, prompts, **fields),
-                    settings,
-                    batch_size=measurement["batch_size"],
-                )
-            )
+        measurer = MethodMeasurer(
+            model=load(models[name]),
+            tokenizer=tokenizer,
+            output=folder,
+            method=f"{name}-{preset}",
+            name=name,
+            weights=checkpoint_fingerprint(models[name]),
+            split=measurement["split"],
+            batch_size=measurement["batch_size"],
+            seed=measurement["seed"],
+        )
+        fields = {**recipe["decoding"], "preset": preset, "early_stop": True}
+        points = [
+            Point({**fields, **values}, {field: str(value) for field, value in values.items()})
+            for values in method_points(method)
+        ]
+        for point, result in zip(points, measurer.measure(QUICKSTART, samples, points), strict=True):
             logger.info(
-                "%s%s: %.1f %% at %.2f tokens per forward",
-                settings["method"],
-                suffix,
-                results[-1].accuracy_percent,
-                results[-1].tokens_per_forward,
+                "%s: %.1f %% at %.2f tokens per forward",
+                ".".join([measurer.method, *point.labels]),
+                result.accuracy_percent,
+                result.tokens_per_forward,
             )
+            results.append(result)
     return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodMeasurer(Measurer):
+    """
+    Measures a method of a recipe, with the file names and settings of the folders that earlier versions wrote.
+
+    Attributes:
+        seed (`int`): Seed of the problems.
+    """
+
+    seed: int
+
+    def file(self, task: Task, point: Point) -> Path:
+        return self.output / f"{'.'.join([self.method, *point.labels])}.json"
+
+    def settings(self, task: Task, point: Point, *args: Any) -> dict[str, Any]:
+        settings = super().settings(task, point, *args) | {"seed": self.seed}
+        return {name: value for name, value in settings.items() if name not in ("assistant_model", "chat")}
 
 
 def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:

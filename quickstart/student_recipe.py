@@ -9,9 +9,9 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, LongSeed, Seed, Weight
 from ..common.schema import check
+from ..common.yaml_files import read_yaml
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
-from ..trainers.recipe_files import read_recipe
 from ..trajectories.extract import ExtractionConfig
 
 
@@ -81,7 +81,7 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
         `OSError`: If there is no such file.
     """
     path = path or DEFAULT_RECIPE
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     check(StudentRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for section, kind in (("extraction", ExtractionConfig), ("training", PseudoTrajectoryConfig)):
         known = {field.name for field in dataclasses.fields(kind) if field.init} - SET_BY_RUN[section]

@@ -9,8 +9,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, LongSeed, Positive, ProperShare, Share, Weight, Whole
 from ..common.schema import check
+from ..common.yaml_files import read_yaml
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
-from ..trainers.recipe_files import read_recipe
 
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
@@ -111,7 +111,7 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
         `OSError`: If there is no such file.
     """
     path = recipe_path or DEFAULT_RECIPE
-    recipe = read_recipe(path)
+    recipe = read_yaml(path)
     check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for phases in ("curriculum", "masking"):
         if recipe[phases][-1]["until"] is not None:

@@ -19,6 +19,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from ..common.field_types import Count, Whole
 from ..common.plan import write_plan
 from ..common.schema import SHOWN
+from ..common.yaml_files import read_yaml
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
 from ..hub_cards import TRAJECTORY_FACTS, TrajectoryFacts, read_facts
 from ..hub_cards.cards import is_hub_id
@@ -31,7 +32,6 @@ from .completions import has_completions
 from .field_types import MODEL_FIELDS, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
-from .recipe_files import read_recipe
 from .training_plan import PLAN_FILE, check_training_plan, training_plan
 
 
@@ -141,7 +141,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
     if recipe is not None:
         path = find_recipe(recipe)
         known = {field.name for kind in kinds for field in fields(kind)} | {"env"}
-        refuse_unknown([name for name in read_recipe(path) if name not in known])
+        refuse_unknown([name for name in read_yaml(path) if name not in known])
         argv = ["--config", str(path), *argv]
     parser = _Parser(kinds, prog="d3llm distill", allow_abbrev=False)
     parsed: Any = parser.parse_args_and_config(argv, return_remaining_strings=True)

@@ -36,14 +36,14 @@ class HubData:
 
 
 def load_rows(
-    kind: type, hub: HubData, file: Path | None, split: str, limit: int | None = None
+    kind: Any, hub: HubData | None, file: Path | None, split: str, limit: int | None = None
 ) -> list[tuple[str, dict[str, Any]]]:
     """
     Rows of a local file, or of a split on the Hub, held against the form that a task needs.
 
     Args:
         kind (`type`): What a row must be, a `TypedDict`.
-        hub ([`HubData`]): Where the data set is by default.
+        hub ([`HubData`], *optional*): Where the dataset is by default; `None` where there is always a file.
         file (`Path`, *optional*): A file of the data set's own form instead: JSON lines (also as `.gz`), Parquet, CSV.
         split (`str`): `"test"` or `"validation"`; a file is taken as a whole.
         limit (`int`, *optional*): Only the first rows, so many at most.
@@ -58,6 +58,8 @@ def load_rows(
         `OSError`: For a file that is not there, and a dataset that cannot be downloaded.
     """
     rows = [(f"{file or hub}, row {number}", row) for number, row in enumerate(_read(hub, file, split)[:limit], 1)]
+    if not rows:
+        raise ValueError(f"{file or hub} has no rows: give data with a row per problem.")
     for where, row in rows:
         columns = textwrap.shorten(", ".join(map(repr, row)), 100, placeholder="...")
         check(kind, row, where, f"its columns are {columns}; give the data of this task (--data)")
@@ -77,10 +79,11 @@ def check_unique(ids: Iterable[tuple[str, str]]) -> None:
             raise ValueError(f"{where} has the id {identity!r:.60} of {first[identity]}: give each problem once.")
 
 
-def _read(hub: HubData, file: Path | None, split: str) -> list[dict[str, Any]]:
+def _read(hub: HubData | None, file: Path | None, split: str) -> list[dict[str, Any]]:
     import datasets
 
     if file is None:
+        assert hub is not None, "a task has a file or a dataset"
         if split not in hub.splits:
             raise ValueError(f"{hub} has no {split} split: give a file of problems with --data.")
         parts = []
@@ -102,8 +105,6 @@ def _read(hub: HubData, file: Path | None, split: str) -> list[dict[str, Any]]:
         rows = list(datasets.load_dataset(FORMATS[suffix], data_files=str(file), split="train"))
     except Exception as error:
         raise ValueError(f"Cannot read {file} as {FORMATS[suffix]}: {error.__cause__ or error}") from error
-    if not rows:
-        raise ValueError(f"{file} has no rows.")
     return rows
 
 

@@ -51,6 +51,8 @@ class Task:
         max_new_tokens (`int`): Length of the generated region.
         runs_code (`bool`): Whether the check runs what the model wrote.
         checker (`str`): What compares answers, for the result file.
+        definition (`str`, *optional*): Which file defined the task, with a digest of it, for the result file: samples
+            of another definition are not mixed with those of this one.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Task:
     max_new_tokens: int = 256
     runs_code: bool = False
     checker: str = field(default="exact value or text")
+    definition: str | None = None
 
     def cut(self, text: str) -> str:
         """What of a generated text is the answer."""

@@ -245,7 +245,7 @@ def test_a_process_decodes_its_turns_only(tmp_path):
     alone = measurement.Processes(0, 2, lambda value: [value])  # the other one never comes
     with pytest.raises(ValueError, match="lacks 2 results"):
         prompts = [[0] * length for length in lengths]
-        measurement.measure(
+        measurement.measure_samples(
             tmp_path / "r.json", task, samples, prompts, decode, settings(), batch_size=2, processes=alone
         )
     lines = (tmp_path / "r.samples.jsonl").read_text().splitlines()

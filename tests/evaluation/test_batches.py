@@ -11,7 +11,7 @@ from d3llm.evaluation import encode_prompt, generate_in_batches
 from d3llm.evaluation.autoregressive import generate_autoregressively
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
-from d3llm.evaluation.measurement import measure
+from d3llm.evaluation.measurement import measure_samples
 from d3llm.evaluation.tasks import Sample, Task
 from tests.helpers.models import tiny_autoregressive
 from tests.helpers.results import settings
@@ -77,7 +77,7 @@ def test_the_time_of_a_batch_is_shared_out_to_its_rows(tmp_path):
             yield DecodedBatch([DecodedRow(index, 0, "", 4, 2, [0] * 4, [1] * 4) for index in indices], 6.0)
 
     task = Task("t", "T", "", lambda *_: [], lambda *_: True)
-    result = measure(tmp_path / "r.json", task, samples, [[0]] * 5, decode, settings(), batch_size=2)
+    result = measure_samples(tmp_path / "r.json", task, samples, [[0]] * 5, decode, settings(), batch_size=2)
     assert (result.seconds, result.tokens_per_second) == (18.0, 20 / 18)
     lines = [json.loads(line) for line in (tmp_path / "r.samples.jsonl").read_text().splitlines()]
     assert [line["seconds"] for line in lines] == [3.0, 3.0, 3.0, 3.0, 6.0]

@@ -332,10 +332,14 @@ def test_card_says_what_was_measured():
 
 
 @pytest.mark.slow
-def test_teacher_accuracy():
-    from d3llm.quickstart.evaluate_teacher import evaluate_teacher
+def test_teacher_accuracy(tmp_path):
+    from d3llm.evaluation import measure
+    from d3llm.quickstart.distill_student import load, load_tokenizer
+    from d3llm.quickstart.task import QUICKSTART
 
-    assert evaluate_teacher(checkpoint_path("teacher"), num_problems=200, split="validation")["accuracy"] >= 0.93
+    options = {"split": "validation", "limit": 200, "batch_size": 50, "block_size": 32}
+    (result,) = measure(load("teacher"), load_tokenizer(), QUICKSTART, tmp_path, presets="llada", **options)
+    assert result.accuracy >= 0.93
 
 
 def test_a_problem_told_with_its_numbers_swapped_is_the_same_problem():

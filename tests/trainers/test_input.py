@@ -10,12 +10,12 @@ import pytest
 from peft import LoraConfig
 from transformers import AutoTokenizer
 
+from d3llm.common.yaml_files import read_yaml
 from d3llm.evaluation import encode_prompt, prompts
 from d3llm.modeling.loading import load_empty_model
 from d3llm.trainers.adapters import add_adapter
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
-from d3llm.trainers.recipe_files import read_recipe
 from d3llm.trajectories.prompt_rows import load_rows
 from tests.helpers.commands import run_fails
 from tests.helpers.trajectory_rows import make_trainer, random_trajectories
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_recipe(text, named, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(ValueError) as error:
-        read_recipe(file)
+        read_yaml(file)
     assert named in str(error.value) and len(str(error.value)) < 500
 
 
