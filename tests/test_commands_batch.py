@@ -272,7 +272,7 @@ def test_a_damaged_line_is_named(capsys, tiny_checkpoint, files):
         (b'{"messages": [{"role": "user"}]}', "`messages`"),
         (b'{"prompt": "one", "id": 1.5}', "`id`"),
         (b'{"prompt": "one", "id": true}', "`id`"),
-        (b'{"prompt": "one", "id": 1}', "already that of line 1"),
+        (b'{"prompt": "one", "id": 1}', "already used by line 1"),
     ],
 )
 def test_a_bad_line_is_named_and_the_others_go_on(tmp_path, line, named):
