@@ -1,4 +1,4 @@
-"""`d3llm convert`: makes a clean model folder of an adapter, a sharded checkpoint or a folder with old code."""
+"""`d3llm convert`: converts an adapter, a sharded checkpoint or a folder with old code to a clean model folder."""
 
 import argparse
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "convert", help="make a self-contained model folder of an adapter, a sharded checkpoint or old remote code"
+        "convert", help="convert an adapter, a sharded checkpoint or old remote code to a self-contained model folder"
     )
     parser.add_argument(
         "source", type=Path, metavar="DIR", help="LoRA adapter, FSDP or DeepSpeed checkpoint, or model"
     )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to write; it must not exist")
-    parser.add_argument("--base-model", type=Path, metavar="DIR", help="the model that an adapter or checkpoint is of")
-    parser.add_argument("--license", metavar="ID", help="that of the base model (default: what DIR says)")
+    parser.add_argument("--base-model", type=Path, metavar="DIR", help="base model of the adapter or checkpoint")
+    parser.add_argument("--license", metavar="ID", help="licence of the base model (default: the one named in DIR)")
     parser.add_argument("--base-model-id", metavar="OWNER/NAME", help="the base model on the Hub, for the card")
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`d3llm demo`: the shipped models solve unseen problems, the teacher one token per forward, the student many."""
+"""`d3llm demo`: the shipped models solve unseen problems, the teacher with one token per forward, the student more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .canvas import LiveCanvas
 
 MAX_NEW_TOKENS = 96
-PAUSE = 0.04  # seconds per forward while the canvas is shown; nothing is measured then
+PAUSE = 0.04  # seconds per forward while the canvas is shown, when nothing is measured
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Method:
     Attributes:
         model (`str`): Name of an embedded checkpoint.
         preset (`str`): Name of a preset.
-        caption (`str`): What that means, in a few words.
-        is_shown (`bool`): Whether its canvas is drawn.
+        caption (`str`): Short description.
+        is_shown (`bool`): Whether to draw its canvas.
     """
 
     model: str
@@ -52,14 +52,16 @@ METHODS = (
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("demo", help="watch the shipped models solve unseen problems, and measure them")
-    parser.add_argument("--problems", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--problems", type=int, default=100, metavar="N", help="number of problems (default: %(default)s)"
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows per batch (default: %(default)s)")
     parser.add_argument(
         "--threads",
         type=int,
         default=min(2, os.cpu_count() or 1),
         metavar="N",
-        help="CPU threads; one is faster on a machine that has other work (default: %(default)s)",
+        help="CPU threads; one is faster on a busy machine (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
@@ -202,7 +204,7 @@ def _table(results: dict[Method, DecodingResult]) -> RenderableType:
 
 
 def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
-    """The measurements as JSON; `accuracy` and its interval are shares of 1, `forwards` the sum over the problems."""
+    """The measurements as JSON. `accuracy` and its interval are between 0 and 1; `forwards` is a sum over problems."""
     rows = [
         {
             "model": method.model,
@@ -235,7 +237,7 @@ def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> 
 
 
 def _picture(question: str, shown: dict[Method, LiveCanvas], table: RenderableType) -> str:
-    """An SVG of every canvas after the same number of forwards, and the table."""
+    """An SVG of all canvases after the same number of forwards, and of the table."""
     from io import StringIO
 
     from rich.console import Console

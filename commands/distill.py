@@ -1,12 +1,15 @@
 """`d3llm distill`: trains a student on trajectories."""
 
 import argparse
+from typing import Any
 
 
 class _Help(argparse.Action):
-    """`--help` of the recipe's own parser, which needs the libraries."""
+    """Shows the help of the recipe's parser, which needs the libraries."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
         from d3llm.trainers.distill import parse_arguments
 
         parse_arguments(["--help"])

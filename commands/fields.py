@@ -1,4 +1,4 @@
-"""The arguments of the commands that decode: a checkpoint, a preset, and every field of the config as a flag."""
+"""Arguments shared by the commands that decode: a checkpoint, a preset, and a flag for every field of the config."""
 
 import argparse
 import json
@@ -7,9 +7,11 @@ from typing import Any
 
 
 class _Help(argparse.Action):
-    """`--help` that also lists the fields of the config; to import them only here keeps the command line quick."""
+    """`--help` that also lists the fields of the config. They are imported only here, to keep start-up fast."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
         from d3llm.generation.fields import CHOICES
 
         lines = ["fields of DiffusionGenerationConfig, which override the preset:"]
@@ -22,7 +24,7 @@ class _Help(argparse.Action):
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser, *, model_flag: str = "--model") -> None:
-    """Adds what every command that decodes has; the parser must be made with `add_help=False`."""
+    """Adds the arguments of all commands that decode. The parser must be created with `add_help=False`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message and exit")
     parser.add_argument(
@@ -39,21 +41,24 @@ def config_fields() -> dict[str, Any]:
     from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 
     fields = {**RUN_DEFAULTS, "top_k": None, "top_p": None, **METHOD_DEFAULTS}
-    for name in ("preset", "output_logprobs", "output_history"):  # an argument of its own, and what no text shows
+    for name in ("preset", "output_logprobs", "output_history"):  # has its own argument; do not affect the text
         del fields[name]
     return fields
 
 
 def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
     """
-    The fields that were given: `["--block-size", "8", "--cache=block"]` as `{"block_size": 8, "cache": "block"}`.
+    Parses the given fields: `["--block-size", "8", "--cache=block"]` gives `{"block_size": 8, "cache": "block"}`.
 
     Args:
         args (`argparse.Namespace`): The parsed arguments, with the unknown ones as `fields`.
 
     Returns:
-        `dict[str, Any]`: Arguments of `generate`, with the preset. The config has checked their values, which should
-        not have to wait for the weights.
+        `dict[str, Any]`: Arguments of `generate`, with the preset. Their values are already checked by the config, so
+        that errors are reported before the weights are loaded.
+
+    Raises:
+        `ValueError`: For an unknown field or an invalid value.
     """
     from d3llm.generation import DiffusionGenerationConfig
     from d3llm.generation.fields import FIELDS, Flag, suggestion
@@ -76,7 +81,7 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
         except (ValueError, RecursionError):
             values[name] = text
         if values[name] is None:
-            raise ValueError(f"{flag} needs a value: leave it out for the default")
+            raise ValueError(f"{flag} needs a value: omit it for the default")
         if isinstance(FIELDS[name].kind, Flag) and not isinstance(values[name], bool):
             raise ValueError(f"{flag} is true or false, not {text}")
     if args.preset is not None:
@@ -88,7 +93,7 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def checkpoint_folder(args: argparse.Namespace) -> Path:
-    """The folder that `--model` names, else that of the shipped teacher."""
+    """The folder given by `--model`; by default that of the shipped teacher."""
     from d3llm.quickstart import checkpoint_path
 
     return checkpoint_path("teacher") if args.model is None else Path(args.model)

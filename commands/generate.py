@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", metavar="TEXT")
     prompts.add_argument(
-        "--input", type=Path, metavar="FILE", help="prompts as JSON lines: `prompt` or `messages`, and `id` if wanted"
+        "--input", type=Path, metavar="FILE", help="prompts as JSON lines: `prompt` or `messages`, and optionally `id`"
     )
     generate_file.add_arguments(parser)
     add_decoding_arguments(parser)
@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--chat",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="use the chat template (default: if there is one)",
+        help="whether to use the chat template (default: if there is one)",
     )
     parser.set_defaults(run=run)
 
@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> None:
 
 def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     """
+    Decodes the prompt of the command line and prints the texts; in a terminal, it shows the canvas meanwhile.
+
     Args:
         args (`argparse.Namespace`): The parsed arguments.
         folder (`Path`): The checkpoint.
-        fields (`dict[str, Any]`): The fields of `DiffusionGenerationConfig` that were given.
+        fields (`dict[str, Any]`): The given fields of `DiffusionGenerationConfig`.
     """
     import torch
     from rich.console import Console, Group

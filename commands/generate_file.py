@@ -1,4 +1,4 @@
-"""`d3llm generate --input`: decodes a file of prompts into a file of results, and goes on where it was interrupted."""
+"""`d3llm generate --input`: decodes a file of prompts to a file of results, and resumes if it was interrupted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BATCH_SIZE = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files of prompts")
-    files.add_argument("--output", type=Path, metavar="FILE", help="where to write the texts, as JSON lines")
+    files.add_argument("--output", type=Path, metavar="FILE", help="file to write the texts to, as JSON lines")
     files.add_argument("--batch-size", type=int, metavar="N", help=f"prompts per batch (default: {BATCH_SIZE})")
     files.add_argument("--overwrite", action="store_true", help="start again if the output exists")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raises when the arguments do not go together, before anything is loaded."""
+    """Raises a `ValueError` for arguments that contradict each other, before anything is loaded."""
     if args.input is None:
         given = {"--output": args.output, "--batch-size": args.batch_size, "--overwrite": args.overwrite or None}
         for flag, value in given.items():
@@ -42,10 +42,15 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     """
+    Decodes the prompts that the output does not have yet, and appends their texts to it.
+
     Args:
         args (`argparse.Namespace`): The parsed arguments.
         folder (`Path`): The checkpoint.
-        fields (`dict[str, Any]`): The fields of `DiffusionGenerationConfig` that were given.
+        fields (`dict[str, Any]`): The given fields of `DiffusionGenerationConfig`.
+
+    Raises:
+        `ValueError`: After all other prompts are decoded, if some lines of the file are not prompts.
     """
     from d3llm.common.files import check_writable
     from d3llm.common.fingerprints import fingerprint, fingerprint_files
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
 
     lines, faults = read_prompts(args.input)
     for fault in faults:
-        sys.stderr.write(f"d3llm: warning: {args.input}, {fault}; left out\n")
+        sys.stderr.write(f"d3llm: warning: {args.input}, {fault}; skipped\n")
     check_writable(args.output)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     encoded = [_encode(tokenizer, line, args) for line in lines]
@@ -97,10 +102,10 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
                 )
                 progress.advance(len({row.index for row in batch.rows} - done))
         results.finish()
-    earlier = f", {len(done)} of {len(lines)} prompts were done before" if done else ""
+    earlier = f", {len(done)} of {len(lines)} prompts were already done" if done else ""
     sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")
     if faults:
-        raise ValueError(f"{args.input} has {len(faults)} lines that are no prompts, the first is {faults[0]}.")
+        raise ValueError(f"{args.input} has {len(faults)} lines that are not prompts, the first is {faults[0]}.")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse.Namespace) -> list[int]:
@@ -115,18 +120,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse
 def _resolve(
     model: PreTrainedModel, lines: list[PromptLine], encoded: list[list[int]], fields: dict[str, Any], path: Path
 ) -> DiffusionGenerationConfig:
-    """The decoding parameters of the run; an error names the longest prompt if it is to blame."""
+    """The decoding parameters of the run. If the longest prompt causes an error, the error names its line."""
     from d3llm.evaluation import resolve_generation_config
 
     lengths = [len(ids) for ids in encoded]
     longest = lines[lengths.index(max(lengths))].line
-    shortest = resolve_generation_config(model, [min(lengths)], **fields)  # fails if the fields are to blame
+    shortest = resolve_generation_config(model, [min(lengths)], **fields)  # fails if the fields are invalid
     try:
         config = resolve_generation_config(model, lengths, **fields)
     except ValueError as error:
         raise ValueError(f"{path}, line {longest}: {error}") from error
     if config.max_new_tokens < shortest.max_new_tokens:
         sys.stderr.write(
-            f"max_new_tokens is {config.max_new_tokens}, what the longest prompt leaves (line {longest})\n"
+            f"max_new_tokens is {config.max_new_tokens}: the longest prompt (line {longest}) leaves no more room\n"
         )
     return config

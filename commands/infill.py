@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--text",
         required=True,
         metavar="TEXT",
-        help="[MASK] is one token to fill in, [MASK:n] are n; spaces around them are part of the text",
+        help="[MASK] is one token to fill in, [MASK:n] are n tokens; spaces around them are part of the text",
     )
     add_decoding_arguments(parser)
     parser.set_defaults(run=run)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def gap_lengths(text: str) -> list[int]:
-    """How many tokens each gap of a text has."""
+    """The number of tokens in each gap of a text."""
     lengths = []
     for gap in re.findall(r"\[MASK[^\]]*\]?", text):
         match = GAP.fullmatch(gap)
@@ -63,17 +63,18 @@ def gap_lengths(text: str) -> list[int]:
             raise ValueError(f"--text has the gap {gap}: write [MASK] or [MASK:n] with n from 1 to {LONGEST_GAP}.")
         lengths.append(length)
     if not lengths:
-        raise ValueError(
-            "--text has no gap: write [MASK] where a token is to be filled in, or [MASK:n] for n of them."
-        )
+        raise ValueError("--text has no gap: write [MASK] for each token to fill in, or [MASK:n] for n tokens.")
     return lengths
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, lengths: list[int], mask_token_id: int) -> list[int]:
-    """Token ids of a text with mask tokens in its gaps."""
+    """The token ids of a text, with mask tokens in its gaps."""
     mask = tokenizer.convert_ids_to_tokens(mask_token_id)
     remaining = iter(lengths)
     ids = tokenizer(GAP.sub(lambda gap: mask * next(remaining), text))["input_ids"]
     if ids.count(mask_token_id) < sum(lengths):
-        raise ValueError(f"The tokenizer does not read {mask!r} as the mask token, which has the id {mask_token_id}.")
+        raise ValueError(
+            f"The tokenizer does not encode {mask!r} as the mask token {mask_token_id}: give its id with "
+            "--mask-token-id."
+        )
     return ids

@@ -19,16 +19,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "results", nargs="*", type=Path, metavar="RESULT", help="result files of `d3llm eval`, or folders of them"
     )
     parser.add_argument("--published", action="store_true", help="show the published tables as well")
-    parser.add_argument("--join", metavar="TABLE", help="put the results into a published table: LLaDA, Dream, Coder")
+    parser.add_argument("--join", metavar="TABLE", help="add the results to a published table: LLaDA, Dream, Coder")
     parser.add_argument(
         "--y-max",
         default="table",
         metavar="HOW",
-        help="best accuracy that AUP refers to: table (the best of any method, as published), own (each method's), or "
-        "TASK=PERCENT,... (default: %(default)s)",
+        help="best accuracy that AUP refers to: table (the best of all methods, as published), own (each method's), "
+        "or TASK=PERCENT,... (default: %(default)s)",
     )
-    parser.add_argument("--baseline", metavar="METHOD", help="drop points 5 %% below this method's first point")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to draw the pictures into, PNG and SVG")
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="drop points more than 5 %% below this method's first point"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures, PNG and SVG")
     parser.set_defaults(run=run)
 
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("Nothing to show: give result files, --published, or both.")
     figures = published()
     if args.join is not None and (not args.published or args.join not in figures["tables"]):
-        raise ValueError(f"--join is one of {', '.join(figures['tables'])}, together with --published.")
+        raise ValueError(f"--join must be one of {', '.join(figures['tables'])}, together with --published.")
     curves = measured_curves(args.results, args.join or MEASURED) if args.results else []
     if args.published:
         curves += published_curves()
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_y_max(text: str) -> str | dict[str, float]:
-    """`"table"`, `"own"`, or `"GSM8K-CoT=80,MATH=50"` as values by task."""
+    """Parses `"table"`, `"own"`, or values by task such as `"GSM8K-CoT=80,MATH=50"`."""
     if "=" not in text:
         return text
     values = {}
@@ -68,12 +70,12 @@ def parse_y_max(text: str) -> str | dict[str, float]:
         try:
             values[task.strip()] = float(value)
         except ValueError as error:
-            raise ValueError(f"--y-max is table, own or TASK=PERCENT,..., got {part!r}.") from error
+            raise ValueError(f"--y-max must be table, own or TASK=PERCENT,..., got {part!r}.") from error
     return values
 
 
 def board_table(board: Board) -> Any:
-    """AUP by method and task, with the 95 % bootstrap interval of measured curves."""
+    """A table of AUP by method and task, with the 95 % bootstrap interval of measured curves."""
     from rich.table import Table
 
     from d3llm.evaluation.result import short_name
@@ -96,7 +98,7 @@ def board_table(board: Board) -> Any:
 
 
 def closed_table(closed: dict[str, dict[str, Any]]) -> Any:
-    """Closed systems, marked as quoted."""
+    """A table of closed systems, marked as quoted."""
     from rich.table import Table
 
     table = Table(title="Closed systems: quoted from their makers, not measured, not comparable", title_justify="left")

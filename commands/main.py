@@ -1,22 +1,22 @@
-"""The `d3llm` command line: one sub-command per file of this folder."""
+"""The `d3llm` command line: one sub-command per file in this folder."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
 
 
-OUT_OF_MEMORY = "not enough memory: take fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
+OUT_OF_MEMORY = "not enough memory: use fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
 
 
 class _Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors take one line."""
+    """An `ArgumentParser` with one-line errors."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
@@ -25,8 +25,8 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """
-    Returns the parser. Each sub-command sets `run`, a function of the parsed arguments. One that sets `takes_fields`
-    gets the arguments that the parser does not know as `fields`.
+    Builds the parser. Each sub-command sets `run`, a function of the parsed arguments. If a command sets
+    `takes_fields`, unknown arguments are passed to it as `args.fields`.
     """
     parser = _Parser(prog="d3llm", description="Fast diffusion language models in the Hugging Face stack.")
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
 
     Returns:
-        `int`: Exit code. What a user can cause, a `ValueError`, an `OSError` or a missing package, is one line on
-            stderr and code 2.
+        `int`: Exit code. Errors that a user can cause, a `ValueError`, an `OSError` or a missing package, give one
+            line on stderr and code 2.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone, as in `d3llm presets | head -1`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `d3llm presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ImportError) as error:
@@ -91,8 +91,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _leave_process_group() -> None:
-    """Joins the threads of the process group, if the command has one: one that still runs when the process exits
-    aborts it."""
+    """Destroys the process group, if there is one: a thread of it that still runs at exit would abort the process."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

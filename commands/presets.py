@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("presets", help="list the presets and the papers they come from")
+    parser = subparsers.add_parser("presets", help="list the presets and their papers")
     parser.set_defaults(run=run)
 
 
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
 
     table = Table(title="Presets", title_justify="left", show_lines=True)
     table.add_column("preset", style="bold")
-    table.add_column("what it does, and its source")
+    table.add_column("method and source")
     table.add_column("parameters", overflow="fold")
     for preset in PRESETS.values():
         method = Text.assemble(preset.summary, "\n", (preset.source, "dim"))

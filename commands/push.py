@@ -1,4 +1,4 @@
-"""`d3llm push`: sends models, trajectories, the metric and demo Spaces to the Hub, each with its card."""
+"""`d3llm push`: pushes models, trajectories, the metric and demo Spaces to the Hub, each with its card."""
 
 from __future__ import annotations
 
@@ -18,43 +18,48 @@ PICTURE = "accuracy_parallelism.png"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("push", help="send a model, trajectories, the metric or a demo to the Hub")
+    parser = subparsers.add_parser("push", help="push a model, trajectories, the metric or a demo to the Hub")
     kinds = parser.add_subparsers(title="what", metavar="WHAT", dest="kind", required=True)
 
     model = _add_kind(kinds, "model", "a model's folder: weights, code, tokenizer, card")
-    model.add_argument("folder", type=Path, metavar="DIR", help="as `save_pretrained` or `d3llm convert` leaves it")
-    model.add_argument("--license", metavar="ID", help="that of the base model, for the card")
+    model.add_argument("folder", type=Path, metavar="DIR", help="a folder from `save_pretrained` or `d3llm convert`")
+    model.add_argument("--license", metavar="ID", help="licence of the base model, for the card")
     model.add_argument("--base-model", metavar="OWNER/NAME", help="the base model on the Hub, for the card")
     model.add_argument(
-        "--results", type=Path, nargs="+", metavar="PATH", help="files of `d3llm eval`, or folders of them"
+        "--results", type=Path, nargs="+", metavar="PATH", help="result files of `d3llm eval`, or folders of them"
     )
     model.add_argument(
-        "--picture", type=Path, metavar="PNG", help="for the card (default: drawn from the curves in --results)"
+        "--picture",
+        type=Path,
+        metavar="PNG",
+        help="picture for the card (default: drawn from the curves in --results)",
     )
 
-    trajectories = _add_kind(kinds, "trajectories", "a trajectory data set; private by default")
-    trajectories.add_argument("folder", type=Path, metavar="DIR", help="as `d3llm extract` leaves it")
+    trajectories = _add_kind(kinds, "trajectories", "a trajectory dataset; private by default")
+    trajectories.add_argument("folder", type=Path, metavar="DIR", help="a folder from `d3llm extract`")
 
     metric = _add_kind(kinds, "metric", "a metric's Space, for `evaluate.load`")
     metric.add_argument(
-        "folder", type=Path, nargs="?", metavar="DIR", help="holds the metric's module (default: that of AUP)"
+        "folder", type=Path, nargs="?", metavar="DIR", help="folder of the metric's module (default: that of AUP)"
     )
 
-    space = _add_kind(kinds, "space", "the demo Space: a model fills its canvas")
-    space.add_argument("--model", required=True, metavar="OWNER/NAME", help="the model that it runs")
+    space = _add_kind(kinds, "space", "the demo Space, which shows how a model fills its canvas")
+    space.add_argument("--model", required=True, metavar="OWNER/NAME", help="the model to run")
 
-    _add_kind(kinds, "custom-generate", "the decoder, for models of other people")
+    _add_kind(kinds, "custom-generate", "the decoder, for third-party models")
     for kind in kinds.choices.values():
-        kind.add_argument("repo", metavar="REPO", help="owner/name on the Hub; created when it is not there")
+        kind.add_argument("repo", metavar="REPO", help="owner/name on the Hub; created if it does not exist")
 
 
 def _add_kind(kinds: argparse._SubParsersAction, name: str, summary: str) -> argparse.ArgumentParser:
     parser = kinds.add_parser(name, help=summary)
-    parser.add_argument("--dry-run", action="store_true", help="check everything and print what would go")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, and print what would be pushed")
     parser.add_argument("--replace", action="store_true", help="replace other content of REPO; its history stays")
     visible = parser.add_mutually_exclusive_group()
     visible.add_argument("--private", action="store_const", const=True, help="only you see a new repository")
-    visible.add_argument("--public", action="store_const", const=False, dest="private", help="everybody sees it")
+    visible.add_argument(
+        "--public", action="store_const", const=False, dest="private", help="everybody sees a new repository"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -62,7 +67,7 @@ def _add_kind(kinds: argparse._SubParsersAction, name: str, summary: str) -> arg
 def run(args: argparse.Namespace) -> None:
     repository = _repository(args)
     for path in repository.left_out:
-        sys.stderr.write(f"left out: {path}\n")
+        sys.stderr.write(f"skipped: {path}\n")
     for warning in repository.warnings:
         sys.stderr.write(f"d3llm: warning: {warning}\n")
     if args.dry_run:
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     from d3llm.hub_cards.push import push
 
     pushed = push(repository, args.repo, private=args.private, replace=args.replace)
-    changed = f"{pushed.changed} files changed" if pushed.changed else "nothing to change, all of it was there"
+    changed = f"{pushed.changed} files changed" if pushed.changed else "nothing to change, all files were there"
     sys.stdout.write(f"{pushed.url} ({changed}, commit {pushed.commit[:8]})\n")
 
 
@@ -80,7 +85,7 @@ def _repository(args: argparse.Namespace) -> Repository:
     from d3llm.hub_cards.folder import folder_files
 
     if args.kind == "model":
-        folder_files(args.folder)  # before any is read: of a pipe that would take forever
+        folder_files(args.folder)  # checked before any file is read: reading a pipe might never return
         facts, picture = _model_facts(args)
         return repositories.model_repository(args.folder, args.repo, facts, picture)
     if args.kind == "trajectories":
@@ -93,7 +98,7 @@ def _repository(args: argparse.Namespace) -> Repository:
 
 
 def _model_facts(args: argparse.Namespace) -> tuple[ModelFacts | None, Path | bytes | None]:
-    """What the card is made of, and its picture; nothing for a folder with a card of its own, which goes as it is."""
+    """The facts of the card and its picture; `None` for a hand-written card, which is pushed unchanged."""
     from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
     from d3llm.hub_cards.from_results import model_facts, with_results
 
@@ -105,8 +110,8 @@ def _model_facts(args: argparse.Namespace) -> tuple[ModelFacts | None, Path | by
         facts = model_facts(args.folder, **{"license": "", **given})
     elif given or args.results or args.picture:
         raise ValueError(
-            f"{args.folder / 'README.md'} was not made from facts: take it away, or leave out --license, "
-            "--base-model, --results and --picture."
+            f"{args.folder / 'README.md'} is a hand-written card: remove it, or omit --license, --base-model, "
+            "--results and --picture."
         )
     else:
         return None, None
@@ -130,8 +135,8 @@ def _print_plan(args: argparse.Namespace, repository: Repository) -> None:
     from rich.table import Table
 
     private = repository.private if args.private is None else args.private
-    visible = "private" if private else "public"
-    table = Table(title=f"{args.repo} ({repository.kind}, {visible} if it is new)", title_justify="left")
+    visibility = "private" if private else "public"
+    table = Table(title=f"{args.repo} ({repository.kind}, {visibility} if it is new)", title_justify="left")
     table.add_column("file")
     table.add_column("size", justify="right")
     total = 0

@@ -1,4 +1,4 @@
-"""`d3llm quickstart`: makes the embedded models again."""
+"""`d3llm quickstart`: trains the embedded models again."""
 
 import argparse
 import logging
@@ -14,10 +14,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     teacher.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/teacher"), help="default: %(default)s"
     )
-    teacher.add_argument("--resume", action="store_true", help="go on from the last state in the output folder")
+    teacher.add_argument("--resume", action="store_true", help="resume from the last state in the output folder")
     teacher.set_defaults(run=run_train_teacher)
     student = actions.add_parser(
-        "distill", help="distil a student from the teacher and measure both; a run that was cut goes on"
+        "distill", help="distil a student from the teacher and measure both; an interrupted run resumes"
     )
     student.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")
     student.add_argument(
@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     student.set_defaults(run=run_distill)
     ablation = actions.add_parser(
-        "ablate", help="train students with parts of the recipe changed and compare them; a run that was cut goes on"
+        "ablate", help="train students with parts of the recipe changed, and compare them; an interrupted run resumes"
     )
     ablation.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/ablation"), help="default: %(default)s"
@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         nargs="+",
         metavar="SEED",
-        help="run these seeds alone, to divide the work (default: all of ablation.yaml)",
+        help="run only these seeds, to divide the work (default: all seeds of ablation.yaml)",
     )
     ablation.set_defaults(run=run_ablate)
 
@@ -46,7 +46,7 @@ def run_train_teacher(args: argparse.Namespace) -> None:
 
     load_recipe(args.recipe)
     if not args.resume and (args.output / STATE_FILE).exists():
-        raise ValueError(f"{args.output} holds a run: add --resume to go on with it, or choose another --output.")
+        raise ValueError(f"{args.output} holds a run: add --resume to continue it, or choose another --output.")
     log_progress()
     train_teacher(args.recipe, args.output, resume=args.resume)
 
@@ -68,5 +68,6 @@ def run_ablate(args: argparse.Namespace) -> None:
 
 
 def log_progress() -> None:
+    """Prints the log of this package with times."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("d3llm").setLevel(logging.INFO)

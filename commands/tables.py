@@ -1,4 +1,4 @@
-"""Where the commands print tables of names that come from files and arguments."""
+"""A console for tables with names from files and arguments."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def table_console(width: int) -> Console:
     """
-    A console that prints names as they are: `[red]` and `:smile:` in a name are text.
+    A console that prints names unchanged: `[red]` and `:smile:` in a name are text.
 
     Args:
-        width (`int`): Columns, at least, where there is no terminal: a log has no edge.
+        width (`int`): Minimum width, in columns, when there is no terminal: a log has no right edge.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Finds the answer in a generated text, and tells whether two answers are the same."""
+"""Extracts the answer from a generated text, and compares answers."""
 
 import re
 from fractions import Fraction
@@ -7,7 +7,7 @@ from fractions import Fraction
 NUMBER = re.compile(r"(?:(?<![\w)\]}])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 BOXES = ("\\boxed{", "\\fbox{")
 
-# What does not change the value of an answer: the names of sizes and spaces, units, punctuation at its ends.
+# Parts that do not change the value of an answer: LaTeX commands for sizes and spaces, units, outer punctuation.
 _LATEX_WORDS = re.compile(r"\\(?:left|right|big|Big|displaystyle|textstyle|,|;|!|:|quad|qquad)(?![A-Za-z])")
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textit)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°")
@@ -18,13 +18,13 @@ _RATIO = re.compile(r"(-?)\(?(-?\d+(?:\.\d+)?)\)?/\(?(\d+(?:\.\d+)?)\)?")
 
 def extract_boxed(text: str) -> str | None:
     r"""
-    The content of the last `\boxed{...}` (or `\fbox{...}`) that is closed, braces within it included.
+    The content of the last closed `\boxed{...}` (or `\fbox{...}`), which may contain braces.
 
     Args:
         text (`str`): A solution in LaTeX.
 
     Returns:
-        `str` or `None`: The content without white space around it; `None` when there is no closed box.
+        `str` or `None`: The content without surrounding white space; `None` if there is no closed box.
     """
     starts = sorted(match.end() for box in BOXES for match in re.finditer(re.escape(box), text))
     for start in reversed(starts):
@@ -38,13 +38,13 @@ def extract_boxed(text: str) -> str | None:
 
 def extract_hash_answer(text: str) -> str | None:
     """
-    What follows the last `####` on its line, the form of GSM8K's references.
+    The text after the last `####` on its line, as in GSM8K's references.
 
     Args:
         text (`str`): A solution.
 
     Returns:
-        `str` or `None`: The answer; `None` when there is no `####`, or nothing behind it.
+        `str` or `None`: The answer; `None` if there is no `####`, or nothing after it.
     """
     _, marker, rest = text.rpartition("####")
     return (rest.strip().splitlines() or [""])[0].strip() or None if marker else None
@@ -52,13 +52,13 @@ def extract_hash_answer(text: str) -> str | None:
 
 def extract_number(text: str) -> str | None:
     """
-    The last number of a text, as lm-evaluation-harness's `flexible-extract` filter takes it.
+    The last number in a text, as in lm-evaluation-harness's `flexible-extract` filter.
 
     Args:
         text (`str`): A solution.
 
     Returns:
-        `str` or `None`: The number without `$` and thousands separators; `None` when there is none.
+        `str` or `None`: The number without `$` and thousands separators; `None` if there is none.
     """
     numbers = NUMBER.findall(text)
     return numbers[-1].replace("$", "").replace(",", "") if numbers else None
@@ -66,19 +66,19 @@ def extract_number(text: str) -> str | None:
 
 def answers_match(answer: str | None, reference: str | None) -> bool:
     r"""
-    Whether two answers say the same.
+    Whether two answers are equal.
 
     Numbers are compared by value, exactly: `1,200`, `$1200`, `1200.00` and `1200 ` are equal, and so are `0.5`, `1/2`
-    and `\frac{1}{2}`. `%` and degrees are units and do not count. Other answers are compared as text without spaces
-    and LaTeX that only sets the type (`\left`, `\text{...}`, `\dfrac` for `\frac`). Nothing is simplified: `2x` is not
-    `x+x`.
+    and `\frac{1}{2}`. Units, that is `%` and degrees, are ignored. Other answers are compared as text, without spaces
+    and LaTeX that only affects the typesetting (`\left`, `\text{...}`, `\dfrac` for `\frac`). Nothing is simplified:
+    `2x` is not `x+x`.
 
     Args:
-        answer (`str` or `None`): An answer; `None`, an answer that was not found, matches nothing.
-        reference (`str` or `None`): The answer that is right.
+        answer (`str` or `None`): An answer; `None` if none was found, which matches nothing.
+        reference (`str` or `None`): The correct answer.
 
     Returns:
-        `bool`: Whether they are the same.
+        `bool`: Whether they are equal.
     """
     if answer is None or reference is None:
         return False
@@ -118,7 +118,7 @@ def _normalize(answer: str) -> str:
 
 
 def _value(answer: str) -> Fraction | None:
-    """The number that an answer is, or `None`."""
+    """The value of an answer, or `None` if it is not a number."""
     answer = re.sub(r"\\frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", answer)
     ratio = _RATIO.fullmatch(answer)
     try:

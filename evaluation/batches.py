@@ -13,8 +13,8 @@ from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
 from .prompts import Messages, encode_prompt
 
 
-CALLABLES = ("logits_processor", "stopping_criteria")  # arguments of `generate` that are no fields
-INHERITED_FIELDS = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")  # that a text depends on
+CALLABLES = ("logits_processor", "stopping_criteria")  # arguments of `generate` that are not fields
+INHERITED_FIELDS = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")  # those that affect the text
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class DecodedRow:
     One generated sequence.
 
     Attributes:
-        index (`int`): Its prompt, counted from 0.
-        sequence (`int`): Which of the prompt's return sequences it is, counted from 0.
-        text (`str`): The decoded tokens up to the first EOS, special tokens left out.
+        index (`int`): Index of its prompt, counted from 0.
+        sequence (`int`): Index among the prompt's return sequences, counted from 0.
+        text (`str`): The decoded tokens up to the first EOS, without special tokens.
         tokens (`int`): Generated tokens up to and including the first EOS.
         forwards (`int`): Forwards of the transformer for this row.
         token_ids (`list[int]`): Those tokens.
         commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
-        tail_steps (`list[int]`): The same for the positions behind them, up to the end of the canvas.
+        tail_steps (`list[int]`): The same for the positions after them, up to the end of the canvas.
     """
 
     index: int
@@ -51,7 +51,7 @@ class DecodedRow:
 @dataclass(frozen=True)
 class DecodedBatch:
     """
-    What came out of one call of `generate`.
+    The output of one call of `generate`.
 
     Attributes:
         rows (`list[DecodedRow]`): The sequences, those of a prompt next to each other.
@@ -66,7 +66,7 @@ def resolve_generation_config(
     model: PreTrainedModel, prompt_lengths: Collection[int], **generation_kwargs: Any
 ) -> DiffusionGenerationConfig:
     """
-    The decoding parameters of a run over prompts of several lengths, every field filled in.
+    The decoding parameters of a run over prompts of several lengths, with all fields filled in.
 
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
@@ -74,11 +74,11 @@ def resolve_generation_config(
         generation_kwargs: Fields of `DiffusionGenerationConfig`, or a whole `generation_config`.
 
     Returns:
-        [`~d3llm.generation.DiffusionGenerationConfig`]: The parameters. Where `max_new_tokens` follows from the room
-        in the model, it is what the longest prompt leaves.
+        [`~d3llm.generation.DiffusionGenerationConfig`]: The parameters. If the model's positions limit
+        `max_new_tokens`, it is the room that the longest prompt leaves.
 
     Raises:
-        `ValueError`: For what `generate` refuses.
+        `ValueError`: For parameters that `generate` refuses.
     """
     base = generation_kwargs.pop("generation_config", None)
     return model.diffusion_config(base, generation_kwargs, max(prompt_lengths))
@@ -86,13 +86,13 @@ def resolve_generation_config(
 
 def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:
     """
-    The fields that a text depends on, to be written down beside it.
+    The fields that affect the generated text, to be saved with it.
 
     Args:
-        config ([`~d3llm.generation.DiffusionGenerationConfig`]): With every field filled in.
+        config ([`~d3llm.generation.DiffusionGenerationConfig`]): A config with all fields filled in.
 
     Returns:
-        `dict[str, Any]`: JSON values by name of the field.
+        `dict[str, Any]`: JSON values by field name.
     """
     names = [*RUN_DEFAULTS, *METHOD_DEFAULTS, *INHERITED_FIELDS]
     values = {name: getattr(config, name) for name in names if not name.startswith("output_")}
@@ -101,7 +101,7 @@ def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:
 
 def batch_indices(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """
-    Which prompts share a batch: those of similar length, the longest first.
+    Groups prompts of similar length into batches, the longest first.
 
     Args:
         lengths (`Sequence[int]`): Token counts of the prompts.
@@ -116,19 +116,22 @@ def batch_indices(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 def check_positions(model: PreTrainedModel, lengths: Sequence[int], names: Sequence[str]) -> None:
     """
-    Raises a `ValueError` before the first forward when a sequence is longer than the model's positions.
+    Checks before the first forward that every sequence fits into the model's positions.
 
     Args:
         model (`PreTrainedModel`): The model.
-        lengths (`Sequence[int]`): Tokens of each prompt with its answer.
-        names (`Sequence[str]`): What the samples are called.
+        lengths (`Sequence[int]`): Number of tokens of each prompt with its answer.
+        names (`Sequence[str]`): Names of the samples.
+
+    Raises:
+        `ValueError`: Names the longest sample if it does not fit.
     """
     longest = getattr(model.config, "max_position_embeddings", None)
     length, name = max(zip(lengths, names, strict=True), key=lambda pair: pair[0])
     if longest is not None and length > longest:
         raise ValueError(
-            f"The sample {name!r:.60} takes {length} tokens with its answer, and the model has {longest} positions: "
-            "leave it out of the data, or shorten it (--data)."
+            f"The sample {name!r:.60} takes {length} tokens with its answer, but the model has {longest} positions: "
+            "remove it from the data, or shorten it (--data)."
         )
 
 
@@ -144,10 +147,11 @@ def generate_in_batches(
     **generation_kwargs: Any,
 ) -> Iterator[DecodedBatch]:
     """
-    Decodes prompts in left-padded batches of similar length, the longest first: memory runs out at once or never.
+    Decodes prompts in left-padded batches of similar length. The longest come first, so that memory runs out at once
+    or never.
 
-    Which prompts share a batch depends on the prompts and `batch_size` alone. A batch is left out when all of it is
-    `done`, and decoded as a whole otherwise, so that a run that was interrupted computes the same as one that was not.
+    Which prompts share a batch depends only on the prompts and `batch_size`. A batch is skipped if all of its prompts
+    are `done`, and otherwise decoded completely, so that a resumed run gives the same texts as an uninterrupted one.
 
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
@@ -155,8 +159,8 @@ def generate_in_batches(
         prompts (`Sequence`): Texts, chats (lists of messages) or lists of token ids; at least one.
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
         chat (`bool`, *optional*): See [`encode_prompt`].
-        done (`Collection[int]`, *optional*): Indices of prompts that need not be decoded.
-        seeds (`Sequence[int]`, *optional*): A seed for each prompt; else `seed` is that of all.
+        done (`Collection[int]`, *optional*): Indices of prompts that are already decoded.
+        seeds (`Sequence[int]`, *optional*): A seed for each prompt; by default `seed` applies to all.
         generation_kwargs: Further arguments of `generate`: fields of `DiffusionGenerationConfig` such as `preset` or
             `max_new_tokens`, `generation_config`, `logits_processor`, `stopping_criteria`.
 
@@ -164,8 +168,8 @@ def generate_in_batches(
         [`DecodedBatch`]: One batch after another.
 
     Raises:
-        `ValueError`: When the iteration starts, for an empty prompt or list of prompts, and for what `generate`
-            refuses.
+        `ValueError`: At the start of the iteration, for an empty prompt or list of prompts, and for parameters that
+            `generate` refuses.
     """
     if not prompts:
         raise ValueError("`prompts` is empty: give at least one prompt.")
@@ -221,7 +225,7 @@ def _token_ids(
 
 
 def left_pad(rows: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`input_ids` and `attention_mask`, both `(batch, longest row)` long."""
+    """Returns `input_ids` and `attention_mask`, both of shape `(batch, longest row)` and dtype int64."""
     width = max(len(row) for row in rows)
     input_ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows])
     attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

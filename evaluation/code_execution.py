@@ -1,4 +1,4 @@
-"""Runs a generated program in a process of its own, confined and limited."""
+"""Runs a generated program in a separate process, confined and limited."""
 
 import contextlib
 import json
@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
@@ -23,14 +24,14 @@ MEBIBYTE = 2**20
 @dataclass(frozen=True)
 class ProgramResult:
     """
-    What became of a program.
+    The outcome of a program.
 
     Attributes:
         outcome (`str`):
             `"passed"` (it ran to its end), `"failed"` (an exception, `sys.exit` included), `"timeout"`, `"output"` (it
-            wrote too much) or `"died"` (it ended without running to its end: `os._exit`, a crash, killed for a limit).
+            wrote too much) or `"died"` (it ended early: `os._exit`, a crash, killed by a limit).
         message (`str`): The exception, or empty.
-        output (`str`): The beginning of what it wrote to stdout and stderr.
+        output (`str`): The start of its output on stdout and stderr.
         seconds (`float`): Wall time.
     """
 
@@ -55,38 +56,38 @@ def run_program(
     isolation: str | None = None,
 ) -> ProgramResult:
     """
-    Runs Python source that nobody has read.
+    Runs untrusted Python source.
 
-    It runs in an own session, in an empty working folder that is gone afterwards, without the environment of this
-    process, without privileges, and within limits. On Linux, where the system allows namespaces, it has no network,
-    an own process tree and read-only files; elsewhere an audit hook refuses processes, network and changes of files
-    outside the folder, which stops accidents but no determined attacker: see [`available_isolation`].
+    It runs in its own session, in an empty working folder that is removed afterwards, without the environment of this
+    process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, its
+    own process tree and read-only files. Elsewhere an audit hook refuses processes, network and changes to files
+    outside the folder, which stops accidents but not a determined attacker: see [`available_isolation`].
 
     Args:
-        program (`str`): The source; it passes when it runs to its end.
+        program (`str`): The source; it passes if it runs to its end.
         timeout (`float`, *optional*, defaults to 10.0): Wall time in seconds.
         memory (`int`, *optional*, defaults to 1 GiB): Address space of a process, in bytes.
         file_size (`int`, *optional*, defaults to 16 MiB): Largest file in bytes; with namespaces, all files together
             have four times as much.
-        output (`int`, *optional*, defaults to 64 KiB): What it may write to stdout and stderr, in bytes.
-        processes (`int`, *optional*, defaults to 16): How many processes and threads (with namespaces; the guard
-            allows one process).
-        isolation (`str`, *optional*): `"namespaces"` or `"guard"`; by default the stronger that the system allows.
+        output (`int`, *optional*, defaults to 64 KiB): Largest output on stdout and stderr, in bytes.
+        processes (`int`, *optional*, defaults to 16): Largest number of processes and threads (with namespaces; the
+            guard allows one process).
+        isolation (`str`, *optional*): `"namespaces"` or `"guard"`; by default the strongest that the system allows.
 
     Returns:
-        [`ProgramResult`]: What became of it.
+        [`ProgramResult`]: The outcome.
 
     Raises:
         `ValueError`: For an unknown isolation.
         `OSError`: For an isolation that the system does not allow, and on systems other than POSIX ones.
     """
     if os.name != "posix":
-        raise OSError("Generated programs run on Linux and macOS only: their limits need POSIX.")
+        raise OSError("Generated programs run only on Linux and macOS: their limits need POSIX.")
     isolation = available_isolation() if isolation is None else isolation
     if isolation not in ISOLATIONS:
         raise ValueError(f"Unknown isolation {isolation!r}: expected one of {', '.join(ISOLATIONS)}.")
     began = time.monotonic()
-    token = secrets.token_hex(16)  # a program that ends early must not look as if it had passed
+    token = secrets.token_hex(16)  # so that a program that ends early cannot report that it has passed
     with tempfile.TemporaryDirectory(prefix="d3llm-program-", ignore_cleanup_errors=True) as folder:
         settings = {
             "folder": folder,
@@ -134,7 +135,7 @@ def run_program(
 @cache
 def available_isolation() -> str:
     """
-    The stronger isolation that the system allows.
+    The strongest isolation that the system allows.
 
     Returns:
         `str`: `"namespaces"` or `"guard"`, see [`run_program`].
@@ -146,13 +147,15 @@ def available_isolation() -> str:
     return "guard"
 
 
-def _listen(process: subprocess.Popen, results, deadline: float, output: int) -> tuple[bytes, bytes, str | None]:
+def _listen(
+    process: subprocess.Popen, results: IO[bytes], deadline: float, output: int
+) -> tuple[bytes, bytes, str | None]:
     """
-    Reads what the process writes until it ends, then ends all of its session.
+    Reads the output of the process until it ends, then ends its whole session.
 
     Returns:
-        `tuple[bytes, bytes, str | None]`: Its output, what the sandbox reported, and `"timeout"` or `"output"` if it
-        was stopped for that.
+        `tuple[bytes, bytes, str | None]`: Its output, the report of the sandbox, and `"timeout"` or `"output"` if that
+        was the reason to stop it.
     """
     assert process.stdout is not None
     streams = {process.stdout.fileno(): bytearray(), results.fileno(): bytearray()}
@@ -160,7 +163,7 @@ def _listen(process: subprocess.Popen, results, deadline: float, output: int) ->
     with selectors.DefaultSelector() as selector, process.stdout:
         for stream in streams:
             selector.register(stream, selectors.EVENT_READ)
-        # A report is the end, whatever holds the pipes open; without one, the end of both pipes is.
+        # A report marks the end, even if something keeps the pipes open. Without one, the end of both pipes does.
         while selector.get_map() and ended is None and not streams[results.fileno()]:
             remaining = deadline - time.monotonic()
             events = selector.select(max(0.0, remaining))

@@ -9,7 +9,7 @@ from .aup.aup import bootstrap_interval, compute_aup, points_above_floor
 from .result import Result, by_curve, read_results, short_name
 
 
-MEASURED = "measured"  # the table of results that join no other
+MEASURED = "measured"  # the table of results that are not added to another one
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Point:
         tokens_per_forward (`float`): TPF.
         accuracy (`float`): In percent.
         tokens_per_second (`float`, *optional*): TPS.
-        hardware (`str`, *optional*): What the TPS was measured on.
+        hardware (`str`, *optional*): The hardware on which the TPS was measured.
         samples (`dict[str, list]`, *optional*): Per sample `id`, `tokens`, `forwards`, `correct`, for intervals.
     """
 
@@ -38,7 +38,7 @@ class Curve:
     The points of a method on a task.
 
     Attributes:
-        table (`str`): Table that it is compared in.
+        table (`str`): Table in which it is compared.
         task (`str`): Title of the task.
         method (`str`): Name of the method.
         points (`tuple[Point, ...]`): By rising TPF.
@@ -103,19 +103,19 @@ def published_curves() -> list[Curve]:
 
 def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]:
     """
-    The curves that result files make: those of one task and method are one curve.
+    The curves in result files. All results of one task and method form one curve.
 
     Args:
         paths (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
-        table (`str`, *optional*, defaults to `"measured"`): Table that they join.
+        table (`str`, *optional*, defaults to `"measured"`): Table to add them to.
 
     Returns:
         `list[Curve]`: The curves.
 
     Raises:
-        `ValueError`: For a file that is no result (see [`~d3llm.evaluation.result.read_result`]), and for points of
-            one curve that are not on the same samples.
-        `OSError`: For a file that is not there.
+        `ValueError`: For a file that is not a result (see [`~d3llm.evaluation.result.read_result`]), and for points of
+            one curve on different samples.
+        `OSError`: For a file that does not exist.
     """
     curves = result_curves(read_results(paths), table)
     if not curves:
@@ -125,17 +125,17 @@ def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]
 
 def result_curves(results: Sequence[Result], table: str = MEASURED) -> list[Curve]:
     """
-    The curves that results make, see [`by_curve`].
+    Groups results into curves, see [`by_curve`].
 
     Args:
         results (`Sequence[Result]`): The results.
-        table (`str`, *optional*, defaults to `"measured"`): Table that they join.
+        table (`str`, *optional*, defaults to `"measured"`): Table to add them to.
 
     Returns:
         `list[Curve]`: The curves.
 
     Raises:
-        `ValueError`: For points of one curve that are not on the same samples.
+        `ValueError`: For points of one curve on different samples.
     """
     return [
         Curve(table, task, method, tuple(map(_point, points)), measured=True)
@@ -160,38 +160,39 @@ def make_boards(
     resamples: int = 1000,
 ) -> list[Board]:
     """
-    AUP of every curve, table by table.
+    Computes the AUP of every curve, table by table.
 
     Args:
         curves (`Sequence[Curve]`): The curves.
         y_max (`str` or `Mapping[str, float]`, *optional*, defaults to `"table"`):
-            Best accuracy that the areas refer to: `"table"`, the best of any method of the table, as published, so
-            that a new competitor changes all other scores; `"own"`, each method's own best; or values pinned by task,
-            in percent, which do not change with the company. A task without a pinned value is an error.
-        baseline (`str`, *optional*): Method whose first point anchors the floor below which points are dropped.
-        resamples (`int`, *optional*, defaults to 1000): For the intervals of measured curves; 0 for none.
+            Best accuracy that the areas refer to. `"table"`: the best of all methods in the table, as published, so
+            that a new competitor changes all other scores. `"own"`: each method's own best. Or fixed values by task,
+            in percent, which do not depend on the other methods; a task without a value is an error.
+        baseline (`str`, *optional*): Method whose first point sets the floor below which points are dropped.
+        resamples (`int`, *optional*, defaults to 1000): Number of resamples for the intervals of measured curves; 0
+            for no intervals.
 
     Returns:
         `list[Board]`: The tables.
 
     Raises:
-        `ValueError`: For an unknown convention, a task without a pinned value or baseline, and two curves of a method
+        `ValueError`: For an unknown convention, a task without a fixed value or baseline, and two curves of a method
             on one task.
     """
     if isinstance(y_max, str) and y_max not in ("table", "own"):
         raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
     boards = []
     for table in dict.fromkeys(curve.table for curve in curves):
-        own = [curve for curve in curves if curve.table == table]
+        in_table = [curve for curve in curves if curve.table == table]
         by_key: dict[tuple[str, str], Curve] = {}
-        for curve in own:
+        for curve in in_table:
             if by_key.setdefault((curve.method, curve.task), curve) is not curve:
                 raise ValueError(
                     f"The table {table} has two curves of {short_name(curve.method)} on {short_name(curve.task)}: "
-                    "give the measured one another name (--method)."
+                    "give the measured curve another name (--method)."
                 )
-        tasks = list(dict.fromkeys(curve.task for curve in own))
-        best = {task: _y_max(y_max, task, [curve for curve in own if curve.task == task]) for task in tasks}
+        tasks = list(dict.fromkeys(curve.task for curve in in_table))
+        best = {task: _y_max(y_max, task, [curve for curve in in_table if curve.task == task]) for task in tasks}
         kept, areas, intervals = {}, {}, {}
         for key, curve in by_key.items():
             floor: dict[str, Any] = {}
@@ -212,7 +213,7 @@ def make_boards(
                 }
                 intervals[key] = bootstrap_interval(**columns, resamples=resamples, y_max=best[curve.task], **floor)
         board = Board(table, tasks, [], by_key, best, kept, areas, intervals)
-        methods = list(dict.fromkeys(curve.method for curve in own))
+        methods = list(dict.fromkeys(curve.method for curve in in_table))
         board.methods.extend(sorted(methods, key=lambda method: -(board.average(method) or -1)))
         boards.append(board)
     return boards
@@ -222,5 +223,5 @@ def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Cu
     if isinstance(convention, str):
         return None if convention == "own" else max(point.accuracy for c in curves for point in c.points) or None
     if task not in convention:
-        raise ValueError(f"No y_max is pinned for the task {task}: give it, {task}=VALUE.")
+        raise ValueError(f"There is no y_max for the task {task}: give {task}=VALUE.")
     return convention[task]

@@ -1,4 +1,4 @@
-"""A diffusion model for lm-evaluation-harness (`pip install 'd3llm[eval]'`), and a run of its tasks."""
+"""Runs tasks of lm-evaluation-harness with a diffusion model (`pip install 'd3llm[eval]'`)."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from .batches import generate_in_batches, left_pad
 @register_model("d3llm")
 class DiffusionLM(LM):
     """
-    Answers the harness's requests with the decoder of `d3llm.generation`, and counts tokens and forwards.
+    Answers the requests of the harness with the decoder of `d3llm.generation`, and counts tokens and forwards.
 
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder.
@@ -24,13 +24,13 @@ class DiffusionLM(LM):
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
         num_samples (`int`, *optional*, defaults to 128): Forwards per choice of likelihood tasks.
         progress (`Callable[[int], None]`, *optional*): Called after each batch with the number of its rows.
-        generation_kwargs: Fields of `DiffusionGenerationConfig`. They override what a task says: `max_new_tokens` its
+        generation_kwargs: Fields of `DiffusionGenerationConfig`. They override those of a task: `max_new_tokens` its
             `max_gen_toks`, `stop_strings` its `until`.
 
     Attributes:
-        tokens (`int`): Generated tokens up to and including the first EOS, so far.
-        forwards (`int`): Forwards for them.
-        seconds (`float`): Wall time for them.
+        tokens (`int`): Tokens generated so far, up to and including the first EOS of each text.
+        forwards (`int`): Forwards for these tokens.
+        seconds (`float`): Wall time for these tokens.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DiffusionLM(LM):
         return [texts[index] for index in range(len(requests))]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Estimates as `model.score` does; whether an answer is the greedy one is not defined here, and `False`."""
+        """Estimates from `model.score`. Whether an answer is the greedy one is not defined here, so it is `False`."""
         scores = []
         for start in range(0, len(requests), self.batch_size):
             pairs = [request.args for request in requests[start : start + self.batch_size]]
@@ -105,12 +105,10 @@ class DiffusionLM(LM):
         return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise ValueError(
-            "The likelihood of a whole text is not defined for masked diffusion: leave out perplexity tasks."
-        )
+        raise ValueError("The likelihood of a whole text is not defined for masked diffusion: omit perplexity tasks.")
 
     def _fields(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Fields of the decoder for a task's own arguments, and where its texts end."""
+        """The decoder's fields for the arguments of a task, and the strings that end its texts."""
         until = kwargs.get("until") or []
         until = [until] if isinstance(until, str) else list(until)
         fields: dict[str, Any] = {"max_new_tokens": kwargs.get("max_gen_toks", 256)}
@@ -139,18 +137,18 @@ def run_harness(
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        tasks (`Sequence[str | dict[str, Any]]`): Names of its tasks, or their configurations.
+        tasks (`Sequence[str | dict[str, Any]]`): Names of tasks, or their configurations.
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
-        limit (`int`, *optional*): Only the first samples of each task.
+        limit (`int`, *optional*): Number of samples per task, taken from the start.
         chat (`bool`, *optional*, defaults to `False`): Whether to use the chat template.
-        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether its tasks may run generated programs.
-            They run as the harness runs them, not as [`run_program`] does.
+        allow_code_execution (`bool`, *optional*, defaults to `False`): Whether tasks may run generated programs. The
+            harness runs them in its own way, not with [`run_program`].
         progress (`Callable[[int], None]`, *optional*): Called after each batch with the number of its rows.
         generation_kwargs: See [`DiffusionLM`].
 
     Returns:
-        `dict[str, Any]`: `results` by task as the harness gives them, `num_samples`, and `tokens`, `forwards`,
-        `seconds`, `tokens_per_forward`, `tokens_per_second` of all that was generated (`None` when nothing was).
+        `dict[str, Any]`: `results` by task, as from the harness; `num_samples`; and `tokens`, `forwards`, `seconds`,
+        `tokens_per_forward`, `tokens_per_second` over all generated texts (the last two are `None` without any).
     """
     lm = DiffusionLM(model, tokenizer, batch_size=batch_size, progress=progress, **generation_kwargs)
     output = simple_evaluate(

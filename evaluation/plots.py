@@ -1,4 +1,4 @@
-"""Pictures of a leaderboard, as PNG and SVG. Lines, markers and hatches tell the methods apart without colour."""
+"""Pictures of a leaderboard, as PNG and SVG. Lines, markers and hatches distinguish the methods without colour."""
 
 import io
 import math
@@ -29,13 +29,13 @@ def draw(
 
     Args:
         board ([`~d3llm.evaluation.leaderboard.Board`]): The table.
-        folder (`Path`): Where to write `NAME-TABLE.png` and `NAME-TABLE.svg`.
+        folder (`Path`): Folder for `NAME-TABLE.png` and `NAME-TABLE.svg`.
         speed (`Mapping[str, Mapping[str, float]]`): Published tokens per second on the first task, by hardware and
             method.
         closed (`Mapping[str, Any]`): Closed systems, with `tokens_per_second` and `hardware`.
 
     Returns:
-        `list[Path]`: What was written.
+        `list[Path]`: The written files.
     """
     figures = {"curves": draw_curves(board), "bars": draw_bars(board)}
     if len(board.tasks) >= 3:
@@ -48,7 +48,7 @@ def draw(
 
 def curves_png(results: Sequence[Result]) -> bytes:
     """
-    Accuracy against TPF of what was measured, each curve with its AUP relative to its own best accuracy.
+    Draws measured accuracy against TPF. The AUP of each curve is relative to its own best accuracy.
 
     Args:
         results (`Sequence[Result]`): The results.
@@ -75,12 +75,12 @@ def style(board: Board, method: str) -> dict[str, Any]:
 
 
 def caption(name: str) -> str:
-    """A name as text of a picture: short, and a dollar in it begins no formula."""
+    """A name as text in a picture: shortened, and with dollars escaped, which would start a formula."""
     return short_name(name).replace("$", r"\$")
 
 
 def draw_curves(board: Board) -> Figure:
-    """Accuracy against TPF, a panel per task; the AUP of the best method is the shaded area."""
+    """Accuracy against TPF, one panel per task. The shaded area is the AUP of the best method."""
     columns = min(3, len(board.tasks))
     rows = math.ceil(len(board.tasks) / columns)
     figure = _figure(5.2 * columns, 4.0 * rows)
@@ -123,14 +123,14 @@ def draw_curves(board: Board) -> Figure:
         axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="lower right")
     figure.supxlabel(
         "shaded: the AUP of the best method, under its weighted accuracy (dotted)\n"
-        "hollow: points below the floor, which do not count; the accuracy axis does not begin at 0",
+        "hollow: points below the floor, which do not count; the accuracy axis does not start at 0",
         fontsize=8,
     )
     return figure
 
 
 def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
-    """Shades the AUP of a method; the axis is cut below what there is to see."""
+    """Shades the AUP of a method, and starts the accuracy axis just below the lowest value shown."""
     curves = [curve for (_, other), curve in board.curves.items() if other == task]
     accuracies = [point.accuracy for curve in curves for point in curve.points]
     points = board.kept[method, task]
@@ -146,7 +146,7 @@ def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
 
 
 def draw_bars(board: Board) -> Figure:
-    """AUP by task and method, with the interval of measured curves."""
+    """AUP by task and method, with intervals for measured curves."""
     figure = _figure(2.6 + 2.3 * len(board.tasks), 4.2)
     axes = figure.add_subplot()
     width = 0.86 / len(board.methods)
@@ -216,14 +216,14 @@ def draw_radar(board: Board) -> Figure:
 
 def speed_points(board: Board, speed: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[str, float, float]]]:
     """
-    (method, TPS, accuracy) by hardware, on the table's first task; never two kinds of hardware in one panel.
+    Points (method, TPS, accuracy) on the table's first task. Each panel shows only one kind of hardware.
 
     Args:
         board ([`~d3llm.evaluation.leaderboard.Board`]): The table.
-        speed (`Mapping[str, Mapping[str, float]]`): Published tokens per second, of each method's fastest point.
+        speed (`Mapping[str, Mapping[str, float]]`): Published tokens per second of each method's fastest point.
 
     Returns:
-        `dict[str, list[tuple[str, float, float]]]`: By hardware.
+        `dict[str, list[tuple[str, float, float]]]`: Points by hardware.
     """
     task = board.tasks[0]
     points: dict[str, list[tuple[str, float, float]]] = {}
@@ -245,19 +245,19 @@ def speed_points(board: Board, speed: Mapping[str, Mapping[str, float]]) -> dict
 def draw_speed(
     board: Board, speeds: Mapping[str, list[tuple[str, float, float]]], closed: Mapping[str, Any]
 ) -> Figure:
-    """Accuracy against tokens per second, a panel per hardware; closed systems are lines at what their makers say."""
+    """Accuracy against tokens per second, one panel per hardware. Closed systems are lines at the quoted speed."""
     figure = _figure(6.2 * len(speeds), 4.4)
     for number, (hardware, points) in enumerate(speeds.items()):
         axes = figure.add_subplot(1, len(speeds), number + 1)
         for method in board.methods:
-            own = sorted((tps, accuracy) for name, tps, accuracy in points if name == method)
-            if own:
+            method_points = sorted((tps, accuracy) for name, tps, accuracy in points if name == method)
+            if method_points:
                 look = style(board, method)
                 axes.plot(
-                    *zip(*own, strict=True),
+                    *zip(*method_points, strict=True),
                     color=look["color"],
                     marker=look["marker"],
-                    linestyle=look["linestyle"] if len(own) > 1 else "",
+                    linestyle=look["linestyle"] if len(method_points) > 1 else "",
                     label=caption(method),
                 )
         for name, system in closed.items():
@@ -285,7 +285,7 @@ def draw_speed(
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")  # no pyplot: it would look for a display
+    return Figure(figsize=(width, height), layout="constrained")  # not from pyplot, which looks for a display
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Prompts: how they are read from a file, and their token ids."""
+"""Reads prompts from a file, and encodes them as token ids."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ TEMPLATE_SECONDS = 10  # for one prompt; templates take milliseconds
 
 
 class Message(TypedDict):
-    """What every message of a chat has."""
+    """The required fields of a chat message."""
 
     role: str
     content: str
@@ -33,7 +33,7 @@ class PromptLine:
     One line of a file of prompts.
 
     Attributes:
-        id (`str` or `int`): What the file calls the prompt, else the number of its line.
+        id (`str` or `int`): The prompt's id in the file; by default the number of its line.
         line (`int`): Number of the line, counted from 1.
         prompt (`str` or `list[dict[str, str]]`): A text, or the messages of a chat.
     """
@@ -45,15 +45,15 @@ class PromptLine:
 
 def read_prompts(path: Path) -> tuple[list[PromptLine], list[str]]:
     """
-    Reads a file of JSON lines with `prompt` (a text) or `messages` (a chat) and, if wanted, `id` (a text or a whole
-    number, unique). Other keys are ignored, and so are blank lines.
+    Reads a file of JSON lines with `prompt` (a text) or `messages` (a chat) and, optionally, `id` (a unique text or
+    whole number). Other keys and blank lines are ignored.
 
     Args:
-        path (`Path`): The file, UTF-8.
+        path (`Path`): The file, in UTF-8.
 
     Returns:
-        `tuple[list[PromptLine], list[str]]`: The prompts in the order of the file, at least one; and what is wrong
-        with the lines that are no prompts, each with its number.
+        `tuple[list[PromptLine], list[str]]`: The prompts in the order of the file, at least one; and for each line
+        that is not a prompt, its number and its fault.
 
     Raises:
         `ValueError`: For a file without any prompt.
@@ -68,7 +68,7 @@ def read_prompts(path: Path) -> tuple[list[PromptLine], list[str]]:
         try:
             line = _parse(content, number)
             if line.id in line_of:
-                raise ValueError(f"the id {line.id!r} is already that of line {line_of[line.id]}")
+                raise ValueError(f"the id {line.id!r} is already used by line {line_of[line.id]}")
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {_reason(error)}")
             continue
@@ -86,20 +86,20 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, *, chat: bool | None = None
 ) -> list[int]:
     """
-    Token ids of a prompt, as a user's turn of a chat or as plain text.
+    Token ids of a prompt, either as the user's turn of a chat or as plain text.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         prompt (`str` or `list[dict[str, str]]`): A text that is not empty, or the messages of a chat.
-        chat (`bool`, *optional*): Whether to put the prompt into the chat template. By default it is put there when
-            the tokenizer has one. Messages always are.
+        chat (`bool`, *optional*): Whether to use the chat template; by default if the tokenizer has one. Messages
+            always use it.
 
     Returns:
         `list[int]`: The ids, without padding.
 
     Raises:
-        `ValueError`: For what is neither a text nor messages, an empty prompt, half of a surrogate pair in a text,
-            and a chat template that is missing, not wanted, or fails.
+        `ValueError`: If the prompt is neither a text nor messages, is empty, or holds half of a surrogate pair, and if
+            the chat template is missing, excluded by `chat=False`, or fails.
     """
     kind = str if isinstance(prompt, str) else Sequence[Message]
     check(kind, prompt, "The prompt", "give a text, or the messages of a chat")
@@ -107,11 +107,11 @@ def encode_prompt(
         raise ValueError("The prompt is empty: give at least one word.")
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-        raise ValueError("The prompt holds half of a surrogate pair, which is no text: give it as UTF-8.")
+        raise ValueError("The prompt holds half of a surrogate pair, which is not text: give it as UTF-8.")
     if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
         return tokenizer(prompt)["input_ids"]
     if chat is False:
-        raise ValueError("Messages need the chat template: leave out `chat=False` (on the command line `--no-chat`).")
+        raise ValueError("Messages need the chat template: omit `chat=False` (on the command line `--no-chat`).")
     if tokenizer.chat_template is None:
         remedy = "use `chat=False` (on the command line `--no-chat`)" if isinstance(prompt, str) else "give plain text"
         raise ValueError(f"The tokenizer has no chat template: {remedy}.")
@@ -129,16 +129,16 @@ def encode_prompt(
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """
-    Raises a `TimeoutError` after some seconds, where a signal can: in the main thread of a POSIX process. Elsewhere
-    nothing ends what takes too long; a loop over more than 100000 numbers is refused by jinja's sandbox there, too.
-    A timer of the caller goes on afterwards, and one that rings sooner is left to do so.
+    Raises a `TimeoutError` after some seconds. This needs a signal, so it works only in the main thread of a POSIX
+    process. Elsewhere there is no time limit, but jinja's sandbox refuses loops over more than 100000 numbers there
+    too. A timer of the caller continues afterwards; if it would end sooner, no time limit is set.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not hasattr(signal, "setitimer") or not in_main_thread or 0 < signal.getitimer(signal.ITIMER_REAL)[0] < seconds:
         yield
         return
 
-    def stop(*_):
+    def stop(*_: Any) -> None:
         raise TimeoutError(f"it did not end within {seconds} seconds")
 
     handler = signal.signal(signal.SIGALRM, stop)
@@ -148,7 +148,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)  # `None`: one that was not set in Python
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)  # `None`: not set by Python
         if delay:
             signal.setitimer(signal.ITIMER_REAL, max(delay - (time.monotonic() - began), 1e-6), interval)
 
@@ -161,14 +161,14 @@ def _parse(content: bytes, number: int) -> PromptLine:
     if not isinstance(identity, (str, int)) or isinstance(identity, bool):
         raise ValueError(f"its `id` is neither a text nor a whole number: {json.dumps(identity)}")
     if ("prompt" in record) == ("messages" in record):
-        raise ValueError("it needs `prompt` or `messages`, one of the two")
+        raise ValueError("it needs either `prompt` or `messages`")
     prompt: Any = record.get("prompt", record.get("messages"))
     if "prompt" in record:
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError("its `prompt` is not a text, or is empty")
     elif not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
         raise ValueError("its `messages` are not a list of objects with the texts `role` and `content`")
-    json.dumps([identity, prompt], ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
+    json.dumps([identity, prompt], ensure_ascii=False).encode("utf-8")  # fails for half of a surrogate pair
     return PromptLine(identity, number, prompt)
 
 

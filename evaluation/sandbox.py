@@ -1,13 +1,13 @@
 """
-The inner side of `code_execution.py`: confines this process, then runs the program that stands on stdin.
+The inner part of `code_execution.py`: confines its own process, then runs the program from stdin.
 
-A script of its own, which imports nothing of d3llm: `python -I sandbox.py RESULT_FD`. The first line of stdin is a
-JSON object of settings, the rest is the program. What became of it is written to RESULT_FD as JSON. From outside in:
+A separate script that imports nothing from d3llm: `python -I sandbox.py RESULT_FD`. The first line of stdin is a JSON
+object of settings, the rest is the program. The outcome is written to RESULT_FD as JSON. The layers, from outside in:
 
-1. namespaces (`isolation="namespaces"`, Linux): no network, own process tree, all files read-only except for an empty
-   working folder in memory; or a guard (`"guard"`, anywhere): an audit hook that refuses the same to Python code.
-2. resource limits: CPU time, memory, size of a file, open files, processes.
-3. no privileges: root becomes a user that owns nothing, and the capabilities of the namespaces are given up.
+1. namespaces (`isolation="namespaces"`, Linux): no network, a separate process tree, and read-only files except for an
+   empty working folder in memory; or a guard (`"guard"`, anywhere): an audit hook with the same rules for Python code.
+2. resource limits: CPU time, memory, file size, open files, processes.
+3. no privileges: root becomes a user that owns nothing, and the capabilities of the namespaces are dropped.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -25,7 +26,7 @@ MS_NOSUID_NODEV, MS_PRIVATE_RECURSIVE = 0x2 | 0x4, 0x40000 | 0x4000
 SYS_MOUNT_SETATTR, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, 0x8000, 0x1  # the number is the same on all architectures
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 8, 38
 CAPABILITY_VERSION_3, CAP_DAC_READ_SEARCH = 0x20080522, 2
-FREE_UIDS = range(60514, 61184)  # which no system gives to anybody (systemd, "Users, Groups, UIDs and GIDs")
+FREE_UIDS = range(60514, 61184)  # never assigned to users (systemd, "Users, Groups, UIDs and GIDs")
 
 # Audit events that the guard refuses.
 REFUSED_EVENTS = (
@@ -48,8 +49,8 @@ def main() -> None:
     try:
         if settings["isolation"] == "namespaces":
             enter_namespaces(folder, settings["file_size"], uid)
-            end_with_parent()  # this process too: the inner one ends with it, and not with the one that runs us
-            inner = os.fork()  # the first process of the new process tree: when it ends, the kernel ends all others
+            end_with_parent()  # this process too, because the inner one ends with it, not with our parent
+            inner = os.fork()  # the first process of the new tree: when it ends, the kernel ends all others
             if inner:
                 os.waitpid(inner, 0)
                 return
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def run(program: str, settings: dict[str, Any], result_fd: int) -> None:
-    """Runs the program and reports; a process that it forked ends without a word."""
+    """Runs the program and reports the outcome. Processes that it forked end without a report."""
     process = os.getpid()
     outcome, message = "failed", ""
     try:
@@ -90,7 +91,7 @@ def report(result_fd: int, settings: dict[str, Any], outcome: str, message: str)
 
 
 def enter_namespaces(folder: str, file_size: int, uid: int) -> None:
-    """Raises an `OSError` when the system does not allow it."""
+    """Enters new namespaces; raises an `OSError` if the system does not allow it."""
     gid = os.getgid()
     kinds = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
     call("unshare", kinds if os.getuid() == 0 else kinds | CLONE_NEWUSER)
@@ -114,7 +115,9 @@ def limit_resources(settings: dict[str, Any]) -> None:
         "RLIMIT_FSIZE": settings["file_size"],
         "RLIMIT_NOFILE": 64,
     }
-    if settings["isolation"] == "namespaces" or os.getuid() == 0:  # else it would count the user's other processes
+    if (
+        settings["isolation"] == "namespaces" or os.getuid() == 0
+    ):  # otherwise it would count the user's other processes
         limits["RLIMIT_NPROC"] = settings["processes"]
     for name, value in limits.items():
         hard = resource.getrlimit(getattr(resource, name))[1]
@@ -124,7 +127,7 @@ def limit_resources(settings: dict[str, Any]) -> None:
         except (ValueError, OSError):
             if sys.platform == "linux":
                 raise
-            # macOS has no limit of the address space
+            # macOS cannot limit the address space
 
 
 def drop_privileges(uid: int) -> None:
@@ -143,12 +146,12 @@ def drop_privileges(uid: int) -> None:
         try:
             open(os.__file__).close()
             set_capabilities(permitted=0, effective=0)
-        except PermissionError:  # the interpreter is in root's own folder: the program may read, and write nothing
+        except PermissionError:  # the interpreter is in a folder of root: allow reading everywhere, but no writing
             set_capabilities(permitted=1 << CAP_DAC_READ_SEARCH, effective=1 << CAP_DAC_READ_SEARCH)
     else:
         set_capabilities(permitted=0, effective=0)
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    end_with_parent()  # last: the kernel forgets it when the user changes
+    end_with_parent()  # last, because changing the user resets it
 
 
 def end_with_parent() -> None:
@@ -162,14 +165,14 @@ def set_capabilities(permitted: int, effective: int) -> None:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Calls a function of the C library; raises an `OSError` when it fails."""
+    """Calls a function of the C library; raises an `OSError` if it fails."""
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
     if function(*(ctypes.c_long(value) if isinstance(value, int) else value for value in arguments)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
-def guard(folder: str):
+def guard(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
     """An audit hook that refuses processes, network, and changes of files outside the folder."""
     inside = folder + os.sep
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -1,4 +1,4 @@
-"""Chooses a setting among measured points."""
+"""Chooses the best setting among measured points."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ OBJECTIVES = ("aup", "tps")
 
 def choose_point(results: Sequence[Result], objective: str = "aup", max_loss: float = 1.0) -> Result:
     """
-    The best of points that lose no more accuracy than is allowed.
+    The best of the points that lose no more accuracy than allowed.
 
-    The loss is against the most accurate of the points. By `"tps"` it is the fastest of the others. By `"aup"` the
-    points that differ in `threshold` alone are a curve; the curve with the largest AUP wins, and on it the point with
-    the most tokens per forward.
+    The loss is relative to the most accurate point. With `"tps"`, the best is the fastest of the allowed points. With
+    `"aup"`, points that differ only in `threshold` form a curve, and the best is the point with the most tokens per
+    forward on the curve with the largest AUP.
 
     Args:
-        results (`Sequence[Result]`): Results on the same samples; `point` tells them apart.
+        results (`Sequence[Result]`): Results on the same samples, identified by their `point`.
         objective (`str`, *optional*, defaults to `"aup"`): `"aup"` or `"tps"`.
         max_loss (`float`, *optional*, defaults to 1.0): Allowed loss of accuracy, in percent.
 

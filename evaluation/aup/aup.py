@@ -1,4 +1,4 @@
-"""AUP, accuracy under parallelism: one file that `evaluate.load` takes from a folder or from a Space."""
+"""AUP, accuracy under parallelism: a single file that `evaluate.load` loads from a folder or a Space."""
 
 import math
 import warnings
@@ -13,10 +13,10 @@ import numpy as np
 NUMBERS = (int, float, np.integer, np.floating)
 
 _DESCRIPTION = """
-AUP (accuracy under parallelism) is the area under the curve of accuracy against tokens per forward of a decoder whose
-settings trade one for the other. Accuracy that is lost against the best one known weighs little, so that a decoder
-scores by how parallel it is while it stays accurate. With accuracies in percent its unit is percent times tokens per
-forward: a decoder that commits one token per forward scores its accuracy.
+AUP (accuracy under parallelism) is the area under the curve of accuracy against tokens per forward, for a decoder
+whose settings trade one for the other. Accuracies below the best known one get a small weight, so a decoder scores by
+its parallelism as long as it stays accurate. With accuracies in percent, the unit is percent times tokens per forward:
+a decoder that commits one token per forward scores its accuracy.
 """
 
 _CITATION = """
@@ -31,10 +31,11 @@ _KWARGS_DESCRIPTION = """
 Args:
     tokens_per_forward (`list[float]`): Parallelism of each point of the curve, above 0.
     accuracy (`list[float]`): Accuracy of each point, in percent.
-    y_max (`float`, *optional*): Best accuracy known for the task, in percent; the curve's own best by default.
+    y_max (`float`, *optional*): Best known accuracy for the task, in percent; by default the curve's own best.
     alpha (`float`, *optional*, defaults to 3.0): How fast the weight falls with the accuracy.
     max_drop (`float`, *optional*, defaults to 5.0): Points that lose more than this, in percent, are dropped.
-    baseline_accuracy (`float`, *optional*): What they lose it against; the least parallel point by default.
+    baseline_accuracy (`float`, *optional*): Accuracy that the loss is relative to; by default that of the least
+        parallel point.
 
 Returns:
     `dict[str, float]`: `aup`.
@@ -63,25 +64,26 @@ def compute_aup(
 
     $$AUP = \rho_1 y_1 + \sum_{i \ge 2} (\rho_i - \rho_{i-1}) \frac{y_i W(y_i) + y_{i-1} W(y_{i-1})}{2}$$
 
-    The first rectangle has no weight. Points with $y_i < y_1 - max\_drop$ are dropped, wherever they stand; the curve
-    goes on from the point before to the point behind.
+    The first rectangle has no weight. Points with $y_i < y_1 - max\_drop$ are dropped anywhere on the curve, which
+    then connects their neighbours.
 
     Args:
         tokens_per_forward (`Sequence[float]`): $\rho$, tokens per forward (TPF) of each point, above 0; at least one.
         accuracy (`Sequence[float]`): $y$ of each point, in percent.
-        y_max (`float`, *optional*): Best accuracy known for the task, in percent. By default the best of these points:
-            the area then depends on nothing else, and does not punish a method that is worse than others. The
-            published tables take the best of all methods of the table.
+        y_max (`float`, *optional*): Best known accuracy for the task, in percent. By default the best of these points:
+            the area then depends on nothing else, and does not penalise a method that is worse than others. The
+            published tables use the best of all methods in the table.
         alpha (`float`, *optional*, defaults to 3.0): Steepness of the weight.
         max_drop (`float`, *optional*, defaults to 5.0): Accuracy that a point may lose, in percent.
-        baseline_accuracy (`float`, *optional*): Accuracy it may lose it against, in percent: the first point of a
-            named baseline. By default $y_1$, so that a method that is worse everywhere loses no point.
+        baseline_accuracy (`float`, *optional*): Accuracy that this loss is relative to, in percent, such as that of a
+            baseline's first point. By default $y_1$, with which a method that is worse everywhere loses no point.
 
     Returns:
-        `float`: The area, in percent times tokens per forward; 0 when every point is dropped.
+        `float`: The area, in percent times tokens per forward; 0 if every point is dropped.
 
     Raises:
-        `ValueError`: For lists that are empty or of different lengths, and for what is no number or out of range.
+        `ValueError`: For lists that are empty or of different lengths, and for values that are not numbers or out of
+            range.
     """
     for name, values in (("tokens_per_forward", tokens_per_forward), ("accuracy", accuracy)):
         if not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
@@ -101,7 +103,7 @@ def compute_aup(
     if baseline_accuracy is not None:
         _check_numbers("baseline_accuracy", [baseline_accuracy])
     if 0 < max(accuracy) <= 1:
-        warnings.warn("`accuracy` is expected in percent, and no value is above 1.", stacklevel=2)
+        warnings.warn("`accuracy` is expected in percent, but no value is above 1.", stacklevel=2)
     points = points_above_floor(tokens_per_forward, accuracy, max_drop, baseline_accuracy)
     best = max(accuracy) if y_max is None else y_max
     if not points or best == 0:
@@ -113,8 +115,8 @@ def compute_aup(
     return float(area)
 
 
-def _check_numbers(name: str, values: Sequence[Any], positive: bool = False):
-    """Raises a `ValueError` for what is no finite number, or out of range."""
+def _check_numbers(name: str, values: Sequence[Any], positive: bool = False) -> None:
+    """Raises a `ValueError` for values that are not finite numbers, or out of range."""
     for value in values:
         fits = isinstance(value, NUMBERS) and not isinstance(value, bool) and 0 <= value < math.inf
         if not fits or (positive and value == 0):
@@ -149,22 +151,23 @@ def bootstrap_areas(
     **area_kwargs: Any,
 ) -> list[float]:
     """
-    AUP of resamples of the samples of a task (Efron 1979).
+    AUP of bootstrap resamples of a task's samples (Efron 1979).
 
-    The points of a curve are measured on the same samples, so a resample draws samples and takes what each of them
-    contributed to every point. TPF is the ratio of the sums, as in the measurement itself.
+    All points of a curve are measured on the same samples. A resample therefore draws samples, with their
+    contributions to every point. TPF is the ratio of the sums, as in the measurement itself.
 
     Args:
         tokens (`Sequence[Sequence[int]]` of shape `(points, samples)`): Generated tokens.
         forwards (`Sequence[Sequence[int]]` of shape `(points, samples)`): Forwards.
-        correct (`Sequence[Sequence[bool]]` of shape `(points, samples)`): Whether the answer was right.
-        resamples (`int`, *optional*, defaults to 1000): How many resamples.
-        seed (`int`, *optional*, defaults to 0): Of the draws; the same draws for curves of as many samples.
-        area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`compute_aup`]. A `y_max` that
-            is given does not vary; the method's own best does.
+        correct (`Sequence[Sequence[bool]]` of shape `(points, samples)`): Whether the answer was correct.
+        resamples (`int`, *optional*, defaults to 1000): Number of resamples.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws, which are the same for all curves with equally many
+            samples.
+        area_kwargs: `y_max`, `alpha`, `max_drop` and `baseline_accuracy` of [`compute_aup`]. A given `y_max` is
+            fixed, whereas the method's own best varies between resamples.
 
     Returns:
-        `list[float]`: An area for each resample.
+        `list[float]`: The area of each resample.
     """
     per_sample = np.stack([np.asarray(values, dtype=np.int64) for values in (tokens, forwards, correct)])
     samples = per_sample.shape[-1]
@@ -189,7 +192,7 @@ def bootstrap_interval(
 
     Args:
         tokens, forwards, correct (`Sequence` of shape `(points, samples)`): As for [`bootstrap_areas`].
-        level (`float`, *optional*, defaults to 0.95): Share of the resamples between the ends.
+        level (`float`, *optional*, defaults to 0.95): Share of the resamples within the interval.
         kwargs: Further arguments of [`bootstrap_areas`].
 
     Returns:

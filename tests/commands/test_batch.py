@@ -108,7 +108,7 @@ def test_a_finished_run_is_left_alone(capsys, monkeypatch, tiny_checkpoint, file
     before, calls = files[1].read_bytes(), calls_of_generate(monkeypatch)
     capsys.readouterr()
     assert main(command(tiny_checkpoint, files)) == 0
-    assert capsys.readouterr().out == f"7 texts in {files[1]}, 7 of 7 prompts were done before\n"
+    assert capsys.readouterr().out == f"7 texts in {files[1]}, 7 of 7 prompts were already done\n"
     assert (files[1].read_bytes(), calls) == (before, [])
     assert main(command(tiny_checkpoint, files, "--overwrite")) == 0
     assert (files[1].read_bytes(), calls) == (before, [2, 2, 2, 1])
@@ -271,7 +271,7 @@ def test_a_damaged_line_is_named(capsys, tiny_checkpoint, files):
         (b'{"messages": [{"role": "user"}]}', "`messages`"),
         (b'{"prompt": "one", "id": 1.5}', "`id`"),
         (b'{"prompt": "one", "id": true}', "`id`"),
-        (b'{"prompt": "one", "id": 1}', "already that of line 1"),
+        (b'{"prompt": "one", "id": 1}', "already used by line 1"),
     ],
 )
 def test_a_bad_line_is_named_and_the_others_go_on(tmp_path, line, named):
@@ -288,7 +288,7 @@ def test_a_file_with_a_bad_line_is_decoded_but_for_it(capsys, tiny_checkpoint, f
     assert main(command(tiny_checkpoint, files)) == 2
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"d3llm: warning: {files[0]}, line 2: it is not JSON")
-    assert error.startswith(f"d3llm: error: {files[0]} has 1 lines that are no prompts")
+    assert error.startswith(f"d3llm: error: {files[0]} has 1 lines that are not prompts")
     assert [line["id"] for line in read(files[1])] == [1, 3]
 
 
@@ -309,7 +309,7 @@ def test_the_longest_prompt_leaves_the_room(capsys, tiny_checkpoint, files):
     arguments = command(tiny_checkpoint, files, "--early-stop", "false")
     del arguments[arguments.index("--max-new-tokens") : arguments.index("--max-new-tokens") + 2]
     assert main(arguments) == 0
-    assert "max_new_tokens is 118, what the longest prompt leaves (line 5)" in capsys.readouterr().err
+    assert "max_new_tokens is 118: the longest prompt (line 5) leaves no more room" in capsys.readouterr().err
     settings = json.loads((files[1].parent / "out.jsonl.settings.json").read_text())
     assert settings["max_new_tokens"] == 118
 

@@ -202,7 +202,7 @@ def test_a_model_goes_with_everything_it_needs(hub, model_folder, capsys):
     assert main(["push", "model", str(model_folder), "ada/m"]) == 0
     printed = capsys.readouterr()
     assert f"{hub.url}/ada/m" in printed.out
-    assert "left out: optimizer.pt" in printed.err
+    assert "skipped: optimizer.pt" in printed.err
     files = hub.repository("ada/m").head.files
     assert {"modeling_llada.py", "model.safetensors", "tokenizer.json", "README.md"} <= files.keys()
     assert not any(path.startswith(("checkpoint", "optimizer")) for path in files)

@@ -80,7 +80,7 @@ def refused(folder: Path, capsys) -> str:
     """The line that `d3llm push` refuses a folder with."""
     assert main(["push", "model", "--dry-run", str(folder), "ada/m"]) == 2
     error = capsys.readouterr().err
-    (line,) = [line for line in error.splitlines() if not line.startswith("left out: ")]
+    (line,) = [line for line in error.splitlines() if not line.startswith("skipped: ")]
     return line
 
 
@@ -304,7 +304,7 @@ def test_leftovers_are_left_out_and_named(folder, capsys, name):
     path.write_text(f"/home/ada {TOKEN}")
     assert main(["push", "model", "--dry-run", str(folder), "ada/m"]) == 0
     printed = capsys.readouterr()
-    assert f"left out: {name}\n" in printed.err
+    assert f"skipped: {name}\n" in printed.err
     assert name not in printed.out
 
 
