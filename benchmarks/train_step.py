@@ -29,7 +29,7 @@ from d3llm.common.files import write_atomically
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trajectories.dataset import TRAJECTORY_FEATURES
+from d3llm.trajectories.row import TRAJECTORY_FEATURES
 
 
 RECIPES = {

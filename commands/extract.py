@@ -21,9 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         usage="%(prog)s --dataset DATASET --output DIR [--teacher M] [--check CHECK] [--FIELD VALUE]...",
         add_help=False,
     )
-    data = parser.add_argument_group("data set")
+    data = parser.add_argument_group("dataset")
     data.add_argument("--dataset", required=True, help="Hub id, file (JSON, JSON lines, Parquet, CSV) or folder")
-    data.add_argument("--dataset-config", metavar="NAME", help="configuration of a data set that has several")
+    data.add_argument("--dataset-config", metavar="NAME", help="configuration of a dataset that has several")
     data.add_argument("--split", help="default: train")
     data.add_argument("--limit", type=int, metavar="N", help="take the first N rows")
     data.add_argument("--prompt-column", metavar="NAME", help="texts, chats or token ids (default: prompt)")
@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows.add_argument(
         "--order",
         help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, or published for the "
-        "data sets d3LLM/trajectory_data_*",
+        "datasets d3LLM/trajectory_data_*",
     )
     rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank")
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     rows.add_argument("--seed", type=int, metavar="N", help="of everything that is sampled (default: 0)")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, required=True, metavar="DIR", help="a run that was cut goes on there")
+    output.add_argument("--output", type=Path, required=True, metavar="DIR", help="an interrupted run resumes there")
     output.add_argument("--license", metavar="ID", help="of the prompts, for the card (default: other)")
     output.add_argument("--chunk-size", type=int, metavar="N", help="samples per part (default: 64)")
     output.add_argument("--batch-size", type=int, metavar="N", help="rows decoded at once (default: 16)")

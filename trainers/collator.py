@@ -12,14 +12,14 @@ from transformers.utils import logging
 from ..evaluation import resolve_generation_config
 from ..trajectories.dataset import (
     NO_ORDER,
-    STORED_FEATURES,
     RowBatch,
     check_columns,
     check_trajectories,
     read_decode_config,
-    with_tail_steps,
+    with_optional_columns,
 )
 from ..trajectories.fingerprints import tokenizer_fingerprint
+from ..trajectories.row import OPTIONAL, PER_POSITION, STORED_FEATURES
 from .completions import column_names, encode_completions, has_completions
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
@@ -27,7 +27,7 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 logger = logging.get_logger(__name__)
 
 LENGTH = "length"  # of the canvas, for `train_sampling_strategy="group_by_length"`
-COLUMNS = ["id", "prompt_ids", "response_ids", "commit_steps", "tail_steps", "index"]
+COLUMNS = ["id", *PER_POSITION, "index"]
 STREAM_BATCH = 100  # rows of an iterable dataset to check at a time
 
 
@@ -222,7 +222,7 @@ def prepare_trajectories(
     """
     if isinstance(dataset, IterableDataset):
         return _prepare_stream(dataset, student, max_new_tokens, name)
-    dataset = with_tail_steps(dataset)
+    dataset = with_optional_columns(dataset)
     fits = _check_rows(dataset, student, max_new_tokens, name)
     if not fits.any():
         raise ValueError(
@@ -242,8 +242,8 @@ def _prepare_stream(
     dataset: IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
 ) -> IterableDataset:
     def prepare(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        columns = {column: batch[column] for column in STORED_FEATURES if column in batch}
-        columns.setdefault("tail_steps", [[] for _ in indices])
+        missing = {name: [default] * len(indices) for name, default in OPTIONAL.items()}
+        columns = missing | {name: batch[name] for name in STORED_FEATURES if name in batch}
         rows = Dataset.from_dict(columns, features=STORED_FEATURES)
         fitting = np.flatnonzero(_check_rows(rows, student, max_new_tokens, name))
         return {**rows.select(fitting).to_dict(), "index": [indices[row] for row in fitting]}

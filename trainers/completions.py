@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 from trl.data_utils import apply_chat_template, is_conversational, maybe_convert_to_chatml
 
-from ..trajectories.dataset import NO_ORDER, STORED_FEATURES, TRAJECTORY_FEATURES
+from ..trajectories.dataset import NO_ORDER
 from ..trajectories.orders import length_up_to_eos
+from ..trajectories.row import STORED_FEATURES, TRAJECTORY_FEATURES, TrajectoryRow
 
 
 logger = logging.get_logger(__name__)
@@ -58,7 +59,7 @@ def encode_completions(
         name (`str`): The name of the dataset in errors.
 
     Returns:
-        `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
+        `Dataset` or `IterableDataset`: With the columns of [`~d3llm.trajectories.row.STORED_FEATURES`].
 
     Raises:
         `ValueError`: For a row that is not a prompt and completion; it names the row's number.
@@ -74,18 +75,17 @@ def encode_completions(
         if not any(token in eos_token_ids for token in completion_ids):
             completion_ids = completion_ids + eos_token_ids[:1]
         response_ids = completion_ids[: length_up_to_eos(completion_ids, eos_token_ids)]
-        return {
-            "id": f"{name}/{index}",
-            "prompt_ids": prompt_ids,
-            "response_ids": response_ids,
-            "commit_steps": [0] * len(response_ids),
-            "tail_steps": [],
-            "num_forwards": 0,
-            "correct": None,
-            "source": NO_ORDER,
-            "teacher": "",
-            "decode_config": decode_config,
-        }
+        return TrajectoryRow(
+            id=f"{name}/{index}",
+            prompt_ids=prompt_ids,
+            response_ids=response_ids,
+            commit_steps=[0] * len(response_ids),
+            num_forwards=0,
+            correct=None,
+            source=NO_ORDER,
+            teacher="",
+            decode_config=decode_config,
+        ).to_dict()
 
     first = maybe_convert_to_chatml(next(iter(dataset), {}))
     if tokenizer.chat_template is not None and first and not is_conversational(first):

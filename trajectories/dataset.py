@@ -1,8 +1,8 @@
 """
-Pseudo-trajectories as a data set: one row per response, with the forward that committed each of its tokens.
+Pseudo-trajectories as a dataset: one [`~d3llm.trajectories.row.TrajectoryRow`] per response.
 
 With r = `response_ids`, c = `commit_steps` and m the mask token, the teacher's canvas after forward s was, over the
-response, `where(c <= s, r, m)`. That is every intermediate state in one number a token (d3LLM, arXiv 2601.07568).
+response, `where(c <= s, r, m)`: every intermediate state in one number per token (d3LLM, arXiv 2601.07568).
 """
 
 import json
@@ -14,51 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, load_dataset
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, Name, Whole
 from ..common.schema import check
 from .prompt_rows import READERS, check_is_there
-
-
-TRAJECTORY_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "prompt_ids": List(Value("int32")),
-        "response_ids": List(Value("int32")),
-        "commit_steps": List(Value("int16")),
-        "num_forwards": Value("int32"),
-        "correct": Value("bool"),
-        "source": Value("string"),
-        "teacher": Value("string"),
-        "decode_config": Value("string"),
-    }
-)
-"""
-Columns of a trajectory data set.
-
-- `id`: data set, split and number of the row, as in `gsm8k/train/17`; unique.
-- `prompt_ids`: token ids of the prompt with the chat template, as the teacher saw them.
-- `response_ids`: what was generated up to and including the first EOS. What the decoder filled in behind it is left
-  out. A response whose last token is no EOS was cut by `max_new_tokens`.
-- `commit_steps`: as long as `response_ids`; the forward, counted from 1, that committed the token (0 = given).
-- `num_forwards`: forwards of the teacher for the row.
-- `correct`: verdict of the answer check, null where there was none.
-- `source`: where the order comes from, a name in `d3llm.trajectories.orders.ORDERS`; `"none"` of rows without one,
-  whose commit steps are all 0.
-- `teacher`: the model, as it was named; empty for data that no model made.
-- `decode_config`: JSON object: the resolved fields of `DiffusionGenerationConfig`, among them `mask_token_id`,
-  `eos_token_id` (a list) and `temperature`, of a teacher's run, and `tokenizer`, see [`tokenizer_fingerprint`].
-"""
-
-STORED_FEATURES = Features({**TRAJECTORY_FEATURES, "tail_steps": List(Value("int16"))})
-"""
-What is loaded, and what an extraction writes: with one column more, which other data sets may lack.
-
-- `tail_steps`: the commit steps of what follows the response up to the end of the generated region: EOS, most of them
-  filled in by the early stop, from the right. Empty where nothing is known of them.
-"""
+from .row import NULLABLE, OPTIONAL, STEPS, STORED_FEATURES, TOKENS, TRAJECTORY_FEATURES
 
 
 class DecodeConfig(TypedDict):
@@ -71,25 +33,24 @@ class DecodeConfig(TypedDict):
 
 
 LARGEST_STEP = int(np.iinfo(np.int16).max)  # of `commit_steps`
-NULLABLE = ("correct",)
 NO_ORDER = "none"  # the `source` of prompts and completions
 
 
 def load_trajectories(name: str | Path, *, split: str = "train", vocab_size: int | None = None) -> Dataset:
     """
-    Loads and checks a trajectory data set.
+    Loads and checks a trajectory dataset.
 
     Args:
         name (`str` or `Path`): Folder that `d3llm extract` wrote, another folder or file of Parquet, or a Hub id.
-        split (`str`, *optional*, defaults to `"train"`): Split of a data set on the Hub.
+        split (`str`, *optional*, defaults to `"train"`): Split of a dataset on the Hub.
         vocab_size (`int`, *optional*): Number of rows of the student's embedding: no id may reach it.
 
     Returns:
-        `Dataset`: With the columns of [`STORED_FEATURES`]; others are left out.
+        `Dataset`: With the columns of [`STORED_FEATURES`]; other columns are dropped.
 
     Raises:
         `ValueError`: For an unfinished extraction, missing columns, and for what [`check_trajectories`] refuses.
-        `OSError`: If there is no such data set.
+        `OSError`: If there is no such dataset.
     """
     return as_stored(read_rows(name, split), str(name), vocab_size)
 
@@ -123,7 +84,7 @@ def read_rows(name: str | Path, split: str = "train") -> Dataset:
     except Exception as error:  # `datasets` raises anything from its own errors to those of the network and of pyarrow
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(
-            f"Cannot load trajectories from {name}: {reason} (a folder, a file, or a data set on the Hub?)"
+            f"Cannot load trajectories from {name}: {reason} (a folder, a file, or a dataset on the Hub?)"
         ) from error
 
 
@@ -143,55 +104,56 @@ def as_stored(dataset: Dataset, name: str, vocab_size: int | None = None) -> Dat
         `ValueError`: As from [`load_trajectories`].
     """
     check_columns(dataset.column_names, name)
-    dataset = with_tail_steps(dataset)
+    dataset = with_optional_columns(dataset)
     dataset = dataset.select_columns(list(STORED_FEATURES))
     try:
         dataset = dataset.cast(STORED_FEATURES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"The columns of {name} are not those of a trajectory data set: {error}") from error
+        raise ValueError(f"The columns of {name} are not those of a trajectory dataset: {error}") from error
     check_trajectories(dataset, vocab_size=vocab_size, name=name)
     return dataset
 
 
 def check_columns(columns: Sequence[str], name: str) -> None:
-    """Raises a `ValueError` for a data set that lacks columns of [`TRAJECTORY_FEATURES`], and names them."""
+    """Raises a `ValueError` for a dataset that lacks columns of [`TRAJECTORY_FEATURES`], and names them."""
     missing = [column for column in TRAJECTORY_FEATURES if column not in columns]
     if missing:
         raise ValueError(
-            f"{name} is no trajectory data set: it has no {', '.join(missing)}, only {', '.join(columns)}"
+            f"{name} is not a trajectory dataset: it has no {', '.join(missing)}, only {', '.join(columns)}"
             ". Make one with `d3llm extract`, or give prompts and completions (columns `prompt` and `completion`, or "
             "`messages`)."
         )
 
 
-def with_tail_steps(dataset: Dataset) -> Dataset:
+def with_optional_columns(dataset: Dataset) -> Dataset:
     """
-    Adds the column that data sets of other origin may lack.
+    Adds the columns that datasets of other origin may lack.
 
     Args:
         dataset (`Dataset`): Trajectories.
 
     Returns:
-        `Dataset`: With `tail_steps`, of which nothing is known if they were missing.
+        `Dataset`: With all columns of [`STORED_FEATURES`]; the added ones say that nothing is known.
     """
-    if "tail_steps" in dataset.column_names:
-        return dataset
-    return dataset.add_column("tail_steps", [[]] * len(dataset), feature=STORED_FEATURES["tail_steps"])
+    for name, default in OPTIONAL.items():
+        if name not in dataset.column_names:
+            dataset = dataset.add_column(name, [default] * len(dataset), feature=STORED_FEATURES[name])
+    return dataset
 
 
-def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name: str = "The data set") -> None:
+def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name: str = "The dataset") -> None:
     """
-    Checks every row of a trajectory data set.
+    Checks every row of a trajectory dataset.
 
     Args:
         dataset (`Dataset`): With the columns of [`STORED_FEATURES`].
         vocab_size (`int`, *optional*): Number of rows of the model's embedding.
-        name (`str`, *optional*): What to call the data set in an error.
+        name (`str`, *optional*): What to call the dataset in an error.
 
     Raises:
-        `ValueError`: For an empty data set, a null, an `id` that occurs twice, an empty prompt or response, lengths
+        `ValueError`: For an empty dataset, a null, an `id` that occurs twice, an empty prompt or response, lengths
             of response and commit steps that disagree, an id outside the vocabulary, or a commit step that is negative
-            or above `num_forwards`; it names the first such row. For a name of a teacher that is no name.
+            or above `num_forwards`; it names the first such row. For a `teacher` that is not a name.
     """
     if not len(dataset):
         raise ValueError(
@@ -207,11 +169,11 @@ def check_trajectories(dataset: Dataset, *, vocab_size: int | None = None, name:
         rows.refuse(response == 0, "has an empty response")
         rows.refuse(response != steps, "has a response of another length than its commit steps")
         limit = np.inf if vocab_size is None else vocab_size
-        for column in ("prompt_ids", "response_ids"):
+        for column in TOKENS:
             outside = (rows.least(column) < 0) | (rows.greatest(column) >= limit)
             rows.refuse(outside, f"has `{column}` outside the vocabulary of {limit} tokens")
         forwards = batch["num_forwards"].to_numpy()
-        for column in ("commit_steps", "tail_steps"):
+        for column in STEPS:
             rows.refuse(rows.least(column) < 0, f"has a negative commit step in `{column}`")
             rows.refuse(rows.greatest(column) > forwards, f"has a commit step above its `num_forwards` in `{column}`")
     for teacher in dataset.unique("teacher"):
@@ -227,7 +189,7 @@ class RowBatch:
 
     Args:
         table (`pa.Table`): The rows, not empty.
-        name (`str`): What to call the data set in an error.
+        name (`str`): What to call the dataset in an error.
     """
 
     def __init__(self, table: pa.Table, name: str):
@@ -270,7 +232,7 @@ class RowBatch:
 
 def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
     """
-    The decoding parameters of a row of a trajectory data set.
+    The decoding parameters of a row of a trajectory dataset.
 
     Args:
         row (`dict`): The row.
@@ -279,13 +241,13 @@ def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
         `dict[str, Any]`: The fields, see [`TRAJECTORY_FEATURES`].
 
     Raises:
-        `ValueError`: If it is no JSON object, or the fields that training needs are not as in [`DecodeConfig`].
+        `ValueError`: If it is not a JSON object, or the fields that training needs are not as in [`DecodeConfig`].
     """
     text = row["decode_config"]
     try:
         config = json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"`decode_config` is no JSON object: {text[:80]!r}.") from None
+        raise ValueError(f"`decode_config` is not a JSON object: {text[:80]!r}.") from None
     check(DecodeConfig, config, "`decode_config`")
     return config
 
@@ -303,7 +265,6 @@ def _data_files(path: Path) -> list[Path]:
     of = {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}
     if len(of) == 1 and len(files) != int(of.pop()):
         raise ValueError(
-            f"{path} is an extraction that is not finished, of which {len(files)} parts are there: run the same "
-            "`d3llm extract` again."
+            f"{path} is an unfinished extraction with {len(files)} parts: run the same `d3llm extract` again."
         )
     return files

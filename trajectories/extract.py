@@ -35,10 +35,10 @@ from .orders import (
     OrderName,
     PublishedTrajectories,
     RandomOrder,
-    Trajectory,
 )
 from .prompt_rows import Response, Sample, Samples
 from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN
+from .row import Trajectory, TrajectoryRow
 from .store import Parts
 from .teacher_runs import TeacherRuns
 from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
@@ -53,10 +53,10 @@ class ExtractionConfig:
     What to extract.
 
     Args:
-        > The data set
+        > The dataset
 
         dataset (`str`): Hub id, file (JSON, JSON lines, Parquet, CSV) or folder.
-        dataset_config (`str`, *optional*): Configuration of a data set on the Hub that has several.
+        dataset_config (`str`, *optional*): Configuration of a dataset on the Hub that has several.
         split (`str`, *optional*, defaults to `"train"`): Split.
         limit (`int`, *optional*): How many rows, from the first; all by default.
         prompt_column (`str`, *optional*, defaults to `"prompt"`): Texts, chats (lists of messages) or token ids.
@@ -70,7 +70,7 @@ class ExtractionConfig:
         teacher (`str`): What the rows call the teacher.
         order (`str`, *optional*, defaults to `"teacher"`): Where the order comes from: the `"teacher"`'s run;
             `"random"`, `"left_to_right"`, a `"column"`, or `"ar_rank"` (what an autoregressive model finds most
-            probable first) for responses of the data set; `"published"` for d3LLM/trajectory_data_*.
+            probable first) for responses of the dataset; `"published"` for d3LLM/trajectory_data_*.
         order_model (`str`, *optional*): Causal language model of `"ar_rank"`, with the teacher's token ids.
         decoding (`dict[str, Any]`, *optional*): Fields of `DiffusionGenerationConfig` that differ from one token per
             forward in blocks of 32.
@@ -86,7 +86,7 @@ class ExtractionConfig:
 
         > The output
 
-        output (`Path`): Folder to write to; a run that was interrupted goes on there.
+        output (`Path`): Folder to write to; an interrupted run resumes there.
         license (`str`, *optional*, defaults to `"other"`): SPDX id of the prompts' licence, for the card.
         chunk_size (`int`, *optional*, defaults to 64): Samples per part; at most that many are decoded again after a
             kill.
@@ -134,16 +134,16 @@ class ExtractionConfig:
         if self.check != "none" and self.order != "teacher":
             raise ValueError(f"A check is for the teacher's answers: leave it out with order={self.order!r}.")
         if self.check == "code" and not self.allow_code_execution:
-            raise ValueError("check='code' runs programs that nobody has read: allow it with --allow-code-execution.")
+            raise ValueError("check='code' runs untrusted programs: allow it with --allow-code-execution.")
         if self.keep == "correct" and self.check == "none" and self.order != "published":
             raise ValueError("keep='correct' needs a check that says what is correct.")
         if self.decoding and self.order != "teacher":
-            raise ValueError(f"Nothing is decoded with order={self.order!r}: leave out {', '.join(self.decoding)}.")
+            raise ValueError(f"Nothing is decoded with order={self.order!r}: remove {', '.join(self.decoding)}.")
         for name in ("temperature", "seed", "num_return_sequences", "do_sample"):
             if name in self.decoding:
                 raise ValueError(f"`{name}` is set by the extraction: use its `temperatures` and `seed`.")
         if self.output.exists() and not self.output.is_dir():
-            raise ValueError(f"{self.output} is no folder: give another --output.")
+            raise ValueError(f"{self.output} is not a folder: give another --output.")
 
 
 def extract_trajectories(
@@ -153,14 +153,14 @@ def extract_trajectories(
     processes: Processes | None = None,
 ) -> ChunkCounts | None:
     """
-    Makes a trajectory data set, or goes on with it; in a distributed run, every process calls this.
+    Makes a trajectory dataset, or resumes one. In a distributed run, every process calls this.
 
-    1. The samples are cut into chunks; which, depends on the data set alone.
+    1. The samples are divided into chunks, which depend on the dataset alone.
     2. The plan says what the rows depend on. A folder with another plan is refused.
     3. Every process lists the parts that are missing or damaged, before any writes one, and takes its share.
-    4. Of a chunk: samples that have no room are left out by name, the others get their trajectories, and the part
-       is written as a whole.
-    5. Whoever finishes the last part writes the card.
+    4. In a chunk, samples without room for a response are skipped and named, the others get their trajectories, and
+       the part is written atomically.
+    5. The process that finishes the last part writes the card.
 
     Args:
         model (`PreTrainedModel`): The teacher; an order that is not its run needs only its configuration.
@@ -175,7 +175,7 @@ def extract_trajectories(
     Raises:
         `ValueError`: For bad data, fields that do not fit, and a folder that holds another extraction.
         `ValueError`: If no trajectory is left.
-        `OSError`: If the data set cannot be read or a part cannot be written; the finished ones stay.
+        `OSError`: If the dataset cannot be read or a part cannot be written; finished parts stay.
     """
     processes = processes or Processes.launched()
     extraction = Extraction(model, tokenizer, config, processes.device)
@@ -183,15 +183,15 @@ def extract_trajectories(
     parts.check_plan()
     if processes.is_main:
         parts.write_plan()
-        parts.remove_leftovers()  # before anybody writes: at the end it would take away what others are writing
+        parts.remove_leftovers()  # before any process writes: later it would remove what others are writing
     processes.wait()
     parts.check_plan()
     todo = parts.todo()
     processes.wait()
-    own = todo[processes.index :: processes.count]
-    logger.info("process %d of %d makes %d parts", processes.index + 1, processes.count, len(own))
+    mine = todo[processes.index :: processes.count]
+    logger.info("process %d of %d makes %d parts", processes.index + 1, processes.count, len(mine))
     with ExtractionProgress(parts, todo, len(samples), visible=processes.is_main) as progress:
-        for index in own:
+        for index in mine:
             chunk = samples[index * config.chunk_size : (index + 1) * config.chunk_size]
             rows, counts = extraction.extract(chunk)
             parts.write(index, rows, asdict(counts))
@@ -210,7 +210,7 @@ def extract_trajectories(
 
 
 def columns_of(config: ExtractionConfig) -> dict[str, Any]:
-    """The columns of the data set that an extraction needs beside the prompts, and the types of their values."""
+    """The columns of the dataset that an extraction needs besides the prompts, and the types of their values."""
     types: dict[str | None, Any] = {
         config.answer_column: ANSWERS[config.check] | None if config.check != "none" else Any,
         config.response_column: Response,
@@ -300,7 +300,7 @@ class Extraction:
         count = -(-len(self.samples) // config.chunk_size)
         self.parts = Parts(config.output, self._settings(model), count)
 
-    def extract(self, chunk: list[Sample]) -> tuple[list[dict[str, Any]], ChunkCounts]:
+    def extract(self, chunk: list[Sample]) -> tuple[list[TrajectoryRow], ChunkCounts]:
         """
         The rows of a chunk.
 
@@ -308,14 +308,14 @@ class Extraction:
             chunk (`list[Sample]`): The samples.
 
         Returns:
-            `tuple[list[dict], ChunkCounts]`: Rows of a trajectory data set, and what was counted.
+            `tuple[list[TrajectoryRow], ChunkCounts]`: The rows, and what was counted.
         """
         too_long = [sample for sample in chunk if self.room is not None and len(sample.prompt_ids) > self.room]
         left_out = {sample.id for sample in too_long}
         fits = [sample for sample in chunk if sample.id not in left_out]
         for sample in too_long:
             logger.warning(
-                "%s is left out: its prompt has %d tokens, and the model room for %d",
+                "%s is skipped: its prompt has %d tokens, and the model has room for %d",
                 sample.id,
                 len(sample.prompt_ids),
                 self.room,
@@ -335,22 +335,17 @@ class Extraction:
         )
         return [self._row(sample, trajectory) for sample, trajectory in kept], counts
 
-    def _row(self, sample: Sample, trajectory: Trajectory) -> dict[str, Any]:
+    def _row(self, sample: Sample, trajectory: Trajectory) -> TrajectoryRow:
         decode_config = self.decode_config
         if self.config.order == "teacher":
             decode_config = {**decode_config, "temperature": self.config.temperatures[trajectory.attempt]}
-        return {
-            "id": sample.id,
-            "prompt_ids": sample.prompt_ids,
-            "response_ids": trajectory.response_ids,
-            "commit_steps": trajectory.commit_steps,
-            "tail_steps": list(trajectory.tail_steps),
-            "num_forwards": trajectory.num_forwards,
-            "correct": trajectory.correct,
-            "source": self.config.order,
-            "teacher": self.config.teacher,
-            "decode_config": json.dumps(decode_config),
-        }
+        return trajectory.row(
+            id=sample.id,
+            prompt_ids=sample.prompt_ids,
+            source=self.config.order,
+            teacher=self.config.teacher,
+            decode_config=json.dumps(decode_config),
+        )
 
     def _decoding_fields(self, model: PreTrainedModel) -> dict[str, Any]:
         """The fields that were given, over one token per forward unless a preset was."""
@@ -403,11 +398,11 @@ def load_order_model(name: str, tokenizer: PreTrainedTokenizerBase, device: Any)
         `OSError`: If there is no such model.
         `ValueError`: If its token ids are not the teacher's, or it is a masked-diffusion model.
     """
-    vocabulary, own = tokenizer.get_vocab(), load_tokenizer(name).get_vocab()
-    other = [token for token, index in own.items() if vocabulary.get(token) != index]
-    if other:
+    vocabulary, other = tokenizer.get_vocab(), load_tokenizer(name).get_vocab()
+    differ = [token for token, index in other.items() if vocabulary.get(token) != index]
+    if differ:
         raise ValueError(
-            f"{name} has other token ids than the teacher ({len(other)} differ, for example {other[0]!r}): give an "
+            f"{name} has other token ids than the teacher ({len(differ)} differ, for example {differ[0]!r}): give an "
             "`order_model` with the same tokenizer."
         )
     return load_autoregressive_model(name).to(device)

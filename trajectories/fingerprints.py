@@ -8,9 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.fingerprints import fingerprint
-
-
-LISTS = ("prompt_ids", "response_ids", "commit_steps", "tail_steps")  # what the student sees of a row
+from .row import PER_POSITION
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -47,17 +45,17 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def rows_fingerprint(dataset: Dataset) -> str:
     """
-    A short digest of what the student sees of trajectories; it is the same wherever they lie.
+    A short digest of what the student sees of trajectories; wherever they are stored.
 
     Args:
-        dataset (`Dataset`): With the columns of [`~d3llm.trajectories.dataset.STORED_FEATURES`].
+        dataset (`Dataset`): With the columns of [`~d3llm.trajectories.row.STORED_FEATURES`].
 
     Returns:
         `str`: 16 hexadecimal digits.
     """
     digest = hashlib.sha256(json.dumps(sorted(dataset.unique("decode_config"))).encode())
     for batch in dataset.with_format("arrow").iter(batch_size=10_000):
-        for column in LISTS:
+        for column in PER_POSITION:
             rows = batch[column].combine_chunks()
             for numbers in (rows.value_lengths(), rows.flatten()):
                 digest.update(np.asarray(numbers).astype(np.int64).tobytes())

@@ -2,12 +2,11 @@
 Where the order of a response comes from.
 
 An order is a function of a chunk of samples that gives a [`Trajectory`] for each. The teacher's own run is in
-`teacher_runs.py`; the others here take the response from the data set, and commit one token per forward.
+`teacher_runs.py`; the others here take the response from the dataset, and commit one token per forward.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from random import Random
 from typing import Annotated, Literal, get_args
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .dataset import LARGEST_STEP
 from .prompt_rows import Sample, check_ids
 from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
+from .row import Trajectory
 
 
 OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published"]
@@ -26,31 +26,9 @@ ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 CommitSteps = list[Annotated[int, Field(ge=0, le=LARGEST_STEP)]]
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """
-    A response and its order.
-
-    Attributes:
-        response_ids (`list[int]`): Tokens up to and including the first EOS.
-        commit_steps (`list[int]`): The forward that committed each of them.
-        num_forwards (`int`): Forwards of the row.
-        correct (`bool`, *optional*): Verdict of the answer check.
-        attempt (`int`): Which temperature it was decoded at, counted from 0.
-        tail_steps (`Sequence[int]`): The forward that committed each position behind the response; empty if unknown.
-    """
-
-    response_ids: list[int]
-    commit_steps: list[int]
-    num_forwards: int
-    correct: bool | None = None
-    attempt: int = 0
-    tail_steps: Sequence[int] = ()
-
-
 class GivenResponses(ABC):
     """
-    Orders of responses that the data set holds.
+    Orders of responses that are in the dataset.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the responses that are texts; an EOS is added to them.
@@ -76,7 +54,9 @@ class GivenResponses(ABC):
         trajectories = []
         for response, steps in zip(responses, self.rank(samples, responses), strict=True):
             end = length_up_to_eos(response, self.eos_token_ids)
-            trajectories.append(Trajectory(response[:end], steps[:end], num_forwards=max(steps)))
+            trajectories.append(
+                Trajectory(response_ids=response[:end], commit_steps=steps[:end], num_forwards=max(steps))
+            )
         return trajectories
 
     @abstractmethod
@@ -127,7 +107,7 @@ class RandomOrder(GivenResponses):
 
 class OrderColumn(GivenResponses):
     """
-    A column of the data set: the commit step of each token of the response, counted from 1.
+    A column of the dataset: the commit step of each token of the response, counted from 1.
 
     Args:
         order_column (`str`): The column.
@@ -196,7 +176,7 @@ class ARRank(GivenResponses):
 
 class PublishedTrajectories:
     """
-    The order of the published trajectory data sets, see [`read_published`].
+    The order of the published trajectory datasets, see [`read_published`].
 
     Args:
         mask_token_id (`int`): The teacher's mask token.
@@ -220,8 +200,13 @@ class PublishedTrajectories:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{sample.id} cannot be used: {error}.") from error
         end = length_up_to_eos(response, self.eos_token_ids)
-        correct = sample.row[CORRECT_COLUMN]
-        return Trajectory(response[:end], steps[:end], len(trajectory), correct, tail_steps=steps[end:])
+        return Trajectory(
+            response_ids=response[:end],
+            commit_steps=steps[:end],
+            num_forwards=len(trajectory),
+            correct=sample.row[CORRECT_COLUMN],
+            tail_steps=steps[end:],
+        )
 
 
 def length_up_to_eos(response: list[int], eos_token_ids: Collection[int]) -> int:

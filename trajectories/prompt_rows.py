@@ -1,4 +1,4 @@
-"""The prompts of an extraction: a data set, and the tokens of its rows."""
+"""The prompts of an extraction: a dataset, and the tokens of its rows."""
 
 import hashlib
 import json
@@ -53,10 +53,10 @@ FILE_SUFFIXES = {
 @dataclass(frozen=True)
 class Sample:
     """
-    One row of the data set.
+    One row of the dataset.
 
     Attributes:
-        id (`str`): Data set, split and number of the row: `gsm8k/train/17`.
+        id (`str`): Dataset, split and number of the row: `gsm8k/train/17`.
         prompt_ids (`list[int]`): Its prompt, with the chat template.
         row (`dict[str, Any]`): The row, with the columns that were asked for.
     """
@@ -73,7 +73,7 @@ class Sample:
 
 class Samples:
     """
-    The prompts of an extraction, read from a data set when they are needed.
+    The prompts of an extraction, read from a dataset when they are needed.
 
     Args:
         dataset (`str`): Hub id, file (JSON, JSON lines, Parquet, CSV) or folder.
@@ -81,7 +81,7 @@ class Samples:
         prompt_column (`str`): Column of texts, of chats (lists of messages) or of token ids.
         columns (`Mapping[str, Any]`, *optional*): Further columns that the run needs, and the types of their values.
         unread (`Sequence[str]`, *optional*): Those of them that are too large for the fingerprint.
-        dataset_config (`str`, *optional*): Configuration of a data set on the Hub that has several.
+        dataset_config (`str`, *optional*): Configuration of a dataset on the Hub that has several.
         split (`str`, *optional*, defaults to `"train"`): Split.
         limit (`int`, *optional*): How many rows, from the first; all by default.
         chat (`bool`, *optional*): See [`~d3llm.evaluation.encode_prompt`].
@@ -92,7 +92,7 @@ class Samples:
 
     Raises:
         `ValueError`: For a missing column, no rows at all, an empty prompt, or a value of another type.
-        `OSError`: If there is no such data set.
+        `OSError`: If there is no such dataset.
     """
 
     def __init__(
@@ -165,11 +165,11 @@ class Samples:
 
 def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
     """
-    Loads a data set from the Hub or from disk.
+    Loads a dataset from the Hub or from disk.
 
     Args:
         dataset (`str`): Hub id, file or folder.
-        config (`str`, *optional*): Configuration of a data set on the Hub that has several.
+        config (`str`, *optional*): Configuration of a dataset on the Hub that has several.
         split (`str`): Split; a file has only `"train"`.
 
     Returns:
@@ -198,7 +198,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
         raise OSError(
-            f"Cannot load the data set {dataset}, split {split!r}: {reason}. Give a Hub id, a file or a folder."
+            f"Cannot load the dataset {dataset}, split {split!r}: {reason}. Give a Hub id, a file or a folder."
         ) from error
     assert not isinstance(rows, DatasetDict)
     return rows

@@ -1,4 +1,4 @@
-"""The published trajectory data sets (d3LLM/trajectory_data_*): from a canvas per forward to commit steps."""
+"""The published trajectory datasets (d3LLM/trajectory_data_*): from a canvas per forward to commit steps."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def read_published(
     is_committed = canvases != mask_token_id
     if not is_committed[-1].all():
         masks = int((~is_committed[-1]).sum())
-        raise ValueError(f"its last canvas has {masks} masks left: give the `--teacher` that made the data set")
+        raise ValueError(f"its last canvas has {masks} masks left: give the `--teacher` that made the dataset")
     first = is_committed.argmax(axis=0)
     forwards = np.arange(len(canvases))[:, None]
     if not np.array_equal(canvases, np.where(first <= forwards, canvases[-1], mask_token_id)):

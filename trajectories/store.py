@@ -1,4 +1,4 @@
-"""The folder of an extraction: a plan that says what it holds, and parts that are there as a whole or not at all."""
+"""On-disk layout of an extraction: `plan.json` plus Parquet parts, each written atomically."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ..common.files import remove_leftovers_in, write_atomically
 from ..common.fingerprints import fingerprint
 from ..common.plan import check_plan, plan_values, read_plan, write_plan
-from .dataset import STORED_FEATURES
+from .row import STORED_FEATURES, TrajectoryRow
 
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 FORMAT = 1  # of the parts; raise it when the same settings come to give other rows
 METADATA = b"d3llm"
-WAY_OUT = "give another --output, or delete the folder"
+REMEDY = "give another --output, or delete the folder"
 
 
 class Parts:
@@ -46,11 +46,11 @@ class Parts:
 
     @classmethod
     def open(cls, folder: Path) -> "Parts":
-        """The parts of a folder that `d3llm extract` wrote; raises an `OSError` if it is none."""
+        """The parts of a folder that `d3llm extract` wrote; raises an `OSError` for another folder."""
         plan = extraction_plan(folder)
         if plan is None:
             raise OSError(
-                f"{folder} is no extraction: it has no {PLAN_FILE}. Give a folder that `d3llm extract` wrote."
+                f"{folder} is not an extraction: it has no {PLAN_FILE}. Give a folder that `d3llm extract` wrote."
             )
         return cls(folder, plan["settings"], plan["parts"])
 
@@ -60,8 +60,8 @@ class Parts:
 
     def check_plan(self) -> None:
         """Raises a `ValueError` that names the differences if the folder holds another extraction."""
-        if not check_plan(self.folder / PLAN_FILE, self.plan, WAY_OUT) and any(self.folder.glob("data/*.parquet")):
-            raise ValueError(f"{self.folder} holds data and no {PLAN_FILE} that says of which run: {WAY_OUT}.")
+        if not check_plan(self.folder / PLAN_FILE, self.plan, REMEDY) and any(self.folder.glob("data/*.parquet")):
+            raise ValueError(f"{self.folder} holds data without a {PLAN_FILE}: {REMEDY}.")
 
     def write_plan(self) -> None:
         """Makes the folder, and the plan if there is none."""
@@ -74,8 +74,8 @@ class Parts:
 
     def todo(self) -> list[int]:
         """
-        The parts that are not there. Every one that is there is read in full, and removed if it is damaged or of
-        another plan: it would count as finished otherwise.
+        The missing parts. Every existing one is read in full, and removed if it is damaged or of another plan:
+        otherwise it would count as finished.
         """
         missing = []
         for index in range(self.count):
@@ -111,35 +111,35 @@ class Parts:
     def is_complete(self) -> bool:
         return len(self.finished()) == self.count
 
-    def write(self, index: int, rows: list[dict[str, Any]], counts: dict[str, Any]) -> None:
+    def write(self, index: int, rows: list[TrajectoryRow], counts: dict[str, Any]) -> None:
         """
         Writes one part.
 
         Args:
             index (`int`): Its number.
-            rows (`list[dict]`): With the columns of [`STORED_FEATURES`]; may be empty.
+            rows (`list[TrajectoryRow]`): Its rows; may be empty.
             counts (`dict[str, Any]`): What was counted in the chunk, as JSON values.
 
         Raises:
             `OSError`: If it cannot be written, for example onto a full disk. The other parts are as they were.
         """
         schema = STORED_FEATURES.arrow_schema
-        own = json.dumps({"plan": self.fingerprint, "counts": counts})
-        schema = schema.with_metadata({**schema.metadata, METADATA: own.encode()})
+        metadata = json.dumps({"plan": self.fingerprint, "counts": counts})
+        schema = schema.with_metadata({**schema.metadata, METADATA: metadata.encode()})
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
             if rows:  # `load_dataset` cannot read a row group without rows
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                writer.write_table(pa.Table.from_pylist([row.to_dict() for row in rows], schema=schema))
         try:
             write_atomically(self.path(index), buffer.getvalue())
         except OSError as error:
             raise OSError(
-                f"Cannot write {self.path(index)}: {error.strerror or error}. The parts that are finished stay: make "
-                "room, and run the same command again."
+                f"Cannot write {self.path(index)}: {error.strerror or error}. Finished parts stay: free some "
+                "space, and run the same command again."
             ) from error
 
     def remove_leftovers(self) -> None:
-        """Removes what killed runs left half-written."""
+        """Removes unfinished files of killed runs."""
         remove_leftovers_in(self.folder)
 
     def _metadata(self, parquet: pq.ParquetFile) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def extraction_plan(folder: Path) -> dict[str, Any] | None:
         `ValueError`: For a plan that is damaged.
     """
     path = folder / PLAN_FILE
-    plan = read_plan(path, WAY_OUT)
+    plan = read_plan(path, REMEDY)
     if plan is not None and not (isinstance(plan.get("settings"), dict) and isinstance(plan.get("parts"), int)):
-        raise ValueError(f"{path} is damaged: {WAY_OUT}.")
+        raise ValueError(f"{path} is damaged: {REMEDY}.")
     return plan

@@ -1,4 +1,4 @@
-"""The teacher's own order: it decodes the prompts, and again at a higher temperature where the answer is wrong."""
+"""The teacher's own order: it decodes the prompts, and retries wrong answers at a higher temperature."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import generate_in_batches
 from ..evaluation.answer_checks import Check
-from .orders import Trajectory
 from .prompt_rows import Sample
+from .row import Trajectory
 
 
 class TeacherRuns:
@@ -51,7 +51,7 @@ class TeacherRuns:
 
     def __call__(self, samples: list[Sample]) -> list[Trajectory]:
         """
-        The first right attempt of each sample; of one that never gets right, the first of all.
+        The first correct attempt of each sample; for one that is never answered correctly, the first of all.
 
         Args:
             samples (`list[Sample]`): The samples, none too long for the model.
@@ -83,12 +83,12 @@ class TeacherRuns:
         rows = sorted((row for batch in batches for row in batch.rows), key=lambda row: row.index)
         return [
             Trajectory(
-                row.token_ids,
-                row.commit_steps,
-                row.forwards,
-                self._verdict(sample, row.text),
-                attempt,
-                row.tail_steps,
+                response_ids=row.token_ids,
+                commit_steps=row.commit_steps,
+                num_forwards=row.forwards,
+                correct=self._verdict(sample, row.text),
+                tail_steps=row.tail_steps,
+                attempt=attempt,
             )
             for sample, row in zip(samples, rows, strict=True)
         ]

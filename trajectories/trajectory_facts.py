@@ -1,28 +1,28 @@
-"""What an extraction measured: the counts of a chunk, their sums, and the facts of the data set's card."""
+"""What an extraction measured: the counts of a chunk, their sums, and the facts of the dataset's card."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..hub_cards.facts import TrajectoryFacts
-from .orders import Trajectory
 from .prompt_rows import Sample
+from .row import Trajectory
 from .store import Parts
 
 
 @dataclass
 class ChunkCounts:
     """
-    What became of the samples of a chunk.
+    The outcome of the samples of a chunk.
 
     Attributes:
         samples (`int`): How many there were.
-        too_long (`list[str]`): Ids of those that were left out, since the model has no room for prompt and response.
+        too_long (`list[str]`): Ids of those that were skipped, since the model has no room for prompt and response.
         correct, wrong, unjudged (`int`): The others by the verdict on their answer.
-        retried (`int`): The correct ones that were not so at the first attempt.
+        retried (`int`): Samples that became correct at a later attempt.
         rows (`int`): Trajectories that were kept.
         correct_rows, wrong_rows (`int`): Those of them with a verdict.
-        cut (`int`): Those of them that do not end with an EOS.
+        cut (`int`): Kept responses without an EOS: they were truncated.
         prompt_tokens, response_tokens, forwards (`int`): Sums over them.
     """
 
@@ -104,12 +104,12 @@ def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFa
         [`~d3llm.hub_cards.facts.TrajectoryFacts`]: The facts.
 
     Raises:
-        `OSError`: If the folder is no extraction.
+        `OSError`: If the folder is not an extraction.
         `ValueError`: If it is not finished.
     """
     parts = Parts.open(Path(folder))
     if not parts.is_complete():
-        raise ValueError(f"{folder} is an extraction that is not finished: run the same `d3llm extract` again.")
+        raise ValueError(f"{folder} is an unfinished extraction: run the same `d3llm extract` again.")
     settings, counts = parts.plan["settings"], extraction_counts(parts)
     decoding = {name: value for name, value in settings["decode_config"].items() if value is not None}
     return TrajectoryFacts(

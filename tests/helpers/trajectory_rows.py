@@ -11,7 +11,7 @@ from datasets import Dataset
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trajectories.dataset import STORED_FEATURES
+from d3llm.trajectories.row import STORED_FEATURES
 
 
 EOS, MASK, FIRST_WORD, VOCABULARY = 0, 1, 3, 16  # of the tiny checkpoint

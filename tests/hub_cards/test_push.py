@@ -329,7 +329,7 @@ def test_shards_must_all_be_there(model_folder):
 def trajectories(tmp_path: Path) -> Path:
     from datasets import Dataset
 
-    from d3llm.trajectories.dataset import TRAJECTORY_FEATURES
+    from d3llm.trajectories.row import TRAJECTORY_FEATURES
 
     row = {
         "id": "a/train/0",

@@ -151,7 +151,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"prompt": [{"role": "system", "content": "a"}], "completion": [assistant("b")]}, "Invalid role in the last"),
         ({"prompt": "", "completion": "two"}, "row 'train_dataset/0' has an empty prompt"),
         ({"prompt": "one", "completion": "<mask>"}, "has the mask token in its response"),
-        ({"text": "one"}, r"no trajectory data set: .*give prompts and completions \(columns `prompt` and"),
+        ({"text": "one"}, r"not a trajectory dataset: .*give prompts and completions \(columns `prompt` and"),
     ],
 )
 def test_a_row_that_is_no_prompt_and_completion_is_named(chat_checkpoint, tmp_path, row, message):

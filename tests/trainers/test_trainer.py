@@ -25,8 +25,8 @@ from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.trainers.distill import last_checkpoint
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
-from d3llm.trajectories.dataset import STORED_FEATURES
 from d3llm.trajectories.fingerprints import tokenizer_fingerprint
+from d3llm.trajectories.row import STORED_FEATURES
 from tests.helpers.packed_head import pack_head
 from tests.helpers.trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
@@ -444,7 +444,7 @@ def test_the_reference_draws_one_ratio_for_a_micro_batch(tiny_checkpoint, tmp_pa
 def test_columns_that_are_missing_are_named(tiny_checkpoint, tmp_path):
     dataset = random_trajectories(4).remove_columns(["response_ids", "decode_config"])
     with pytest.raises(
-        ValueError, match="train_dataset is no trajectory data set: it has no response_ids, decode_config"
+        ValueError, match="train_dataset is not a trajectory dataset: it has no response_ids, decode_config"
     ):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset)
 

@@ -24,11 +24,12 @@ from d3llm.evaluation.answer_checks import CHECKS
 from d3llm.modeling import DreamModel
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
-from d3llm.trajectories.dataset import STORED_FEATURES, TRAJECTORY_FEATURES, load_trajectories, read_decode_config
+from d3llm.trajectories.dataset import load_trajectories, read_decode_config
 from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 from d3llm.trajectories.extraction_progress import ExtractionProgress
 from d3llm.trajectories.fingerprints import weights_fingerprint
 from d3llm.trajectories.published import read_published
+from d3llm.trajectories.row import STORED_FEATURES, TRAJECTORY_FEATURES
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
 from tests.helpers.models import OF_WORDS, WORDS, tiny_autoregressive, tiny_model
@@ -193,7 +194,7 @@ def test_a_prompt_without_room_is_left_out_by_name(tiny, tmp_path, caplog):
     counts = extract(tiny, write_jsonl(tmp_path / "p.jsonl", rows), tmp_path / "out")
     assert [row["id"] for row in rows_of(tmp_path / "out")] == ["p/train/0", "p/train/2"]
     assert counts.too_long == ["p/train/1"] and counts.samples == 3
-    assert "p/train/1 is left out: its prompt has 111 tokens, and the model room for 104" in caplog.text
+    assert "p/train/1 is skipped: its prompt has 111 tokens, and the model has room for 104" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["chat", "ids", "parquet", "folder"])
@@ -285,9 +286,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, problems, tmp_path, monke
     with pytest.raises(OSError, match=r"No space left on device\. The parts that are finished stay"):
         extract(tiny, problems, broken)
     assert sorted(contents(broken)) == ["data/train-00000-of-00003.parquet", "plan.json"]
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(ValueError, match="unfinished extraction"):
         load_trajectories(broken)
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(ValueError, match="unfinished extraction"):
         trajectory_facts(broken)
     monkeypatch.undo()
 
@@ -315,7 +316,7 @@ def test_an_extraction_that_lacks_its_last_part_is_not_finished(tiny, problems, 
     extract(tiny, problems, tmp_path / "out")
     (tmp_path / "out" / "data" / "train-00002-of-00003.parquet").unlink()
     assert not Parts.open(tmp_path / "out").is_complete()
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(ValueError, match="unfinished extraction"):
         trajectory_facts(tmp_path / "out")
 
 
@@ -571,7 +572,7 @@ def test_rows_that_are_no_trajectories(tmp_path, change, message):
 def test_data_sets_that_are_no_trajectories(tmp_path):
     for name, rows, message in (
         ("columns", {"prompt_ids": [[1]]}, "it has no id, response_ids"),
-        ("types", {name: [0.5] for name in GOOD}, "are not those of a trajectory data set"),
+        ("types", {name: [0.5] for name in GOOD}, "are not those of a trajectory dataset"),
     ):
         pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
         with pytest.raises(ValueError, match=message):
@@ -674,7 +675,7 @@ def test_the_command_does_the_same(tiny, tiny_checkpoint, problems, tmp_path, ca
         (["--teacher", "nowhere"], "No checkpoint in nowhere"),
         (["--dataset", "nowhere.jsonl"], "There is no file or folder nowhere.jsonl"),
         (["--split", "test"], "split 'test'"),
-        (["--output", "problems.jsonl"], "is no folder"),
+        (["--output", "problems.jsonl"], "is not a folder"),
         (["--temperature", "1"], "`temperature` is set by the extraction"),
         (["--blok-size", "1"], "did you mean `--block-size`"),
         (["--max-new-tokens", "500"], "exceed the 128 positions of the model"),
