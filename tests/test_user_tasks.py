@@ -190,7 +190,7 @@ def test_files_that_make_no_task_are_refused_before_the_model_is_loaded(tmp_path
         (..., "is a folder: give a YAML file"),
         (b"data: [", "is not YAML"),
         (b"\xff\xfe\x00", "is not YAML"),
-        (b"- a\n", "expected names with values"),
+        (b"- a\n", "is not a task: expected names with values"),
         (b"metric: exact\nmetric: numeric\n", "'metric' is there twice: give it once"),
     ],
 )
