@@ -10,12 +10,13 @@ import yaml
 LARGEST = 10_000  # values, counted at every reference: a few lines of YAML can expand to billions
 
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike, kind: str = "recipe") -> dict[str, Any]:
     """
     Reads a YAML file of names with values.
 
     Args:
         path (`str` or `PathLike`): The file, UTF-8.
+        kind (`str`, *optional*, defaults to `"recipe"`): What the file is to be, for errors.
 
     Returns:
         `dict[str, Any]`: Its values by name.
@@ -28,18 +29,18 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply: expected a few names with values.") from None
+        raise ValueError(f"{path} is not a {kind}: it is nested too deeply.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: for an impossible date, or bytes that are not UTF-8
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ValueError(f"{path}: expected names with values, such as `name: value`.")
+        raise ValueError(f"{path} is not a {kind}: expected names with values.")
     pending: list[Any] = [values]
     for _ in range(LARGEST):
         if not pending:
             return values
         value = pending.pop()
         pending += value.values() if isinstance(value, dict) else value if isinstance(value, list | set) else ()
-    raise ValueError(f"{path} has more than {LARGEST} values: expected a few names with values.")
+    raise ValueError(f"{path} is not a {kind}: it has more than {LARGEST} values.")
 
 
 class _Loader(yaml.SafeLoader):

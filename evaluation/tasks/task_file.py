@@ -135,7 +135,7 @@ def load_task(path: str | os.PathLike) -> Task:
         raise OSError(f"The task file {path} {what}: give a YAML file ({REMEDY}).")
     if path.suffix == ".py":
         raise ValueError(f"{path} is Python: give a YAML file, or pass its `Task` to `d3llm.measure` ({REMEDY}).")
-    values = read_yaml(path)
+    values = read_yaml(path, "task")
     unknown = [key for key in values if key not in TaskFile.__annotations__]
     if unknown:
         hint = suggestion(unknown[0], TaskFile.__annotations__)

@@ -161,7 +161,7 @@ def test_a_dataset_on_the_hub(tmp_path, monkeypatch):
         ({"data": "mine.yaml"}, "of no known form"),
         ({"prompt": "{{ qestion }}"}, "row 1 has no column 'qestion' (did you mean `question`?), which `prompt` of"),
         ({"answer": "{{ reply }}"}, "has no column 'reply', which `answer` of"),
-        ({"prompt": "{question}"}, "`prompt` of "),
+        ({"prompt": "{{ range(9) }}"}, "has no column 'range'"),
         ({"prompt": "{question}"}, "names no column"),
         ({"prompt": "{{ question"}, "is not a template of jinja"),
         ({"prompt": "{{ question | nothing }}"}, "is not a template of jinja"),
@@ -189,7 +189,7 @@ def test_files_that_make_no_task_are_refused_before_the_model_is_loaded(tmp_path
         (..., "is a folder: give a YAML file"),
         (b"data: [", "is not YAML"),
         (b"\xff\xfe\x00", "is not YAML"),
-        (b"- a\n", "expected names with values"),
+        (b"- a\n", "is not a task: expected names with values"),
         (b"metric: exact\nmetric: numeric\n", "'metric' is there twice: give it once"),
     ],
 )
@@ -233,8 +233,15 @@ def test_another_definition_or_other_data_do_not_mix(tmp_path, tiny_checkpoint, 
     assert evaluate(write(tmp_path / "a")) == 0
     (before,) = read_results([tmp_path / "out"])
     assert evaluate(write(tmp_path / "b")) == 0  # the same in another folder
+    (tmp_path / "b" / "data").mkdir()
+    (tmp_path / "b" / "rows.jsonl").rename(tmp_path / "b" / "data" / "rows.jsonl")
+    path = tmp_path / "b" / "mine.yaml"
+    path.write_text(path.read_text().replace("rows.jsonl", "data/rows.jsonl"))
+    assert evaluate(path) == 0
+    assert read_results([tmp_path / "out"]) == [before]
     for changes, named in (
         ({"extract": "number"}, "definition was"),
+        ({"metric": "numeric", "rows": [ROWS[0] | {"answer": 3}, ROWS[1] | {"answer": 4}]}, "definition was"),
         ({"rows": [ROWS[0], ROWS[0]]}, "data was"),
         ({"stop_strings": ["x"]}, "definition was"),
     ):
