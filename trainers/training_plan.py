@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from trl import ModelConfig
 
+from ..common.fingerprints import fingerprint_weights
 from ..common.plan import compare_plans, plan_values, read_plan
-from ..trajectories.fingerprints import rows_fingerprint, weights_fingerprint
+from ..trajectories.fingerprints import rows_fingerprint
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
@@ -92,8 +93,8 @@ def training_plan(
         "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "use_peft": model_args.use_peft,
         **({name: getattr(model_args, name) for name in ADAPTERS} if model_args.use_peft else {}),
-        "model": weights_fingerprint(student),
-        "teacher": None if teacher is None else weights_fingerprint(teacher),
+        "model": fingerprint_weights(student),
+        "teacher": None if teacher is None else fingerprint_weights(teacher),
         "rows": len(dataset),
         "trajectories": rows_fingerprint(dataset),
     }

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.field_types import Count, License, LongSeed, Name, Weight, check_fields
 from ..common.files import write_atomically
+from ..common.fingerprints import fingerprint_weights
 from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
@@ -26,7 +27,7 @@ from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
 from ..modeling.loading import load_autoregressive_model, load_tokenizer
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
-from .fingerprints import tokenizer_fingerprint, weights_fingerprint
+from .fingerprints import tokenizer_fingerprint
 from .orders import (
     ARRank,
     CommitSteps,
@@ -361,7 +362,7 @@ class Extraction:
         columns = ("prompt_column", "answer_column", "response_column", "order_column")
         return {
             **{name: getattr(self.config, name) for name in (*names, *columns)},
-            "weights": weights_fingerprint(model),
+            "weights": fingerprint_weights(model),
             "dataset": self.samples.name,
             "rows": self.samples.fingerprint,
             "chat": self.config.chat,

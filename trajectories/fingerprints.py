@@ -1,33 +1,14 @@
-"""Digests of what trajectories depend on: weights, tokenizers, and the rows themselves."""
+"""Digests of tokenizers and of trajectories."""
 
 import hashlib
 import json
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..common.fingerprints import fingerprint
 from .row import PER_POSITION
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """
-    A short digest of a model: name, shape, type and up to 1024 values of every parameter.
-
-    Args:
-        model (`PreTrainedModel`): The model; of one on the meta device, names and shapes alone count.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.state_dict().items():
-        digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
-        if not parameter.is_meta:
-            values = parameter.flatten()[:: max(1, parameter.numel() // 1024)][:1024]
-            digest.update(values.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -34,6 +34,9 @@ for start in (0, 16):  # left to right in each block, several at once somewhere
     assert (block.diff() >= 0).all()
 assert (steps.diff() == 0).any()
 
+assert [result.decoding["preset"] for result in results] == ["margin_blocks", "d3llm"]
+assert results[0].num_samples == 2
+
 assert shifted.diffusion_config(kwargs={"preset": "d3llm"}).threshold == 0.4
 assert "Shifted" in d3llm.modeling.family_names()
 assert torch.equal(shifted.logit_rows(torch.tensor([3])), torch.tensor([2]))
@@ -49,6 +52,10 @@ assert focal["certainty"] == 0 and abs(focal["cross_entropy"] - 30) < 1e-3, foca
 
 def test_the_examples_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    for name, block in zip(
+        ("doubles.jsonl", "doubles.yaml"), re.findall(r"```(?:json|yaml)\n(.*?)```", PAGE, re.DOTALL), strict=True
+    ):
+        (tmp_path / name).write_text(block, encoding="utf-8")
     source = "\n".join([*blocks, CHECKS])
     result = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import d3llm.modeling  # noqa: F401
 from d3llm.commands.main import main
+from d3llm.common.fingerprints import fingerprint_weights
 from d3llm.evaluation import encode_prompt
 from d3llm.evaluation.answer_checks import CHECKS
 from d3llm.modeling import DreamModel
@@ -27,7 +28,6 @@ from d3llm.trajectories import store as parts_module
 from d3llm.trajectories.dataset import load_trajectories, read_decode_config
 from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 from d3llm.trajectories.extraction_progress import ExtractionProgress
-from d3llm.trajectories.fingerprints import weights_fingerprint
 from d3llm.trajectories.published import read_published
 from d3llm.trajectories.row import STORED_FEATURES, TRAJECTORY_FEATURES
 from d3llm.trajectories.store import Parts
@@ -378,10 +378,10 @@ def test_runs_are_not_mixed(tiny, problems, tmp_path):
 def test_the_weights_are_part_of_the_plan(tiny):
     model = AutoModelForCausalLM.from_config(tiny[0].config)
     model.load_state_dict(tiny[0].state_dict())
-    assert weights_fingerprint(model) == weights_fingerprint(tiny[0])
+    assert fingerprint_weights(model) == fingerprint_weights(tiny[0])
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
-    assert weights_fingerprint(model) != weights_fingerprint(tiny[0])
+    assert fingerprint_weights(model) != fingerprint_weights(tiny[0])
 
 
 # Orders
