@@ -254,7 +254,7 @@ def test_at_most_two_host_reads_a_forward(model, method, padded):
     arguments = METHODS[method] | {"block_size": 8, "return_dict_in_generate": True, "attention_mask": mask}
     arguments |= {"early_stop": False, "steps": None}
     reads, forwards = [], []
-    for new_tokens in (16, 64):
+    for new_tokens in (8, 32):
         with count_host_reads() as counted:
             output = model.generate(ids, max_new_tokens=new_tokens, **arguments)
         reads.append(len(counted))
