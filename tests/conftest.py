@@ -7,6 +7,12 @@ import pytest
 from tests.helpers.golden import GOLDEN
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: as the last they would keep one worker busy and the other idle."""
+    long = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden data."""

@@ -201,6 +201,7 @@ def test_a_result_file_alone_is_read(tmp_path, uninterrupted, monkeypatch):
     assert evaluate(*flags, "--block-size", 4, "--overwrite") == 0 and calls
 
 
+@pytest.mark.processes
 def test_processes_share_the_samples(tmp_path, uninterrupted):
     flags = [*uninterrupted["flags"], "--output", tmp_path, "--preset", "d3llm", "--batch-size", "2"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from d3llm.commands.main import main
+
 
 pty = pytest.importorskip("pty")
 
@@ -32,15 +34,14 @@ def run_in_terminal(arguments: list[str]) -> str:
     return written.decode()
 
 
-def test_generate_draws_drafts_in_a_terminal(tiny_checkpoint):
+def test_generate_draws_drafts_in_a_terminal(tiny_checkpoint, capsys):
     arguments = ["generate", "--model", str(tiny_checkpoint), "--prompt", "one plus two is", "--preset", "llada"]
     arguments += ["--max-new-tokens", "8", "--block-size", "4", "--early-stop", "false"]
     written = run_in_terminal(arguments)
     forwards = re.findall(r"forward (\d+), \d+ tokens committed", written)
     assert list(dict.fromkeys(forwards)) == [str(n) for n in range(1, 9)]
     assert "░░" in written and "8 forwards" in written
-    plain = subprocess.run(
-        [sys.executable, "-m", "d3llm.commands.main", *arguments], capture_output=True, text=True, check=True
-    )
-    assert "\x1b" not in plain.stdout and plain.stderr == ""
-    assert plain.stdout.strip() in written
+    assert main(arguments) == 0
+    plain = capsys.readouterr()
+    assert "\x1b" not in plain.out and plain.err == ""
+    assert plain.out.strip() in written

@@ -75,6 +75,7 @@ def check(environment: Path, root: Path) -> None:
     assert module == "d3llm.modeling.modeling_llada"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("origin", ["checkout", "sdist"])
 def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(wheels, origin):
     with zipfile.ZipFile(wheels[origin]) as archive:
@@ -88,11 +89,13 @@ def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(wheels, origin
     assert "d3llm/py.typed" in names
 
 
+@pytest.mark.processes
 def test_an_installed_wheel_works(wheels, environment):
     install(environment, wheels["sdist"])
     check(environment, environment)
 
 
+@pytest.mark.processes
 def test_an_editable_installation_works(source, environment):
     install(environment, "-e", source)
     check(environment, source)

@@ -9,7 +9,7 @@ from tests.helpers.paths import ROOT
 
 
 def test_no_call_of_ours_is_deprecated(tmp_path: Path):
-    script, trajectories = ROOT / "tests" / "every_call.py", ROOT / "quickstart" / "trajectories"
+    script, trajectories = ROOT / "tests/helpers/every_call.py", ROOT / "quickstart" / "trajectories"
     command = [sys.executable, "-W", "always", str(script), str(trajectories), str(tmp_path / "exported")]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "TRANSFORMERS_VERBOSITY": "warning"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

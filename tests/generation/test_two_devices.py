@@ -11,7 +11,7 @@ from tests.helpers.models import tiny_model
 from tests.helpers.two_devices import FIRST, SECOND, split_over_two_devices
 
 
-RAGGED = {"block_size": 8, "max_new_tokens": 12, "eos_token_id": [7, 21], "attention": "bidirectional", "seed": 3}
+RAGGED = {"block_size": 4, "max_new_tokens": 6, "eos_token_id": [7, 21], "attention": "bidirectional", "seed": 3}
 OUTPUT = {"return_dict_in_generate": True, "output_logprobs": True}
 
 

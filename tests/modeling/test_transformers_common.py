@@ -12,9 +12,12 @@ from tests.helpers import transformers_common
 from tests.helpers.transformers_common import NotAvailableError, run_common_tests
 
 
-pytestmark = pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.23"), reason="the list is of transformers 5.23 and later"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        Version(transformers.__version__) < Version("5.23"), reason="the list is of transformers 5.23 and later"
+    ),
+]
 LIST = Path(__file__).with_name("transformers_common.yaml")
 # Of 5.23.0, where 198 pass; fewer mean that the cases are no longer collected, or are skipped.
 FEWEST_PASSED = 190

@@ -1,27 +1,26 @@
 """A training that pushes to the Hub sends what `d3llm push model` would: whole, described, without pickles."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
+from d3llm.commands.main import main
 from d3llm.hub_cards.push_checks import card_metadata
-from tests.helpers.hub import Fault, loopback_hub
+from tests.helpers.hub import Fault
 from tests.helpers.trajectory_rows import make_trainer, random_trajectories
 
 
-@pytest.fixture
-def hub():
-    with loopback_hub() as hub:
-        yield hub
+@pytest.fixture(autouse=True)
+def every_client_talks_to_it(monkeypatch, hub):
+    """The Trainer's own client too, which makes the repository and is kept for the whole process."""
+    monkeypatch.setattr(HfApi, "endpoint", property(lambda self: hub.url, lambda self, value: None), raising=False)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
 
 
-def distill(hub, model: Path, work: Path, *options: str, code: int = 0) -> str:
-    """Runs the command in a process that talks to the loopback Hub; returns what it printed."""
+def distill(model: Path, work: Path, *options: str) -> int:
     random_trajectories().to_parquet(str(work / "trajectories" / "part.parquet"))
     arguments = (
         *("--model_name_or_path", str(model), "--output_dir", str(work / "student")),
@@ -30,14 +29,7 @@ def distill(hub, model: Path, work: Path, *options: str, code: int = 0) -> str:
         *("--max_length", "64"),
         *("--report_to", "none", "--use_cpu", "--bf16", "false", "--push_to_hub", "--hub_model_id", "ada/student"),
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "d3llm.trainers.distill", *arguments, *options],
-        env=os.environ | hub.environment(work / "cache"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    return main(["distill", *arguments, *options])
 
 
 def downloaded(hub, folder: Path) -> Path:
@@ -47,10 +39,10 @@ def downloaded(hub, folder: Path) -> Path:
     return folder
 
 
-def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_path):
+def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_path, caplog):
     hub.faults = [Fault("POST", r"/commit/", 403)]  # the first push is refused; the training goes on
-    printed = distill(hub, tiny_checkpoint, tmp_path, "--use_peft", "false")
-    assert "Step 1 is not on the Hub: Nothing was changed in ada/student" in printed
+    assert distill(tiny_checkpoint, tmp_path, "--use_peft", "false") == 0
+    assert "Step 1 is not on the Hub: Nothing was changed in ada/student" in caplog.text
     titles = [commit.title for commit in hub.repository("ada/student").commits]
     assert titles == ["initial commit", "Training in progress, step 2"]  # the end has nothing to add to it
     folder = downloaded(hub, tmp_path / "download")
@@ -68,16 +60,17 @@ def test_each_checkpoint_and_the_end_are_pushed_whole(hub, tiny_checkpoint, tmp_
     assert "| steps | 2 |" in text
 
 
-def test_a_push_that_is_refused_at_the_end_is_not_called_a_full_disk(hub, tiny_checkpoint, tmp_path):
+def test_a_push_that_is_refused_at_the_end_is_not_called_a_full_disk(hub, tiny_checkpoint, tmp_path, capsys):
     hub.faults = [Fault("POST", r"/commit/", 403, times=99)]
-    printed = distill(hub, tiny_checkpoint, tmp_path, "--use_peft", "false", code=2)
+    assert distill(tiny_checkpoint, tmp_path, "--use_peft", "false") == 2
+    printed = capsys.readouterr().err
     assert "d3llm: error: Nothing was changed in ada/student: the token may not write there" in printed
     assert "Cannot write" not in printed
     assert (tmp_path / "student" / "model.safetensors").is_file()
 
 
 def test_adapters_are_pushed_merged(hub, tiny_checkpoint, tmp_path):
-    distill(hub, tiny_checkpoint, tmp_path, "--lora_r", "4")
+    assert distill(tiny_checkpoint, tmp_path, "--lora_r", "4") == 0
     folder = downloaded(hub, tmp_path / "download")
     assert not (folder / "adapter_config.json").exists()
     merged, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "student" / "merged", folder))

@@ -15,26 +15,24 @@ from tests.helpers.paths import ROOT
 from tests.helpers.trajectory_rows import make_trainer
 
 
-@pytest.mark.parametrize("adapters", [False, True])
-def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint, adapters):
+@pytest.mark.processes
+def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.trainers.test_sharded", str(tiny_checkpoint), str(adapters)]
+    command += ["-m", "tests.trainers.test_sharded", str(tiny_checkpoint)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("equal on 2 processes") == 2
+    assert run.stdout.count("plain: equal on 2 processes") == 2
+    assert run.stdout.count("adapters: equal on 2 processes") == 2
 
 
-def main() -> None:
+def check(checkpoint: Path, peft_config: LoraConfig | None) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    torch.set_num_threads(1)
-    peft_config = LoraConfig(r=4, init_lora_weights=False) if sys.argv[2] == "True" else None
-    trainer = make_trainer(
-        Path(sys.argv[1]), Path(tempfile.mkdtemp()), eval_strategy="no", peft_config=peft_config, bf16=False
-    )
+    output = Path(tempfile.mkdtemp())
+    trainer = make_trainer(checkpoint, output, eval_strategy="no", peft_config=peft_config, bf16=False)
     model = trainer.model.get_base_model() if peft_config else trainer.model
     prompts = torch.tensor([[4, 5, 6], [7, 8, 9]])
     decodings = [{"preset": "d3llm", "cache": "block"}, {"preset": "llada"}, {"preset": "fast_dllm", "cfg_scale": 0.5}]
@@ -61,7 +59,13 @@ def main() -> None:
     with gathered_root(trainer.model):
         for fields, text in zip(decodings, texts, strict=True):
             assert torch.equal(model.generate(prompts, **fields), text)
-    print(f"equal on {trainer.accelerator.num_processes} processes")
+    print(f"{'adapters' if peft_config else 'plain'}: equal on {trainer.accelerator.num_processes} processes")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for peft_config in (None, LoraConfig(r=4, init_lora_weights=False)):
+        check(Path(sys.argv[1]), peft_config)
 
 
 if __name__ == "__main__":
