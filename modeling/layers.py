@@ -141,6 +141,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         logits_shift (`int`): 0 when row `i` of `forward().logits` predicts the token at position `i`, 1 when it
             predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
         display_name (`str`): The name of the family in messages.
+        checkpoints (`tuple[str, ...]`): Published checkpoints with the keys of the class, as Hub ids.
         preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.
         teacher_decoding (`dict[str, Any]`): Decoding fields for a teacher that commits one token per forward; empty
             when none are known.
@@ -157,6 +158,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["cache", "past_key_values"]
     logits_shift = 0
     display_name = ""
+    checkpoints: tuple[str, ...] = ()
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .checkpoint import check_checkpoint, check_folder, load_errors
-from .families import family_names, find_family
+from .families import families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 
 
@@ -156,7 +156,8 @@ def read_config(name: str | Path, *, check_weights: bool = False, **kwargs: Any)
     """
     model_type = read_model_type(name, **kwargs)
     if find_family(model_type) is None:
-        raise ValueError(f"{name} is a {model_type!r} model: expected {family_names()}.")
+        known = [checkpoint for family in families() for checkpoint in family.checkpoints[:1]]
+        raise ValueError(f"{name} is a {model_type!r} model: expected {family_names()}, such as {', '.join(known)}.")
     with load_errors(name, "config.json"):
         config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
     if check_weights and Path(name).is_dir():

@@ -79,6 +79,7 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
     _no_split_modules = ["DreamDecoderLayer"]
     logits_shift = 1
     display_name = "Dream"
+    checkpoints = ("Dream-org/Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Base-7B")
     preset_values = {
         "dkv_cache": {"cache_refresh_interval": 4},
         "dparallel": {"threshold": 0.45},

@@ -94,6 +94,7 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     # The head has the same name as the MLP's last projection, `ff_out`: adapters exclude it by its full name.
     logits_shift = 0
     display_name = "LLaDA"
+    checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Base")
     # The most probable token, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
