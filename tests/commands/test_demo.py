@@ -12,7 +12,7 @@ from d3llm.quickstart import checkpoint_path
 from tests.helpers.commands import run_fails
 
 
-# One thread: the other worker of the tests has the other core, and the number stays set for the tests that come after.
+# One thread: the command sets their number for the whole process, so for every test that this worker runs afterwards.
 PROBLEMS = ["demo", "--problems", "4", "--seed", "1", "--threads", "1"]
 
 
@@ -72,7 +72,7 @@ def test_an_installation_without_the_checkpoint(capsys, monkeypatch, tmp_path):
     import d3llm.quickstart
 
     monkeypatch.setattr(d3llm.quickstart, "checkpoint_path", lambda name: tmp_path)
-    assert str(tmp_path) in run_fails(capsys, "demo", "--problems", "1")
+    assert str(tmp_path) in run_fails(capsys, *PROBLEMS)
 
 
 def test_generate_takes_the_shipped_teacher_by_default(capsys):
