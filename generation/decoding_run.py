@@ -9,6 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .canvas import Canvas, Proposal
 from .canvas_cache import CanvasCache
+from .compilation import CompiledCall
 from .configuration_diffusion import DiffusionGenerationConfig
 from .guidance import Guidance, Unguided
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
@@ -69,7 +70,7 @@ class DecodingRun:
         self.policy = make_policy(canvas, config, model.logits_shift, model.logit_rows, kept)
         self.guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else Unguided()
         self.head = self.guidance.guide(model.get_output_embeddings())
-        self.call = model if config.compile_config is None else model.get_compiled_call(config.compile_config)
+        self.call = model if config.compile_config is None else CompiledCall(model, config.compile_config)
         self.forwards = 0
         self.faulty = torch.zeros_like(canvas.row_ids[0])
 

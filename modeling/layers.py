@@ -278,7 +278,10 @@ def keep_rows(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -
     kept = logits_to_keep.to(hidden_states.device)  # in a model split over devices, the last layer may be on another
     if kept.dtype == torch.bool:
         return hidden_states[kept]
-    return hidden_states[:, kept] if kept.ndim == 1 else hidden_states.take_along_dim(kept[..., None], dim=1)
+    if kept.ndim == 1:
+        return hidden_states[:, kept]
+    # not `take_along_dim`, for which torch.compile makes a graph per number of positions
+    return hidden_states.gather(1, kept[..., None].expand(-1, -1, hidden_states.shape[-1]))
 
 
 def labelled_loss(
