@@ -1,7 +1,8 @@
 """Keys and values of a whole canvas, overwritten in place where a forward recomputes them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class CanvasLayer(CacheLayerMixin):
     def __init__(self, canvas_length: int):
         super().__init__()
         self.canvas_length = canvas_length
+        self.rows: torch.LongTensor | None = None  # of the batch that a forward is for; `None` for all
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         batch, heads, _, head_dim = key_states.shape
@@ -55,6 +57,8 @@ class CanvasLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.rows is not None:
+            return self._update_rows(self.rows.to(self.keys.device), key_states, value_states, positions)
         if isinstance(positions, torch.Tensor):
             slots = positions[:, None, :, None]
             self.keys.scatter_(2, slots.expand_as(key_states), key_states)
@@ -64,6 +68,13 @@ class CanvasLayer(CacheLayerMixin):
             self.keys[:, :, window] = key_states
             self.values[:, :, window] = value_states
         return self.keys, self.values
+
+    def _update_rows(
+        self, rows: torch.LongTensor, key_states: torch.Tensor, value_states: torch.Tensor, positions: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for slots, states in ((self.keys, key_states), (self.values, value_states)):
+            slots.transpose(1, 2).index_put_((rows[:, None], positions), states.transpose(1, 2))
+        return self.keys[rows], self.values[rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.canvas_length, 0
@@ -117,11 +128,26 @@ class CanvasCache(Cache):
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
 
+    @contextmanager
+    def for_rows(self, rows: torch.LongTensor | None) -> Iterator[None]:
+        """Within this context a forward is for these batch rows (`torch.LongTensor` of shape `(rows,)`) alone."""
+        for layer in self.layers:
+            layer.rows = rows
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.rows = None
+
     def record_tokens(self, tokens: torch.LongTensor, positions: torch.LongTensor) -> None:
         """Record which `tokens` (batch, window) a forward computes the slots at `positions` (batch, window) from."""
         if self.tokens is None:
             self.tokens = tokens.new_full((len(tokens), self.layers[0].canvas_length), -1)
-        self.tokens.scatter_(1, positions, tokens)
+        rows = self.layers[0].rows
+        if rows is None:
+            self.tokens.scatter_(1, positions, tokens)
+        else:
+            self.tokens[rows[:, None], positions] = tokens
 
     def reuse_prefix(self, tokens: torch.LongTensor, limit: int) -> int:
         """Switch to a new canvas, keeping the slots of the common prefix.

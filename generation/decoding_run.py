@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
@@ -11,6 +12,7 @@ from .canvas import Canvas, Proposal
 from .canvas_cache import CanvasCache
 from .compilation import CompiledCall
 from .configuration_diffusion import DiffusionGenerationConfig
+from .grouping import group_rows
 from .guidance import Guidance, Unguided
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
 from .preparation import SpecialTokens
@@ -18,7 +20,7 @@ from .proposals import propose
 from .selection import select
 from .stops import Stops
 from .streaming import StreamFeed
-from .windows import make_policy
+from .windows import indices_of, make_policy
 
 
 # Logits that are in memory at a time, and that one pass reads: as many as fit in the last-level cache of a CPU, since
@@ -98,60 +100,83 @@ class DecodingRun:
 
     def keep_unfinished_rows(self) -> bool:
         """Removes finished rows from the batch; `False` when none is left. This is the one host read per forward."""
-        window, finished = self.window, self.finished
-        numbers = [self.faulty, finished.sum(), window.candidates.sum(dim=1).amax(), *window.extent()]
-        faults, done, candidates, self.width, start, end, shared = torch.stack(numbers).tolist()
+        window = self.window
+        numbers = [self.faulty, window.candidates.sum(dim=1).amax(), *window.extent()]
+        read = np.array(torch.cat([torch.stack(numbers), window.widths(), self.finished.long()]).tolist())
+        (faults, candidates, start, end, shared), per_row = read[: len(numbers)], read[len(numbers) :]
+        widths, finished = np.split(per_row, 2)
         if faults:
             raise ValueError(
                 f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: the weights are "
                 f"damaged, or {self.model.dtype} is too narrow for them"
             )
-        if done:
+        if finished.any():
             self.result.store(self.canvas, self.forwards)
-            if done == len(finished):
+            if finished.all():
                 return False
-            rows = finished.long().argsort(stable=True)[: len(finished) - done]
+            widths = widths[finished == 0]
+            rows = torch.from_numpy(np.flatnonzero(finished == 0)).to(self.finished.device)
             if self.cache is not None:
                 self.cache.select_rows(self.guidance.forwarded(rows))
             for state in (self.canvas, self.policy, window):
                 state.select_rows(rows)
-        self.span = slice(start, end) if shared else None
+        self.span = slice(int(start), int(end)) if shared else None
+        fills_cache = self.cache is not None and self.cache.tokens is None
+        one_call = self.span is not None or fills_cache or self.cache is None
+        self.calls = [(None, int(widths.max()))] if one_call else group_rows(widths)
         if self.config.compile_config is not None:  # few shapes, and no numbers of this forward in the graph
-            candidates, self.width, self.span = self._round_up(candidates), self._round_up(self.width), None
+            candidates, self.span = self._round_up(int(candidates)), None
+            self.calls = [(None, self._round_up(int(widths.max())))]
         order = window.candidates.long().argsort(dim=1, descending=True, stable=True)
-        self.positions = order[:, : max(1, candidates)]
+        self.positions = order[:, : max(1, int(candidates))]
         self.eligible = window.eligible.gather(1, self.positions)
         return True
 
     def forward(self) -> torch.Tensor:
         """Runs the transformer over the windows; returns the hidden states (B, K, ..) that predict the candidates.
 
-        Rows either share one span, or each has its own window, at the right end of equally many positions.
+        Rows either share one span, or each has its own window. Rows whose windows differ much in width are forwarded
+        one after another: see [`~d3llm.generation.grouping.group_rows`].
         """
         self.forwards += 1
-        canvas, recomputed = self.canvas, self.window.positions
+        if len(self.calls) == 1:
+            return self._forward(None, self.calls[0][1])
+        device = self.positions.device
+        groups = [torch.from_numpy(rows).to(device) for rows, _ in self.calls]
+        states = [self._forward(rows, width) for rows, (_, width) in zip(groups, self.calls, strict=True)]
+        return torch.cat(states)[torch.cat(groups).argsort()]
+
+    def _forward(self, rows: torch.LongTensor | None, width: int) -> torch.Tensor:
+        """Of some rows (R,), or all, whose windows have at most `width` positions."""
+
+        def of_rows(values: torch.Tensor) -> torch.Tensor:
+            return values if rows is None else values[rows]
+
+        canvas, recomputed, first_real = self.canvas, of_rows(self.window.positions), of_rows(self.canvas.first_real)
         if self.span is not None:
             positions = torch.arange(self.span.start, self.span.stop, device=recomputed.device)
             positions = positions.expand(len(recomputed), -1)
         else:
-            positions = self.window.indices(self.width, canvas.first_real)
+            positions = indices_of(recomputed, width, first_real)
         filled = positions.shape[1] - recomputed.sum(dim=1, keepdim=True)
-        rows = self.model.logit_rows(self.positions).maximum(canvas.first_real[:, None])
-        rows = filled + (recomputed.long().cumsum(dim=1) - 1).gather(1, rows).clamp(min=0)
+        kept = self.model.logit_rows(of_rows(self.positions)).maximum(first_real[:, None])
+        kept = filled + (recomputed.long().cumsum(dim=1) - 1).gather(1, kept).clamp(min=0)
         inputs = {
-            "input_ids": canvas.tokens.gather(1, positions),
-            "position_ids": (positions - canvas.first_real[:, None]).clamp(min=0),
-            "attention_mask": visible_positions(self.model, canvas, self.config, positions),
-            "logits_to_keep": rows,
+            "input_ids": of_rows(canvas.tokens).gather(1, positions),
+            "position_ids": (positions - first_real[:, None]).clamp(min=0),
+            "attention_mask": visible_positions(self.model, canvas, self.config, positions, rows),
+            "logits_to_keep": kept,
             "run_head": False,
             "return_dict": True,
         }
-        inputs = self.guidance.widen(inputs, positions)
-        if self.cache is not None:
-            slots = self.guidance.widen_rows(positions)
+        inputs = self.guidance.widen(inputs, of_rows(canvas.given).gather(1, positions))
+        if self.cache is None:
+            return self.guidance.narrow(self.call(**inputs).hidden_states[0])
+        slots = self.guidance.widen_rows(positions)
+        with self.cache.for_rows(None if rows is None else self.guidance.forwarded(rows)):
             self.cache.record_tokens(inputs["input_ids"], slots)
             inputs |= {"cache": self.cache, "cache_positions": self.span or slots}
-        return self.guidance.narrow(self.call(**inputs).hidden_states[0])
+            return self.guidance.narrow(self.call(**inputs).hidden_states[0])
 
     def propose(self, states: torch.Tensor) -> Proposal:
         """Runs the head on the hidden states of the candidates: a token and a score for each."""
@@ -196,15 +221,27 @@ class DecodingRun:
 
 
 def visible_positions(
-    model: Any, canvas: Canvas, config: DiffusionGenerationConfig, positions: torch.LongTensor
+    model: Any,
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
+    positions: torch.LongTensor,
+    rows: torch.LongTensor | None = None,
 ) -> torch.Tensor | None:
-    """The attention mask of the recomputed `positions` (B, W): padding (B, L), or block-causal (B, 1, W, L)."""
-    if config.attention == "bidirectional":
-        return canvas.attention_mask
-    blocks = canvas.attention_block_of
-    visible = blocks <= blocks[positions][:, None, :, None]
-    if canvas.attention_mask is not None:
-        visible = visible & (canvas.attention_mask[:, None, None, :] > 0)
-    if model.config._attn_implementation == "eager":
+    """The attention mask of the recomputed `positions` (R, W) of some rows (R,), or of all: (R, 1, W, L) for sdpa and
+    eager attention, else the padding (R, L)."""
+    padding = canvas.attention_mask
+    if padding is not None and rows is not None:
+        padding = padding[rows]
+    implementation = model.config._attn_implementation
+    if config.attention == "block_causal":
+        blocks = canvas.attention_block_of
+        visible = blocks <= blocks[positions][:, None, :, None]
+        if padding is not None:
+            visible = visible & (padding[:, None, None, :] > 0)
+    elif padding is None or implementation not in ("sdpa", "eager"):
+        return padding
+    else:  # prepared here, since transformers reads a mask of padding on the host before it makes one of this
+        visible = (padding > 0)[:, None, None, :].expand(-1, -1, positions.shape[1], -1)
+    if implementation == "eager":
         return torch.zeros_like(visible, dtype=model.dtype).masked_fill(~visible, torch.finfo(model.dtype).min)
     return visible

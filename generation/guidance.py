@@ -11,8 +11,8 @@ from .canvas import Canvas
 class Unguided:
     """No guidance: every row is forwarded once, as it is."""
 
-    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
-        """Turns the inputs of the rows into those of the forward."""
+    def widen(self, inputs: dict[str, Any], given: torch.BoolTensor) -> dict[str, Any]:
+        """Turns the inputs of rows, some of whose tokens are `given`, into those of the forward."""
         return inputs
 
     def narrow(self, states: torch.Tensor) -> torch.Tensor:
@@ -44,10 +44,10 @@ class Guidance(Unguided):
         self.scale = scale
         self.mask_token_id = mask_token_id
 
-    def widen(self, inputs: dict[str, Any], positions: torch.LongTensor) -> dict[str, Any]:
+    def widen(self, inputs: dict[str, Any], given: torch.BoolTensor) -> dict[str, Any]:
         """Turns the inputs of B rows into those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
-        unconditional = conditional.masked_fill(self.canvas.given.gather(1, positions), self.mask_token_id)
+        unconditional = conditional.masked_fill(given, self.mask_token_id)
         wide = {name: self.widen_rows(value) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
 

@@ -30,33 +30,37 @@ class Window:
     candidates: torch.BoolTensor
     eligible: torch.BoolTensor
 
+    def widths(self) -> torch.LongTensor:
+        """Positions of each row (B,)."""
+        return self.positions.sum(dim=1)
+
     def extent(self) -> list[torch.Tensor]:
-        """Positions of the widest row; start and end of the first row; whether every row is this one span."""
-        widths, first_row = self.positions.sum(dim=1), self.positions[0]
+        """Start and end of the first row; whether every row is this one span."""
+        first_row = self.positions[0]
         start = first_row.long().argmax()
         end = (first_row * torch.arange(len(first_row), device=first_row.device)).amax() + 1
-        shared = (self.positions == first_row).all() & (end - start == widths[0])
-        return [widths.amax(), start, end, shared.long()]
-
-    def indices(self, width: int, first_real: torch.LongTensor) -> torch.LongTensor:
-        """The positions as (B, `width`), in order at the right end of each row.
-
-        The left end is filled: in a row with padding by position 0, which nothing sees, in any other by its first
-        recomputed position, whose slot is then written twice. The flash path of transformers takes the last `width`
-        slots of the canvas for the queries of a row and drops those on padding: so it drops only fillings.
-
-        Args:
-            first_real (`torch.LongTensor` of shape `(B,)`): First position that is not padding.
-        """
-        columns = torch.arange(width, device=first_real.device)
-        order = self.positions.long().argsort(dim=1, stable=True)[:, -width:]
-        widths = self.positions.sum(dim=1, keepdim=True)
-        filling = self.positions.long().argmax(dim=1).where(first_real == 0, 0)
-        return order.where(columns >= width - widths, filling[:, None])
+        shared = (self.positions == first_row).all() & (end - start == first_row.sum())
+        return [start, end, shared.long()]
 
     def select_rows(self, rows: torch.LongTensor) -> None:
         self.positions, self.candidates = self.positions[rows], self.candidates[rows]
         self.eligible = self.eligible[rows]
+
+
+def indices_of(window: torch.BoolTensor, width: int, first_real: torch.LongTensor) -> torch.LongTensor:
+    """The positions of windows (R, L) as (R, `width`), in order at the right end of each row.
+
+    The left end is filled: in a row with padding by position 0, which nothing sees, in any other by its first
+    recomputed position, whose slot is then written twice. The flash path of transformers takes the last `width` slots
+    of the canvas for the queries of a row and drops those on padding: so it drops only fillings.
+
+    Args:
+        first_real (`torch.LongTensor` of shape `(R,)`): First position that is not padding.
+    """
+    columns = torch.arange(width, device=first_real.device)
+    order = window.long().argsort(dim=1, stable=True)[:, -width:]
+    filling = window.long().argmax(dim=1).where(first_real == 0, 0)
+    return order.where(columns >= width - window.sum(dim=1, keepdim=True), filling[:, None])
 
 
 class WholeCanvas:

@@ -87,6 +87,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         if "return_dict" in self.parameters:
             inputs["return_dict"] = return_dict
         if attention_mask is not None:
+            attention_mask = attention_mask[:, 0, 0]  # of padding alone: the same for every position
             inputs["attention_mask"] = attention_mask
             if "position_ids" in self.parameters:  # Dream: padding shifts the positions, and the mask is pairwise
                 seen = attention_mask.bool()[:, None, None]

@@ -23,7 +23,7 @@ from transformers.utils.hub import create_and_tag_model_card
 
 
 # Packages that every machine that loads a checkpoint has.
-ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub"}) | sys.stdlib_module_names
+ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub", "numpy"}) | sys.stdlib_module_names
 OWN_PACKAGE = __name__.partition(".")[0]
 # The Auto classes that load a model; a model without a head is loaded only by the first.
 AUTO_CLASSES = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM")
@@ -96,7 +96,7 @@ def _check_allowed(imported: str, module: str, line: int) -> None:
     if package not in ALLOWED_PACKAGES:
         raise ExportError(
             f"{module}, line {line}: imports {package}, which a downloader may not have; use relative imports "
-            f"within this package, and besides them only torch, transformers and the standard library"
+            f"within this package, and besides them only torch, numpy, transformers and the standard library"
         )
 
 
