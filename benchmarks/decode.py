@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.machine import describe_machine
-from benchmarks.measuring import compare_with_single_rows, measure
-from benchmarks.subjects import MODELS, make_prompts
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
+from benchmarks.machine import describe_machine
+from benchmarks.measuring import compare_with_single_rows, measure
+from benchmarks.subjects import MODELS, make_prompts
 from d3llm.common.files import write_atomically
 from d3llm.generation import PRESETS
 

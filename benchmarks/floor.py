@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 import torch
-from benchmarks.watching import HeadCall, ModelCall
 
+from benchmarks.watching import HeadCall, ModelCall
 from d3llm.generation import CanvasCache
 
 

@@ -6,12 +6,12 @@ from statistics import median
 from typing import Any
 
 import torch
+
 from benchmarks.floor import Floor
 from benchmarks.host_reads import count_host_reads
 from benchmarks.machine import peak_memory
 from benchmarks.subjects import Prompts
 from benchmarks.watching import KernelCounter, Need, Watch, watch_windows
-
 from d3llm.generation import DiffusionGenerationOutput
 
 
