@@ -69,7 +69,7 @@ def make_prompts(model_name: str, model: LLaDAModelLM, rows: int, length: int, r
     Prompts for a model: word problems for the quickstart models, random tokens for the random ones.
 
     Args:
-        model_name (`str`): One of `MODELS`.
+        model_name (`str`): One of `MODELS`, or any other checkpoint's, which gets random tokens.
         model: That model.
         rows (`int`): How many.
         length (`int`): Of the longest, in tokens; word problems have their own.

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
 from benchmarks.at_8b import Sizes
 from benchmarks.floor import Floor
 from benchmarks.measuring import compare_with_single_rows, measure
 from benchmarks.subjects import Prompts, pad_left, random_model
 from benchmarks.watching import HeadCall, Watch, launches_work, watch_windows
-
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 
 
