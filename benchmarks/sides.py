@@ -98,17 +98,15 @@ def load_dllm(job: SimpleNamespace) -> tuple[Any, dict[str, Callable]]:
     import torch
 
     package = importlib.import_module("dllm.pipelines.fastdllm.llada")
-    # 1. its model class: `init_device` may be fixed to a GPU in its source, so the weights are loaded by hand
-    models = importlib.import_module(class_of(package, "ModelLM").__module__)
+    # its source may fix `init_device` to a GPU, so the model is built by hand
+    model_class = class_of(package, "ModelLM")
+    models = importlib.import_module(model_class.__module__)
     config = class_of(package, "Config", excluded="SamplerConfig").from_pretrained(job.checkpoint)
     shape = models.create_model_config_from_pretrained_config(config)
     shape.init_device = "cpu"
-    model = class_of(package, "ModelLM")(config, class_of(models, "LLaDAModel")(shape, init_params=False))
-    load_file = importlib.import_module("safetensors.torch").load_file
-    for shard in sorted(Path(job.checkpoint).glob("*.safetensors")):
-        model.load_state_dict(load_file(shard), strict=False)
+    model = model_class(config, class_of(models, "LLaDAModel")(shape, init_params=False))
+    load_weights(model, job.checkpoint)
     model = model.float().eval()
-    # 2. its samplers
     tokenizer = SimpleNamespace(mask_token_id=job.mask, bos_token_id=job.eos, eos_token_id=job.eos)
     plain = importlib.import_module("dllm.core.samplers").MDLMSampler(model=model, tokenizer=tokenizer)
     fast = class_of(package, "Sampler")(model=model, tokenizer=tokenizer)
@@ -178,6 +176,16 @@ def class_of(module: ModuleType, ending: str, excluded: str = " ") -> Any:
     if not names:
         raise SystemExit(f"{module.__name__} has no class whose name ends in {ending}: try another version of it")
     return getattr(module, sorted(names, key=len)[-1])
+
+
+def load_weights(model: Any, checkpoint: str) -> None:
+    load_file = importlib.import_module("safetensors.torch").load_file
+    weights: dict[str, Any] = {}
+    for shard in sorted(Path(checkpoint).glob("*.safetensors")):
+        weights |= load_file(shard)
+    keys = model.load_state_dict(weights, strict=False)
+    if keys.missing_keys or keys.unexpected_keys:
+        raise SystemExit(f"its model has other weights than the checkpoint: {[*keys[0], *keys[1]][:3]}")
 
 
 class Counter:
