@@ -28,6 +28,7 @@ from transformers.utils import logging
 from benchmarks.machine import describe_machine
 from benchmarks.sides import SIDES
 from benchmarks.subjects import MODELS, make_prompts
+from benchmarks.tables import AGAINST, against_cells
 from d3llm.common.files import write_atomically
 from d3llm.modeling import LLaDAModelLM
 
@@ -188,23 +189,10 @@ def table_of(args: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{name}, {args.prompts} prompts, {args.new_tokens} new tokens, {args.threads} threads")
     for title in ("side", "method", "batch"):
         table.add_column(title)
-    for title in ("equal", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs"):
+    for title in AGAINST:
         table.add_column(title, justify="right")
     for row in rows:
-        low, high = row["ratio_spread"]
-        table.add_row(
-            row["side"],
-            row["method"],
-            str(row["batch_size"]),
-            f"{row['rows_with_equal_tokens']}/{row['rows']}",
-            str(row["ours_forwards"]),
-            str(row["theirs_forwards"]),
-            f"{row['ours_seconds']:.2f}",
-            f"{row['theirs_seconds']:.2f}",
-            f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})",
-            f"{row['ours_share_of_head']:.0%}",
-            f"{row['theirs_share_of_head']:.0%}",
-        )
+        table.add_row(*against_cells(row))
     return table
 
 

@@ -11,30 +11,30 @@ import torch
 
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
-def describe_machine() -> dict[str, str | int]:
+def describe_machine() -> dict[str, str | int | list[str]]:
     """Processor, what torch uses of it, and versions, for a result file."""
+    facts = cpu_facts()
+    identity = [f"{name} {facts[name]}" for name in ("cpu family", "model") if name in facts]
     return {
-        "cpu": cpu_name(),
+        "cpu": ", ".join([facts.get("model name") or platform.processor() or platform.machine(), *identity]),
         "cores": torch.multiprocessing.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_instructions": [flag for flag in BFLOAT16_FLAGS if flag in facts.get("flags", "").split()],
         "python": sys.version.split()[0],
         **{name: version(name) for name in ("torch", "transformers")},
     }
 
 
-def cpu_name() -> str:
-    """The model name in /proc/cpuinfo, or what Python knows where there is no such file."""
+def cpu_facts() -> dict[str, str]:
+    """What /proc/cpuinfo says of one processor; nothing where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    facts = dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
-    if "model name" not in facts:
-        return platform.processor() or platform.machine()
-    identity = [f"{name} {facts[name]}" for name in ("cpu family", "model") if name in facts]
-    return ", ".join([facts["model name"], *identity])
+        return {}
+    return dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
 
 
 def peak_memory(run: Callable[[], object]) -> float | None:

@@ -92,9 +92,7 @@ def measure(model: Any, prompts: Prompts, repeats: int, **arguments: Any) -> Cos
 
     with watch_windows() as need, Watch(model) as watch:  # also the warm-up
         output = run()
-    with Watch(model, record=False) as quiet, KernelCounter(quiet) as kernels:
-        run()
-    with count_host_reads() as reads:
+    with count_host_reads() as reads, Watch(model, record=False) as quiet, KernelCounter(quiet) as kernels:
         run()
     computed = sum(call.inputs["input_ids"].numel() for call in watch.model_calls)
     cost = Cost(output, need, computed, len(watch.model_calls), kernels.kernels, len(reads))
