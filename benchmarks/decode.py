@@ -66,7 +66,7 @@ def main() -> None:
             row = {"preset": preset, "cache": cache, "dtype": dtype, "batch_size": batch, "ragged": ragged}
             row |= cost.summary()
             if args.single and batch > 1:
-                row |= compare_with_single_rows(model, prompts, cost, **arguments)
+                row |= compare_with_single_rows(model, prompts, args.repeats, **arguments)
             rows.append(row)
             console.print(f"{preset}, cache {cache}, {dtype}, batch {batch}: {cells(row)}", highlight=False)
             if args.json:  # after every row: a long run that is interrupted keeps what it has
