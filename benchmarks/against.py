@@ -7,7 +7,8 @@
 Each side runs in a process of its own, with a Python that has the transformers of its time (4.49 for d3LLM and
 Fast-dLLM, 4.57 for dllm); nothing is changed in the checkouts. The sides take turns, once per repeat. Tokens are
 compared up to and including the first EOS where a method stops there, in full otherwise. d3LLM and Fast-dLLM decode
-one prompt at a time, so larger batches are compared with dllm alone.
+one prompt at a time, so larger batches are compared with dllm alone, whose caches take prompts of one length: such
+prompts are the default then.
 """
 
 import argparse
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("llada", "fast_dllm none", "fast_dllm prefix", "fast_dllm dual", "d3llm", "d3llm block")
 STOPPING = ("d3llm", "d3llm block")  # they end a row at its first EOS
 PUBLISHED = tuple(side for side in SIDES if side != "ours")
+Runs = dict[tuple[str, int], dict[str, Any]]  # by method and batch size
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,9 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         job = write_checkpoint(args, Path(scratch))
-        rows = []
-        for batch in args.batch_sizes:
-            rows += compare(args, job | {"batch_size": batch}, checkouts, pythons, Path(scratch))
+        rows = compare(args, job, checkouts, pythons, Path(scratch))
     Console(width=140).print(table_of(args, rows))
     if args.json:
         paths = ("json", "python", "checkpoint", *(side.replace("-", "_") for side in PUBLISHED))
@@ -71,7 +71,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt-length", type=int, default=64, help="of random prompts")
     parser.add_argument("--new-tokens", type=int, default=96, help="a multiple of 32")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--ragged", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--ragged", action=argparse.BooleanOptionalAction, help="default: without larger batches")
     parser.add_argument("--sharpness", type=float, default=9.0, help="standard deviation of random models' logits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -111,7 +111,8 @@ def write_checkpoint(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     else:
         model = MODELS[args.model](args.sharpness, args.seed)
     name = str(args.checkpoint or args.model)
-    prompts = make_prompts(name, model, args.prompts, args.prompt_length, args.ragged, args.seed)
+    ragged = args.batch_sizes == [1] if args.ragged is None else args.ragged
+    prompts = make_prompts(name, model, args.prompts, args.prompt_length, ragged, args.seed)
     model.save_pretrained(scratch / "checkpoint")
     config, eos = model.config, model.config.eos_token_id
     return {
@@ -123,24 +124,27 @@ def write_checkpoint(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "new_tokens": args.new_tokens,
         "threads": args.threads,
         "methods": args.methods,
+        "batch_sizes": args.batch_sizes,
     }
 
 
 def compare(
     args: argparse.Namespace, job: dict[str, Any], checkouts: dict[str, Path], pythons: dict[str, str], scratch: Path
 ) -> list[dict[str, Any]]:
-    """Rows of the result for one batch size: the published sides beside ours."""
-    sides = [side for side in checkouts if SIDES[side].batches or job["batch_size"] == 1]
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in ("ours", *sides)}
+    """Rows of the result: each published side beside ours."""
+    runs: dict[str, list[Runs]] = {side: [] for side in ("ours", *checkouts)}
+    versions = {}
     for _, side in product(range(args.repeats), runs):
         checkout = str(checkouts.get(side, ROOT))
-        runs[side].append(run_side(side, pythons.get(side, sys.executable), job | {"checkout": checkout}, scratch))
+        done = run_side(side, pythons.get(side, sys.executable), job | {"checkout": checkout}, scratch)
+        runs[side].append({(run["method"], run["batch_size"]): run for run in done["runs"]})
+        versions[side] = done["torch"]
     rows = []
-    for side, method in product(sides, args.methods):
-        if method in runs[side][0]["methods"]:
-            row = {"side": side, "method": method, "batch_size": job["batch_size"]}
-            stop = job["eos"] if method in STOPPING else None
-            rows.append(row | compared(runs["ours"], runs[side], method, stop))
+    for side, key in product(checkouts, product(args.methods, args.batch_sizes)):
+        if key in runs[side][0]:
+            row = {"side": side, "method": key[0], "batch_size": key[1], "theirs_torch": versions[side]}
+            pair = [[repeat[key] for repeat in runs[name]] for name in ("ours", side)]
+            rows.append(row | compared(*pair, eos=job["eos"] if key[0] in STOPPING else None))
     return rows
 
 
@@ -155,22 +159,18 @@ def run_side(side: str, python: str, job: dict[str, Any], scratch: Path) -> dict
     return json.loads(output.read_text())
 
 
-def compared(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], method: str, eos: int | None) -> dict[str, Any]:
-    """Tokens, forwards and time of a method on both sides."""
+def compared(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], eos: int | None) -> dict[str, Any]:
+    """Tokens, forwards and time of a method on both sides, from their repeats."""
     row: dict[str, Any] = {}
     for name, runs in (("ours", ours), ("theirs", theirs)):
-        results = [run["methods"][method] for run in runs]
-        seconds = [result["seconds"] for result in results]
-        shares = [result["head_seconds"] / result["seconds"] for result in results]
+        seconds = [run["seconds"] for run in runs]
+        shares = [run["head_seconds"] / run["seconds"] for run in runs]
         row |= {f"{name}_seconds": median(seconds), f"{name}_seconds_spread": [min(seconds), max(seconds)]}
-        row |= {f"{name}_forwards": results[0]["forwards"], f"{name}_positions": results[0]["positions"]}
-        row |= {f"{name}_share_of_head": median(shares), f"{name}_torch": runs[0]["torch"]}
-    pairs = zip(ours[0]["methods"][method]["tokens"], theirs[0]["methods"][method]["tokens"], strict=True)
+        row |= {f"{name}_forwards": runs[0]["forwards"], f"{name}_positions": runs[0]["positions"]}
+        row |= {f"{name}_share_of_head": median(shares)}
+    pairs = zip(ours[0]["tokens"], theirs[0]["tokens"], strict=True)
     equal = [until(first, eos) == until(second, eos) for first, second in pairs]
-    ratios = [
-        their["methods"][method]["seconds"] / our["methods"][method]["seconds"]
-        for our, their in zip(ours, theirs, strict=True)
-    ]
+    ratios = [their["seconds"] / our["seconds"] for our, their in zip(ours, theirs, strict=True)]
     return row | {
         "rows": len(equal),
         "rows_with_equal_tokens": sum(equal),

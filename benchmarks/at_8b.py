@@ -40,10 +40,13 @@ class Sizes:
         return self.prompt + self.new_tokens
 
     @property
+    def key_value_heads(self) -> int:
+        return self.config.n_kv_heads or self.config.n_heads
+
+    @property
     def layer_parameters(self) -> int:
-        keys_values = self.config.n_kv_heads or self.config.n_heads
-        attention = (2 + 2 * keys_values / self.config.n_heads) * self.config.d_model**2
-        return int(attention) + 3 * self.config.d_model * self.config.mlp_hidden_size
+        attention = (2 + 2 * self.key_value_heads / self.config.n_heads) * self.config.d_model**2
+        return int(attention) + 3 * self.config.d_model * self.config.intermediate_size
 
     def body_flops(self) -> int:
         """Of a forward over the canvas, without the head: weights, and attention scores and sums."""
@@ -63,15 +66,14 @@ class Sizes:
         return self.head_flops(self.canvas) / (self.body_flops() + self.head_flops(self.canvas))
 
     def cache_bytes(self) -> int:
-        heads = self.config.n_kv_heads or self.config.n_heads
         head_dim = self.config.d_model // self.config.n_heads
-        return 2 * self.config.n_layers * heads * head_dim * self.canvas * BFLOAT16
+        return 2 * self.config.n_layers * self.key_value_heads * head_dim * self.canvas * BFLOAT16
 
     def activation_bytes(self) -> int:
         """All tensors of one layer: residual, normed input, queries, keys, values, their rotated copies in float32,
         the output of attention, and the three of the feed-forward layer."""
         states = 6 * BFLOAT16 + 2 * FLOAT32
-        return self.canvas * (states * self.config.d_model + 3 * BFLOAT16 * self.config.mlp_hidden_size)
+        return self.canvas * (states * self.config.d_model + 3 * BFLOAT16 * self.config.intermediate_size)
 
     def ours_bytes(self) -> int:
         """Above the weights: cache, a layer, and the logits in memory at a time, whose scores take a quarter each."""

@@ -34,7 +34,8 @@ def cpu_facts() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return {}
-    return dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
+    pairs = [line.partition(":") for line in lines if ":" in line]
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def peak_memory(run: Callable[[], object]) -> float | None:

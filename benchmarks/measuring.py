@@ -31,7 +31,7 @@ class Cost:
         peak_memory_mib (`float`, *optional*): Of a run of its own.
     """
 
-    output: DiffusionGenerationOutput
+    output: Any
     need: Need
     computed: int
     model_calls: int
@@ -130,7 +130,7 @@ def compare_with_single_rows(model: Any, prompts: Prompts, repeats: int, **argum
         start = time.perf_counter()
         batch = generate(model, prompts, **arguments)
         middle = time.perf_counter()
-        alone = [generate(model, single, **arguments) for single in singles]
+        alone: list[Any] = [generate(model, single, **arguments) for single in singles]
         ratios.append((middle - start) / (time.perf_counter() - middle))
     region = arguments["max_new_tokens"]
     pairs = [
@@ -145,6 +145,7 @@ def compare_with_single_rows(model: Any, prompts: Prompts, repeats: int, **argum
     }
 
 
-def generate(model: Any, prompts: Prompts, **arguments: Any) -> DiffusionGenerationOutput:
+def generate(model: Any, prompts: Prompts, **arguments: Any) -> Any:
+    """The [`DiffusionGenerationOutput`] of a batch; its fields are optional, and these are there."""
     mask = prompts.attention_mask
     return model.generate(prompts.input_ids, attention_mask=mask, return_dict_in_generate=True, **arguments)

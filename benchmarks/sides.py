@@ -8,7 +8,6 @@ that older releases of torch and transformers lack.
 import contextlib
 import importlib.util
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -118,7 +117,7 @@ def load_dllm(job: SimpleNamespace) -> tuple[Any, dict[str, Callable]]:
         return [row[len(prompt) : len(prompt) + job.new_tokens] for row, prompt in rows]
 
     def cached(cache: str) -> Callable:
-        return bind(decode, sampler=fast, use_cache=cache, threshold=PROBABILITY)
+        return bind(decode, sampler=fast, use_cache=None if cache == "none" else cache, threshold=PROBABILITY)
 
     return model, {
         "llada": bind(decode, sampler=plain),
@@ -164,7 +163,7 @@ def one_by_one(generate: Callable, model: Any, **fields: Any) -> Callable[[list[
 
 def import_file(job: SimpleNamespace, path: str) -> ModuleType:
     """Imports a file by its path: the checkout of d3LLM has a package of the same name as this one."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(job.checkout) / path)
+    spec: Any = importlib.util.spec_from_file_location(Path(path).stem, Path(job.checkout) / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -221,28 +220,24 @@ class Counter:
 
 
 def run(side: str, job: SimpleNamespace) -> dict[str, Any]:
-    """What the methods of the job make of its prompts, in batches of its size."""
+    """What the methods of the job make of its prompts, in batches of each of its sizes."""
     import torch
 
     torch.set_num_threads(job.threads)
     sys.path.insert(0, job.checkout)
     model, methods = SIDES[side].load(job)
-    counter, result = Counter(model), {}
-    batches = [job.prompts[start : start + job.batch_size] for start in range(0, len(job.prompts), job.batch_size)]
-    for name in [name for name in job.methods if name in methods]:
-        methods[name](batches[0][:1])  # warm-up
-        counter.reset()
-        start = time.perf_counter()
-        tokens = [row for batch in batches for row in methods[name](batch)]
-        result[name] = {
-            "seconds": time.perf_counter() - start,
-            "head_seconds": counter.head_seconds,
-            "forwards": counter.forwards,
-            "positions": counter.positions,
-            "tokens": tokens,
-        }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"methods": result, "torch": torch.__version__, "peak_memory_mib": peak}
+    counter, runs = Counter(model), []
+    for size in [size for size in job.batch_sizes if size == 1 or SIDES[side].batches]:
+        batches = [job.prompts[start : start + size] for start in range(0, len(job.prompts), size)]
+        for name in [name for name in job.methods if name in methods]:
+            methods[name](batches[0][:1])  # warm-up
+            counter.reset()
+            start = time.perf_counter()
+            tokens = [row for batch in batches for row in methods[name](batch)]
+            seconds = time.perf_counter() - start
+            facts = {"method": name, "batch_size": size, "seconds": seconds, "head_seconds": counter.head_seconds}
+            runs.append({**facts, "forwards": counter.forwards, "positions": counter.positions, "tokens": tokens})
+    return {"runs": runs, "torch": torch.__version__}
 
 
 def main() -> None:

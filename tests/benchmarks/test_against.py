@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.against import compared, main
 from benchmarks.subjects import random_model
@@ -197,9 +196,6 @@ def test_arguments_are_checked(checkouts):
 
 def test_tokens_are_compared_up_to_the_first_eos():
     run = {"seconds": 1.0, "head_seconds": 0.5, "forwards": 2, "positions": 8}
-    ours, theirs = (
-        [{"torch": torch.__version__, "methods": {"d3llm": {**run, "tokens": [tokens]}}}]
-        for tokens in ([5, 9, 9, 9], [5, 9, 7, 7])
-    )
-    assert compared(ours, theirs, "d3llm", eos=9)["rows_with_equal_tokens"] == 1
-    assert compared(ours, theirs, "d3llm", eos=None)["rows_with_equal_tokens"] == 0
+    ours, theirs = ([{**run, "tokens": [tokens]}] for tokens in ([5, 9, 9, 9], [5, 9, 7, 7]))
+    assert compared(ours, theirs, eos=9)["rows_with_equal_tokens"] == 1
+    assert compared(ours, theirs, eos=None)["rows_with_equal_tokens"] == 0
