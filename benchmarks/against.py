@@ -143,8 +143,8 @@ def compare(
     for side, key in product(checkouts, product(args.methods, args.batch_sizes)):
         if key in runs[side][0]:
             row = {"side": side, "method": key[0], "batch_size": key[1], "theirs_torch": versions[side]}
-            pair = [[repeat[key] for repeat in runs[name]] for name in ("ours", side)]
-            rows.append(row | compared(*pair, eos=job["eos"] if key[0] in STOPPING else None))
+            ours, theirs = ([repeat[key] for repeat in runs[name]] for name in ("ours", side))
+            rows.append(row | compared(ours, theirs, job["eos"] if key[0] in STOPPING else None))
     return rows
 
 
