@@ -1,191 +1,123 @@
-"""What decoding costs beside the forwards of its transformer.
+"""What decoding costs besides its forwards, with the presets as they are: thresholds, forced progress, early stop.
 
-For each preset: tokens per second, forwards, host reads and dispatched operators per forward, peak memory, and
+    python -m benchmarks.decode --model random-4m                     # seconds
+    python -m benchmarks.decode --presets d3llm --caches own block    # 168 M parameters, LLaDA's vocabulary: minutes
+    python -m benchmarks.decode --model student --batch-sizes 1 4 16 --json docs/results/decode_student.json
 
-    overhead = wall time of generate() / wall time of the very same forwards alone
-
-(the same windows, caches and rows of the head, replayed from a recording; the head in one go, as `forward()` runs
-it), and "inside", the share of a run's wall time that passes inside the transformer and its head. Weights are random,
-so the commit schedule is fixed: every preset keeps its blocks and its cache, and commits a fixed number of tokens per
-forward.
-
-    python benchmarks/decode.py                          # about 100 M parameters, LLaDA's vocabulary
-    python benchmarks/decode.py --model quickstart --batch-sizes 1 4 16 --json docs/results/decode_quickstart.json
+`llada`, `dream`, `dream_origin` and `dkv_cache` take a forward per token: give them a small `--new-tokens`. The
+columns are explained in benchmarks/README.md. A sharpness of 9 was found by trying 6 to 14 on one prompt: `d3llm`
+commits 5 to 8 tokens per forward with it, on both random models.
 """
 
 import argparse
 import json
-import resource
-import sys
-import time
-from collections.abc import Callable
-from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-from host_reads import count_host_reads
 from rich.console import Console
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging
 
+from benchmarks.machine import describe_machine
+from benchmarks.measuring import compare_with_single_rows, measure
+from benchmarks.subjects import MODELS, make_prompts
 from d3llm.common.files import write_atomically
-from d3llm.generation import PRESETS, CanvasCache
-from d3llm.modeling import LLaDAConfig, LLaDAModelLM
-from d3llm.quickstart import checkpoint_path
+from d3llm.generation import PRESETS
 
 
-def random_model() -> LLaDAModelLM:
-    """A LLaDA of 103 M parameters with the vocabulary of GSAI-ML/LLaDA-8B-Instruct."""
-    torch.manual_seed(0)
-    config = LLaDAConfig(d_model=512, n_heads=8, n_layers=12, mlp_hidden_size=1408, weight_tying=True)
-    return LLaDAModelLM(config)
-
-
-MODELS: dict[str, Callable[[], LLaDAModelLM]] = {
-    "random-100m": random_model,
-    "quickstart": lambda: LLaDAModelLM.from_pretrained(checkpoint_path("teacher")),
+COLUMNS = {  # title: field of a row, format
+    "tokens/s": ("tokens_per_second", "{:.1f}"),
+    "forwards": ("forwards", "{:.0f}"),
+    "TPF": ("tokens_per_forward", "{:.2f}"),
+    "ms/forward": ("milliseconds_per_forward", "{:.1f}"),
+    "overhead": ("overhead", "{:.2f}"),
+    "head": ("share_of_head", "{:.0%}"),
+    "work/need": ("work_over_need", "{:.2f}"),
+    "rebuilds": ("share_of_rebuilds", "{:.0%}"),
+    "kernels": ("kernels_per_forward", "{:.0f}"),
+    "reads": ("host_reads_per_forward", "{:.2f}"),
+    "MiB": ("peak_memory_mib", "{:.0f}"),
+    "/single": ("time_over_single_rows", "{:.2f}"),
 }
 
 
-class Watch(TorchDispatchMode):
-    """While it is on, times the transformer and its head, keeps the arguments of the former, and counts the operators
-    outside of both."""
-
-    def __init__(self, model: LLaDAModelLM, count_operators: bool = False):
-        super().__init__()
-        self.model, self.count_operators = model, count_operators
-        self.calls: list[dict] = []
-        self.seconds, self.operators, self.inside = 0.0, 0, False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.operators += not self.inside
-        return func(*args, **(kwargs or {}))
-
-    def __enter__(self):
-        self.parts = (self.model, self.model.get_output_embeddings())
-        for part in self.parts:
-            part.forward = self._watched(part.forward, keep=part is self.model)
-        return super().__enter__() if self.count_operators else self
-
-    def __exit__(self, *error):
-        for part in self.parts:
-            del part.forward
-        return super().__exit__(*error) if self.count_operators else None
-
-    def _watched(self, forward: Callable, keep: bool) -> Callable:
-        def call(*args, **inputs):
-            if keep:
-                self.calls.append(inputs)
-            self.inside, start = True, time.perf_counter()
-            try:
-                return forward(*args, **inputs)
-            finally:
-                self.seconds += time.perf_counter() - start
-                self.inside = False
-
-        return call
-
-
-@torch.no_grad()
-def replay(model: LLaDAModelLM, calls: list[dict]) -> float:
-    """Seconds for the recorded forwards alone, with a cache of their own where they had one."""
-    cache = None
-    start = time.perf_counter()
-    for inputs in calls:
-        if inputs.get("cache") is not None:
-            rows = len(inputs["input_ids"])
-            if cache is None or cache.layers[0].keys.shape[0] != rows:
-                length = inputs["cache"].layers[0].canvas_length
-                cache = CanvasCache(model.config.num_hidden_layers, length)
-            inputs = inputs | {"cache": cache}
-        model(**inputs | {"run_head": True})
-    return time.perf_counter() - start
-
-
-def measure(model: LLaDAModelLM, prompt: torch.Tensor, repeats: int, **arguments) -> dict[str, float]:
-    """Cost of one preset: the least of `repeats` timings of generate() and of its forwards."""
-    arguments |= {"return_dict_in_generate": True, "early_stop": False}
-    with count_host_reads() as reads, Watch(model, count_operators=True) as operators:
-        output = model.generate(prompt, **arguments)  # also the warm-up
-    seconds, forward_seconds, inside = [], [], []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        with Watch(model) as watch:
-            model.generate(prompt, **arguments)
-        seconds.append(time.perf_counter() - start)
-        inside.append(watch.seconds / seconds[-1])
-        forward_seconds.append(replay(model, watch.calls))
-
-    forwards = len(operators.calls)
-    return {
-        "tokens_per_second": len(prompt) * arguments["max_new_tokens"] / min(seconds),
-        "forwards": forwards,
-        "tokens_per_forward": float(output.tokens_per_forward.mean()),
-        "milliseconds_per_forward": 1000 * min(seconds) / forwards,
-        "overhead": min(seconds) / min(forward_seconds),
-        "share_inside": max(inside),
-        "host_reads_per_forward": len(reads) / forwards,
-        "operators_per_forward": operators.operators / forwards,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="random-100m")
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--prompt-length", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--tokens-per-forward", type=int, default=8, help="of the fixed commit schedule")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-
+def main() -> None:
+    args = parse_arguments()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
-    model = MODELS[args.model]().eval()
-    length = min(args.prompt_length, model.config.max_position_embeddings - args.new_tokens)
-    rows, console = [], Console(width=120)
-    table = Table(title=f"{args.model}, prompt {length}, {args.new_tokens} new tokens, {args.threads} threads")
-    columns = ["tokens/s", "forwards", "ms/fwd", "overhead", "inside", "reads/fwd", "ops/fwd", "MiB"]
-    for column in ["preset", "dtype", "batch", *columns]:
-        table.add_column(column, justify="right" if column in columns else "left")
-    for dtype in args.dtypes:
+    model = MODELS[args.model](args.sharpness, args.seed)
+    console, rows = Console(width=160), []
+    for dtype, batch in product(args.dtypes, args.batch_sizes):
         model = model.to(getattr(torch, dtype))
-        for batch in args.batch_sizes:
-            generator = torch.Generator().manual_seed(0)
-            ordinary = model.config.vocab_size // 2  # below the special tokens
-            prompt = torch.randint(ordinary // 2, ordinary, (batch, length), generator=generator)
-            for preset in args.presets:
-                row = measure(
-                    model,
-                    prompt,
-                    args.repeats,
-                    preset=preset,
-                    max_new_tokens=args.new_tokens,
-                    selection="count",
-                    steps=args.new_tokens // args.tokens_per_forward,
-                )
-                rows.append({"model": args.model, "preset": preset, "dtype": dtype, "batch_size": batch} | row)
-                shown = ["tokens_per_second", "forwards", "milliseconds_per_forward", "overhead", "share_inside"]
-                shown += ["host_reads_per_forward", "operators_per_forward", "peak_memory_mib"]
-                formats = ["{:.1f}", "{:.0f}", "{:.2f}", "{:.3f}", "{:.1%}", "{:.2f}", "{:.0f}", "{:.0f}"]
-                cells = [form.format(row[name]) for form, name in zip(formats, shown, strict=True)]
-                table.add_row(preset, dtype, str(batch), *cells)
-                console.print(f"{preset} {dtype} batch {batch}: overhead {row['overhead']:.3f}", highlight=False)
-    console.print(table)
-    if args.json:
-        settings = {name: value for name, value in vars(args).items() if name != "json"}
-        versions = {name: version(name) for name in ("torch", "transformers")} | {"python": sys.version.split()[0]}
-        capability = torch.backends.cpu.get_cpu_capability()
-        report = {"rows": rows, "settings": settings, "versions": versions, "cpu_capability": capability}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.json, json.dumps(report, indent=1).encode() + b"\n")
+        ragged = batch > 1 if args.ragged is None else args.ragged
+        prompts = make_prompts(args.model, model, batch, args.prompt_length, ragged, args.seed)
+        for preset, cache in product(args.presets, args.caches):
+            arguments: dict[str, Any] = {"preset": preset, "max_new_tokens": args.new_tokens, "seed": args.seed}
+            if cache != "own":
+                arguments["cache"] = cache
+            try:
+                cost = measure(model, prompts, args.repeats, **arguments)
+            except ValueError as error:  # such as a cache that a preset's attention has no use for
+                console.print(f"skipped {preset} with cache {cache}: {error}", highlight=False)
+                continue
+            row = {"preset": preset, "cache": cache, "dtype": dtype, "batch_size": batch, "ragged": ragged}
+            row |= cost.summary()
+            if args.single and batch > 1:
+                row |= compare_with_single_rows(model, prompts, args.repeats, **arguments)
+            rows.append(row)
+            console.print(f"{preset}, cache {cache}, {dtype}, batch {batch}: {cells(row)}", highlight=False)
+            if args.json:  # after every row: a long run that is interrupted keeps what it has
+                write_result(args, rows)
+    console.print(table_of(args, rows))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="random-168m")
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--caches", nargs="+", default=["own"], help="own = the preset's; none, prefix, dual, ...")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--prompt-length", type=int, default=64, help="of random prompts, the longest")
+    parser.add_argument("--new-tokens", type=int, default=256)
+    parser.add_argument("--ragged", action=argparse.BooleanOptionalAction, help="default: in batches")
+    parser.add_argument("--single", action="store_true", help="also decode the rows of a batch one by one")
+    parser.add_argument("--sharpness", type=float, default=9.0, help="standard deviation of random models' logits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def cells(row: dict[str, Any]) -> str:
+    return ", ".join(f"{title} {cell(row, title)}" for title in COLUMNS)
+
+
+def cell(row: dict[str, Any], title: str) -> str:
+    field, form = COLUMNS[title]
+    return "-" if row.get(field) is None else form.format(row[field])
+
+
+def table_of(args: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"{args.model}, {args.new_tokens} new tokens, {args.threads} threads, {args.repeats} repeats")
+    for name in ("preset", "cache", "dtype", "batch"):
+        table.add_column(name)
+    for title in COLUMNS:
+        table.add_column(title, justify="right")
+    for row in rows:
+        numbers = [cell(row, title) for title in COLUMNS]
+        table.add_row(row["preset"], row["cache"], row["dtype"], str(row["batch_size"]), *numbers)
+    return table
+
+
+def write_result(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    settings = {name: value for name, value in vars(args).items() if name != "json"}
+    result = {"rows": rows, "settings": settings, "machine": describe_machine()}
+    write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

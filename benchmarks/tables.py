@@ -1,0 +1,85 @@
+"""Fills the tables of benchmarks/README.md from the result files.
+
+A table stands between `<!-- docs/results/NAME.json -->` and `<!-- end -->`; the machine, versions and repeats above it
+come from the file too. A file that does not exist leaves its table as it is.
+
+    python -m benchmarks.tables
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.decode import COLUMNS, cell
+from d3llm.common.files import write_atomically
+
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+AGAINST = ("equal rows", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs")
+
+
+def main() -> None:
+    readme = ROOT / "benchmarks" / "README.md"
+    write_atomically(readme, TABLE.sub(filled, readme.read_text(encoding="utf-8")).encode())
+
+
+def filled(table: re.Match[str]) -> str:
+    """The place of a table with what its result file says."""
+    beginning, name, end = table.groups()
+    if not (ROOT / name).is_file():
+        print(f"{name} does not exist: its table stays as it is")
+        return table[0]
+    result = json.loads((ROOT / name).read_text(encoding="utf-8"))
+    link = f"[Result file](../{name})"
+    return f"{beginning}\n{describe(result)} {link}.\n\n{render(result)}\n\n{end}"
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Machine, versions and settings in one paragraph."""
+    machine, settings = result["machine"], result["settings"]
+    instructions = ", ".join([machine["cpu_capability"], *machine["bfloat16_instructions"]])
+    where = f"{machine['cpu']} ({instructions}), {settings['threads']} of {machine['cores']} cores"
+    versions = f"torch {machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}"
+    repeats = f"{settings['repeats']} repeat{'s' * (settings['repeats'] != 1)}"
+    return f"{where}; {versions}; {repeats}, seed {settings['seed']}."
+
+
+def render(result: dict[str, Any]) -> str:
+    rows = result["rows"]
+    if rows and "side" in rows[0]:
+        return markdown(["side", "method", "batch", *AGAINST], [against_cells(row) for row in rows])
+    shown = [title for title in COLUMNS if any(row.get(COLUMNS[title][0]) is not None for row in rows)]
+    cells = [
+        [f"`{row['preset']}`", row["cache"], row["dtype"], str(row["batch_size"]), *(cell(row, t) for t in shown)]
+        for row in rows
+    ]
+    return markdown(["preset", "cache", "dtype", "batch", *shown], cells)
+
+
+def against_cells(row: dict[str, Any]) -> list[str]:
+    """The cells of a row of `against.py`; its table on the terminal has the same."""
+    low, high = row["ratio_spread"]
+    return [
+        row["side"],
+        row["method"],
+        str(row["batch_size"]),
+        f"{row['rows_with_equal_tokens']}/{row['rows']}",
+        str(row["ours_forwards"]),
+        str(row["theirs_forwards"]),
+        f"{row['ours_seconds']:.2f}",
+        f"{row['theirs_seconds']:.2f}",
+        f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['ours_share_of_head']:.0%}",
+        f"{row['theirs_share_of_head']:.0%}",
+    ]
+
+
+def markdown(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
