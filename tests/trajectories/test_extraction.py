@@ -283,7 +283,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, problems, tmp_path, monke
         write(path, content)
 
     monkeypatch.setattr(parts_module, "write_atomically", full_disk)
-    with pytest.raises(OSError, match=r"No space left on device\. The parts that are finished stay"):
+    with pytest.raises(OSError, match=r"No space left on device\. Finished parts stay"):
         extract(tiny, problems, broken)
     assert sorted(contents(broken)) == ["data/train-00000-of-00003.parquet", "plan.json"]
     with pytest.raises(ValueError, match="unfinished extraction"):
@@ -371,7 +371,7 @@ def test_runs_are_not_mixed(tiny, problems, tmp_path):
     with pytest.raises(ValueError, match=r"plan\.json is damaged"):
         extract(tiny, problems, tmp_path / "out")
     (tmp_path / "out" / "plan.json").unlink()
-    with pytest.raises(ValueError, match=r"holds data and no plan\.json"):
+    with pytest.raises(ValueError, match=r"holds data without a plan\.json"):
         extract(tiny, problems, tmp_path / "out")
 
 
