@@ -10,6 +10,13 @@ from transformers import CompileConfig
 LENGTHS = {"input_ids": 1, "position_ids": 1, "attention_mask": -1, "logits_to_keep": 1, "cache_positions": 1}
 
 
+def mark_dynamic(tensor: torch.Tensor, dimension: int) -> None:
+    """A dimension of positions and, of a batch, that of its rows; one row is a graph of its own."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+    if len(tensor) > 1:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
 class CompiledCall:
     """
     Calls a model's forward, compiled.
@@ -35,8 +42,8 @@ class CompiledCall:
             for name, dimension in LENGTHS.items():
                 value = inputs.get(name)
                 if isinstance(value, torch.Tensor):
-                    torch._dynamo.maybe_mark_dynamic(value, dimension % value.ndim)
+                    mark_dynamic(value, dimension % value.ndim)
             for layer in () if cache is None else cache.layers:
-                torch._dynamo.maybe_mark_dynamic(layer.keys, 2)
-                torch._dynamo.maybe_mark_dynamic(layer.values, 2)
+                mark_dynamic(layer.keys, 2)
+                mark_dynamic(layer.values, 2)
         return self.compiled(**inputs)

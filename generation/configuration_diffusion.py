@@ -90,6 +90,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             completed block (`"block"`) is still recomputed.
         cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block)
             and `"block"`; never when not given; 1 recomputes everything each time, which is exact.
+        leave_completed_blocks (`bool`, *optional*, defaults to `False`): Of `"prefix"` and `"dual"`: whether a block
+            that its first forward completes is left at once. The published loop makes one more forward, which changes
+            nothing but the cache.
         window_edge (`str`, *optional*, defaults to `"exact"`): For models with shifted logits and a cache. `"exact"`
             recomputes the row before the window, which predicts its first position. `"published"` does without, as the
             published decoders do: d3LLM repeats the window's first row, Fast-dLLM commits a block's first position

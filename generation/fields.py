@@ -153,6 +153,7 @@ METHOD_FIELDS = {
     "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block"))),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),
+    "leave_completed_blocks": Field(False, Flag(), added=True),
     "window_edge": Field("exact", Choice(("exact", "published"))),
 }
 # The run: these apply to every method.

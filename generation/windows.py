@@ -114,13 +114,17 @@ class CurrentBlock(WholeCanvas):
     """`cache="prefix"` and `"dual"` (Fast-dLLM, arXiv 2505.22618, section 3.2).
 
     The first forward of a block rebuilds the cache; the others recompute from the block on (prefix) or only the block
-    (dual). A block takes at least one of these, as in the published loop, even if its first forward completed it.
+    (dual). A block takes at least one of these, as in the published loop, even if its first forward completed it,
+    unless `leave_completed`.
     """
 
-    def __init__(self, dual: bool):
+    def __init__(self, dual: bool, leave_completed: bool):
         self.dual = dual
+        self.leave_completed = leave_completed
 
     def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
+        if self.leave_completed:
+            return super().must_stay(canvas)
         completed = canvas.masks_left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
         return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
 
@@ -280,8 +284,8 @@ class Completed(AroundPolicy):
 
 
 def current_block(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
-    dual = config.cache == "dual"
-    return PublishedEdge(dual) if config.window_edge == "published" and logits_shift else CurrentBlock(dual)
+    published = config.window_edge == "published" and logits_shift
+    return (PublishedEdge if published else CurrentBlock)(config.cache == "dual", config.leave_completed_blocks)
 
 
 def delayed_tokens(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:

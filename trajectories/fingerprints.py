@@ -38,6 +38,6 @@ def rows_fingerprint(dataset: Dataset) -> str:
     for batch in dataset.with_format("arrow").iter(batch_size=10_000):
         for column in PER_POSITION:
             rows = batch[column].combine_chunks()
-            for numbers in (rows.value_lengths(), rows.flatten()):
-                digest.update(np.asarray(numbers).astype(np.int64).tobytes())
+            for numbers in map(np.asarray, (rows.value_lengths(), rows.flatten())):
+                digest.update(numbers.astype(np.int64 if numbers.dtype.kind in "iu" else np.float64).tobytes())
     return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..evaluation import generate_in_batches
 from ..evaluation.answer_checks import Check
 from .prompt_rows import Sample
-from .row import Trajectory
+from .row import OPTIONAL, Trajectory
 
 
 class TeacherRuns:
@@ -87,8 +87,8 @@ class TeacherRuns:
                 commit_steps=row.commit_steps,
                 num_forwards=row.forwards,
                 correct=self._verdict(sample, row.text),
-                tail_steps=row.tail_steps,
                 attempt=attempt,
+                **{name: getattr(row, name) for name in OPTIONAL},
             )
             for sample, row in zip(samples, rows, strict=True)
         ]

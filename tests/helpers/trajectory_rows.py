@@ -11,7 +11,7 @@ from datasets import Dataset
 from d3llm.modeling import LLaDAModelLM
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
-from d3llm.trajectories.row import STORED_FEATURES
+from d3llm.trajectories.row import OPTIONAL, STORED_FEATURES
 
 
 EOS, MASK, FIRST_WORD, VOCABULARY = 0, 1, 3, 16  # of the tiny checkpoint
@@ -35,6 +35,7 @@ def random_rows(count: int = 32, max_new_tokens: int = 24, seed: int = 0, **fact
         filled = (steps[-1] + 1) // 2  # the forward that committed the first EOS of all, somewhere in the tail
         rows.append(
             {
+                **OPTIONAL,
                 "id": f"random/{index}",
                 "prompt_ids": words(prompt),
                 "response_ids": response,
