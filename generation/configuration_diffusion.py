@@ -85,11 +85,11 @@ class DiffusionGenerationConfig(GenerationConfig):
 
         cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
             on; `"dual"` the current block; `"delayed"` masked and freshly committed positions; `"block"` everything
-            after the last settled block.
+            after the last settled block; `"opened"` the opened blocks that have not settled.
         cache_delay (`int`, *optional*, defaults to 1): For how many forwards a committed token (`"delayed"`) or a
-            completed block (`"block"`) is still recomputed.
-        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block)
-            and `"block"`; never when not given; 1 recomputes everything each time, which is exact.
+            completed block (`"block"`, `"opened"`) is still recomputed.
+        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block),
+            `"block"` and `"opened"`; never when not given; 1 recomputes everything each time, which is exact.
         leave_completed_blocks (`bool`, *optional*, defaults to `False`): Of `"prefix"` and `"dual"`: whether a block
             that its first forward completes is left at once. The published loop makes one more forward, which changes
             nothing but the cache.

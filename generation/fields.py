@@ -150,7 +150,7 @@ METHOD_FIELDS = {
     "block_activate_threshold": Field(1.0, Number(0, 1)),
     "attention": Field("bidirectional", Choice(("bidirectional", "block_causal"))),
     "attention_block_size": Field(None, Whole(1), added=True),
-    "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block"))),
+    "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block", "opened"))),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),
     "leave_completed_blocks": Field(False, Flag(), added=True),

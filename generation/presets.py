@@ -128,5 +128,22 @@ PRESETS: dict[str, Preset] = {
                 "early_stop": True,
             },
         ),
+        Preset(
+            name="d3llm_opened",
+            summary="d3llm with a cache whose window is the opened blocks, however long the canvas",
+            source="d3LLM, arXiv 2601.07568; the cache is this package's (docs/decoding.md)",
+            values={
+                "score": "entropy",
+                "selection": "threshold",
+                "threshold": 0.5,
+                "forced_progress": "best_and_first_block",
+                "block_size": 32,
+                "block_add_threshold": 0.1,
+                "block_activate_threshold": 0.95,
+                "cache": "opened",
+                "cache_delay": 1,
+                "early_stop": True,
+            },
+        ),
     )
 }

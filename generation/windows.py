@@ -212,6 +212,23 @@ class SettledBlocks(WholeCanvas):
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
 
 
+class OpenedBlocks(SettledBlocks):
+    """`cache="opened"`: only the opened blocks that have not settled are recomputed, and a few times the whole canvas.
+
+    In d3LLM's cache a window reaches to the end of the canvas, and a completed block that waits to settle makes it the
+    whole canvas. Here masks of later blocks are read from the cache as the first forward, or the last refresh every
+    `refresh_interval` forwards, computed them: that leaves a window of the two or three blocks that are being decoded,
+    however long the canvas is.
+    """
+
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+        first = self.settled[:, None]
+        super().recomputed(canvas, forward)  # settles blocks
+        refresh = forward == 1 or (self.refresh_interval is not None and forward % self.refresh_interval == 0)
+        window = (canvas.block_of >= first) & canvas.in_opened_blocks()
+        return torch.ones_like(window) if refresh else window
+
+
 class AroundPolicy(WholeCanvas):
     """A policy that changes the answers of another one.
 
@@ -293,7 +310,8 @@ def delayed_tokens(canvas: Canvas, config: DiffusionGenerationConfig, logits_shi
 
 
 def settled_blocks(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
-    return SettledBlocks(canvas, config.cache_delay, config.cache_refresh_interval)
+    policy = OpenedBlocks if config.cache == "opened" else SettledBlocks
+    return policy(canvas, config.cache_delay, config.cache_refresh_interval)
 
 
 # By the name of the cache: the policy for a canvas, a config and the model's `logits_shift`.
@@ -303,6 +321,7 @@ POLICIES: dict[str, Callable[[Canvas, DiffusionGenerationConfig, int], WholeCanv
     "dual": current_block,
     "delayed": delayed_tokens,
     "block": settled_blocks,
+    "opened": settled_blocks,
 }
 
 

@@ -89,6 +89,7 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
             "cache_delay": 1,
             "cache_refresh_interval": None,
         },
+        "d3llm_opened": {"threshold": 0.4, "forced_progress": "first_block"},
     }
     # The token with the lowest entropy, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "dream", "selection": "count", "block_size": 32}
