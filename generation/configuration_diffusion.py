@@ -88,8 +88,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             after the last settled block; `"opened"` the opened blocks that have not settled.
         cache_delay (`int`, *optional*, defaults to 1): For how many forwards a committed token (`"delayed"`) or a
             completed block (`"block"`, `"opened"`) is still recomputed.
-        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a block),
-            `"block"` and `"opened"`; never when not given; 1 recomputes everything each time, which is exact.
+        cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a
+            block), `"block"` and `"opened"`; never when not given; 1 recomputes everything each time, which is exact.
         leave_completed_blocks (`bool`, *optional*, defaults to `False`): Of `"prefix"` and `"dual"`: whether a block
             that its first forward completes is left at once. The published loop makes one more forward, which changes
             nothing but the cache.

@@ -157,3 +157,14 @@ def test_a_step_never_has_the_logits_of_all_positions(with_teacher, tiny_checkpo
     with Allocations() as step:
         trainer.compute_loss(trainer.model, batch).backward()
     assert step.largest == weights  # their gradient is the largest tensor of all
+
+
+def test_entropy_is_exact_at_a_real_vocabulary():
+    """LLaDA's 126,464 tokens, logits far from zero as models have them, against float64."""
+    from d3llm.trainers.losses import _normalizer_and_entropy
+
+    logits = 4 * torch.randn(8, 126_464, generator=torch.Generator().manual_seed(0)) + 20
+    normalizer, entropy = _normalizer_and_entropy(logits.clone())
+    log_p = logits.double().log_softmax(dim=-1)
+    assert (entropy - -(log_p.exp() * log_p).sum(dim=-1)).abs().max() < 1e-5
+    assert (normalizer - logits.double().logsumexp(dim=-1)).abs().max() < 1e-5
