@@ -86,9 +86,9 @@ def on_problems(name: str, fields: dict[str, Any], count: int, split: str, seed:
 
 
 def on_random_model(fields: dict[str, Any], new_tokens: int, seed: int) -> dict[str, Any]:
-    """Mean window and error of log-probabilities on a random LLaDA of 30 M parameters with sharp outputs."""
+    """Mean window and error of log-probabilities on a random LLaDA of 9 M parameters with sharp outputs."""
     torch.manual_seed(seed)
-    size = {"d_model": 384, "n_heads": 6, "n_layers": 8, "mlp_hidden_size": 1024, "max_sequence_length": 1024}
+    size = {"d_model": 256, "n_heads": 4, "n_layers": 6, "mlp_hidden_size": 704, "max_sequence_length": 1024}
     tokens = {"vocab_size": 8192, "embedding_size": 8192, "mask_token_id": 8191, "eos_token_id": 8190}
     model = LLaDAModelLM(LLaDAConfig(**size, **tokens, pad_token_id=8190)).eval()
     head = model.get_output_embeddings()
@@ -118,7 +118,7 @@ def on_random_model(fields: dict[str, Any], new_tokens: int, seed: int) -> dict[
         finally:
             decoding_run.DecodingRun.propose = propose
     return {
-        "model": "random-30m",
+        "model": "random-9m",
         "new_tokens": new_tokens,
         "seed": seed,
         "tokens_per_forward": float(output.tokens_per_forward),

@@ -30,7 +30,7 @@ def test_ragged_batch_gives_each_row_what_it_gives_alone(model, method):
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
-@pytest.mark.parametrize("cache", ["block", "delayed"])
+@pytest.mark.parametrize("cache", ["block", "delayed", "opened"])
 def test_cache_refreshed_every_forward_equals_no_cache(model, cache, delay):
     ids, mask = left_pad(prompts([4, 9, 13]))
     arguments = {"preset": "d3llm", "threshold": 1.0, "max_new_tokens": 48, "block_size": 8, "attention_mask": mask}

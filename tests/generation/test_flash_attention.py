@@ -16,7 +16,7 @@ from tests.helpers.flash_standin import flash_attention  # noqa: F401
 from tests.helpers.models import tiny_model
 
 
-CACHES = ["none", "prefix", "dual", "delayed", "block"]
+CACHES = ["none", "prefix", "dual", "delayed", "block", "opened"]
 PADDED = prompts([3, 11, 7, 1, 20, 5, 16, 9])
 RAGGED = {"block_size": 4, "max_new_tokens": 10, "eos_token_id": [7, 21], "seed": 3, "return_dict_in_generate": True}
 

@@ -77,3 +77,21 @@ def test_a_completed_block_may_be_left_at_once(model):
     left = model.generate(ids, leave_completed_blocks=True, **given)
     assert published.forward_passes == 8 and left.forward_passes == 4
     assert torch.equal(left.sequences, published.sequences)
+
+
+def test_the_window_of_opened_blocks_does_not_grow_with_the_canvas(model, monkeypatch):
+    windows, forward = [], decoding_run.DecodingRun.forward
+
+    def watched(run):
+        windows.append(int(run.window.positions.sum()))
+        return forward(run)
+
+    monkeypatch.setattr(decoding_run.DecodingRun, "forward", watched)
+    ids = prompts([6])[0][None]
+    given = {"preset": "d3llm_opened", "threshold": 1.0, "block_size": 8, "early_stop": False}
+    for length in (64, 128):
+        windows.clear()
+        model.generate(ids, max_new_tokens=length, block_add_threshold=1.0, **given)
+        assert windows[0] == 6 + length  # the first forward fills the cache
+        # a block that waits to settle, the current one, and of shifted logits the row before
+        assert max(windows[1:]) <= 2 * 8 + 1
