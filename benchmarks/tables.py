@@ -17,6 +17,7 @@ from d3llm.common.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
 AGAINST = ("equal rows", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs")
 
 
@@ -38,16 +39,46 @@ def filled(table: re.Match[str]) -> str:
 
 def describe(result: dict[str, Any]) -> str:
     """Machine, versions and settings in one paragraph."""
-    machine, settings = result["machine"], result["settings"]
+    machine, settings = result["machine"], result.get("settings")
     instructions = ", ".join([machine["cpu_capability"], *machine["bfloat16_instructions"]])
-    where = f"{machine['cpu']} ({instructions}), {settings['threads']} of {machine['cores']} cores"
+    threads = settings["threads"] if settings else 1
+    where = f"{machine['cpu']} ({instructions}), {threads} of {machine['cores']} cores"
     versions = f"torch {machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}"
+    if settings is None:
+        return f"{where}; {versions}."
     repeats = f"{settings['repeats']} repeat{'s' * (settings['repeats'] != 1)}"
     return f"{where}; {versions}; {repeats}, seed {settings['seed']}."
 
 
+def problem_cells(row: dict[str, Any]) -> list[str]:
+    low, high = (f"{100 * share:.1f}%" for share in row["accuracy_interval"])
+    return [
+        str(row["problems"]),
+        f"{100 * row['accuracy']:.1f}% ({low} to {high})",
+        f"{row['tokens_per_forward']:.2f}",
+    ]
+
+
+def cache_cells(row: dict[str, Any]) -> list[str]:
+    if "accuracy" in row:
+        shown = problem_cells(row)
+    else:
+        shown = ["-", "-", f"{row['tokens_per_forward']:.2f}"]
+    error = f"{row['mean_error_nats']:.2f}" if "mean_error_nats" in row else "-"
+    return [row["cache"], row["model"], *shown, f"{row['mean_window']:.2f}", error]
+
+
 def render(result: dict[str, Any]) -> str:
     rows = result["rows"]
+    if rows and "mean_window" in rows[0]:
+        return markdown(
+            ["cache", "model", *OF_PROBLEMS, "mean window", "error, nats"], [cache_cells(row) for row in rows]
+        )
+    if rows and "precision" in rows[0]:
+        cells = [
+            [row["precision"], row["model"], *problem_cells(row), f"{row['tokens_per_second']:.0f}"] for row in rows
+        ]
+        return markdown(["precision", "model", *OF_PROBLEMS, "tokens/s"], cells)
     if rows and "side" in rows[0]:
         return markdown(["side", "method", "batch", *AGAINST], [against_cells(row) for row in rows])
     shown = [title for title in COLUMNS if any(row.get(COLUMNS[title][0]) is not None for row in rows)]
