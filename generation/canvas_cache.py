@@ -139,12 +139,14 @@ class CanvasCache(Cache):
             for layer in self.layers:
                 layer.rows = None
 
-    def record_tokens(self, tokens: torch.LongTensor, positions: torch.LongTensor) -> None:
+    def record_tokens(self, tokens: torch.LongTensor, positions: torch.LongTensor | slice) -> None:
         """Record which `tokens` (batch, window) a forward computes the slots at `positions` (batch, window) from."""
         if self.tokens is None:
             self.tokens = tokens.new_full((len(tokens), self.layers[0].canvas_length), -1)
         rows = self.layers[0].rows
-        if rows is None:
+        if isinstance(positions, slice):
+            self.tokens[:, positions] = tokens
+        elif rows is None:
             self.tokens.scatter_(1, positions, tokens)
         else:
             self.tokens[rows[:, None], positions] = tokens

@@ -101,10 +101,10 @@ class DecodingRun:
     def keep_unfinished_rows(self) -> bool:
         """Removes finished rows from the batch; `False` when none is left. This is the one host read per forward."""
         window = self.window
-        numbers = [self.faulty, window.candidates.sum(dim=1).amax(), *window.extent()]
-        read = np.array(torch.cat([torch.stack(numbers), window.widths(), self.finished.long()]).tolist())
-        (faults, candidates, start, end, shared), per_row = read[: len(numbers)], read[len(numbers) :]
-        widths, finished = np.split(per_row, 2)
+        faulty = self.faulty.expand_as(self.finished)
+        per_row = [faulty, self.finished, window.candidates.sum(dim=1), *window.extents()]
+        faults, finished, candidates, widths, starts, ends = np.array(torch.stack(per_row).tolist())
+        faults = faults[0]
         if faults:
             raise ValueError(
                 f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: the weights are "
@@ -114,21 +114,23 @@ class DecodingRun:
             self.result.store(self.canvas, self.forwards)
             if finished.all():
                 return False
-            widths = widths[finished == 0]
+            widths, starts, ends = (values[finished == 0] for values in (widths, starts, ends))
             rows = torch.from_numpy(np.flatnonzero(finished == 0)).to(self.finished.device)
             if self.cache is not None:
                 self.cache.select_rows(self.guidance.forwarded(rows))
             for state in (self.canvas, self.policy, window):
                 state.select_rows(rows)
-        self.span = slice(int(start), int(end)) if shared else None
+        start, end, most = int(starts[0]), int(ends[0]), max(1, int(candidates.max()))
+        is_span = (starts == start).all() and (ends == end).all() and (widths == end - start).all()
+        self.span = slice(start, end) if is_span else None
         fills_cache = self.cache is not None and self.cache.tokens is None
         one_call = self.span is not None or fills_cache or self.cache is None
         self.calls = [(None, int(widths.max()))] if one_call else group_rows(widths)
         if self.config.compile_config is not None:  # few shapes, and no numbers of this forward in the graph
-            candidates, self.span = self._round_up(int(candidates)), None
+            most, self.span = self._round_up(most), None
             self.calls = [(None, self._round_up(int(widths.max())))]
         order = window.candidates.long().argsort(dim=1, descending=True, stable=True)
-        self.positions = order[:, : max(1, int(candidates))]
+        self.positions = order[:, :most]
         self.eligible = window.eligible.gather(1, self.positions)
         return True
 
@@ -153,28 +155,31 @@ class DecodingRun:
             return values if rows is None else values[rows]
 
         canvas, recomputed, first_real = self.canvas, of_rows(self.window.positions), of_rows(self.canvas.first_real)
+        kept = self.model.logit_rows(of_rows(self.positions)).maximum(first_real[:, None])
         if self.span is not None:
             positions = torch.arange(self.span.start, self.span.stop, device=recomputed.device)
             positions = positions.expand(len(recomputed), -1)
+            tokens, given = canvas.tokens[:, self.span], canvas.given[:, self.span]
+            kept = (kept - self.span.start).clamp(min=0)
         else:
             positions = indices_of(recomputed, width, first_real)
-        filled = positions.shape[1] - recomputed.sum(dim=1, keepdim=True)
-        kept = self.model.logit_rows(of_rows(self.positions)).maximum(first_real[:, None])
-        kept = filled + (recomputed.long().cumsum(dim=1) - 1).gather(1, kept).clamp(min=0)
+            tokens, given = (of_rows(values).gather(1, positions) for values in (canvas.tokens, canvas.given))
+            filled = width - recomputed.sum(dim=1, keepdim=True)
+            kept = filled + (recomputed.long().cumsum(dim=1) - 1).gather(1, kept).clamp(min=0)
         inputs = {
-            "input_ids": of_rows(canvas.tokens).gather(1, positions),
+            "input_ids": tokens,
             "position_ids": (positions - first_real[:, None]).clamp(min=0),
             "attention_mask": visible_positions(self.model, canvas, self.config, positions, rows),
             "logits_to_keep": kept,
             "run_head": False,
             "return_dict": True,
         }
-        inputs = self.guidance.widen(inputs, of_rows(canvas.given).gather(1, positions))
+        inputs = self.guidance.widen(inputs, given)
         if self.cache is None:
             return self.guidance.narrow(self.call(**inputs).hidden_states[0])
         slots = self.guidance.widen_rows(positions)
         with self.cache.for_rows(None if rows is None else self.guidance.forwarded(rows)):
-            self.cache.record_tokens(inputs["input_ids"], slots)
+            self.cache.record_tokens(inputs["input_ids"], self.span or slots)
             inputs |= {"cache": self.cache, "cache_positions": self.span or slots}
             return self.guidance.narrow(self.call(**inputs).hidden_states[0])
 

@@ -30,17 +30,10 @@ class Window:
     candidates: torch.BoolTensor
     eligible: torch.BoolTensor
 
-    def widths(self) -> torch.LongTensor:
-        """Positions of each row (B,)."""
-        return self.positions.sum(dim=1)
-
-    def extent(self) -> list[torch.Tensor]:
-        """Start and end of the first row; whether every row is this one span."""
-        first_row = self.positions[0]
-        start = first_row.long().argmax()
-        end = (first_row * torch.arange(len(first_row), device=first_row.device)).amax() + 1
-        shared = (self.positions == first_row).all() & (end - start == first_row.sum())
-        return [start, end, shared.long()]
+    def extents(self) -> list[torch.LongTensor]:
+        """Of each row (B,): positions, the first one, and the one after the last."""
+        length, recomputed = self.positions.shape[1], self.positions.long()
+        return [recomputed.sum(dim=1), recomputed.argmax(dim=1), length - recomputed.flip(1).argmax(dim=1)]
 
     def select_rows(self, rows: torch.LongTensor) -> None:
         self.positions, self.candidates = self.positions[rows], self.candidates[rows]
