@@ -44,7 +44,7 @@ def token_losses(
 ) -> TokenLosses:
     """
     Runs the head on chunks of positions and keeps only a few numbers per position. The backward pass recomputes the
-    logits.
+    logits, except those of the last chunk.
 
     Args:
         hidden (`Tensor` of shape `(M, hidden_size)`): Last hidden states, of the rows that predict the positions.
@@ -89,24 +89,28 @@ class _ChunkedHead(torch.autograd.Function):
         teacher_weight: Tensor | None,
         teacher_bias: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        cross_entropy, certainty, divergence, entropy, normalizer, sharp_normalizer = (
-            hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(6)
+        cross_entropy, certainty, divergence, entropy, largest, log_total, sharp_log_total = (
+            hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(7)
         )
         predicted = torch.empty_like(labels)
+        shifted = None
         for part in _chunks(hidden, weight):
-            logits = F.linear(hidden[part], weight, bias).float()
-            predicted[part] = logits.argmax(dim=-1)
-            normalizer[part], entropy[part] = _normalizer_and_entropy(logits)
-            cross_entropy[part] = normalizer[part] - logits.gather(1, labels[part, None])[:, 0]
+            shifted = F.linear(hidden[part], weight, bias).float()
+            largest[part], predicted[part] = shifted.max(dim=-1)
+            shifted -= largest[part, None]
+            log_total[part], entropy[part] = _log_total_and_entropy(shifted, 1.0)
+            sharp_log_total[part], certainty[part] = _log_total_and_entropy(shifted, temperature)
+            cross_entropy[part] = log_total[part] - shifted.gather(1, labels[part, None])[:, 0]
             if teacher_hidden is not None:
                 log_r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().log_softmax(dim=-1)
-                log_p = logits - normalizer[part, None]
+                log_p = shifted - log_total[part, None]
                 divergence[part] = (log_r.exp() * (log_r - log_p)).sum(dim=-1)
-            sharp_normalizer[part], certainty[part] = _normalizer_and_entropy(logits.div_(temperature))
         ctx.save_for_backward(
             *(hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias),
-            *(normalizer, sharp_normalizer, certainty.clone()),
+            *(largest, log_total, sharp_log_total, certainty.clone()),
         )
+        # Not a saved tensor: those live to the end of the backward pass, which has chunks of its own by then.
+        ctx.last_shifted = shifted
         ctx.temperature = temperature
         correct = predicted == labels
         ctx.mark_non_differentiable(entropy, predicted, correct)
@@ -117,18 +121,20 @@ class _ChunkedHead(torch.autograd.Function):
         ctx: Any, of_cross_entropy: Tensor, of_certainty: Tensor, of_divergence: Tensor, *_of_the_rest: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
-        normalizer, sharp_normalizer, entropy = (tensor[:, None] for tensor in rest)
+        largest, log_total, sharp_log_total, entropy = (tensor[:, None] for tensor in rest)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         # In the dtype of the weights, as in any layer: in float32 it would be the largest tensor of all.
         weight_grad = torch.zeros_like(weight) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if bias is not None and wants_bias else None
-        for part in _chunks(hidden, weight):
-            logits = F.linear(hidden[part], weight, bias).float()
-            grad = logits / ctx.temperature - sharp_normalizer[part]  # log q
+        for part in reversed(_chunks(hidden, weight)):
+            shifted, ctx.last_shifted = ctx.last_shifted, None
+            if shifted is None:
+                shifted = F.linear(hidden[part], weight, bias).float().sub_(largest[part])
+            grad = shifted / ctx.temperature - sharp_log_total[part]  # log q
             q = grad.exp()
             grad.add_(entropy[part]).mul_(q).mul_(-of_certainty[part, None] / ctx.temperature)
-            p = logits.sub_(normalizer[part]).exp_()
+            p = shifted.sub_(log_total[part]).exp_()
             if teacher_hidden is not None:
                 r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().softmax(dim=-1)
                 grad += (p - r) * of_divergence[part, None]
@@ -145,15 +151,21 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    rows = max(1, CHUNK_ELEMENTS // len(weight))
-    return [slice(start, start + rows) for start in range(0, len(hidden), rows)]
+    """Slices of nearly equal length, so that the last one, whose logits are kept, is not a small rest."""
+    count = -(-len(hidden) // max(1, CHUNK_ELEMENTS // len(weight)))
+    rows = -(-len(hidden) // max(1, count))
+    return [slice(start, start + rows) for start in range(0, len(hidden), max(1, rows))]
 
 
-def _normalizer_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row, the log-sum-exp Z and the entropy H = Z - sum softmax(z) z."""
-    largest = logits.amax(dim=-1)
-    exponentials = (logits - largest[:, None]).exp_()
+def _log_total_and_entropy(shifted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """
+    For each row of logits z whose largest is 0, log S with S = sum exp(z / T), and the entropy log S - sum exp(z / T)
+    z / (S T).
+
+    Not as a product of matrices: over a vocabulary of 126,464 that is a thousand times less exact in float32, and TF32
+    would apply to it.
+    """
+    exponentials = (shifted / temperature).exp_()
     total = exponentials.sum(dim=-1)
-    normalizer = largest + total.log()
-    # Not a matrix product: over a real vocabulary its float32 sum is off by 1e-3 nats, and TF32 makes it worse.
-    return normalizer, normalizer - exponentials.mul_(logits).sum(dim=-1) / total
+    log_total = total.log()
+    return log_total, log_total - exponentials.mul_(shifted).sum(dim=-1) / (total * temperature)

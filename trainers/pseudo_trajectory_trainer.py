@@ -42,6 +42,7 @@ from .collator import (
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
 from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
+from .hidden_states import hidden_states
 from .losses import TokenLosses, token_losses
 from .preflight import (
     check_best_metric,
@@ -398,7 +399,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         base = model.get_base_model() if is_peft_model(model) else model
         with self.accelerator.autocast():
             teacher = self._run_teacher(model, noisy_ids, attention_mask, picked) if self.args.kl_weight else None
-            hidden = _hidden_states(base, noisy_ids, attention_mask, picked)
+            hidden = hidden_states(base, noisy_ids, attention_mask, picked)
             return token_losses(
                 hidden, base.get_output_embeddings(), labels[tuple(picked)], self.args.entropy_temperature, teacher
             )
@@ -411,7 +412,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             teacher = model.get_base_model() if self.teacher is None else self.teacher
             head = teacher.get_output_embeddings()
             head = getattr(head, "original_module", head)  # `modules_to_save` trains a copy of the head
-            return _hidden_states(teacher, noisy_ids, attention_mask, picked), head
+            return hidden_states(teacher, noisy_ids, attention_mask, picked), head
 
     def compute_loss(
         self,
@@ -440,7 +441,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         """
         args = self.args
         views, rows, length = inputs["supervised"].shape
-        # A host read, for the number of positions. The only other one per micro-batch checks that the loss is finite.
+        # A host read, for the number of positions. The others of a micro-batch: the length of its longest row, and
+        # whether the loss is finite.
         view, row, position = picked = inputs["supervised"].nonzero(as_tuple=True)
         losses = self._redirect(
             model,
@@ -593,11 +595,3 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
             logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
         super().log(logs, start_time)
-
-
-def _hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
-    """Last hidden states `(M, hidden_size)` of the rows that predict the picked positions."""
-    rows, columns = picked
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
-    return hidden[rows, model.logit_rows(columns)]

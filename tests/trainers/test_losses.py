@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
@@ -113,6 +114,42 @@ def test_saturated_logits_have_no_nan():
     assert torch.isfinite(hidden.grad).all()
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])  # of the logits: entropies of about 11, 5 and 2 nats
+def test_entropies_are_exact_over_a_vocabulary_of_real_size(spread):
+    vocabulary, width, temperature = 126_464, 16, 0.5
+    torch.manual_seed(0)
+    hidden, head = torch.randn(8, width), torch.nn.Linear(width, vocabulary, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(spread * torch.randn(vocabulary, width) + 5)  # all logits far from 0
+        result = token_losses(hidden, head, torch.randint(vocabulary, (8,)), temperature)
+        logits = head(hidden).double()
+    for found, at in ((result.entropy, 1.0), (result.certainty, temperature)):
+        log_p = (logits / at).log_softmax(-1)
+        torch.testing.assert_close(found.double(), -(log_p.exp() * log_p).sum(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [3, 10])
+def test_a_second_backward_pass_gives_the_same_gradients(rows_at_a_time, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", rows_at_a_time * 50)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(10, 8, requires_grad=True), torch.nn.Linear(8, 50)
+    found = token_losses(hidden, head, torch.randint(50, (10,)), 0.5)
+    loss = (found.cross_entropy + found.certainty).sum()
+    first, second = (torch.autograd.grad(loss, [hidden, *head.parameters()], retain_graph=True) for _ in range(2))
+    for once, again in zip(first, second, strict=True):
+        torch.testing.assert_close(once, again, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("positions", "recomputed"), [(10, 0), (12, 6), (30, 20)])
+def test_logits_of_the_last_chunk_are_not_computed_twice(positions, recomputed, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 10 * 50)
+    hidden, head = torch.randn(positions, 8, requires_grad=True), torch.nn.Linear(8, 50, bias=False)
+    with FlopCounterMode(display=False) as flops:
+        token_losses(hidden, head, torch.zeros(positions, dtype=torch.long), 0.5).certainty.sum().backward()
+    # Two products per position, for its logits and its gradient. The counter does not see the one added in place.
+    assert flops.get_total_flops() == (2 * positions + recomputed) * 2 * 8 * 50
+
+
 def plain_losses(hidden, head, labels, temperature) -> list[torch.Tensor]:
     """The way over all logits, for comparison."""
     logits = head(hidden).float()
@@ -157,14 +194,3 @@ def test_a_step_never_has_the_logits_of_all_positions(with_teacher, tiny_checkpo
     with Allocations() as step:
         trainer.compute_loss(trainer.model, batch).backward()
     assert step.largest == weights  # their gradient is the largest tensor of all
-
-
-def test_entropy_is_exact_at_a_real_vocabulary():
-    """LLaDA's 126,464 tokens, logits far from zero as models have them, against float64."""
-    from d3llm.trainers.losses import _normalizer_and_entropy
-
-    logits = 4 * torch.randn(8, 126_464, generator=torch.Generator().manual_seed(0)) + 20
-    normalizer, entropy = _normalizer_and_entropy(logits.clone())
-    log_p = logits.double().log_softmax(dim=-1)
-    assert (entropy - -(log_p.exp() * log_p).sum(dim=-1)).abs().max() < 1e-5
-    assert (normalizer - logits.double().logsumexp(dim=-1)).abs().max() < 1e-5
