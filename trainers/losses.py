@@ -1,5 +1,6 @@
 """Losses of masked positions, computed from hidden states without a tensor of all positions × vocabulary."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +94,11 @@ class _ChunkedHead(torch.autograd.Function):
             hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(7)
         )
         predicted = torch.empty_like(labels)
-        shifted = None
         for part in _chunks(hidden, weight):
             shifted = F.linear(hidden[part], weight, bias).float()
             largest[part], predicted[part] = shifted.max(dim=-1)
             shifted -= largest[part, None]
-            log_total[part], entropy[part] = _log_total_and_entropy(shifted, 1.0)
-            sharp_log_total[part], certainty[part] = _log_total_and_entropy(shifted, temperature)
+            log_total[part], entropy[part], sharp_log_total[part], certainty[part] = _entropies(shifted, temperature)
             cross_entropy[part] = log_total[part] - shifted.gather(1, labels[part, None])[:, 0]
             if teacher_hidden is not None:
                 log_r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().log_softmax(dim=-1)
@@ -125,13 +124,13 @@ class _ChunkedHead(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         # In the dtype of the weights, as in any layer: in float32 it would be the largest tensor of all.
-        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        weight_grad = torch.empty_like(weight) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if bias is not None and wants_bias else None
-        for part in reversed(_chunks(hidden, weight)):
+        for number, part in enumerate(reversed(_chunks(hidden, weight))):
             shifted, ctx.last_shifted = ctx.last_shifted, None
             if shifted is None:
                 shifted = F.linear(hidden[part], weight, bias).float().sub_(largest[part])
-            grad = shifted / ctx.temperature - sharp_log_total[part]  # log q
+            grad = (shifted / ctx.temperature).sub_(sharp_log_total[part])  # log q
             q = grad.exp()
             grad.add_(entropy[part]).mul_(q).mul_(-of_certainty[part, None] / ctx.temperature)
             p = shifted.sub_(log_total[part]).exp_()
@@ -146,26 +145,33 @@ class _ChunkedHead(torch.autograd.Function):
             if hidden_grad is not None:
                 hidden_grad[part] = grad @ weight
             if weight_grad is not None:
-                weight_grad.addmm_(grad.T, hidden[part])
+                weight_grad.addmm_(grad.T, hidden[part], beta=min(number, 1))
         return hidden_grad, weight_grad, bias_grad, None, None, None, None, None
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """Slices of nearly equal length, so that the last one, whose logits are kept, is not a small rest."""
-    count = -(-len(hidden) // max(1, CHUNK_ELEMENTS // len(weight)))
-    rows = -(-len(hidden) // max(1, count))
-    return [slice(start, start + rows) for start in range(0, len(hidden), max(1, rows))]
+    """At least one slice. All are nearly equal, so that the last one, whose logits are kept, is not a small rest."""
+    count = max(1, math.ceil(len(hidden) / max(1, CHUNK_ELEMENTS // len(weight))))
+    rows = math.ceil(len(hidden) / count)
+    return [slice(number * rows, (number + 1) * rows) for number in range(count)]
 
 
-def _log_total_and_entropy(shifted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _entropies(shifted: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each row of logits whose largest is 0, the results of [`_log_total_and_entropy`] at temperatures 1 and T."""
+    exponentials = shifted.exp()
+    plain = _log_total_and_entropy(shifted, exponentials, 1.0)
+    torch.div(shifted, temperature, out=exponentials).exp_()
+    return *plain, *_log_total_and_entropy(shifted, exponentials, temperature)
+
+
+def _log_total_and_entropy(shifted: Tensor, exponentials: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """
-    For each row of logits z whose largest is 0, log S with S = sum exp(z / T), and the entropy log S - sum exp(z / T)
-    z / (S T).
+    For each row of logits z, log S with S = sum exp(z / T), and the entropy log S - sum exp(z / T) z / (S T).
+    Overwrites the `exponentials`.
 
     Not as a product of matrices: over a vocabulary of 126,464 that is a thousand times less exact in float32, and TF32
     would apply to it.
     """
-    exponentials = (shifted / temperature).exp_()
     total = exponentials.sum(dim=-1)
     log_total = total.log()
     return log_total, log_total - exponentials.mul_(shifted).sum(dim=-1) / (total * temperature)
