@@ -8,6 +8,7 @@ come from the file too. A file that does not exist leaves its table as it is.
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def filled(table: re.Match[str]) -> str:
         return table[0]
     result = json.loads((ROOT / name).read_text(encoding="utf-8"))
     link = f"[Result file](../{name})"
-    return f"{beginning}\n{describe(result)} {link}.\n\n{render(result)}\n\n{end}"
+    above = textwrap.fill(f"{describe(result)} {link}.", width=120, break_long_words=False, break_on_hyphens=False)
+    return f"{beginning}\n{above}\n\n{render(result)}\n\n{end}"
 
 
 def describe(result: dict[str, Any]) -> str:
