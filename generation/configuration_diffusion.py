@@ -144,7 +144,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
             )
         config._check_selection()
-        config._check_blocks()
+        config.check_blocks()
         return config
 
     def _check_selection(self) -> None:
@@ -161,7 +161,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             if self.selection == selection and self.score != score:
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
 
-    def _check_blocks(self) -> None:
+    def check_blocks(self) -> None:
+        """Raises a `ValueError` for an `attention_block_size` that does not go with the other fields."""
         size, own = self.attention_block_size, self.block_size
         if size is None:
             return

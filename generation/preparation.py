@@ -67,6 +67,9 @@ def prepare_config(
     if config.max_new_tokens is None and longest is not None:
         config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
     config = _prepare_attention(model, config)
+    if config.attention == "block_causal" and config.attention_block_size is None:
+        config.attention_block_size = getattr(model, "attention_block_size", None)
+        config.check_blocks()
     if config.attention == "block_causal" and model.config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(
             f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
@@ -94,9 +97,9 @@ def prepare_config(
 
 
 def _prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
-    """Resolves the config and checks its attention type against the one recorded in config.json, if any. An explicit
-    `attention` of the caller is used as it is."""
-    trained = getattr(model.config, "attention", None)
+    """Resolves the config and checks its attention type against the one recorded in config.json, or stated by the
+    class, if any. An explicit `attention` of the caller is used as it is."""
+    trained = getattr(model.config, "attention", None) or getattr(model, "attention", None)
     if config.attention is not None or (trained is not None and config.preset is None):
         config.attention = config.attention or trained
         return config.resolve(model.preset_values)

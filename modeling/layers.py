@@ -142,6 +142,9 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
             predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
         display_name (`str`): The name of the family in messages.
         checkpoints (`tuple[str, ...]`): Published checkpoints with the keys of the class, as Hub ids.
+        attention (`str`, *optional*): `"bidirectional"` or `"block_causal"`, if all checkpoints of the family were
+            trained with it; an `attention` in config.json comes first.
+        attention_block_size (`int`, *optional*): Positions per block of block-causal attention.
         preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.
         teacher_decoding (`dict[str, Any]`): Decoding fields for a teacher that commits one token per forward; empty
             when none are known.
@@ -159,6 +162,8 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     logits_shift = 0
     display_name = ""
     checkpoints: tuple[str, ...] = ()
+    attention: str | None = None
+    attention_block_size: int | None = None
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}

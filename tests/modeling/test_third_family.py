@@ -66,6 +66,22 @@ def test_it_decodes(checkpoint, preset):
     assert tokens.shape == (1, 19) and (tokens != 1).all()
 
 
+def test_it_states_the_attention_of_its_checkpoints(checkpoint, monkeypatch):
+    model = load_model(checkpoint)
+    given = {"max_new_tokens": 8, "block_size": 4, "early_stop": False}
+    expected = model.generate(PROMPT, preset="d2f", attention_block_size=8, **given)
+    monkeypatch.setattr(TinyQwenModel, "attention", "block_causal")
+    monkeypatch.setattr(TinyQwenModel, "attention_block_size", 8)
+    config = model.diffusion_config(kwargs={"preset": "d2f", **given})
+    assert (config.attention, config.attention_block_size) == ("block_causal", 8)
+    assert torch.equal(model.generate(PROMPT, preset="d2f", **given), expected)
+    assert model.diffusion_config(kwargs=given).attention == "block_causal"  # without a preset, that of the class
+    with pytest.raises(ValueError, match="'llada' decodes with bidirectional attention and this model was trained"):
+        model.generate(PROMPT, preset="llada", **given)
+    with pytest.raises(ValueError, match="`attention_block_size`=8 and `block_size`=3: one must divide the other"):
+        model.generate(PROMPT, preset="d2f", **{**given, "block_size": 3})
+
+
 def test_commands_take_it(checkpoint, capsys):
     assert main(["generate", "--model", str(checkpoint), "--prompt", "one two", "--max-new-tokens", "8"]) == 0
     assert main(["presets"]) == 0
