@@ -16,6 +16,7 @@ from ..common.fingerprints import fingerprint, fingerprint_files, fingerprint_we
 from ..common.processes import Processes
 from ..common.progress import RunProgress
 from ..common.schema import check
+from ..modeling.checkpoint import check_folder
 from .autoregressive import generate_autoregressively
 from .batches import check_positions, decoding_fields, generate_in_batches, resolve_generation_config
 from .choices import answer_lengths, choose_in_batches
@@ -324,8 +325,7 @@ def checkpoint_fingerprint(folder: Path) -> str:
     Raises:
         `OSError`: For a folder that has no `config.json`.
     """
-    if not (folder / "config.json").is_file():
-        raise OSError(f"No checkpoint in {folder}: it has no config.json; give a folder of `save_pretrained`.")
+    check_folder(folder)
     return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 

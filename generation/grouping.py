@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 
-CALL_POSITIONS = 32  # what a further call costs, in positions
+CALL_POSITIONS = 32  # the price of a further call, in positions: small, so that work stays close to need
 MOST_CALLS = 8
 
 

@@ -30,6 +30,18 @@ class Preset:
         return {**self.values, **preset_values.get(self.name, {})}
 
 
+# d3LLM's decoder without what its cache needs.
+D3LLM: dict[str, Any] = {
+    "score": "entropy",
+    "selection": "threshold",
+    "threshold": 0.5,
+    "forced_progress": "best_and_first_block",
+    "block_size": 32,
+    "block_add_threshold": 0.1,
+    "block_activate_threshold": 0.95,
+    "early_stop": True,
+}
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -115,35 +127,13 @@ PRESETS: dict[str, Preset] = {
             name="d3llm",
             summary="several blocks at once by entropy, early stop, optional block cache with delay and refresh",
             source="d3LLM, arXiv 2601.07568, entropy-based multi-block decoding",
-            values={
-                "score": "entropy",
-                "selection": "threshold",
-                "threshold": 0.5,
-                "forced_progress": "best_and_first_block",
-                "block_size": 32,
-                "block_add_threshold": 0.1,
-                "block_activate_threshold": 0.95,
-                "cache_delay": 2,
-                "cache_refresh_interval": 3,
-                "early_stop": True,
-            },
+            values={**D3LLM, "cache_delay": 2, "cache_refresh_interval": 3},
         ),
         Preset(
             name="d3llm_opened",
             summary="d3llm with a cache whose window is the opened blocks, however long the canvas",
             source="d3LLM, arXiv 2601.07568; the cache is this package's (docs/decoding.md)",
-            values={
-                "score": "entropy",
-                "selection": "threshold",
-                "threshold": 0.5,
-                "forced_progress": "best_and_first_block",
-                "block_size": 32,
-                "block_add_threshold": 0.1,
-                "block_activate_threshold": 0.95,
-                "cache": "opened",
-                "cache_delay": 1,
-                "early_stop": True,
-            },
+            values={**D3LLM, "cache": "opened", "cache_delay": 1},
         ),
     )
 }

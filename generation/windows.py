@@ -185,7 +185,8 @@ class SettledBlocks(WholeCanvas):
         self.completed_at = torch.full_like(canvas.masks_left, -1)
         self.completed_at[:, 0] = torch.where(canvas.masks_left[:, 0] == 0, 0, -1)
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def settle(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+        """Settles blocks, as forward number `forward` sees them; returns which blocks (B, M) wait to settle."""
         blocks = torch.arange(canvas.masks_left.shape[1], device=canvas.masks_left.device)
         complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None])
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
@@ -194,12 +195,17 @@ class SettledBlocks(WholeCanvas):
 
         stabilising = complete & (blocks == settled[:, None])
         self.completed_at = torch.where(stabilising & (self.completed_at < 0), forward, self.completed_at)
-        due = self.refresh_interval is not None and forward % self.refresh_interval == 0
-        reuse = (self.settled > 0) & ~stabilising.any(dim=1) & (not due)
-        reuse = (reuse | (settled > self.settled)) & (self.refresh_interval != 1)
-        recomputed = (canvas.block_of >= self.settled[:, None]) | ~reuse[:, None]
         self.settled = settled
-        return recomputed
+        return stabilising
+
+    def is_refresh(self, forward: int) -> bool:
+        return self.refresh_interval is not None and forward % self.refresh_interval == 0
+
+    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+        first, stabilising = self.settled, self.settle(canvas, forward)
+        reuse = (first > 0) & ~stabilising.any(dim=1) & (not self.is_refresh(forward))
+        reuse = (reuse | (self.settled > first)) & (self.refresh_interval != 1)
+        return (canvas.block_of >= first[:, None]) | ~reuse[:, None]
 
     def select_rows(self, rows: torch.LongTensor) -> None:
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
@@ -215,11 +221,11 @@ class OpenedBlocks(SettledBlocks):
     """
 
     def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
-        first = self.settled[:, None]
-        super().recomputed(canvas, forward)  # settles blocks
-        refresh = forward == 1 or (self.refresh_interval is not None and forward % self.refresh_interval == 0)
-        window = (canvas.block_of >= first) & canvas.in_opened_blocks()
-        return torch.ones_like(window) if refresh else window
+        first = self.settled
+        self.settle(canvas, forward)
+        if forward == 1 or self.is_refresh(forward):
+            return torch.ones_like(canvas.committed)
+        return (canvas.block_of >= first[:, None]) & canvas.in_opened_blocks()
 
 
 class AroundPolicy(WholeCanvas):
