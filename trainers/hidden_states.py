@@ -18,16 +18,23 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
     Returns:
         `Tensor` of shape `(M, hidden_size)`: The states.
     """
-    input_ids, attention_mask, (rows, columns) = _trim(input_ids, attention_mask, picked)
+    rows, columns = picked
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
     return hidden[rows, model.logit_rows(columns)]
 
 
-def _trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     Makes a batch as wide as its longest row. It is wider where `max_length` leaves a long prompt less room than a
-    short one, since all regions start in one column: then each row starts at its first token instead.
+    short one, since all regions start in one column: then each row starts at its first token instead. It reads the
+    length of the longest row on the host.
+
+    Args:
+        input_ids, attention_mask, picked: As for [`hidden_states`], in a batch of width L.
+
+    Returns:
+        `tuple[Tensor, Tensor, Tensor]`: The same for the batch as it is trimmed.
     """
     width = input_ids.shape[1]
     longest = int(attention_mask.sum(dim=1).max())

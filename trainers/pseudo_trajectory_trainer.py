@@ -42,7 +42,7 @@ from .collator import (
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
 from .curricula import mask_ratio_bound, window_size_at
 from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
-from .hidden_states import hidden_states
+from .hidden_states import hidden_states, trim
 from .losses import TokenLosses, token_losses
 from .preflight import (
     check_best_metric,
@@ -397,12 +397,13 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if is_peft_model(model) else model
+        labels = labels[tuple(picked)]
+        inputs = trim(noisy_ids, attention_mask, picked)
         with self.accelerator.autocast():
-            teacher = self._run_teacher(model, noisy_ids, attention_mask, picked) if self.args.kl_weight else None
-            hidden = hidden_states(base, noisy_ids, attention_mask, picked)
-            return token_losses(
-                hidden, base.get_output_embeddings(), labels[tuple(picked)], self.args.entropy_temperature, teacher
-            )
+            teacher = self._run_teacher(model, *inputs) if self.args.kl_weight else None
+            hidden = hidden_states(base, *inputs)
+            head = base.get_output_embeddings()
+            return token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
 
     @torch.no_grad()
     def _run_teacher(

@@ -8,7 +8,7 @@ import torch
 from d3llm import load_trajectories
 from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
-from d3llm.trainers.hidden_states import hidden_states
+from d3llm.trainers.hidden_states import hidden_states, trim
 from tests.helpers.decoding import FAMILIES
 from tests.helpers.models import tiny_model
 from tests.helpers.paths import ROOT
@@ -34,7 +34,7 @@ def test_states_of_a_trimmed_batch_are_those_of_the_wide_one(family):
     tokens = torch.randint(3, 16, mask.shape, generator=torch.Generator().manual_seed(0))
     picked = mask.nonzero().T
     with torch.no_grad():
-        states = hidden_states(model, tokens, mask, picked)
+        states = hidden_states(model, *trim(tokens, mask, picked))
         wide = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
     assert widths == [10, 14]
     expected = wide[picked[0], torch.maximum(model.logit_rows(picked[1]), first[picked[0]])]
