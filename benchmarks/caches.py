@@ -10,7 +10,6 @@ it on the same canvas.
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,17 @@ CACHES: dict[str, dict[str, Any]] = {
 class Windows:
     """While it is on, adds up what forwards recompute, and calls `look` before each."""
 
-    def __init__(self, look: Callable[[Any], None] = lambda run: None):
-        self.look, self.positions, self.canvas, self.forwards = look, 0, 0, 0
+    def __init__(self):
+        self.positions, self.canvas, self.forwards = 0, 0, 0
 
     def __enter__(self):
         self.forward = forward = decoding_run.DecodingRun.forward
 
         def watched(run):
             self.positions += int(run.window.positions.sum())
-            self.canvas += run.canvas.tokens.numel()
+            self.canvas += run.canvas.tokens.size
             self.forwards += 1
-            self.look(run)
-            states = forward(run)
-            self.states = states
-            return states
+            return forward(run)
 
         decoding_run.DecodingRun.forward = watched
         return self
@@ -97,16 +93,15 @@ def on_random_model(fields: dict[str, Any], new_tokens: int, seed: int) -> dict[
         head.weight[[8190, 8191]] = 0
     errors = []
 
-    def compare(run: Any) -> None:
-        run.exact = model(run.canvas.tokens, logits_to_keep=run.positions).logits[run.eligible].log_softmax(dim=-1)
-
-    with Windows(compare) as windows:
+    with Windows() as windows:
         propose = decoding_run.DecodingRun.propose
 
         def proposed(run, states):
-            found = run.head(states[run.eligible]).log_softmax(dim=-1)
-            likely = run.exact > -7  # the tail of a distribution decides nothing
-            errors.append((found - run.exact).abs()[likely].mean())
+            tokens, rows, eligible = (run.upload(x) for x in (run.canvas.tokens, run.positions, run.eligible))
+            exact = model(tokens, logits_to_keep=rows).logits[eligible].log_softmax(dim=-1)
+            found = run.head(states[eligible]).log_softmax(dim=-1)
+            likely = exact > -7  # the tail of a distribution decides nothing
+            errors.append((found - exact).abs()[likely].mean())
             return propose(run, states)
 
         decoding_run.DecodingRun.propose = proposed

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -138,9 +139,9 @@ def watch_windows() -> Iterator[Need]:
 
     def watched(run: DecodingRun) -> torch.Tensor:
         positions, mask = run.window.positions, run.canvas.attention_mask
-        real = torch.ones_like(positions) if mask is None else mask > 0
+        real = np.ones_like(positions) if mask is None else mask > 0
         need.positions.append(int((positions & real).sum()))
-        need.rebuilds.append(bool((positions | ~real).all(dim=1).any()))
+        need.rebuilds.append(bool((positions | ~real).all(axis=1).any()))
         return forward(run)
 
     with patch.object(DecodingRun, "forward", watched):

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .canvas import Integers
 
 
 def takes_past_key_values(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,20 +116,19 @@ class CanvasCache(Cache):
         policy (`str`, *optional*): The cache policy of the run that fills it, for the runs that continue from it.
 
     Attributes:
-        tokens (`torch.LongTensor` of shape `(batch, canvas)`, *optional*): The token that each slot was computed from.
+        tokens (`np.ndarray` of shape `(rows, canvas)`, *optional*): The token that each slot was computed from, -1
+            where none was.
     """
 
     def __init__(self, num_layers: int, canvas_length: int, policy: str | None = None):
         super().__init__(layers=[CanvasLayer(canvas_length) for _ in range(num_layers)])
         self.policy = policy
-        self.tokens: torch.LongTensor | None = None
+        self.tokens: Integers | None = None
 
     def select_rows(self, rows: torch.LongTensor) -> None:
-        """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`)."""
+        """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`) of the keys and values."""
         for layer in self.layers:
             layer.select_rows(rows)
-        if self.tokens is not None:
-            self.tokens = self.tokens[rows]
 
     @contextmanager
     def for_rows(self, rows: torch.LongTensor | None) -> Iterator[None]:
@@ -139,23 +141,18 @@ class CanvasCache(Cache):
             for layer in self.layers:
                 layer.rows = None
 
-    def record_tokens(self, tokens: torch.LongTensor, positions: torch.LongTensor | slice) -> None:
-        """Record which `tokens` (batch, window) a forward computes the slots at `positions` (batch, window) from."""
+    def record_tokens(self, tokens: Integers, positions: Integers, rows: Integers) -> None:
+        """Record which `tokens` (rows, window) a forward computes the slots at `positions` (rows, window) from, of
+        these `rows` (rows,) of the caller's batch."""
         if self.tokens is None:
-            self.tokens = tokens.new_full((len(tokens), self.layers[0].canvas_length), -1)
-        rows = self.layers[0].rows
-        if isinstance(positions, slice):
-            self.tokens[:, positions] = tokens
-        elif rows is None:
-            self.tokens.scatter_(1, positions, tokens)
-        else:
-            self.tokens[rows[:, None], positions] = tokens
+            self.tokens = np.full((len(tokens), self.layers[0].canvas_length), -1)
+        self.tokens[rows[:, None], positions] = tokens
 
-    def reuse_prefix(self, tokens: torch.LongTensor, limit: int) -> int:
+    def reuse_prefix(self, tokens: Integers, limit: int) -> int:
         """Switch to a new canvas, keeping the slots of the common prefix.
 
         Args:
-            tokens (`torch.LongTensor` of shape `(1, canvas)`): The new canvas.
+            tokens (`np.ndarray` of shape `(1, canvas)`): The new canvas.
             limit (`int`): The longest prefix to keep.
 
         Returns:
@@ -164,12 +161,12 @@ class CanvasCache(Cache):
         Raises:
             `ValueError`: For a cache that no run has filled, and for one of several rows.
         """
-        if self.tokens is None or len(self.tokens) != 1:
+        if self.tokens is None or len(self.tokens) != 1 or len(self.layers[0].keys) != 1:
             raise ValueError("`cache` must come from an earlier generate() for one sequence")
         limit = min(limit, self.tokens.shape[1])
-        kept = int((self.tokens[:, :limit] == tokens[:, :limit]).long().cumprod(dim=1).sum())
+        kept = int((self.tokens[:, :limit] == tokens[:, :limit]).cumprod(axis=1).sum())
         for layer in self.layers:
             layer.resize(tokens.shape[1], kept)
-        beginning, self.tokens = self.tokens[:, :kept], torch.full_like(tokens, -1)
+        beginning, self.tokens = self.tokens[:, :kept], np.full_like(tokens, -1)
         self.tokens[:, :kept] = beginning
         return kept

@@ -70,13 +70,12 @@ class DiffusionGenerationMixin(GenerationMixin):
         """
         return prepare_config(self, generation_config, kwargs or {}, prompt_length, fill)
 
-    def special_tokens(self, config: GenerationConfig, device: torch.device | str = "cpu") -> SpecialTokens:
+    def special_tokens(self, config: GenerationConfig) -> SpecialTokens:
         """
         The token ids that a run with these decoding parameters needs.
 
         Args:
             config (`GenerationConfig`): The parameters, as [`diffusion_config`] gives them.
-            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where to put the EOS ids.
 
         Returns:
             [`~d3llm.generation.preparation.SpecialTokens`]: The ids of the mask, EOS and fill tokens.
@@ -84,7 +83,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         Raises:
             `ValueError`: For a model without a mask token, and for ids outside of its vocabulary.
         """
-        return prepare_special_tokens(self.config, config, device)
+        return prepare_special_tokens(self.config, config)
 
     @torch.no_grad()
     def generate(
@@ -107,7 +106,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         - choose the window: the cache policy says which positions to recompute, and which are candidates;
         - keep the unfinished rows: the others leave the batch, until none is left;
         - forward: the transformer over the windows;
-        - propose: the head on the candidates, a token and a score for each;
+        - propose: the head on the candidates, a token and a score for each, read on the host;
         - select: by the rule of the preset, with forced progress;
         - commit: write what was selected.
 
@@ -126,7 +125,7 @@ class DiffusionGenerationMixin(GenerationMixin):
                 treats a padded row like the row alone. Processors that expect the last token of `input_ids` to come
                 right before a candidate do not work here.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
-                `(rows, P + N)` and no scores. A row that it stops is filled as after an EOS.
+                `(rows, P + N)`, on the CPU, and no scores. A row that it stops is filled as after an EOS.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
@@ -220,7 +219,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         earlier: CanvasCache | None = None,
     ) -> DiffusionGenerationOutput:
         attention_mask = prepare_padding(prompt, attention_mask)
-        special = self.special_tokens(config, prompt.device)
+        special = self.special_tokens(config)
         if not new_tokens and not (prompt == special.mask).any():
             raise ValueError(f"nothing to fill in: `input_ids` has no mask token (id {special.mask})")
         if config.num_return_sequences > 1:
@@ -230,17 +229,17 @@ class DiffusionGenerationMixin(GenerationMixin):
         if streamer is not None and len(prompt) > 1:
             raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
         canvas = Canvas.from_prompt(
-            prompt,
-            attention_mask,
+            prompt.numpy(force=True),
+            None if attention_mask is None else attention_mask.numpy(force=True),
             new_tokens=new_tokens,
             block_size=config.block_size or max(new_tokens, 1),
             mask_token_id=special.mask,
-            seeds=prepare_seeds(config, prompt),
+            seeds=prepare_seeds(config, len(prompt)),
             attention_block_size=config.attention_block_size,
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier)
-        run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer)
+        run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         while True:
             run.end_rows()
             run.advance_blocks()

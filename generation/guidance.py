@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-from .canvas import Canvas
+from .canvas import Booleans, Canvas, Integers
 
 
 class Unguided:
     """No guidance: every row is forwarded once, as it is."""
 
-    def widen(self, inputs: dict[str, Any], given: torch.BoolTensor) -> dict[str, Any]:
+    def widen(self, inputs: dict[str, Any], given: Booleans) -> dict[str, Any]:
         """Turns the inputs of rows, some of whose tokens are `given`, into those of the forward."""
         return inputs
 
@@ -23,7 +24,7 @@ class Unguided:
         """The head for such hidden states."""
         return head
 
-    def forwarded(self, rows: torch.LongTensor) -> torch.LongTensor:
+    def forwarded(self, rows: Integers) -> Integers:
         """Rows of the forward that belong to these rows (R,)."""
         return rows
 
@@ -44,9 +45,10 @@ class Guidance(Unguided):
         self.scale = scale
         self.mask_token_id = mask_token_id
 
-    def widen(self, inputs: dict[str, Any], given: torch.BoolTensor) -> dict[str, Any]:
+    def widen(self, inputs: dict[str, Any], given: Booleans) -> dict[str, Any]:
         """Turns the inputs of B rows into those of 2 B rows, the unconditional ones last."""
         conditional = inputs["input_ids"]
+        given = torch.from_numpy(given).to(conditional.device)
         unconditional = conditional.masked_fill(given, self.mask_token_id)
         wide = {name: self.widen_rows(value) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return wide | {"input_ids": torch.cat([conditional, unconditional])}
@@ -62,8 +64,8 @@ class Guidance(Unguided):
 
         return guided
 
-    def forwarded(self, rows: torch.LongTensor) -> torch.LongTensor:
-        return torch.cat([rows, rows + len(self.canvas.given)])
+    def forwarded(self, rows: Integers) -> Integers:
+        return np.concatenate([rows, rows + len(self.canvas.given)])
 
     def widen_rows(self, values: torch.Tensor) -> torch.Tensor:
         return torch.cat([values] * 2)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers.utils import ModelOutput
 
-from .canvas import Canvas
+from .canvas import Canvas, Integers
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 
@@ -50,18 +51,18 @@ class CanvasResult:
 
     def __init__(self, canvas: Canvas, config: DiffusionGenerationConfig):
         self.region_start = canvas.region_start
-        self.sequences = canvas.tokens.clone()
-        self.commit_steps = canvas.commit_steps.clone()
-        self.logprobs = canvas.logprobs.clone()
-        self.forward_passes = torch.zeros_like(canvas.row_ids)
+        self.sequences = canvas.tokens.copy()
+        self.commit_steps = canvas.commit_steps.copy()
+        self.logprobs = canvas.logprobs.copy()
+        self.forward_passes = np.zeros_like(canvas.row_ids)
         self.with_logprobs = config.output_logprobs
-        self.history: list[torch.LongTensor] | None = [] if config.output_history else None
+        self.history: list[Integers] | None = [] if config.output_history else None
 
     def record(self, canvas: Canvas, forwards: int) -> None:
         """Record the state after forward number `forwards`, if the caller wants the history."""
         if self.history is not None and forwards:
             self.sequences[canvas.row_ids] = canvas.tokens
-            self.history.append(self.sequences.clone())
+            self.history.append(self.sequences.copy())
 
     def store(self, canvas: Canvas, forwards: int) -> None:
         """Copy the remaining rows into the output; called when at least one has finished."""
@@ -70,18 +71,26 @@ class CanvasResult:
         self.logprobs[canvas.row_ids] = canvas.logprobs
         self.forward_passes[canvas.row_ids] = forwards
 
-    def output(self, eos_token_ids: torch.LongTensor, cache: CanvasCache | None) -> DiffusionGenerationOutput:
-        generated = self.sequences[:, self.region_start :]
-        before_eos = torch.isin(generated, eos_token_ids).long().cumsum(dim=1) == 0
-        lengths = (before_eos.sum(dim=1) + 1).clamp(max=generated.shape[1])
+    def output(
+        self, eos_token_ids: list[int], cache: CanvasCache | None, device: torch.device
+    ) -> DiffusionGenerationOutput:
+        """What `generate()` returns, on a device."""
+        generated, commit_steps = self.sequences[:, self.region_start :], self.commit_steps[:, self.region_start :]
+        before_eos = np.isin(generated, eos_token_ids).cumsum(axis=1) == 0
+        lengths = (before_eos.sum(axis=1) + 1).clip(max=generated.shape[1])
         if not self.region_start:  # in an infilled text an EOS does not end anything
-            lengths = (self.commit_steps > 0).sum(dim=1)
+            lengths = (commit_steps > 0).sum(axis=1)
+        tokens_per_forward = lengths.astype(np.float32) / self.forward_passes.clip(min=1).astype(np.float32)
+
+        def on_device(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(device)
+
         return DiffusionGenerationOutput(
-            sequences=self.sequences,
-            commit_steps=self.commit_steps[:, self.region_start :],
-            forward_passes=self.forward_passes,
-            tokens_per_forward=lengths / self.forward_passes.clamp(min=1),
-            logprobs=self.logprobs[:, self.region_start :] if self.with_logprobs else None,
-            history=torch.stack(self.history, dim=1) if self.history is not None else None,
+            sequences=on_device(self.sequences),
+            commit_steps=on_device(commit_steps.astype(np.int32)),
+            forward_passes=on_device(self.forward_passes),
+            tokens_per_forward=on_device(tokens_per_forward),
+            logprobs=on_device(self.logprobs[:, self.region_start :]) if self.with_logprobs else None,
+            history=on_device(np.stack(self.history, axis=1)) if self.history is not None else None,
             cache=cache,
         )

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, MaxTimeCriteria, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.utils import logging
 
-from .canvas import Canvas
+from .canvas import Canvas, Integers
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
@@ -21,10 +22,10 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class SpecialTokens:
-    """Token ids of a run: `mask`, every `eos` as a tensor, and what `fill`s an ended row (`mask` without an EOS)."""
+    """Token ids of a run: `mask`, every `eos`, and what `fill`s an ended row (`mask` without an EOS)."""
 
     mask: int
-    eos: torch.LongTensor
+    eos: list[int]
     fill: int
 
 
@@ -137,17 +138,17 @@ def prepare_padding(prompt: torch.LongTensor, attention_mask: torch.Tensor | Non
     return None if attention_mask.all() else attention_mask
 
 
-def prepare_seeds(config: DiffusionGenerationConfig, prompt: torch.LongTensor) -> torch.LongTensor:
-    """A seed for every row (B,): that of its prompt, or the one for all, and a derived one for each further return
-    sequence."""
+def prepare_seeds(config: DiffusionGenerationConfig, rows: int) -> Integers:
+    """A seed for each of so many `rows`: that of its prompt, or the one for all, and a derived one for each further
+    return sequence."""
     if config.seed is None:
-        return torch.randint(2**62, (len(prompt),)).to(prompt.device)
-    prompts = len(prompt) // config.num_return_sequences
+        return torch.randint(2**62, (rows,)).numpy()
+    prompts = rows // config.num_return_sequences
     seeds = config.seed if isinstance(config.seed, (list, tuple)) else [config.seed] * prompts
     if len(seeds) != prompts:
         raise ValueError(f"`seed` lists {len(seeds)} seeds for {prompts} prompts")
-    # a tensor holds 64 bits as a signed number
-    signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds], device=prompt.device)
+    # an array of integers holds 64 bits as a signed number
+    signed = np.array([seed - 2**64 if seed >= 2**63 else seed for seed in seeds])
     return seeds_of_copies(signed, config.num_return_sequences)
 
 
@@ -177,7 +178,7 @@ def prepare_cache(
         raise ValueError("an earlier run's cache needs a run with a cache: choose a preset with one")
     if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
         raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
-    first_masked = int(canvas.committed.long().cumprod(dim=1).sum())
+    first_masked = int(canvas.committed.cumprod(axis=1).sum())
     # the row before the first masked position may be the one that predicts it
     return earlier, earlier.reuse_prefix(canvas.tokens, limit=first_masked - 1)
 
@@ -205,13 +206,11 @@ def prepare_stops(
             ) from error
     if (stop_strings is not None or criteria) and special.fill == special.mask:
         raise ValueError("a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither")
-    eos = special.eos if config.early_stop else special.eos[:0]
+    eos = special.eos if config.early_stop else []
     return Stops(eos, special.fill, criteria, stop_strings, special.mask)
 
 
-def prepare_special_tokens(
-    model_config: Any, config: DiffusionGenerationConfig, device: torch.device | str
-) -> SpecialTokens:
+def prepare_special_tokens(model_config: Any, config: DiffusionGenerationConfig) -> SpecialTokens:
     """The token ids that a run needs, checked against the vocabulary."""
     mask = find_mask_token(model_config, config)
     eos = [] if config.eos_token_id is None else config.eos_token_id
@@ -223,7 +222,7 @@ def prepare_special_tokens(
     for name, tokens in {"mask_token_id": [mask], "eos_token_id": eos, "pad_token_id": [fill]}.items():
         if vocab_size is not None and tokens and max(tokens) >= vocab_size:
             raise ValueError(f"`{name}`={max(tokens)} is outside of the model's vocabulary of {vocab_size} tokens")
-    return SpecialTokens(mask, torch.tensor(eos, dtype=torch.long, device=device), fill)
+    return SpecialTokens(mask, eos, fill)
 
 
 def find_mask_token(model_config: Any, generation_config: Any) -> int:

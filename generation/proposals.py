@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from .canvas import Canvas, Proposal
+from .canvas import Canvas, Integers, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
 from .noise import Draw
 
@@ -16,44 +17,55 @@ LARGEST_SPAN = 256  # it divides the vocabularies of LLaDA and Dream
 
 def propose(
     logits: Iterable[torch.Tensor],
-    positions: torch.LongTensor,
+    positions: Integers,
     canvas: Canvas,
     config: DiffusionGenerationConfig,
     mask_token_id: int,
     logits_processor: LogitsProcessorList | None,
     forward: int,
 ) -> Proposal:
-    """A token for every candidate and how sure the model is of it.
+    """A token for every candidate and how sure the model is of it. Reads them on the host: the one read of a forward.
 
     Args:
         logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they
             are overwritten.
-        positions (`torch.LongTensor` of shape `(B, K)`): Canvas positions of the candidates.
+        positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates.
         forward (`int`): Number of the forward, for sampling.
     """
-    rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
+    rows = np.arange(len(positions)).repeat(positions.shape[1])
     generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
     shown = canvas.without_padding() if logits_processor else canvas.tokens
     parts, start = [], 0
     for part in logits:
         span = slice(start, start + len(part))
         start += len(part)
-        # a few numbers per candidate go to the head's device, rather than the logits to the canvas's
-        draw = Draw(canvas.seeds[rows[span]].to(part.device), generated[span].to(part.device), forward)
+        draw = Draw(canvas.seeds[rows[span]], generated[span], forward)
         if logits_processor:
-            part = logits_processor(shown[rows[span]].to(part.device), part.float())
+            part = logits_processor(torch.from_numpy(shown[rows[span]]).to(part.device), part.float())
         parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
-    fields = [
-        None if field[0] is None else torch.cat(field).view(positions.shape).to(positions.device)
-        for field in zip(*parts, strict=True)
-    ]
-    return Proposal(*fields)
+    numbers = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).numpy(force=True)
+    tokens, *fields = numbers.reshape(-1, *positions.shape)
+    scores = {kind: fields.pop(0) for kind in kinds_of_scores(config)}
+    if "random" in scores:
+        drawn = Draw(canvas.seeds[rows], generated, forward).uniform().reshape(positions.shape)
+        scores["random"] = np.where(np.isfinite(scores["random"]), drawn, np.float32(np.nan))
+    score, forced_score = scores[config.score], scores[config.forced_score or config.score]
+    return Proposal(tokens.view(np.int32).astype(np.int64), score, forced_score, fields[0] if fields else None)
+
+
+def kinds_of_scores(config: DiffusionGenerationConfig) -> list[str]:
+    """The scores that a run needs, each once."""
+    return list(dict.fromkeys((config.score, config.forced_score or config.score)))
 
 
 def propose_part(
     logits: torch.Tensor, draw: Draw, config: DiffusionGenerationConfig, mask_token_id: int, may_forbid: bool
-) -> tuple[torch.Tensor | None, ...]:
+) -> torch.Tensor:
     """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
+
+    One float32 tensor (fields, candidates), so that the host reads it at once: the bits of the tokens as int32, the
+    scores, the scores of forced progress if they are others, and the log-probabilities if asked for. For random
+    scores, which the host draws, it says whether the logits are finite.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
     The mask token counts in the distribution but is never proposed.
@@ -63,8 +75,7 @@ def propose_part(
         logits.clamp_(min=torch.finfo(logits.dtype).min)
     weights = logits.exp()
     total = weights.sum(dim=-1)
-    kinds = {config.score, config.forced_score or config.score}
-    scores = {}
+    kinds, scores = kinds_of_scores(config), {}
     if "entropy" in kinds:
         # not a matrix product: over a real vocabulary its float32 sum is off by 1e-3 nats, and TF32 makes it worse
         scores["entropy"] = (weights * logits).sum(dim=-1) / total - total.log()
@@ -72,18 +83,20 @@ def propose_part(
         top = weights.topk(2, dim=-1).values
         scores["margin"] = (top[:, 0] - top[:, 1]) / total
     if "random" in kinds:
-        scores["random"] = draw.uniform(1, stream=-1)[:, 0].where(total.isfinite(), torch.nan)
+        scores["random"] = total
 
     logits[:, mask_token_id] = -torch.inf
     if config.temperature > 0:
         # the Gumbel-max trick
-        tokens = largest(restrict(logits / config.temperature, config) + draw.gumbel(logits.shape[-1]))
+        tokens = largest(restrict(logits / config.temperature, config) + draw.gumbel(logits.shape[-1], logits.device))
     else:
         tokens = largest(logits)
     if "probability" in kinds:
         scores["probability"] = weights.gather(-1, tokens[:, None])[:, 0] / total
-    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - total.log() if config.output_logprobs else None
-    return tokens, scores[config.score], scores[config.forced_score or config.score], logprobs
+    fields = [tokens.int().view(torch.float32), *(scores[kind] for kind in kinds)]
+    if config.output_logprobs:
+        fields.append(logits.gather(-1, tokens[:, None])[:, 0] - total.log())
+    return torch.stack(fields)
 
 
 def largest(values: torch.Tensor) -> torch.LongTensor:

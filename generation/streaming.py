@@ -6,6 +6,7 @@ from itertools import groupby
 from queue import Queue
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
@@ -18,8 +19,6 @@ class StreamFeed:
     Feeds a streamer: final blocks by `put`, the rest of the canvas by `put_draft`. With a draft, a streamer that sets
     `takes_committed` also gets which of its positions are committed.
 
-    The canvas is copied to the host after every forward, so this is only used when a streamer is given.
-
     Args:
         streamer (`BaseStreamer`): The streamer.
     """
@@ -30,25 +29,25 @@ class StreamFeed:
         self.takes_committed = getattr(streamer, "takes_committed", False)
         self.sent: int | None = None  # positions; none before the prompt, which may be empty
 
-    def update(self, canvas: Canvas, eos_token_ids: torch.LongTensor) -> None:
+    def update(self, canvas: Canvas, eos_token_ids: list[int]) -> None:
         """Called before every forward, with the state that the previous forward left."""
-        tokens, starts = canvas.tokens[0].cpu(), canvas.block_starts.tolist()
+        tokens = torch.from_numpy(canvas.tokens[0])
         if self.sent is None:
             self.streamer.put(tokens[: canvas.region_start])
             self.sent = canvas.region_start
             return
-        finished = int((canvas.masks_left[0] == 0).long().cumprod(dim=0).sum())
-        final = starts[finished]
-        eos = torch.isin(tokens[canvas.region_start :], eos_token_ids.cpu()).nonzero()[:, 0]
-        ended = canvas.first_block and canvas.ended[0]  # an infilled text continues after its gaps
+        finished = (canvas.masks_left[0] == 0).cumprod().sum()
+        final = int(canvas.block_starts[0, finished])
+        eos = np.isin(canvas.tokens[0, canvas.region_start :], eos_token_ids).nonzero()[0]
+        ended = canvas.region_start and canvas.ended[0]  # an infilled text continues after its gaps
         shown = canvas.region_start + int(eos[0]) + 1 if len(eos) and ended else canvas.length
         if final > self.sent:
             if shown > self.sent:
                 self.streamer.put(tokens[self.sent : min(final, shown)])
             self.sent = final
         if self.takes_draft and self.sent < canvas.length:
-            committed = {"committed": canvas.committed[0, self.sent :].cpu()} if self.takes_committed else {}
-            self.streamer.put_draft(tokens[self.sent :], **committed)
+            committed = torch.from_numpy(canvas.committed[0, self.sent :])
+            self.streamer.put_draft(tokens[self.sent :], **({"committed": committed} if self.takes_committed else {}))
 
     def end(self) -> None:
         self.streamer.end()

@@ -9,9 +9,9 @@ What holds for every cache, and the quirks of published decoders, are policies a
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from .canvas import Canvas, Proposal
+from .canvas import Booleans, Canvas, Integers, Proposal, gather
 from .configuration_diffusion import DiffusionGenerationConfig
 
 
@@ -20,27 +20,22 @@ class Window:
     """What a forward recomputes, and for which positions it proposes tokens.
 
     Attributes:
-        positions (`torch.BoolTensor` of shape `(B, L)`): The positions to recompute.
-        candidates (`torch.BoolTensor` of shape `(B, L)`): The positions that the forward proposes tokens for.
-        eligible (`torch.BoolTensor` of shape `(B, L)`): The masked ones of them, which the selection chooses from. The
-            others are committed: a policy asks for them to revise them.
+        positions (`Booleans` of shape `(B, L)`): The positions to recompute.
+        candidates (`Booleans` of shape `(B, L)`): The positions that the forward proposes tokens for.
+        eligible (`Booleans` of shape `(B, L)`): The masked ones of them, which the selection chooses from. The others
+            are committed: a policy asks for them to revise them.
     """
 
-    positions: torch.BoolTensor
-    candidates: torch.BoolTensor
-    eligible: torch.BoolTensor
+    positions: Booleans
+    candidates: Booleans
+    eligible: Booleans
 
-    def extents(self) -> list[torch.LongTensor]:
-        """Of each row (B,): positions, the first one, and the one after the last."""
-        length, recomputed = self.positions.shape[1], self.positions.long()
-        return [recomputed.sum(dim=1), recomputed.argmax(dim=1), length - recomputed.flip(1).argmax(dim=1)]
-
-    def select_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: Integers) -> None:
         self.positions, self.candidates = self.positions[rows], self.candidates[rows]
         self.eligible = self.eligible[rows]
 
 
-def indices_of(window: torch.BoolTensor, width: int, first_real: torch.LongTensor) -> torch.LongTensor:
+def indices_of(window: Booleans, width: int, first_real: Integers) -> Integers:
     """The positions of windows (R, L) as (R, `width`), in order at the right end of each row.
 
     The left end is filled: in a row with padding by position 0, which nothing sees, in any other by its first
@@ -48,58 +43,56 @@ def indices_of(window: torch.BoolTensor, width: int, first_real: torch.LongTenso
     of the canvas for the queries of a row and drops those on padding: so it drops only fillings.
 
     Args:
-        first_real (`torch.LongTensor` of shape `(R,)`): First position that is not padding.
+        first_real (`Integers` of shape `(R,)`): First position that is not padding.
     """
-    columns = torch.arange(width, device=first_real.device)
-    order = window.long().argsort(dim=1, stable=True)[:, -width:]
-    filling = window.long().argmax(dim=1).where(first_real == 0, 0)
-    return order.where(columns >= width - window.sum(dim=1, keepdim=True), filling[:, None])
+    order = window.argsort(axis=1, kind="stable")[:, -width:]
+    filling = np.where(first_real == 0, window.argmax(axis=1), 0)
+    real = np.arange(width) >= width - window.sum(axis=1, keepdims=True)
+    return np.where(real, order, filling[:, None])
 
 
 class WholeCanvas:
     """`cache="none"`: every forward recomputes the whole canvas. The base of all policies."""
 
-    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
+    def must_stay(self, canvas: Canvas) -> Booleans:
         """Rows (B,) that must not leave their current block yet."""
-        return torch.zeros_like(canvas.ended)
+        return np.zeros_like(canvas.ended)
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         """The positions (B, L) that forward number `forward`, counted from 1, recomputes."""
-        return torch.ones_like(canvas.committed)
+        return np.ones_like(canvas.committed)
 
-    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         """
         The window of a forward.
 
         Args:
             canvas ([`~d3llm.generation.canvas.Canvas`]): The state before it.
-            open_positions (`torch.BoolTensor` of shape `(B, L)`): Masked positions of opened blocks.
+            open_positions (`Booleans` of shape `(B, L)`): Masked positions of opened blocks.
             forward (`int`): Its number, counted from 1.
         """
         positions = self.recomputed(canvas, forward)
         candidates = open_positions & positions
         return Window(positions, candidates, candidates)
 
-    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+    def accept(self, accepted: Booleans, eligible: Booleans) -> Booleans:
         """What is committed of the `eligible` candidates (B, K), of which the selection `accepted` some."""
         return accepted
 
-    def revise(
-        self, canvas: Canvas, positions: torch.LongTensor, proposal: Proposal, accepted: torch.BoolTensor
-    ) -> torch.BoolTensor:
+    def revise(self, canvas: Canvas, positions: Integers, proposal: Proposal, accepted: Booleans) -> Booleans:
         """
         What is written of the candidates: those that are committed now, and those that are revised. To mask decoded
         positions again, a policy calls `canvas.remask`.
 
         Args:
             canvas ([`~d3llm.generation.canvas.Canvas`]): The state before the forward.
-            positions (`torch.LongTensor` of shape `(B, K)`): The candidates.
+            positions (`Integers` of shape `(B, K)`): The candidates.
             proposal ([`~d3llm.generation.canvas.Proposal`]): What the forward proposes for them.
-            accepted (`torch.BoolTensor` of shape `(B, K)`): Which of them are committed now.
+            accepted (`Booleans` of shape `(B, K)`): Which of them are committed now.
         """
         return accepted
 
-    def select_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: Integers) -> None:
         """Keep only these rows of the policy's state."""
 
 
@@ -115,13 +108,13 @@ class CurrentBlock(WholeCanvas):
         self.dual = dual
         self.leave_completed = leave_completed
 
-    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
+    def must_stay(self, canvas: Canvas) -> Booleans:
         if self.leave_completed:
             return super().must_stay(canvas)
-        completed = canvas.masks_left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
+        completed = canvas.masks_left_in(canvas.current.clip(min=0)) == 0
         return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         current = canvas.current[:, None]
         window = canvas.block_of == current if self.dual else canvas.block_of >= current
         return window | (canvas.forwards_in_block == 0)[:, None]
@@ -134,18 +127,17 @@ class PublishedEdge(CurrentBlock):
     propose that position, so the published loop commits it, and nothing else, in the forward that rebuilds.
     """
 
-    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)
         self.rebuilds = canvas.forwards_in_block == 0
-        positions = torch.arange(canvas.length, device=open_positions.device)
-        first = canvas.block_starts[canvas.current][:, None] == positions
+        first = gather(canvas.block_starts, canvas.current[:, None]) == canvas.positions
         candidates = window.candidates & (first | ~self.rebuilds[:, None])
         return Window(window.positions, candidates, candidates)
 
-    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+    def accept(self, accepted: Booleans, eligible: Booleans) -> Booleans:
         return accepted | (eligible & self.rebuilds[:, None])
 
-    def select_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: Integers) -> None:
         self.rebuilds = self.rebuilds[rows]
 
 
@@ -161,7 +153,7 @@ class DelayedTokens(WholeCanvas):
         self.delay = delay
         self.refresh_interval = refresh_interval
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         recent = (canvas.commit_steps > 0) & (canvas.commit_steps >= forward - self.delay)
         refresh = canvas.forwards_in_block <= self.delay
         if self.refresh_interval is not None:
@@ -180,34 +172,34 @@ class SettledBlocks(WholeCanvas):
     def __init__(self, canvas: Canvas, delay: int, refresh_interval: int | None):
         self.delay = delay
         self.refresh_interval = refresh_interval
-        self.settled = torch.zeros_like(canvas.opened)
-        # forward at which a block was first seen complete; the prompt is complete before the first one
-        self.completed_at = torch.full_like(canvas.masks_left, -1)
-        self.completed_at[:, 0] = torch.where(canvas.masks_left[:, 0] == 0, 0, -1)
+        self.settled = np.zeros_like(canvas.opened)
+        # forward at which a block was first seen complete; those of the prompt are complete before the first one
+        given = (canvas.masks_left == 0) & (np.arange(canvas.masks_left.shape[1]) < canvas.opened[:, None])
+        self.completed_at = np.where(given, 0, -1)
 
-    def settle(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def settle(self, canvas: Canvas, forward: int) -> Booleans:
         """Settles blocks, as forward number `forward` sees them; returns which blocks (B, M) wait to settle."""
-        blocks = torch.arange(canvas.masks_left.shape[1], device=canvas.masks_left.device)
+        blocks = np.arange(canvas.masks_left.shape[1])
         complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None])
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
         ready = (complete & waited) if self.delay else complete
-        settled = (ready | (blocks < self.settled[:, None])).long().cumprod(dim=1).sum(dim=1)
+        settled = (ready | (blocks < self.settled[:, None])).cumprod(axis=1).sum(axis=1)
 
         stabilising = complete & (blocks == settled[:, None])
-        self.completed_at = torch.where(stabilising & (self.completed_at < 0), forward, self.completed_at)
+        self.completed_at = np.where(stabilising & (self.completed_at < 0), forward, self.completed_at)
         self.settled = settled
         return stabilising
 
     def is_refresh(self, forward: int) -> bool:
         return self.refresh_interval is not None and forward % self.refresh_interval == 0
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         first, stabilising = self.settled, self.settle(canvas, forward)
-        reuse = (first > 0) & ~stabilising.any(dim=1) & (not self.is_refresh(forward))
+        reuse = (first > 0) & ~stabilising.any(axis=1) & (not self.is_refresh(forward))
         reuse = (reuse | (self.settled > first)) & (self.refresh_interval != 1)
         return (canvas.block_of >= first[:, None]) | ~reuse[:, None]
 
-    def select_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: Integers) -> None:
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
 
 
@@ -220,11 +212,11 @@ class OpenedBlocks(SettledBlocks):
     however long the canvas is.
     """
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         first = self.settled
         self.settle(canvas, forward)
         if forward == 1 or self.is_refresh(forward):
-            return torch.ones_like(canvas.committed)
+            return np.ones_like(canvas.committed)
         return (canvas.block_of >= first[:, None]) & canvas.in_opened_blocks()
 
 
@@ -238,24 +230,22 @@ class AroundPolicy(WholeCanvas):
     def __init__(self, policy: WholeCanvas):
         self.policy = policy
 
-    def must_stay(self, canvas: Canvas) -> torch.BoolTensor:
+    def must_stay(self, canvas: Canvas) -> Booleans:
         return self.policy.must_stay(canvas)
 
-    def recomputed(self, canvas: Canvas, forward: int) -> torch.BoolTensor:
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         return self.policy.recomputed(canvas, forward)
 
-    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         return self.policy.window(canvas, open_positions, forward)
 
-    def accept(self, accepted: torch.BoolTensor, eligible: torch.BoolTensor) -> torch.BoolTensor:
+    def accept(self, accepted: Booleans, eligible: Booleans) -> Booleans:
         return self.policy.accept(accepted, eligible)
 
-    def revise(
-        self, canvas: Canvas, positions: torch.LongTensor, proposal: Proposal, accepted: torch.BoolTensor
-    ) -> torch.BoolTensor:
+    def revise(self, canvas: Canvas, positions: Integers, proposal: Proposal, accepted: Booleans) -> Booleans:
         return self.policy.revise(canvas, positions, proposal, accepted)
 
-    def select_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: Integers) -> None:
         self.policy.select_rows(rows)
 
 
@@ -267,9 +257,9 @@ class Restricted(AroundPolicy):
         super().__init__(policy)
         self.kept, self.opened_only = kept, opened_only
 
-    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)
-        needed = torch.arange(canvas.length, device=open_positions.device) >= self.kept
+        needed = canvas.positions >= self.kept
         if self.opened_only:
             needed = needed & canvas.in_visible_blocks()
         return Window(window.positions & needed, window.candidates & needed, window.eligible & needed)
@@ -279,21 +269,20 @@ class Completed(AroundPolicy):
     """Adds the rows that predict the candidates, and skips the padding, which nothing sees.
 
     Args:
-        logit_rows (`Callable`, *optional*): Of the model: the row that predicts a position. Without it, no row before
-            a window is added (`window_edge="published"`).
+        logit_rows (`Integers` of shape `(L,)`, *optional*): The row that predicts each position. Without it, no row
+            before a window is added (`window_edge="published"`).
     """
 
-    def __init__(self, policy: WholeCanvas, logit_rows: Callable[[torch.Tensor], torch.Tensor] | None):
+    def __init__(self, policy: WholeCanvas, logit_rows: Integers | None):
         super().__init__(policy)
         self.logit_rows = logit_rows
 
-    def window(self, canvas: Canvas, open_positions: torch.BoolTensor, forward: int) -> Window:
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)
         if self.logit_rows is not None:
-            rows = self.logit_rows(torch.arange(canvas.length, device=open_positions.device))
-            predicting = torch.zeros_like(window.candidates, dtype=torch.long)
-            predicting.scatter_add_(1, rows.expand_as(predicting), window.candidates.long())
-            window.positions = window.positions | (predicting > 0)
+            rows, candidates = window.candidates.nonzero()
+            window.positions = window.positions.copy()
+            window.positions[rows, self.logit_rows[candidates]] = True
         if canvas.attention_mask is not None:
             window.positions = window.positions & (canvas.attention_mask > 0)
         return window
@@ -328,7 +317,7 @@ def make_policy(
     canvas: Canvas,
     config: DiffusionGenerationConfig,
     logits_shift: int,
-    logit_rows: Callable[[torch.Tensor], torch.Tensor],
+    logit_rows: Integers,
     kept: int = 0,
 ) -> WholeCanvas:
     """
@@ -336,7 +325,8 @@ def make_policy(
 
     Args:
         canvas, config: Of the run.
-        logits_shift (`int`), logit_rows (`Callable`): Of the model: which row of its logits predicts a position.
+        logits_shift (`int`), logit_rows (`Integers` of shape `(L,)`): Of the model: which row of its logits predicts a
+            position.
         kept (`int`, *optional*, defaults to 0): Positions from the start that an earlier run computed.
     """
     policy = POLICIES[config.cache](canvas, config, logits_shift)

@@ -91,7 +91,7 @@ def student_facts(
     return StudentFacts(
         vocab_size=model.get_input_embeddings().num_embeddings,
         mask_token_id=special.mask,
-        eos_token_ids=special.eos.tolist(),
+        eos_token_ids=special.eos,
         fill_token_id=special.fill,
         max_length=max_length or model.config.max_position_embeddings,
         tokenizer=tokenizer,

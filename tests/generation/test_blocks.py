@@ -1,5 +1,6 @@
 """The prompt and the blocks in their order: when each is filled, with how many forwards, and what a cache keeps."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,11 +44,11 @@ def test_the_first_blocks_take_the_remainder_of_the_steps(model):
 
 
 def test_a_cache_is_kept_up_to_the_first_difference():
-    cache, tokens = CanvasCache(2, 12), torch.arange(12)[None]
+    cache, tokens = CanvasCache(2, 12), np.arange(12)[None]
     for layer in range(2):
         cache.update(torch.ones(1, 2, 12, 4), torch.ones(1, 2, 12, 4), layer)
-    cache.record_tokens(tokens, torch.arange(12)[None])
-    other = tokens.clone()
+    cache.record_tokens(tokens, tokens, np.zeros(1, dtype=np.int64))
+    other = tokens.copy()
     other[0, 5] = 40  # what follows is the same again
     assert cache.reuse_prefix(other, limit=12) == 5
     assert cache.layers[0].keys[0, 0, :, 0].tolist() == [1.0] * 5 + [0.0] * 7

@@ -180,7 +180,7 @@ def test_a_cache_is_taken_over_to_the_next_turn(model):
     arguments |= {"early_stop": False, "return_dict_in_generate": True}
     output = model.generate(first, **arguments)
     second = torch.cat([output.sequences, prompts([5], seed=2)[0][None]], dim=1)
-    known = output.cache.tokens[0].eq(output.sequences[0]).long().cumprod(dim=0).sum()
+    known = (output.cache.tokens[0] == output.sequences[0].numpy()).cumprod().sum()
     assert 12 <= known < 28  # what the last forward committed was computed as a mask
 
     widths, forward = [], model.forward
@@ -249,7 +249,7 @@ def test_a_preset_for_another_attention_is_refused():
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_at_most_two_host_reads_a_forward(model, method, padded):
+def test_one_host_read_a_forward(model, method, padded):
     ids, mask = left_pad(prompts([4, 9, 9]) if padded else prompts([9, 9, 9]))
     arguments = METHODS[method] | {"block_size": 8, "return_dict_in_generate": True, "attention_mask": mask}
     arguments |= {"early_stop": False, "steps": None}
@@ -261,7 +261,7 @@ def test_at_most_two_host_reads_a_forward(model, method, padded):
         forwards.append(int(output.forward_passes.max()))
     assert forwards[1] > forwards[0]
     # what a run reads once, before and after its forwards, falls out of the difference
-    assert reads[1] - reads[0] <= 2 * (forwards[1] - forwards[0]), counted
+    assert reads[1] - reads[0] == forwards[1] - forwards[0], counted
 
 
 def test_the_counter_of_host_reads_counts():

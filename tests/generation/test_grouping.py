@@ -48,16 +48,19 @@ def test_the_division_is_the_cheapest():
 )
 def test_work_is_close_to_need_and_rows_are_those_of_one_call(model, monkeypatch, arguments, batch):
     ids, mask = left_pad(prompts(range(3, 3 + batch)))
-    computed, needed, forward = [], [], decoding_run.DecodingRun.forward
+    computed, needed, forward, call = [], [], decoding_run.DecodingRun.forward, model.forward
 
     def watched(run):
-        needed.append(int(run.window.positions.sum()))
-        computed.append(
-            sum((len(run.canvas.tokens) if rows is None else len(rows)) * width for rows, width in run.calls)
-        )
+        needed.append(int(run.window.positions.sum()) * (2 if "cfg_scale" in arguments else 1))
+        computed.append(0)
         return forward(run)
 
+    def counted(**inputs):
+        computed[-1] += inputs["input_ids"].numel()
+        return call(**inputs)
+
     monkeypatch.setattr(decoding_run.DecodingRun, "forward", watched)
+    monkeypatch.setattr(model, "forward", counted)
     given = {**arguments, "attention_mask": mask, "max_new_tokens": 160, "block_size": 16, "early_stop": False}
     given |= {"return_dict_in_generate": True}
     grouped = model.generate(ids, **given)

@@ -1,11 +1,12 @@
 """The loop takes decoders that it was not written for: they revise, mask again, and verify, without a change to it."""
 
+import numpy as np
 import pytest
 import torch
 from transformers.utils import ModelOutput
 
 from d3llm.generation import decoding_diffusion, windows
-from d3llm.generation.canvas import Proposal
+from d3llm.generation.canvas import Proposal, gather
 from d3llm.generation.decoding_run import DecodingRun
 from d3llm.generation.windows import WholeCanvas, Window
 from d3llm.modeling import LLaDAModelLM
@@ -26,9 +27,9 @@ class Editing(WholeCanvas):
 
     def must_stay(self, canvas):
         if self.edited is None:
-            self.edited, self.unmasked = torch.zeros_like(canvas.ended), torch.zeros_like(canvas.opened)
-        complete = canvas.masks_left.gather(1, canvas.current.clamp(min=0)[:, None])[:, 0] == 0
-        self.unmasked = torch.where(complete, self.unmasked + 1, 0)
+            self.edited, self.unmasked = np.zeros_like(canvas.ended), np.zeros_like(canvas.opened)
+        complete = canvas.masks_left_in(canvas.current.clip(min=0)) == 0
+        self.unmasked = np.where(complete, self.unmasked + 1, 0)
         return complete & self.edited & (self.unmasked <= EDITS) & (canvas.current >= 0)
 
     def window(self, canvas, open_positions, forward):
@@ -37,10 +38,10 @@ class Editing(WholeCanvas):
         return Window(window.positions, window.candidates | editable, window.eligible)
 
     def revise(self, canvas, positions, proposal, accepted):
-        was_committed = (canvas.committed & ~canvas.given).gather(1, positions)
-        differs = proposal.tokens != canvas.tokens.gather(1, positions)
+        was_committed = gather(canvas.committed & ~canvas.given, positions)
+        differs = proposal.tokens != gather(canvas.tokens, positions)
         edited = was_committed & differs & (proposal.score > self.edit_threshold)
-        self.edited, self.edits = edited.any(dim=1), self.edits + int(edited.sum())
+        self.edited, self.edits = edited.any(axis=1), self.edits + int(edited.sum())
         return accepted | edited
 
     def select_rows(self, rows):
@@ -58,7 +59,7 @@ class Remasking(WholeCanvas):
         if self.times:
             self.times -= 1
             decoded = canvas.committed & ~canvas.given
-            canvas.remask(decoded & (decoded.cumsum(dim=1) == 1), MASK)
+            canvas.remask(decoded & (decoded.cumsum(axis=1) == 1), MASK)
         return accepted
 
 
@@ -115,21 +116,22 @@ class VerifyingRun(DecodingRun):
 
     def propose(self, states):
         draft = super().propose(states)
-        in_order = self.positions.argsort(dim=1)
-        self.positions = self.positions.gather(1, in_order)
-        tokens = self.canvas.tokens.scatter(1, self.positions, draft.tokens.gather(1, in_order))
+        in_order = self.positions.argsort(axis=1)
+        self.positions = gather(self.positions, in_order)
+        tokens = self.canvas.tokens.copy()
+        np.put_along_axis(tokens, self.positions, gather(draft.tokens, in_order), axis=1)
         self.forwards += 1
         length = tokens.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-        seen: ModelOutput = self.model(tokens, attention_mask=causal.expand(len(tokens), 1, -1, -1))
-        verified = seen.logits.index_fill(-1, torch.tensor([MASK]), -torch.inf).argmax(dim=-1)
-        before = (self.positions - 1).clamp(min=0)
-        self.agrees = verified.gather(1, before) == tokens.gather(1, self.positions)
-        return Proposal(tokens.gather(1, self.positions), *[draft.score.gather(1, in_order)] * 2)
+        seen: ModelOutput = self.model(self.upload(tokens), attention_mask=causal.expand(len(tokens), 1, -1, -1))
+        verified = seen.logits.index_fill(-1, torch.tensor([MASK]), -torch.inf).argmax(dim=-1).numpy()
+        before = (self.positions - 1).clip(min=0)
+        self.agrees = gather(verified, before) == gather(tokens, self.positions)
+        return Proposal(gather(tokens, self.positions), *[gather(draft.score, in_order)] * 2)
 
     def select(self, proposal):
-        prefix = self.agrees.long().cumprod(dim=1) > 0
-        return prefix | (torch.arange(prefix.shape[1]) == 0)
+        prefix = self.agrees.cumprod(axis=1) > 0
+        return prefix | (np.arange(prefix.shape[1]) == 0)
 
 
 def test_a_step_verifies_a_draft_with_another_attention(model, monkeypatch):

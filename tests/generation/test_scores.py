@@ -1,5 +1,6 @@
 """Scores are exact at a vocabulary of real size."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ VOCABULARY = 126_464  # LLaDA's
 def test_against_float64(score, sharpness):
     logits = sharpness * torch.randn(8, VOCABULARY, generator=torch.Generator().manual_seed(0))
     config = DiffusionGenerationConfig(score=score, threshold=0.5).resolve()
-    draw = Draw(torch.zeros(8, dtype=torch.long), torch.arange(8), forward=1)
+    draw = Draw(np.zeros(8, dtype=np.int64), np.arange(8), forward=1)
     _, found, *_ = propose_part(logits.clone(), draw, config, mask_token_id=VOCABULARY - 1, may_forbid=False)
     probabilities = logits.double().softmax(dim=-1)
     top = probabilities.topk(2, dim=-1).values

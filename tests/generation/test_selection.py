@@ -1,7 +1,7 @@
 """Which proposals are committed, worked out by hand: quotas, schedules and limits at their very edge."""
 
+import numpy as np
 import pytest
-import torch
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
@@ -14,8 +14,8 @@ MASK = 9
 
 def masked_block(size: int) -> Canvas:
     """A canvas of one row whose only block is masked and is the current one."""
-    seeds = torch.zeros(1, dtype=torch.long)
-    prompt = torch.ones(1, 1, dtype=torch.long)
+    seeds = np.zeros(1, dtype=np.int64)
+    prompt = np.ones((1, 1), dtype=np.int64)
     canvas = Canvas.from_prompt(prompt, None, new_tokens=size, block_size=size, mask_token_id=MASK, seeds=seeds)
     advance(canvas)
     return canvas
@@ -23,15 +23,15 @@ def masked_block(size: int) -> Canvas:
 
 def advance(canvas: Canvas):
     canvas.count_masks()
-    canvas.advance_blocks(1.0, 1.0, torch.zeros_like(canvas.ended))
+    canvas.advance_blocks(1.0, 1.0, np.zeros_like(canvas.ended))
 
 
 def selected(canvas: Canvas, scores: list[float], **fields) -> list[bool]:
     """Which positions of the block one forward commits; they are committed to the canvas."""
-    positions = torch.arange(1, canvas.length)[None]
-    eligible = ~canvas.committed.gather(1, positions)
-    score = torch.tensor([scores])
-    proposal = Proposal(torch.full_like(positions, 2), score, score)
+    positions = canvas.positions[None, 1:]
+    eligible = ~canvas.committed[:, 1:]
+    score = np.array([scores], dtype=np.float32)
+    proposal = Proposal(np.full_like(positions, 2), score, score)
     accepted = select(proposal, positions, eligible, canvas, DiffusionGenerationConfig(**fields).resolve())
     canvas.commit(positions, proposal, accepted, 1)
     return accepted[0].tolist()

@@ -1,6 +1,6 @@
 """What a streamer gets to see of a canvas: what is final, and nothing else."""
 
-import torch
+import numpy as np
 
 from d3llm.generation.canvas import Canvas
 from d3llm.generation.streaming import StreamFeed
@@ -18,11 +18,11 @@ def test_an_eos_that_ends_nothing_does_not_end_the_stream(model):
 
 
 def test_a_block_after_a_gap_is_not_final():
-    streamer, prompt = RecordingStreamer(), torch.tensor([[5, 6]])
+    streamer, prompt = RecordingStreamer(), np.array([[5, 6]])
     canvas = Canvas.from_prompt(
-        prompt, None, new_tokens=6, block_size=2, mask_token_id=MASK, seeds=torch.zeros(1, dtype=torch.long)
+        prompt, None, new_tokens=6, block_size=2, mask_token_id=MASK, seeds=np.zeros(1, dtype=np.int64)
     )
-    stream, no_eos = StreamFeed(streamer), torch.tensor([EOS])
+    stream, no_eos = StreamFeed(streamer), [EOS]
     stream.update(canvas, no_eos)
     for position in (4, 5, 2, 3):  # the second block before the first
         canvas.tokens[0, position], canvas.committed[0, position] = 10 + position, True

@@ -10,15 +10,16 @@ Left out of the recordings, since nothing here is to equal them:
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
-from d3llm.generation.decoding_run import visible_positions
 from d3llm.generation.proposals import propose
 from d3llm.generation.selection import select
+from d3llm.generation.visibility import Visibility
 from tests.helpers.golden import GOLDEN
 
 
@@ -39,6 +40,7 @@ def tensors(golden):
 
 def canvas_of(tokens: torch.Tensor, prompt_length: int, block_size: int) -> Canvas:
     """A canvas (1, L) in the middle of a run: what is no mask token is committed."""
+    tokens = tokens.numpy()
     prompt = tokens[None, :prompt_length]
     canvas = Canvas.from_prompt(
         prompt,
@@ -46,23 +48,23 @@ def canvas_of(tokens: torch.Tensor, prompt_length: int, block_size: int) -> Canv
         new_tokens=len(tokens) - prompt_length,
         block_size=block_size,
         mask_token_id=MASK,
-        seeds=torch.zeros(1, dtype=torch.long),
+        seeds=np.zeros(1, dtype=np.int64),
     )
-    canvas.tokens, canvas.committed = tokens[None].clone(), (tokens != MASK)[None]
+    canvas.tokens, canvas.committed = tokens[None].copy(), (tokens != MASK)[None]
     canvas.count_masks()
     return canvas
 
 
 def advance(canvas: Canvas):
     canvas.count_masks()
-    canvas.advance_blocks(1.0, 1.0, torch.zeros_like(canvas.ended))
+    canvas.advance_blocks(1.0, 1.0, np.zeros_like(canvas.ended))
 
 
 def propose_all(tensors, score: str) -> Proposal:
     """A proposal for all positions of the recorded canvas, committed ones too."""
     config = DiffusionGenerationConfig(score=score).resolve()
     canvas = canvas_of(tensors["x"][0], 0, tensors["x"].shape[1])
-    return propose([tensors["logits"][0].clone()], torch.arange(canvas.length)[None], canvas, config, MASK, None, 1)
+    return propose([tensors["logits"][0].clone()], canvas.positions[None], canvas, config, MASK, None, 1)
 
 
 def committed(tensors, **fields) -> tuple[list[int], list[int]]:
@@ -74,12 +76,13 @@ def committed(tensors, **fields) -> tuple[list[int], list[int]]:
     canvas = canvas_of(tensors["x"][0], 0, config.block_size)
     canvas.masks_at_start = canvas.masks_left
     advance(canvas)
-    positions = torch.arange(canvas.length)[None]
+    positions = canvas.positions[None]
     eligible = ~canvas.committed
     proposal = propose([tensors["logits"].flatten(0, 1).clone()], positions, canvas, config, MASK, None, 1)
     canvas.commit(positions, proposal, select(proposal, positions, eligible, canvas, config), 1)
-    assert torch.equal(canvas.tokens[canvas.commit_steps == 0], tensors["x"][canvas.commit_steps == 0])
-    where = canvas.commit_steps[0].nonzero()[:, 0]
+    given = canvas.commit_steps == 0
+    assert np.array_equal(canvas.tokens[given], tensors["x"].numpy()[given])
+    where = canvas.commit_steps[0].nonzero()[0]
     return where.tolist(), canvas.tokens[0, where].tolist()
 
 
@@ -96,12 +99,14 @@ def committed(tensors, **fields) -> tuple[list[int], list[int]]:
 )
 def test_scores(tensors, score, name, sign):
     proposal = propose_all(tensors, score)
-    torch.testing.assert_close(proposal.score[0], sign * tensors[name].flatten().float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.from_numpy(proposal.score[0]), sign * tensors[name].flatten().float(), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["dream_samples", "dream_x0"])
 def test_proposed_tokens(tensors, name):
-    assert torch.equal(propose_all(tensors, "entropy").tokens[0], tensors[name])
+    assert np.array_equal(propose_all(tensors, "entropy").tokens[0], tensors[name].numpy())
 
 
 @recorded("transfer_entropy")
@@ -133,13 +138,13 @@ def test_schedule_of_count(case):
     size = max(case["mask_count"], 1)
     canvas = canvas_of(torch.full((size,), MASK), 0, size)
     canvas.committed[:, case["mask_count"] :] = True
-    positions = torch.arange(size)[None]
-    scores = torch.rand(1, size, generator=torch.Generator().manual_seed(0))
+    positions = np.arange(size)[None]
+    scores = np.random.default_rng(0).random((1, size), dtype=np.float32)
     found = []
     while not canvas.committed.all():
         advance(canvas)
         before = int(canvas.committed.sum())
-        proposal = Proposal(torch.zeros_like(positions), scores, scores)
+        proposal = Proposal(np.zeros_like(positions), scores, scores)
         accepted = select(proposal, positions, ~canvas.committed, canvas, config)
         canvas.commit(positions, proposal, accepted, len(found) + 1)
         found.append(int(canvas.committed.sum()) - before)
@@ -153,15 +158,15 @@ def test_early_stop(case):
     before, after = torch.tensor(case["x"]), torch.tensor(case["x_after"])
     canvas = canvas_of(before, case["prompt_length"], blocks[1]["end"] - blocks[1]["start"])
     assert canvas.masks_left[0].tolist() == [block["mask_count"] for block in blocks]
-    eos = canvas.first_of(torch.tensor([case["eos_token_id"]]))
-    assert int(eos) == (case["first_eos_abs"] if case["has_eos"] else canvas.length)
+    eos = canvas.first_of([case["eos_token_id"]])
+    assert eos.item() == (case["first_eos_abs"] if case["has_eos"] else canvas.length)
     canvas.end_after(eos, case["eos_token_id"], forwards=5)
     canvas.count_masks()
     assert canvas.ended.tolist() == [case["has_eos"]]
-    assert torch.equal(canvas.tokens[0], after)
+    assert np.array_equal(canvas.tokens[0], after.numpy())
     assert canvas.masks_left[0].tolist() == [block["mask_count"] for block in case["block_states_after"].values()]
     filled = (before == MASK) & (after != MASK)
-    assert torch.equal(canvas.commit_steps[0], torch.where(filled, 5, 0).int())
+    assert np.array_equal(canvas.commit_steps[0], filled.numpy() * 5)
 
 
 @recorded("block_mask")
@@ -169,12 +174,12 @@ def test_early_stop(case):
 def test_block_causal_visibility(case, attention):
     canvas = canvas_of(torch.full((case["max_length"],), MASK), case["prompt_length"], case["block_size"])
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention), dtype=torch.float32)
-    config = DiffusionGenerationConfig(attention="block_causal")
+    visibility = Visibility(model, canvas, block_causal=True, device=torch.device("cpu"))
     windows = [(0, case["max_length"], case["visible"])]
     windows += [(part["start_pos"], part["input_length"], part["visible"]) for part in case["extract"]]
     for start, width, visible in windows:
         positions = torch.arange(start, start + width)[None]
-        mask = visible_positions(model, canvas, config, positions)
+        mask = visibility.mask(positions, None)
         assert mask.shape == (1, 1, width, canvas.length)
         seen = (mask if attention == "sdpa" else mask == 0)[0, 0]
         expected = torch.tensor(visible).bool()

@@ -1,0 +1,52 @@
+"""What a forward costs a device besides the transformer and its head: few kernels and one read."""
+
+import pytest
+import torch
+
+from benchmarks.host_reads import count_host_reads
+from benchmarks.watching import KernelCounter, Watch
+from d3llm.generation import decoding_run
+from d3llm.generation.presets import PRESETS
+from tests.helpers.decoding import left_pad, prompts
+
+
+# Kernels per forward; Fast-dLLM's and dllm's own decoders launch 71 to 86 for one row.
+MOST_ALONE, MOST_IN_A_BATCH = 30, 50
+
+
+@pytest.mark.parametrize("cache", ["none", "dual", "block"])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_kernels_and_reads_of_a_forward(model, preset, cache):
+    arguments = {
+        "preset": preset,
+        "cache": cache,
+        "block_size": 8,
+        "early_stop": False,
+        "return_dict_in_generate": True,
+    }
+    for ids, mask, most in (
+        (prompts([6])[0][None], None, MOST_ALONE),
+        (*left_pad(prompts([3 + row % 5 for row in range(16)])), MOST_IN_A_BATCH),
+    ):
+        with count_host_reads() as reads, Watch(model) as watch, KernelCounter(watch) as counter:
+            output = model.generate(ids, attention_mask=mask, max_new_tokens=32, **arguments)
+        forwards = int(output.forward_passes.max())
+        assert counter.kernels <= most * forwards + 30  # some once, before and after the forwards
+        assert len(reads) <= forwards + 10
+
+
+def test_logits_are_divided_for_the_cache_of_a_cpu_alone(model, monkeypatch):
+    vocab_size, states = model.config.vocab_size, torch.zeros(16, 32, model.config.hidden_size)
+    parts = []
+
+    def logits_in_parts():
+        run = object.__new__(decoding_run.DecodingRun)
+        run.model, run.head = model, lambda part: parts.append(len(part)) or part.new_zeros(len(part), vocab_size)
+        return [len(part) for part in run._logits_in_parts(states)]
+
+    for sizes in (decoding_run.HEAD_ELEMENTS, decoding_run.PASS_ELEMENTS):
+        monkeypatch.setitem(sizes, "cpu", 64 * vocab_size)
+    assert logits_in_parts() == parts == [64] * 8
+    for sizes in (decoding_run.HEAD_ELEMENTS, decoding_run.PASS_ELEMENTS):
+        monkeypatch.delitem(sizes, "cpu")
+    assert logits_in_parts() == [512]
