@@ -69,6 +69,8 @@ class Canvas:
         current (`Integers` of shape `(B,)`): The first unfinished block; -1 before the first forward.
         forwards_in_block (`Integers` of shape `(B,)`): Forwards made since `current` became the current block.
         ended (`Booleans` of shape `(B,)`): The row has ended, at an EOS or by a stop.
+        ending (`Booleans` of shape `(B,)`): An EOS is committed, and the row ends with the blocks that are open.
+        held (`Booleans` of shape `(B,)`): The cache policy does not let the row leave its current block yet.
         block_of (`Integers` of shape `(B, L)`): Block of a position.
         block_starts (`Integers` of shape `(B, M + 1)`): First position of each block, then L.
         attention_block_of (`Integers` of shape `(B, L)`): Block of a position in block-causal attention, which may
@@ -93,6 +95,8 @@ class Canvas:
     current: Integers
     forwards_in_block: Integers
     ended: Booleans
+    ending: Booleans
+    held: Booleans
     block_of: Integers
     block_starts: Integers
     attention_block_of: Integers
@@ -154,6 +158,8 @@ class Canvas:
             current=np.full(batch, -1),
             forwards_in_block=np.zeros(batch, dtype=np.int64),
             ended=np.zeros(batch, dtype=np.bool_),
+            ending=np.zeros(batch, dtype=np.bool_),
+            held=np.zeros(batch, dtype=np.bool_),
             block_of=blocks_of_positions(block_starts),
             block_starts=block_starts,
             attention_block_of=blocks_of_positions(attention_starts),
@@ -215,14 +221,11 @@ class Canvas:
         self.tokens = np.where(tail, fill_token_id, self.tokens)
         self.committed = self.committed | tail
 
-    def advance_blocks(self, add_threshold: float, activate_threshold: float, must_stay: Booleans) -> None:
+    def advance_blocks(self, add_threshold: float, activate_threshold: float) -> None:
         """Activate blocks, open at most one more, and move to the first unfinished block, by `masks_left`.
 
         d3LLM (arXiv 2601.07568): a block opens when the last opened one has reached `add_threshold`, and is activated
         when the one before it has reached `activate_threshold`.
-
-        Args:
-            must_stay (`Booleans` of shape `(B,)`): Rows that must not leave their current block yet.
         """
         finished = self.masks_left == 0
         progress = 1 - self.masks_left.astype(np.float32) / self.masks_at_start.clip(min=1).astype(np.float32)
@@ -230,11 +233,12 @@ class Canvas:
 
         last = self.opened[:, None] - 1
         may_open = gather(finished, last) | (gather(progress, last) >= add_threshold)
-        self.opened = self.opened + (may_open[:, 0] & ~self.ended & ~must_stay & (self.opened < len(blocks)))
+        closed = self.ended | self.ending | self.held | (self.opened == len(blocks))
+        self.opened = self.opened + (may_open[:, 0] & ~closed)
         reached = progress[:, :-1] >= activate_threshold
         self.activated[:, 1:] |= reached & (blocks[1:] < self.opened[:, None])
 
-        current = np.where(must_stay, self.current, (~finished).argmax(axis=1))
+        current = np.where(self.held, self.current, (~finished).argmax(axis=1))
         self.forwards_in_block = np.where(current == self.current, self.forwards_in_block + 1, 0)
         self.current = current
 

@@ -25,8 +25,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         preset (`str`, *optional*): Name of a preset: `d3llm presets` lists them with their sources.
         max_new_tokens (`int`, *optional*, defaults to 256): Positions of the generated region, at least 1; the last
             block may be short.
-        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS. The rest is filled
-            with it, and masked positions before it are still decoded.
+        early_stop (`bool`, *optional*, defaults to `True`): Whether a row ends at its first EOS, by
+            `early_stop_rule`. The rest is filled with it.
         temperature (`float`, *optional*, defaults to 0.0): 0 proposes the most probable token, above 0 samples.
         top_k (`int`, *optional*), top_p (`float`, *optional*): Restrict sampling as in every `generate()`.
         seed (`int` or `list[int]`, *optional*): Makes sampling repeatable: a row with this seed gives the same text
@@ -47,17 +47,21 @@ class DiffusionGenerationConfig(GenerationConfig):
         > Selection: which proposals a forward commits
 
         score (`str`, *optional*, defaults to `"entropy"`): How sure the model is of its proposal: its `"probability"`,
-            the negative `"entropy"` in nats, the `"margin"` between the two largest probabilities, or `"random"`.
+            the negative `"entropy"` in nats, the `"margin"` between the two largest probabilities; or, without the
+            model, a `"random"` number, or the `"position"`: what is further left is surer.
         selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` commits what is at least this sure,
             `"count"` a fixed number per forward (LLaDA), `"fraction"` the share 1 - s/t of the masked positions along
             a linear time grid (Dream), `"bernoulli"` each of them with that probability (Dream's `origin`),
             `"factor"` as many as are sure enough for their rank (Fast-dLLM),
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
-            sure enough, up to the number that `"count"` would have reached by now.
+            sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
+            enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
+            the surest of each run of masks (dInfer).
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
         entropy_bound (`float`, *optional*): Of `"entropy_bound"`, in nats.
+        run_threshold (`float`, *optional*): Of `"runs"`: the probability that the surest of a run needs.
         forced_progress (`str`, *optional*, defaults to `"best"`): What a threshold commits in any case: the row's
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
@@ -65,29 +69,40 @@ class DiffusionGenerationConfig(GenerationConfig):
         forced_score (`str`, *optional*): The score that ranks proposals for forced progress; `score` when not given.
         steps (`int`, *optional*): Total forwards of the selections with a schedule, divided evenly among the blocks;
             one forward per token when not given.
+        edit_threshold (`float`, *optional*): Revise a decoded token of the current block when the model proposes another
+            one with a higher probability than this (LLaDA 2.1); never when not given.
+        edit_forwards (`int`, *optional*, defaults to 16): Forwards that a complete block is edited for at most.
+        early_stop_rule (`str`, *optional*, defaults to `"at_once"`): When an EOS ends its row: `"at_once"`, while
+            masked positions before it are still decoded; once there is `"no_gap"` before it; or with the blocks that
+            are open, after which no other `"block"` opens.
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"` and `"bernoulli"`.
 
         > Blocks
 
-        block_size (`int`, *optional*, defaults to 32): Positions per block.
+        block_size (`int`, *optional*, defaults to 32): Positions per block. With block-causal attention it is that of
+            the attention's blocks, unless the preset has one.
         block_add_threshold (`float`, *optional*, defaults to 1.0): Share of the last opened block that must be
             committed before the next block opens; 1 decodes one block after another.
         block_activate_threshold (`float`, *optional*, defaults to 1.0): Share of the previous block that must be
             committed before a block is activated, that is, guaranteed progress.
 
-        attention (`str`, *optional*, defaults to `"bidirectional"`): `"block_causal"` hides later blocks from earlier
-            ones, with the prompt as one block, for models trained that way (D2F).
+        attention (`str`, *optional*): `"bidirectional"`, or `"block_causal"`, which hides later blocks from earlier
+            ones. That of the model when not given; bidirectional if it does not say.
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention, a multiple of
-            `block_size` or a divisor of it; `block_size` when not given. Inside an unfinished attention block, later
-            tokens still change the keys and values of earlier ones: `cache="block"` is then approximate.
+            `block_size` or a divisor of it. That of the model when not given, or `block_size` if it does not say. The
+            model's class says whether its blocks are counted from the end of the prompt (D2F) or from the first token
+            (SDAR, LLaDA 2).
 
         > Cache: which positions a forward recomputes
 
         cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
             on; `"dual"` the current block; `"delayed"` masked and freshly committed positions; `"block"` everything
-            after the last settled block; `"opened"` the opened blocks that have not settled.
+            after the last settled block; `"opened"` the opened blocks that have not settled; `"vicinity"` the current
+            block and what is near it.
         cache_delay (`int`, *optional*, defaults to 1): For how many forwards a committed token (`"delayed"`) or a
-            completed block (`"block"`, `"opened"`) is still recomputed.
+            completed block (`"block"`, `"opened"`) is still recomputed. Of `"vicinity"`: the first forwards, which
+            recompute everything.
+        cache_margin (`int`, *optional*, defaults to 16): Of `"vicinity"`: positions on either side of the block.
         cache_refresh_interval (`int`, *optional*): Forwards between full refreshes of `"delayed"` (counted in a
             block), `"block"` and `"opened"`; never when not given; 1 recomputes everything each time, which is exact.
         leave_completed_blocks (`bool`, *optional*, defaults to `False`): Of `"prefix"` and `"dual"`: whether a block
@@ -148,18 +163,27 @@ class DiffusionGenerationConfig(GenerationConfig):
         return config
 
     def _check_selection(self) -> None:
-        if self.selection in ("threshold", "scheduled_threshold"):
-            if self.score == "random":
-                raise ValueError("`score`='random' has no threshold: use it with `selection`='count' or 'fraction'")
+        if self.selection in ("threshold", "scheduled_threshold", "threshold_or_count", "runs"):
+            if self.score in ("random", "position"):
+                raise ValueError(
+                    f"`score`={self.score!r} has no threshold: use it with `selection`='count' or 'fraction'"
+                )
             if self.score != "entropy" and Number(0, 1).fault(self.threshold):
                 raise ValueError(
                     f"`threshold`={self.threshold!r} is out of its range [0, 1] in the unit of `score`={self.score!r}"
                 )
-        for selection, score in (("factor", "probability"), ("entropy_bound", "entropy"), ("bernoulli", "random")):
-            if self.selection == selection and getattr(self, selection, 0) is None:
-                raise ValueError(f"`selection`={selection!r} needs a value for `{selection}`")
+        for selection, field, score in (
+            ("factor", "factor", "probability"),
+            ("entropy_bound", "entropy_bound", "entropy"),
+            ("bernoulli", None, "random"),
+            ("runs", "run_threshold", "probability"),
+        ):
+            if self.selection == selection and field is not None and getattr(self, field) is None:
+                raise ValueError(f"`selection`={selection!r} needs a value for `{field}`")
             if self.selection == selection and self.score != score:
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
+        if self.edit_threshold is not None and self.score != "probability":
+            raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
 
     def check_blocks(self) -> None:
         """Raises a `ValueError` for an `attention_block_size` that does not go with the other fields."""

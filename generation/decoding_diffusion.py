@@ -236,6 +236,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             mask_token_id=special.mask,
             seeds=prepare_seeds(config, len(prompt)),
             attention_block_size=config.attention_block_size,
+            grid=self.attention_grid if config.attention == "block_causal" else "prompt",
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier)

@@ -86,14 +86,17 @@ class DecodingRun:
         # Candidates are fixed first, as in the published decoder: in the one forward after an EOS the tail still takes
         # part in the selection, though it keeps its EOS.
         self.masked = ~self.canvas.committed
+        self.canvas.count_masks()
+        self.canvas.held = self.policy.must_stay(self.canvas)
         self.stops.end_rows(self.canvas, self.forwards)
         self.canvas.count_masks()
+        self.canvas.held &= ~self.canvas.ended
 
     def advance_blocks(self) -> None:
         """Activates and opens blocks, moves rows to their first unfinished one, and shows the state."""
-        canvas, must_stay = self.canvas, self.policy.must_stay(self.canvas)
-        canvas.advance_blocks(self.config.block_add_threshold, self.config.block_activate_threshold, must_stay)
-        self.finished = canvas.committed.all(axis=1) & ~must_stay
+        canvas = self.canvas
+        canvas.advance_blocks(self.config.block_add_threshold, self.config.block_activate_threshold)
+        self.finished = canvas.committed.all(axis=1) & ~canvas.held
         self.result.record(canvas, self.forwards)
         if self.stream is not None:
             self.stream.update(canvas, self.special.eos)

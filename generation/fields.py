@@ -129,8 +129,20 @@ class Field:
     added: bool = False
 
 
-SCORES = ("probability", "entropy", "margin", "random")
-SELECTIONS = ["count", "fraction", "bernoulli", "threshold", "scheduled_threshold", "factor", "entropy_bound"]
+SCORES = ("probability", "entropy", "margin", "random", "position")
+SELECTIONS = [
+    "count",
+    "fraction",
+    "bernoulli",
+    "threshold",
+    "scheduled_threshold",
+    "threshold_or_count",
+    "factor",
+    "entropy_bound",
+    "runs",
+]
+STOP_RULES = ("at_once", "no_gap", "block")
+CACHES = ("none", "prefix", "dual", "delayed", "block", "opened", "vicinity")
 PROGRESS = ("best", "first_block", "best_and_first_block", "every_block")
 TOKEN = Whole()
 
@@ -144,15 +156,20 @@ METHOD_FIELDS = {
     "threshold": Field(0.5, Number()),
     "factor": Field(None, Number()),
     "entropy_bound": Field(None, Number()),
+    "run_threshold": Field(None, Number(0, 1), added=True),
     "forced_progress": Field("best", Choice(PROGRESS)),
     "forced_score": Field(None, Choice(SCORES)),
     "block_add_threshold": Field(1.0, Number(0, 1)),
     "block_activate_threshold": Field(1.0, Number(0, 1)),
     "attention": Field("bidirectional", Choice(("bidirectional", "block_causal"))),
     "attention_block_size": Field(None, Whole(1), added=True),
-    "cache": Field("none", Choice(("none", "prefix", "dual", "delayed", "block", "opened"))),
+    "early_stop_rule": Field("at_once", Choice(STOP_RULES), added=True),
+    "edit_threshold": Field(None, Number(0, 1), added=True),
+    "edit_forwards": Field(16, Whole(1), added=True),
+    "cache": Field("none", Choice(CACHES)),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),
+    "cache_margin": Field(16, Whole(0), added=True),
     "leave_completed_blocks": Field(False, Flag(), added=True),
     "window_edge": Field("exact", Choice(("exact", "published"))),
 }
@@ -189,7 +206,7 @@ METHOD_DEFAULTS = {name: field.default for name, field in METHOD_FIELDS.items()}
 RUN_DEFAULTS = {name: field.default for name, field in RUN_FIELDS.items()}
 CHOICES = {name: field.kind.names for name, field in FIELDS.items() if isinstance(field.kind, Choice)}
 # Selections that follow a number of `steps`.
-SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold")
+SCHEDULED = ("count", "fraction", "bernoulli", "scheduled_threshold", "threshold_or_count")
 
 
 def check_names(names: Iterable[str], known: Collection[str]) -> None:

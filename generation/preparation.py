@@ -14,6 +14,7 @@ from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
 from .noise import seeds_of_copies
+from .presets import PRESETS
 from .stops import Stops
 
 
@@ -67,15 +68,7 @@ def prepare_config(
     longest = model.config.max_position_embeddings
     if config.max_new_tokens is None and longest is not None:
         config.max_new_tokens = max(1, min(RUN_DEFAULTS["max_new_tokens"], longest - prompt_length))
-    config = _prepare_attention(model, config)
-    if config.attention == "block_causal" and config.attention_block_size is None:
-        config.attention_block_size = getattr(model, "attention_block_size", None)
-        config.check_blocks()
-    if config.attention == "block_causal" and model.config._attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
-            f"not {model.config._attn_implementation!r}"
-        )
+    config = prepare_attention(model, config)
     if fill:
         if config.window_edge == "published":
             raise ValueError(
@@ -97,24 +90,48 @@ def prepare_config(
     return config
 
 
-def _prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
-    """Resolves the config and checks its attention type against the one recorded in config.json, or stated by the
-    class, if any. An explicit `attention` of the caller is used as it is."""
-    trained = getattr(model.config, "attention", None) or getattr(model, "attention", None)
-    if config.attention is not None or (trained is not None and config.preset is None):
-        config.attention = config.attention or trained
-        return config.resolve(model.preset_values)
-    config = config.resolve(model.preset_values)
-    if trained is not None and config.attention != trained:
+def prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
+    """Resolves the config, with the attention that the model was trained with, as config.json or its class states it,
+    where neither the caller nor the preset asks for one."""
+    trained = getattr(model.config, "attention", None) or model.attention
+    asked, block_size = config.attention, config.block_size
+    named = PRESETS[config.preset].values_for(model.preset_values) if config.preset is not None else {}
+    config.attention = asked or named.get("attention") or trained
+    if trained is not None and asked is None and config.attention != trained:
         raise ValueError(
             f"`preset`={config.preset!r} decodes with {config.attention} attention and this model was trained "
             f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
         )
-    if trained is None and config.attention == "block_causal":
+    config = config.resolve(model.preset_values)
+    if config.attention != "block_causal":
+        return config
+    if trained is None and asked is None:
         logger.warning_once(
             f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
             "does not say (`attention`) whether these were"
         )
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
+            f"not {model.config._attn_implementation!r}"
+        )
+    return prepare_attention_blocks(model.attention_block_size, config, block_size or named.get("block_size"))
+
+
+def prepare_attention_blocks(
+    trained: int | None, config: DiffusionGenerationConfig, block_size: int | None
+) -> DiffusionGenerationConfig:
+    """Fills in the size of the attention's blocks: that of the training, unless the caller gives one; and the size of
+    the decoder's blocks, the same unless caller or preset asked for a `block_size`."""
+    if config.attention_block_size is None:
+        config.attention_block_size = trained
+    elif trained is not None and config.attention_block_size != trained:
+        logger.warning_once(
+            f"`attention_block_size`={config.attention_block_size}, and the model was trained with blocks of {trained}"
+        )
+    if block_size is None and config.attention_block_size is not None:
+        config.block_size = config.attention_block_size
+    config.check_blocks()
     return config
 
 
@@ -207,7 +224,7 @@ def prepare_stops(
     if (stop_strings is not None or criteria) and special.fill == special.mask:
         raise ValueError("a stopped row is filled with `eos_token_id` or `pad_token_id`, and the model has neither")
     eos = special.eos if config.early_stop else []
-    return Stops(eos, special.fill, criteria, stop_strings, special.mask)
+    return Stops(eos, special.fill, criteria, stop_strings, special.mask, config.early_stop_rule)
 
 
 def prepare_special_tokens(model_config: Any, config: DiffusionGenerationConfig) -> SpecialTokens:

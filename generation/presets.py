@@ -42,6 +42,24 @@ D3LLM: dict[str, Any] = {
     "early_stop": True,
 }
 
+# Decoders of block-causal models: one block after another, whose size is the model's; the cache is exact.
+BLOCK_DIFFUSION: dict[str, Any] = {
+    "score": "probability",
+    "attention": "block_causal",
+    "cache": "block",
+    "cache_delay": 0,
+    "early_stop_rule": "block",
+}
+
+DINFER: dict[str, Any] = {
+    "score": "probability",
+    "selection": "threshold",
+    "threshold": 0.9,
+    "block_size": 32,
+    "cache": "dual",
+    "leave_completed_blocks": True,
+}
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -128,6 +146,74 @@ PRESETS: dict[str, Preset] = {
             summary="several blocks at once by entropy, early stop, optional block cache with delay and refresh",
             source="d3LLM, arXiv 2601.07568, entropy-based multi-block decoding",
             values={**D3LLM, "cache_delay": 2, "cache_refresh_interval": 3},
+        ),
+        Preset(
+            name="sdar",
+            summary="block-causal: every token above a probability, at least one a forward, with an exact cache",
+            source="SDAR, arXiv 2510.06303, low-confidence dynamic decoding (threshold 0.85)",
+            values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.85},
+        ),
+        Preset(
+            name="sdar_static",
+            summary="block-causal: the surest tokens of the block, as many as scheduled, with an exact cache",
+            source="SDAR, arXiv 2510.06303, low-confidence static decoding",
+            values=BLOCK_DIFFUSION | {"selection": "count"},
+        ),
+        Preset(
+            name="sdar_sequential",
+            summary="block-causal: from left to right, as many tokens as scheduled, with an exact cache",
+            source="SDAR, arXiv 2510.06303, sequential decoding",
+            values=BLOCK_DIFFUSION | {"selection": "count", "score": "position"},
+        ),
+        Preset(
+            name="trado",
+            summary="sdar with TraDo's threshold",
+            source="TraceRL, arXiv 2509.06949 (dynamic sampling, threshold 0.9)",
+            values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.9},
+        ),
+        Preset(
+            name="fast_dllm_v2",
+            summary="block-causal: every token above a probability, in blocks inside those of the attention",
+            source="Fast-dLLM v2, arXiv 2509.26328, section 3.3",
+            values=BLOCK_DIFFUSION
+            | {"selection": "threshold", "threshold": 0.9, "block_size": 8, "early_stop_rule": "no_gap"},
+        ),
+        Preset(
+            name="llada2",
+            summary="block-causal: every token above a probability, at least one a forward, with an exact cache",
+            source="LLaDA 2.0, arXiv 2512.15745 (threshold 0.95)",
+            values=BLOCK_DIFFUSION
+            | {"selection": "threshold_or_count", "threshold": 0.95, "early_stop_rule": "no_gap"},
+        ),
+        Preset(
+            name="llada21_quality",
+            summary="llada2 that also revises decoded tokens of the block that it is surer of",
+            source="LLaDA 2.1, arXiv 2602.08676 (quality mode: thresholds 0.95 and 0.9)",
+            values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.95, "edit_threshold": 0.9},
+        ),
+        Preset(
+            name="llada21_speed",
+            summary="llada2 that drafts at a low threshold and revises what it proposes otherwise",
+            source="LLaDA 2.1, arXiv 2602.08676 (speed mode: thresholds 0.5 and 0)",
+            values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.5, "edit_threshold": 0.0},
+        ),
+        Preset(
+            name="dinfer_threshold",
+            summary="every token above a probability, block by block, with a cache rebuilt at each block",
+            source="dInfer, arXiv 2510.08666 (threshold decoder)",
+            values=DINFER,
+        ),
+        Preset(
+            name="dinfer_hierarchical",
+            summary="also the surest token of each run of masks, so that what is left falls apart into short runs",
+            source="dInfer, arXiv 2510.08666 (hierarchical decoder: thresholds 0.9 and 0.4)",
+            values=DINFER | {"selection": "runs", "run_threshold": 0.4},
+        ),
+        Preset(
+            name="dinfer_vicinity",
+            summary="every token above a probability; what is near the block is recomputed with it",
+            source="dInfer, arXiv 2510.08666 (vicinity cache: 16 positions on either side, 4 forwards of warm-up)",
+            values=DINFER | {"cache": "vicinity", "cache_margin": 16, "cache_delay": 4},
         ),
         Preset(
             name="d3llm_opened",

@@ -1,13 +1,13 @@
 """Proposals: a token for every candidate, and how sure the model is of it. A larger score is always surer."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from .canvas import Canvas, Integers, Proposal
+from .canvas import Canvas, Floats, Integers, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
 from .noise import Draw
 
@@ -46,11 +46,19 @@ def propose(
     numbers = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).numpy(force=True)
     tokens, *fields = numbers.reshape(-1, *positions.shape)
     scores = {kind: fields.pop(0) for kind in kinds_of_scores(config)}
-    if "random" in scores:
-        drawn = Draw(canvas.seeds[rows], generated, forward).uniform().reshape(positions.shape)
-        scores["random"] = np.where(np.isfinite(scores["random"]), drawn, np.float32(np.nan))
+    for kind, finite in scores.items():
+        if kind in WITHOUT_THE_MODEL:
+            drawn = WITHOUT_THE_MODEL[kind](Draw(canvas.seeds[rows], generated, forward))
+            scores[kind] = np.where(np.isfinite(finite), drawn.reshape(positions.shape), np.float32(np.nan))
     score, forced_score = scores[config.score], scores[config.forced_score or config.score]
     return Proposal(tokens.view(np.int32).astype(np.int64), score, forced_score, fields[0] if fields else None)
+
+
+# Scores of candidates (candidates,) that do not depend on what the model proposes.
+WITHOUT_THE_MODEL: dict[str, Callable[[Draw], Floats]] = {
+    "random": Draw.uniform,
+    "position": lambda draw: -draw.generated.astype(np.float32),
+}
 
 
 def kinds_of_scores(config: DiffusionGenerationConfig) -> list[str]:
@@ -64,8 +72,8 @@ def propose_part(
     """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
 
     One float32 tensor (fields, candidates), so that the host reads it at once: the bits of the tokens as int32, the
-    scores, the scores of forced progress if they are others, and the log-probabilities if asked for. For random
-    scores, which the host draws, it says whether the logits are finite.
+    scores, the scores of forced progress if they are others, and the log-probabilities if asked for. Scores that do
+    not depend on the model are made on the host; in their place is whether the logits are finite.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
     The mask token counts in the distribution but is never proposed.
@@ -82,8 +90,7 @@ def propose_part(
     if "margin" in kinds:
         top = weights.topk(2, dim=-1).values
         scores["margin"] = (top[:, 0] - top[:, 1]) / total
-    if "random" in kinds:
-        scores["random"] = total
+    scores |= {kind: total for kind in kinds if kind in WITHOUT_THE_MODEL}
 
     logits[:, mask_token_id] = -torch.inf
     if config.temperature > 0:

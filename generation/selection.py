@@ -2,7 +2,7 @@
 
 Pure functions on arrays over candidates: B rows, K candidates in each (rows with fewer are padded, `eligible` says
 which are real). A larger score is always surer. A rule is a function of the scores (B, K), what is eligible (B, K),
-the canvas and the config, and returns what it accepts (B, K). `RULES` names them.
+the positions (B, K) in their order, the canvas and the config, and returns what it accepts (B, K). `RULES` names them.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .configuration_diffusion import DiffusionGenerationConfig
 from .fields import SELECTIONS
 
 
-Rule = Callable[[Floats, Booleans, Canvas, DiffusionGenerationConfig], Booleans]
+Rule = Callable[[Floats, Booleans, Integers, Canvas, DiffusionGenerationConfig], Booleans]
 
 
 def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> Integers:
@@ -44,6 +44,7 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Intege
     Inside a block of m masked positions and S forwards, forward s commits
 
     - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
+    - `"threshold_or_count"`: as `"count"`, but of the whole length of a block (SDAR, arXiv 2510.06303);
     - `"scheduled_threshold"`: at most as many as `"count"`, plus what earlier forwards left of their number
       (Fast-dLLM's code for Dream without blocks);
     - `"fraction"`: the share of the positions still masked that [`time_share`] gives.
@@ -53,7 +54,10 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Intege
     if config.selection == "fraction":
         return (left.astype(np.float32) * time_share(canvas, config)).astype(np.int64)
     forwards = forwards_of_block(canvas, config)
-    if config.selection == "count":
+    if config.selection == "threshold_or_count":
+        size = np.diff(gather(canvas.block_starts, canvas.current[:, None] + np.arange(2)), axis=1)[:, 0]
+        forwards = size if config.steps is None else forwards
+    if config.selection != "scheduled_threshold":
         return (size // forwards + (step < size % forwards)).clip(min=1)
     done = step + 1
     accrued = np.where(done < forwards, done * (size // forwards) + np.minimum(done, size % forwards), size)
@@ -92,30 +96,70 @@ def surest_first(score: Floats) -> Integers:
     return (-score).argsort(axis=1, kind="stable")
 
 
-def by_threshold(score: Floats, eligible: Booleans, canvas: Canvas, config: DiffusionGenerationConfig) -> Booleans:
+def surest_of_groups(score: Floats, groups: Integers) -> Booleans:
+    """Whether a candidate is the surest of its group (B, K); of equals the first one is."""
+    order = surest_first(score)[:, ::-1]
+    best = np.full((len(groups), int(groups.max()) + 1), -1)
+    # the surest candidate of a group is the last one that is written
+    best[np.arange(len(groups))[:, None], gather(groups, order)] = order
+    return gather(best, groups) == np.arange(score.shape[1])
+
+
+def by_threshold(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
     """`"threshold"`: every proposal that is sure enough."""
     return eligible & (score >= (-config.threshold if config.score == "entropy" else config.threshold))
 
 
-def by_schedule(score: Floats, eligible: Booleans, canvas: Canvas, config: DiffusionGenerationConfig) -> Booleans:
+def by_schedule(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
     """`"count"` and `"fraction"`: the surest, as many as scheduled."""
     return surest(surest_first(score), eligible, scheduled_quota(canvas, config))
 
 
 def by_scheduled_threshold(
-    score: Floats, eligible: Booleans, canvas: Canvas, config: DiffusionGenerationConfig
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> Booleans:
     """`"scheduled_threshold"`: those that are sure enough, within the schedule."""
-    return by_threshold(score, by_schedule(score, eligible, canvas, config), canvas, config)
+    scheduled = by_schedule(score, eligible, positions, canvas, config)
+    return by_threshold(score, scheduled, positions, canvas, config)
 
 
-def by_confidence(score: Floats, eligible: Booleans, canvas: Canvas, config: DiffusionGenerationConfig) -> Booleans:
+def by_threshold_or_schedule(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
+    """`"threshold_or_count"`: those that are sure enough, if they are at least as many as scheduled; else the surest,
+    as many as scheduled (SDAR's dynamic decoding, LLaDA 2)."""
+    sure = by_threshold(score, eligible, positions, canvas, config)
+    quota = np.minimum(scheduled_quota(canvas, config), eligible.sum(axis=1))
+    enough = sure.sum(axis=1) >= quota
+    return np.where(enough[:, None], sure, surest(surest_first(score), eligible, quota))
+
+
+def by_run(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
+    """`"runs"`: every proposal that is sure enough, and the surest of each run of neighbouring candidates, if it
+    reaches `run_threshold` (hierarchical decoding, dInfer, arXiv 2510.08666)."""
+    after_another = np.pad(eligible[:, :-1], ((0, 0), (1, 0))) & (np.diff(positions, axis=1, prepend=-2) == 1)
+    runs = (~(eligible & after_another)).cumsum(axis=1)
+    first = surest_of_groups(score, runs) & (score >= config.run_threshold)
+    return by_threshold(score, eligible, positions, canvas, config) | (eligible & first)
+
+
+def by_confidence(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
     """`"factor"` and `"entropy_bound"`: the surest, as many as their scores allow."""
     order = surest_first(score)
     return surest(order, eligible, confident_quota(gather(score, order), config))
 
 
-def by_chance(score: Floats, eligible: Booleans, canvas: Canvas, config: DiffusionGenerationConfig) -> Booleans:
+def by_chance(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
     """`"bernoulli"`: each with the probability of the schedule; the score is a uniform number."""
     return eligible & (score >= 1 - time_share(canvas, config)[:, None])
 
@@ -123,13 +167,15 @@ def by_chance(score: Floats, eligible: Booleans, canvas: Canvas, config: Diffusi
 RULES: dict[str, Rule] = {
     "threshold": by_threshold,
     "scheduled_threshold": by_scheduled_threshold,
+    "threshold_or_count": by_threshold_or_schedule,
     "count": by_schedule,
     "fraction": by_schedule,
     "factor": by_confidence,
     "entropy_bound": by_confidence,
+    "runs": by_run,
     "bernoulli": by_chance,
 }
-MAY_ACCEPT_NOTHING = ["threshold", "scheduled_threshold"]  # progress is forced after these
+MAY_ACCEPT_NOTHING = ["threshold", "scheduled_threshold", "runs"]  # progress is forced after these
 
 
 def register_rule(name: str, rule: Rule, *, may_accept_nothing: bool = True) -> None:
@@ -138,8 +184,9 @@ def register_rule(name: str, rule: Rule, *, may_accept_nothing: bool = True) -> 
 
     Args:
         name (`str`): Its name.
-        rule (`Callable`): A function of the scores `(B, K)`, what is eligible `(B, K)`, the canvas and the config. It
-            returns what it accepts, `(B, K)`, and must not accept what is not eligible.
+        rule (`Callable`): A function of the scores `(B, K)`, what is eligible `(B, K)`, the positions `(B, K)` in
+            their order, the canvas and the config. It returns what it accepts, `(B, K)`, and must not accept what is
+            not eligible.
         may_accept_nothing (`bool`, *optional*, defaults to `True`): Whether progress must be forced after it, by
             `forced_progress`: otherwise a row in which it accepts nothing is never finished.
 
@@ -172,7 +219,7 @@ def select(
         `Booleans` of shape `(B, K)`.
     """
     score = np.where(eligible, proposal.score, np.float32(-np.inf))
-    accepted = RULES[config.selection](score, eligible, canvas, config)
+    accepted = RULES[config.selection](score, eligible, positions, canvas, config)
     if config.selection not in MAY_ACCEPT_NOTHING:
         return accepted
     forced = config.forced_progress
@@ -195,8 +242,4 @@ def force_blocks(
         guaranteed = guaranteed & (guaranteed.cumsum(axis=1) == 1)
     rows, columns = accepted.nonzero()
     guaranteed[rows, blocks[rows, columns]] = False
-    # the surest candidate of a block is the last one that is written
-    order = surest_first(score)[:, ::-1]
-    best = np.full_like(canvas.masks_left, -1)
-    best[np.arange(len(best))[:, None], gather(blocks, order)] = order
-    return eligible & gather(guaranteed, blocks) & (gather(best, blocks) == np.arange(score.shape[1]))
+    return eligible & gather(guaranteed, blocks) & surest_of_groups(score, blocks)

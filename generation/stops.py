@@ -9,7 +9,7 @@ from .canvas import Canvas, Integers
 
 
 class Stops:
-    """Ends rows at their first EOS, wherever it is committed, and by stop strings and criteria, which read what is
+    """Ends rows at their first EOS, by one of three rules, and by stop strings and criteria, which read what is
     committed from the start of the generated region up to the first gap.
 
     A stop string counts only if its last token was decoded: given text does not end a row.
@@ -20,6 +20,8 @@ class Stops:
         criteria (`StoppingCriteriaList`): Called with the canvases (rows, L), on the host, and no scores.
         stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
         mask_token_id (`int`): Pads the canvas on the left, where a stop string reaches further back.
+        rule (`str`): When an EOS ends its row: `"at_once"`; with `"no_gap"` before it; or with the blocks that are
+            open, after which no other opens (`"block"`).
     """
 
     def __init__(
@@ -29,19 +31,33 @@ class Stops:
         criteria: StoppingCriteriaList,
         stop_strings: StopStringCriteria | None,
         mask_token_id: int,
+        rule: str,
     ):
         self.eos_token_ids = eos_token_ids
         self.fill_token_id = fill_token_id
         self.criteria = criteria
         self.stop_strings = stop_strings
         self.mask_token_id = mask_token_id
+        self.rule = rule
 
     def end_rows(self, canvas: Canvas, forwards: int) -> None:
         """Ends rows and fills the rest of them; `forwards` have been made."""
         if self.eos_token_ids:
-            self._end_after(canvas, canvas.first_of(self.eos_token_ids), forwards)
+            self._end_after(canvas, self.first_eos(canvas), forwards)
         if forwards and (self.criteria or self.stop_strings is not None):
             self._end_after(canvas, self.last_kept(canvas), forwards)
+
+    def first_eos(self, canvas: Canvas) -> Integers:
+        """The first EOS (B, 1) of a row that it ends; L for a row that continues."""
+        first = canvas.first_of(self.eos_token_ids)
+        if self.rule == "no_gap":
+            ends = (canvas.committed | (canvas.positions > first)).all(axis=1)
+        elif self.rule == "block":
+            canvas.ending = first[:, 0] < canvas.length
+            ends = (canvas.committed | ~canvas.in_opened_blocks()).all(axis=1) & ~canvas.held
+        else:
+            return first
+        return np.where(ends[:, None], first, canvas.length)
 
     def _end_after(self, canvas: Canvas, last: Integers, forwards: int) -> None:
         if (last < canvas.length).any():

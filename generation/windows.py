@@ -112,7 +112,7 @@ class CurrentBlock(WholeCanvas):
         if self.leave_completed:
             return super().must_stay(canvas)
         completed = canvas.masks_left_in(canvas.current.clip(min=0)) == 0
-        return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0) & ~canvas.ended
+        return (canvas.current >= 0) & completed & (canvas.forwards_in_block == 0)
 
     def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         current = canvas.current[:, None]
@@ -176,18 +176,24 @@ class SettledBlocks(WholeCanvas):
         # forward at which a block was first seen complete; those of the prompt are complete before the first one
         given = (canvas.masks_left == 0) & (np.arange(canvas.masks_left.shape[1]) < canvas.opened[:, None])
         self.completed_at = np.where(given, 0, -1)
+        # blocks settle together with the others of their attention block, which see them
+        starts = canvas.block_starts.clip(max=canvas.length - 1)
+        before, after = (gather(canvas.attention_block_of, at) for at in ((starts - 1).clip(min=0), starts))
+        self.may_end_here = (before < after) | (canvas.block_starts == canvas.length) | (starts == 0)
 
     def settle(self, canvas: Canvas, forward: int) -> Booleans:
         """Settles blocks, as forward number `forward` sees them; returns which blocks (B, M) wait to settle."""
         blocks = np.arange(canvas.masks_left.shape[1])
-        complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None])
+        held = canvas.held[:, None] & (blocks == canvas.current[:, None])
+        complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None]) & ~held
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
         ready = (complete & waited) if self.delay else complete
         settled = (ready | (blocks < self.settled[:, None])).cumprod(axis=1).sum(axis=1)
 
         stabilising = complete & (blocks == settled[:, None])
         self.completed_at = np.where(stabilising & (self.completed_at < 0), forward, self.completed_at)
-        self.settled = settled
+        ends = self.may_end_here & (np.arange(self.may_end_here.shape[1]) <= settled[:, None])
+        self.settled = ends.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
         return stabilising
 
     def is_refresh(self, forward: int) -> bool:
@@ -201,6 +207,7 @@ class SettledBlocks(WholeCanvas):
 
     def select_rows(self, rows: Integers) -> None:
         self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
+        self.may_end_here = self.may_end_here[rows]
 
 
 class OpenedBlocks(SettledBlocks):
@@ -218,6 +225,22 @@ class OpenedBlocks(SettledBlocks):
         if forward == 1 or self.is_refresh(forward):
             return np.ones_like(canvas.committed)
         return (canvas.block_of >= first[:, None]) & canvas.in_opened_blocks()
+
+
+class Vicinity(CurrentBlock):
+    """`cache="vicinity"` (dInfer, arXiv 2510.08666): the current block and `margin` positions on either side of it.
+
+    The first `warmup` forwards of a run, and the first one of a block, recompute the whole canvas.
+    """
+
+    def __init__(self, margin: int, warmup: int):
+        super().__init__(dual=True, leave_completed=True)
+        self.margin, self.warmup = margin, warmup
+
+    def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
+        start, end = (gather(canvas.block_starts, canvas.current[:, None] + edge) for edge in (0, 1))
+        near = (canvas.positions >= start - self.margin) & (canvas.positions < end + self.margin)
+        return near | (forward <= self.warmup) | (canvas.forwards_in_block == 0)[:, None]
 
 
 class AroundPolicy(WholeCanvas):
@@ -247,6 +270,42 @@ class AroundPolicy(WholeCanvas):
 
     def select_rows(self, rows: Integers) -> None:
         self.policy.select_rows(rows)
+
+
+class Editing(AroundPolicy):
+    """Revises decoded tokens of the current block (LLaDA 2.1, arXiv 2602.08676): one gives way to another proposal
+    whose probability is above `threshold`. A complete block is left after a forward that edits nothing, or after
+    `most`.
+    """
+
+    def __init__(self, policy: WholeCanvas, threshold: float, most: int, canvas: Canvas):
+        super().__init__(policy)
+        self.threshold, self.most = threshold, most
+        self.decoded = np.zeros_like(canvas.given)  # what the forward may edit
+        self.may_edit = np.ones_like(canvas.ended)  # the last forward edited, or the block had a mask before it
+        self.forwards = np.zeros_like(canvas.opened)  # since the last mask of the block
+
+    def must_stay(self, canvas: Canvas) -> Booleans:
+        complete = (canvas.current >= 0) & (canvas.masks_left_in(canvas.current.clip(min=0)) == 0)
+        return super().must_stay(canvas) | (complete & self.may_edit & (self.forwards < self.most))
+
+    def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
+        window = super().window(canvas, open_positions, forward)
+        self.forwards = np.where(canvas.held, self.forwards + 1, 0)
+        in_block = canvas.block_of == canvas.current[:, None]
+        self.decoded = in_block & window.positions & canvas.committed & ~canvas.given
+        return Window(window.positions, window.candidates | self.decoded, window.eligible)
+
+    def revise(self, canvas: Canvas, positions: Integers, proposal: Proposal, accepted: Booleans) -> Booleans:
+        accepted = super().revise(canvas, positions, proposal, accepted)
+        differs = proposal.tokens != gather(canvas.tokens, positions)
+        edits = gather(self.decoded, positions) & differs & (proposal.score > self.threshold)
+        self.may_edit = edits.any(axis=1) | ~canvas.held
+        return accepted | edits
+
+    def select_rows(self, rows: Integers) -> None:
+        super().select_rows(rows)
+        self.decoded, self.may_edit, self.forwards = self.decoded[rows], self.may_edit[rows], self.forwards[rows]
 
 
 class Restricted(AroundPolicy):
@@ -302,6 +361,10 @@ def settled_blocks(canvas: Canvas, config: DiffusionGenerationConfig, logits_shi
     return policy(canvas, config.cache_delay, config.cache_refresh_interval)
 
 
+def vicinity(canvas: Canvas, config: DiffusionGenerationConfig, logits_shift: int) -> WholeCanvas:
+    return Vicinity(config.cache_margin, config.cache_delay)
+
+
 # By the name of the cache: the policy for a canvas, a config and the model's `logits_shift`.
 POLICIES: dict[str, Callable[[Canvas, DiffusionGenerationConfig, int], WholeCanvas]] = {
     "none": lambda canvas, config, logits_shift: WholeCanvas(),
@@ -310,6 +373,7 @@ POLICIES: dict[str, Callable[[Canvas, DiffusionGenerationConfig, int], WholeCanv
     "delayed": delayed_tokens,
     "block": settled_blocks,
     "opened": settled_blocks,
+    "vicinity": vicinity,
 }
 
 
@@ -330,6 +394,8 @@ def make_policy(
         kept (`int`, *optional*, defaults to 0): Positions from the start that an earlier run computed.
     """
     policy = POLICIES[config.cache](canvas, config, logits_shift)
+    if config.edit_threshold is not None:
+        policy = Editing(policy, config.edit_threshold, config.edit_forwards, canvas)
     if config.cache == "none":  # the whole canvas has every row that predicts a candidate
         return policy
     if kept or config.attention == "block_causal":
