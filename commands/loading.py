@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling import find_family, loading
+from ..modeling import loading
 from ..modeling.checkpoint import check_folder, first_line
 
 
@@ -57,7 +57,7 @@ def load_model(
 def is_diffusion_model(folder: str | Path) -> bool:
     """Whether a checkpoint folder holds a model of one of this package's families."""
     check_folder(folder)
-    return find_family(loading.read_model_type(folder, local_files_only=True)) is not None
+    return loading.read_family(folder, local_files_only=True)[0] is not None
 
 
 def load_autoregressive_model(

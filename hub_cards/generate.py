@@ -43,7 +43,7 @@ class AdaptedModel(DiffusionGenerationMixin):
     def __init__(self, model: PreTrainedModel, logits_shift: int):
         self.model = model
         self.logits_shift = logits_shift
-        family = find_family(model.config.model_type)
+        family = find_family(model.config.model_type, [type(model).__name__])
         self.preset_values = family.preset_values if family else {}
         self.dtype = model.dtype
         self.generation_config = model.generation_config
@@ -119,7 +119,7 @@ def generate(
             `cache`, `compile_config`, block-causal attention.
     """
     if logits_shift is None:
-        family = find_family(model.config.model_type)
+        family = find_family(model.config.model_type, [type(model).__name__])
         logits_shift = family.logits_shift if family else None
     if logits_shift not in (0, 1):
         raise ValueError(

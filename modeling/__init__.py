@@ -7,11 +7,17 @@ import transformers
 from transformers import AutoConfig
 
 from .configuration_dream import DreamConfig
+from .configuration_fast_dllm_qwen import Fast_dLLM_QwenConfig
 from .configuration_llada import LLaDAConfig
+from .configuration_mmada import MMadaConfig
+from .configuration_sdar import SDARConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
+from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
 from .modeling_llada import LLaDAModelLM
+from .modeling_mmada import MMadaModelLM
+from .modeling_sdar import SDARForCausalLM
 from .remote_code import AUTO_CLASSES
 
 
@@ -40,8 +46,14 @@ __all__ = [
     "FAMILIES",
     "DreamConfig",
     "DreamModel",
+    "Fast_dLLM_QwenConfig",
+    "Fast_dLLM_QwenForCausalLM",
     "LLaDAConfig",
     "LLaDAModelLM",
+    "MMadaConfig",
+    "MMadaModelLM",
+    "SDARConfig",
+    "SDARForCausalLM",
     "families",
     "family_names",
     "find_family",

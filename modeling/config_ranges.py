@@ -11,6 +11,7 @@ SHARED_KINDS: dict[str, Kind] = {
     "num_attention_heads": SIZE,
     "num_key_value_heads": SIZE,
     "num_hidden_layers": SIZE,
+    "head_dim": SIZE,
     "intermediate_size": SIZE,
     "vocab_size": SIZE,
     "max_position_embeddings": SIZE,
@@ -36,7 +37,7 @@ def check_ranges(config: PretrainedConfig) -> None:
         fault = None if value is None else kind.fault(value)
         if fault:
             raise ValueError(f"{type(config).__name__}.{published_names.get(name, name)}={shown(value)} {fault}")
-    if config.hidden_size % config.num_attention_heads:
+    if getattr(config, "head_dim", None) is None and config.hidden_size % config.num_attention_heads:
         size, heads = (published_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
         raise ValueError(
             f"{type(config).__name__}.{size}={config.hidden_size} must be a multiple of "

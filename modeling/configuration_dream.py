@@ -2,17 +2,15 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from .configuration_qwen import QwenTransformerConfig
 
 
-class DreamConfig(PretrainedConfig):
+class DreamConfig(QwenTransformerConfig):
     r"""
     Configuration of a [`DreamModel`]. Field names and defaults are those of config.json in
     Dream-org/Dream-v0-Instruct-7B.
 
     Args:
-        > The shape of the model
-
         vocab_size (`int`, *optional*, defaults to 152064): Number of token ids.
         hidden_size (`int`, *optional*, defaults to 3584): Size of the hidden states.
         intermediate_size (`int`, *optional*, defaults to 18944): Size of the feed-forward layer.
@@ -21,24 +19,12 @@ class DreamConfig(PretrainedConfig):
         num_key_value_heads (`int`, *optional*, defaults to 4): Number of key/value heads; `num_attention_heads` when
             `None`.
         max_position_embeddings (`int`, *optional*, defaults to 131072): Longest canvas, in tokens.
-        tie_word_embeddings (`bool`, *optional*, defaults to `False`): Whether the head shares the embedding's weights.
-
-        > Numerics
-
-        hidden_act (`str`, *optional*, defaults to `"silu"`): Activation of the feed-forward layer.
-        rms_norm_eps (`float`, *optional*, defaults to 1e-06): Epsilon of the RMS norms.
-        rope_theta (`float`, *optional*, defaults to 1000000.0): Base of the rotary frequencies.
-        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout rate of the attention weights.
-        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
-
-        > Special tokens
-
         mask_token_id (`int`, *optional*, defaults to 151666): The [MASK] token.
         bos_token_id, eos_token_id, pad_token_id (`int`, *optional*, defaults to 151643): End of text, which also pads.
+        kwargs (`Any`): The other fields of [`QwenTransformerConfig`].
     """
 
     model_type = "Dream"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
 
     def __init__(
         self,
@@ -48,56 +34,24 @@ class DreamConfig(PretrainedConfig):
         num_hidden_layers: int = 28,
         num_attention_heads: int = 28,
         num_key_value_heads: int | None = 4,
-        hidden_act: str = "silu",
         max_position_embeddings: int = 131072,
-        initializer_range: float = 0.02,
-        rms_norm_eps: float = 1e-06,
-        use_cache: bool = True,
-        tie_word_embeddings: bool = False,
-        rope_theta: float = 1000000.0,
-        rope_scaling: dict[str, Any] | None = None,
-        use_sliding_window: bool = False,
-        sliding_window: int | None = None,
-        max_window_layers: int = 28,
-        attention_dropout: float = 0.0,
         mask_token_id: int = 151666,
         bos_token_id: int | None = 151643,
         eos_token_id: int | list[int] | None = 151643,
         pad_token_id: int | None = 151643,
         **kwargs: Any,
     ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
-        self.hidden_act = hidden_act
-        self.max_position_embeddings = max_position_embeddings
-        self.initializer_range = initializer_range
-        self.rms_norm_eps = rms_norm_eps
-        self.use_cache = use_cache
-        self.tie_word_embeddings = tie_word_embeddings
-        # Transformers 5 writes the base to `rope_parameters`; servers and transformers 4 read `rope_theta`.
-        self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
-        if rope_scaling and rope_scaling.get("rope_type", rope_scaling.get("type", "default")) != "default":
-            raise ValueError(
-                f"DreamConfig.rope_scaling={rope_scaling} is not supported: Dream does not scale, use None"
-            )
-        self.use_sliding_window = use_sliding_window
-        self.sliding_window = sliding_window
-        self.max_window_layers = max_window_layers
-        self.attention_dropout = attention_dropout
-        self.mask_token_id = mask_token_id
         super().__init__(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_key_value_heads,
+            max_position_embeddings=max_position_embeddings,
+            mask_token_id=mask_token_id,
             bos_token_id=bos_token_id,
             eos_token_id=eos_token_id,
             pad_token_id=pad_token_id,
-            tie_word_embeddings=tie_word_embeddings,
             **kwargs,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        output = super().to_dict()
-        output["rope_scaling"] = None
-        return output

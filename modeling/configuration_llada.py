@@ -4,8 +4,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from .shared_model_type import SharedModelTypeMixin
 
-class LLaDAConfig(PretrainedConfig):
+
+class LLaDAConfig(SharedModelTypeMixin, PretrainedConfig):
     r"""
     Configuration of a [`LLaDAModelLM`]. Field names and defaults are those of config.json in
     GSAI-ML/LLaDA-8B-Instruct; the names that Hugging Face libraries look for (`hidden_size`, `num_attention_heads`,

@@ -1,11 +1,23 @@
 """The only list of the model families. All facts about a family are stated by its class."""
 
+from collections.abc import Sequence
+
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
+from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
 from .modeling_llada import LLaDAModelLM
+from .modeling_mmada import MMadaModelLM
+from .modeling_sdar import SDARForCausalLM
+from .shared_model_type import share_model_type
 
 
-FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (LLaDAModelLM, DreamModel)
+FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (
+    LLaDAModelLM,
+    DreamModel,
+    MMadaModelLM,
+    SDARForCausalLM,
+    Fast_dLLM_QwenForCausalLM,
+)
 
 _registered = {model_class.config_class.model_type: model_class for model_class in FAMILIES}
 
@@ -15,16 +27,32 @@ def families() -> tuple[type[MaskedDiffusionPreTrainedModel], ...]:
     return tuple(_registered.values())
 
 
-def find_family(model_type: str | None) -> type[MaskedDiffusionPreTrainedModel] | None:
-    """The model class of a family.
+def find_family(
+    model_type: str | None, architectures: Sequence[str] | None = None
+) -> type[MaskedDiffusionPreTrainedModel] | None:
+    """The model class of a family. The first of `architectures` decides where it names a class of a family, since
+    several of them may be published under one `model_type`; any other name does not count.
 
     Args:
         model_type (`str`, *optional*): `config.model_type`.
+        architectures (`Sequence[str]`, *optional*): `config.architectures`.
 
     Returns:
         `type[MaskedDiffusionPreTrainedModel]` or `None`: `None` if there is no such family.
+
+    Raises:
+        `ValueError`: If the two name different families.
     """
-    return _registered.get(model_type or "")
+    named = next((family for family in families() if family.__name__ in (architectures or ())[:1]), None)
+    if named is None or model_type is None:
+        return _registered.get(model_type or "")
+    accepted = (named.config_class.model_type, *named.hub_model_types)
+    if model_type not in accepted:
+        raise ValueError(
+            f"`model_type` {model_type!r} and `architectures` {named.__name__!r} name different models: of this class "
+            f"it is {' or '.join(map(repr, accepted))}, so correct one of them in config.json."
+        )
+    return named
 
 
 def family_names() -> str:
@@ -50,6 +78,8 @@ def add_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
     if not any("logits_shift" in vars(parent) for parent in _family_classes(model_class)):
         raise ValueError(f"{name} does not state its `logits_shift`: 0 or 1, see MaskedDiffusionPreTrainedModel.")
     _registered[model_class.config_class.model_type] = model_class
+    for model_type in model_class.hub_model_types:
+        share_model_type(model_type, model_class.__name__, model_class.config_class)
 
 
 def _family_classes(model_class: type[MaskedDiffusionPreTrainedModel]) -> list[type]:

@@ -52,7 +52,14 @@ class CanvasRotaryEmbedding(nn.Module):
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys (batch, heads, positions, head_dim) by their angles; the dtype is kept."""
+    """Rotate queries or keys (batch, heads, positions, head_dim) by their angles; the dtype is kept.
+
+    Where the angles cover fewer channels than a head has (a partial rotary embedding), only the first ones are
+    rotated.
+    """
+    width = cos.shape[-1]
+    if width < states.shape[-1]:
+        return torch.cat([rotate(states[..., :width], cos, sin), states[..., width:]], dim=-1)
     first, second = states.chunk(2, dim=-1)
     return (states * cos + torch.cat([-second, first], dim=-1) * sin).to(states.dtype)
 
@@ -71,7 +78,9 @@ def eager_attention_forward(
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     weights = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # as a caller prepares it for sdpa
+        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    elif attention_mask is not None:
         weights = weights + attention_mask
     weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -88,6 +97,8 @@ def attend(
     cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
     output_attentions: bool = False,
+    query_norm: nn.Module | None = None,
+    key_norm: nn.Module | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Bidirectional attention from the recomputed positions to every slot of the canvas.
@@ -102,15 +113,20 @@ def attend(
             overwritten at `cache_positions`.
         output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights too. The eager
             implementation then runs, whichever one the config names.
+        query_norm, key_norm (`nn.Module`, *optional*): Norms of the queries and keys (batch, positions, heads,
+            head_dim), before the rotation.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor | None]`: The attended values (batch, positions, heads * head_dim), and the
         weights (batch, heads, positions, slots) or `None`.
     """
     batch, length = query.shape[:2]
-    query, key, value = (
-        states.view(batch, length, -1, module.head_dim).transpose(1, 2) for states in (query, key, value)
-    )
+    query, key, value = (states.view(batch, length, -1, module.head_dim) for states in (query, key, value))
+    if query_norm is not None:
+        query = query_norm(query)
+    if key_norm is not None:
+        key = key_norm(key)
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     query, key = rotate(query, *rotary), rotate(key, *rotary)
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx, positions=cache_positions)
@@ -144,7 +160,13 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         checkpoints (`tuple[str, ...]`): Published checkpoints with the keys of the class, as Hub ids.
         attention (`str`, *optional*): `"bidirectional"` or `"block_causal"`, if all checkpoints of the family were
             trained with it; an `attention` in config.json comes first.
-        attention_block_size (`int`, *optional*): Positions per block of block-causal attention.
+        attention_block_size (`int`, *optional*): Positions per block of block-causal attention. A family whose
+            checkpoints differ in it states the usual one, and each model that of its config.
+        attention_grid (`str`): Where the blocks of block-causal attention are counted from: `"prompt"`, from the end
+            of the prompt, which is one block (D2F), or `"absolute"`, from the first token of the row in multiples of
+            the block size, so that the prompt may end inside a block (SDAR, LLaDA 2, Fast-dLLM v2).
+        hub_model_types (`tuple[str, ...]`): Further values of `model_type` in config.json with which checkpoints of
+            the class are published. `architectures` then says which class they are of.
         preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.
         teacher_decoding (`dict[str, Any]`): Decoding fields for a teacher that commits one token per forward; empty
             when none are known.
@@ -164,6 +186,8 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     checkpoints: tuple[str, ...] = ()
     attention: str | None = None
     attention_block_size: int | None = None
+    attention_grid: str = "prompt"
+    hub_model_types: tuple[str, ...] = ()
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}

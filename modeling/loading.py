@@ -154,8 +154,8 @@ def read_config(name: str | Path, *, check_weights: bool = False, **kwargs: Any)
         `ValueError`: For a model of another kind.
         `OSError`: For a checkpoint that is missing, or whose config.json does not describe its weights.
     """
-    model_type = read_model_type(name, **kwargs)
-    if find_family(model_type) is None:
+    family, model_type = read_family(name, **kwargs)
+    if family is None:
         known = [checkpoint for family in families() for checkpoint in family.checkpoints[:1]]
         raise ValueError(f"{name} is a {model_type!r} model: expected {family_names()}, such as {', '.join(known)}.")
     with load_errors(name, "config.json"):
@@ -166,27 +166,35 @@ def read_config(name: str | Path, *, check_weights: bool = False, **kwargs: Any)
     return config
 
 
-def read_model_type(name: str | Path, **kwargs: Any) -> str | None:
+def read_family(name: str | Path, **kwargs: Any) -> tuple[type[MaskedDiffusionPreTrainedModel] | None, str | None]:
     """
-    What a checkpoint's config.json calls its model, whether or not its code is here.
+    The family of a checkpoint by its config.json, and what that calls the model, whether or not its code is here.
 
     Args:
         name (`str` or `Path`): Folder or Hub id.
         kwargs (`Any`): As for `PretrainedConfig.get_config_dict`.
 
     Returns:
-        `str` or `None`: The `model_type`, if it has one.
+        `tuple[type[MaskedDiffusionPreTrainedModel] | None, str | None]`: The model class, `None` for a model of
+        another kind; and the `model_type`, if it has one.
 
     Raises:
+        `ValueError`: For a `model_type` and `architectures` of different families.
         `OSError`: For a checkpoint without config.json, or with a damaged one.
     """
     if Path(name).is_dir():
         check_folder(name)
     with load_errors(name, "config.json"):
-        model_type = PretrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
+        fields = PretrainedConfig.get_config_dict(name, **kwargs)[0]
+        model_type, architectures = fields.get("model_type"), fields.get("architectures")
         if not isinstance(model_type, str | None):
             raise TypeError(f"`model_type` {model_type!r} is not a name")
-        return model_type
+        if not isinstance(architectures, list | None):
+            raise TypeError(f"`architectures` {architectures!r} is not a list of names")
+    try:
+        return find_family(model_type, architectures), model_type
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _shared(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:

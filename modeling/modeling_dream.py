@@ -4,82 +4,27 @@ State-dict keys are those of Dream-org/Dream-v0-Instruct-7B. The logits are alig
 Dream was adapted from: row `i` predicts the token at position `i + 1`.
 """
 
-from typing import Any
-
-import torch
-from torch import nn
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
-
-from ..generation.canvas_cache import takes_past_key_values
-from ..generation.decoding_diffusion import DiffusionGenerationMixin
-from ..generation.likelihood import LikelihoodMixin
-from .config_ranges import check_ranges
 from .configuration_dream import DreamConfig
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
-from .outputs import CanvasLMOutput, CanvasModelOutput
+from .qwen_transformer import QwenBackbone, QwenDecoderLayer, QwenForMaskedDiffusion, QwenPreTrainedModel
 
 
-class DreamAttention(nn.Module):
-    def __init__(self, config: DreamConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = False
-        kv_size = config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=True)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(
-        self, hidden_states: torch.Tensor, **attention_kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        attended, weights = attend(self, query, key, value, **attention_kwargs)
-        return self.o_proj(attended), weights
+class DreamDecoderLayer(QwenDecoderLayer):
+    """One layer; engines and FSDP know it by this name."""
 
 
-class DreamMLP(nn.Module):
-    def __init__(self, config: DreamConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-class DreamDecoderLayer(GradientCheckpointingLayer):
-    def __init__(self, config: DreamConfig, layer_idx: int):
-        super().__init__()
-        self.self_attn = DreamAttention(config, layer_idx)
-        self.mlp = DreamMLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(
-        self, hidden_states: torch.Tensor, **attention_kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended, weights = self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
-
-
-class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
+class DreamPreTrainedModel(QwenPreTrainedModel):
     config_class = DreamConfig
     config: DreamConfig
     _no_split_modules = ["DreamDecoderLayer"]
     logits_shift = 1
     display_name = "Dream"
-    checkpoints = ("Dream-org/Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Base-7B")
+    checkpoints = (
+        "Dream-org/Dream-v0-Instruct-7B",
+        "Dream-org/Dream-v0-Base-7B",
+        "Dream-org/Dream-Coder-v0-Instruct-7B",
+        "apple/DiffuCoder-7B-Instruct",
+        "apple/DiffuCoder-7B-cpGRPO",
+    )
     preset_values = {
         "dkv_cache": {"cache_refresh_interval": 4},
         "dparallel": {"threshold": 0.45},
@@ -93,96 +38,15 @@ class DreamPreTrainedModel(MaskedDiffusionPreTrainedModel):
     }
     # The token with the lowest entropy, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "dream", "selection": "count", "block_size": 32}
-    adapter_targets = {
-        "projections": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "keys_values": ["k_proj", "v_proj"],
-        "feedforward": ["down_proj"],
-        "norms": ["input_layernorm", "post_attention_layernorm", "norm"],
-    }
 
 
-class DreamBaseModel(DreamPreTrainedModel):
+class DreamBaseModel(DreamPreTrainedModel, QwenBackbone):
     """The transformer of [`DreamModel`], without the head."""
 
-    def __init__(self, config: DreamConfig):
-        super().__init__(config)
-        if config.use_sliding_window:
-            raise ValueError("DreamConfig.use_sliding_window=True is not supported: Dream attends to the whole canvas")
-        check_ranges(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DreamDecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = CanvasRotaryEmbedding(config.hidden_size // config.num_attention_heads, config.rope_theta)
-        self.post_init()
-
-    @can_return_tuple
-    @takes_past_key_values
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        cache_positions: torch.LongTensor | slice | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
-    ) -> CanvasModelOutput:
-        r"""
-        The hidden states of the positions.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted. Give either these or `inputs_embeds`.
-            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
-                right. With a cache, `slots` covers the whole canvas; without one, only the positions. A prepared mask
-                of shape `(batch, 1, positions, slots)` is used as it is.
-            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions; by default
-                `cache_positions`, or counted from 0.
-            cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the whole canvas,
-                overwritten at `cache_positions`.
-            inputs_embeds (`torch.Tensor` of shape `(batch, positions, hidden_size)`, *optional*): Embeddings in place
-                of `input_ids`, in the dtype of the weights.
-            cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
-                of `input_ids`, with a cache; by default the whole canvas.
-            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers; by default as
-                the config says.
-            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers; by default
-                as the config says. Only the eager implementation returns them, so it replaces any other.
-            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
-
-        Returns:
-            [`~d3llm.modeling.outputs.CanvasModelOutput`]: `last_hidden_state` of shape
-            `(batch, positions, hidden_size)`, after the final norm and in the dtype of the weights. On request
-            also `hidden_states`, the input of each layer and the last hidden state, and `attentions`,
-            `(batch, heads, positions, slots)` for each layer.
-
-        Raises:
-            ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
-        """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass either `input_ids` or `inputs_embeds`")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        return run_layers(
-            self,
-            self.layers,
-            self.norm,
-            self.rotary_emb,
-            inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            cache_positions=cache_positions,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            rotary_dtype=inputs_embeds.dtype,
-            **kwargs,
-        )
+    layer_class = DreamDecoderLayer
 
 
-class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin):
+class DreamModel(DreamPreTrainedModel, QwenForMaskedDiffusion):
     """Dream with its language-model head. Row `i` of the logits predicts the token at position `i + 1`;
     [`~DreamModel.logit_rows`] gives the rows for chosen positions.
 
@@ -194,78 +58,4 @@ class DreamModel(DreamPreTrainedModel, DiffusionGenerationMixin, LikelihoodMixin
     ```
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-
-    def __init__(self, config: DreamConfig):
-        super().__init__(config)
-        self.model = DreamBaseModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    @takes_past_key_values
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        cache_positions: torch.LongTensor | slice | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        run_head: bool = True,
-        labels: torch.LongTensor | None = None,
-        num_items_in_batch: int | torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        **kwargs: Any,
-    ) -> CanvasLMOutput:
-        r"""
-        Like [`LLaDAModelLM.forward`], with the rows of the logits aligned as in the published model.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Tokens, [MASK] where they are to
-                be predicted. Give either these or `inputs_embeds`.
-            attention_mask (`torch.Tensor` of shape `(batch, slots)`, *optional*): 1 = token, 0 = padding, left or
-                right.
-            position_ids (`torch.LongTensor` of shape `(batch, positions)`, *optional*): Rotary positions.
-            cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): Keys and values of the
-                canvas.
-            inputs_embeds (`torch.Tensor` of shape `(batch, positions, hidden_size)`, *optional*): Embeddings in place
-                of `input_ids`.
-            cache_positions (`torch.LongTensor` of shape `(batch, positions)` or `slice`, *optional*): Canvas positions
-                of `input_ids`, with a cache.
-            logits_to_keep (`int` or `torch.LongTensor`, *optional*, defaults to 0): Rows to run the head on.
-            run_head (`bool`, *optional*, defaults to `True`): If `False`, `logits` is `None` and `hidden_states`
-                holds the input of the head, `(batch, rows, hidden_size)`.
-            labels (`torch.LongTensor` of shape `(batch, positions)`, *optional*): The token at each position, -100
-                where none is to be predicted. Aligned to the positions, even if the logits are shifted.
-            num_items_in_batch (`int` or `torch.Tensor`, *optional*): The divisor of the loss, which `Trainer`
-                passes when it accumulates gradients; by default the number of labelled positions.
-            output_hidden_states (`bool`, *optional*): Whether to return the hidden states of all layers.
-            output_attentions (`bool`, *optional*): Whether to return the attention weights of all layers,
-                `(batch, heads, positions, slots)` each. Only the eager implementation returns them, so it replaces
-                any other.
-            return_dict (`bool`, *optional*): If `False`, return a tuple of the fields that are not `None`.
-
-        Returns:
-            [`~d3llm.modeling.outputs.CanvasLMOutput`]: `logits` of shape `(batch, rows, vocab)`, in the dtype of the
-            weights; with `labels` also `loss`, the mean cross entropy in float32, in nats.
-
-        Raises:
-            ValueError: If `labels` are given with `logits_to_keep` or `run_head=False`, or if their shape is not
-                `(batch, positions)`.
-        """
-        outputs = self.model(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            inputs_embeds=inputs_embeds,
-            cache_positions=cache_positions,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-            **kwargs,
-        )
-        return self.head_output(outputs, logits_to_keep, run_head, labels, num_items_in_batch)
+    backbone_class = DreamBaseModel

@@ -94,7 +94,7 @@ class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
     # The head has the same name as the MLP's last projection, `ff_out`: adapters exclude it by its full name.
     logits_shift = 0
     display_name = "LLaDA"
-    checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Base")
+    checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5")
     # The most probable token, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
@@ -220,11 +220,12 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, LikelihoodMix
     ```
     """
 
+    backbone_class = LLaDAModel
     _tied_weights_keys = {"model.transformer.ff_out.weight": "model.transformer.wte.weight"}
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
-        self.model = LLaDAModel(config)
+        self.model = self.backbone_class(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
