@@ -199,6 +199,12 @@ class Canvas:
         np.cumsum(~self.committed, axis=1, out=before[:, 1:])
         self.masks_left = np.diff(gather(before, self.block_starts), axis=1)
 
+    def completed_blocks(self) -> Booleans:
+        """Blocks (B, M) without a masked position, whose tokens are final: not the current one of a row that is held
+        in it."""
+        held = self.held[:, None] & (np.arange(self.masks_left.shape[1]) == self.current[:, None])
+        return (self.masks_left == 0) & ~held
+
     def masks_left_in(self, blocks: Integers) -> Integers:
         """Masked positions (B,) of one block (B,) of each row."""
         return gather(self.masks_left, blocks[:, None])[:, 0]

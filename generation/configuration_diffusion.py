@@ -69,8 +69,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         forced_score (`str`, *optional*): The score that ranks proposals for forced progress; `score` when not given.
         steps (`int`, *optional*): Total forwards of the selections with a schedule, divided evenly among the blocks;
             one forward per token when not given.
-        edit_threshold (`float`, *optional*): Revise a decoded token of the current block when the model proposes another
-            one with a higher probability than this (LLaDA 2.1); never when not given.
+        edit_threshold (`float`, *optional*): Revise a decoded token of the current block when the model proposes
+            another one with a higher probability than this (LLaDA 2.1); never when not given.
         edit_forwards (`int`, *optional*, defaults to 16): Forwards that a complete block is edited for at most.
         early_stop_rule (`str`, *optional*, defaults to `"at_once"`): When an EOS ends its row: `"at_once"`, while
             masked positions before it are still decoded; once there is `"no_gap"` before it; or with the blocks that

@@ -36,7 +36,7 @@ class StreamFeed:
             self.streamer.put(tokens[: canvas.region_start])
             self.sent = canvas.region_start
             return
-        finished = (canvas.masks_left[0] == 0).cumprod().sum()
+        finished = canvas.completed_blocks()[0].cumprod().sum()
         final = int(canvas.block_starts[0, finished])
         eos = np.isin(canvas.tokens[0, canvas.region_start :], eos_token_ids).nonzero()[0]
         ended = canvas.region_start and canvas.ended[0]  # an infilled text continues after its gaps

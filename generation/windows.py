@@ -184,8 +184,7 @@ class SettledBlocks(WholeCanvas):
     def settle(self, canvas: Canvas, forward: int) -> Booleans:
         """Settles blocks, as forward number `forward` sees them; returns which blocks (B, M) wait to settle."""
         blocks = np.arange(canvas.masks_left.shape[1])
-        held = canvas.held[:, None] & (blocks == canvas.current[:, None])
-        complete = (canvas.masks_left == 0) & (blocks < canvas.opened[:, None]) & ~held
+        complete = canvas.completed_blocks() & (blocks < canvas.opened[:, None])
         waited = (self.completed_at >= 0) & (forward - self.completed_at >= self.delay)
         ready = (complete & waited) if self.delay else complete
         settled = (ready | (blocks < self.settled[:, None])).cumprod(axis=1).sum(axis=1)

@@ -23,7 +23,7 @@ def masked_block(size: int) -> Canvas:
 
 def advance(canvas: Canvas):
     canvas.count_masks()
-    canvas.advance_blocks(1.0, 1.0, np.zeros_like(canvas.ended))
+    canvas.advance_blocks(1.0, 1.0)
 
 
 def selected(canvas: Canvas, scores: list[float], **fields) -> list[bool]:

@@ -57,7 +57,7 @@ def canvas_of(tokens: torch.Tensor, prompt_length: int, block_size: int) -> Canv
 
 def advance(canvas: Canvas):
     canvas.count_masks()
-    canvas.advance_blocks(1.0, 1.0, np.zeros_like(canvas.ended))
+    canvas.advance_blocks(1.0, 1.0)
 
 
 def propose_all(tensors, score: str) -> Proposal:

@@ -76,8 +76,8 @@ def test_it_states_the_attention_of_its_checkpoints(checkpoint, monkeypatch):
     assert (config.attention, config.attention_block_size) == ("block_causal", 8)
     assert torch.equal(model.generate(PROMPT, preset="d2f", **given), expected)
     assert model.diffusion_config(kwargs=given).attention == "block_causal"  # without a preset, that of the class
-    with pytest.raises(ValueError, match="'llada' decodes with bidirectional attention and this model was trained"):
-        model.generate(PROMPT, preset="llada", **given)
+    # a preset that asks for no attention takes the model's
+    assert model.diffusion_config(kwargs={"preset": "llada", **given}).attention == "block_causal"
     with pytest.raises(ValueError, match="`attention_block_size`=8 and `block_size`=3: one must divide the other"):
         model.generate(PROMPT, preset="d2f", **{**given, "block_size": 3})
 
