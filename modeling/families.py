@@ -56,7 +56,7 @@ def find_family(
 
 
 def family_names() -> str:
-    """The names of all families, for messages: "LLaDA or Dream"."""
+    """The names of all families, for messages: "LLaDA, Dream or SDAR"."""
     *others, last = (family.display_name or model_type for model_type, family in _registered.items())
     return f"{', '.join(others)} or {last}"
 
