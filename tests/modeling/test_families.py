@@ -154,6 +154,14 @@ def test_a_model_of_sdar_has_the_block_size_of_its_config():
         SDARConfig(block_size=4, block_length=8)
 
 
+@pytest.mark.parametrize(
+    ("family", "field"), [(SDARForCausalLM, "block_size"), (Fast_dLLM_QwenForCausalLM, "bd_size")]
+)
+def test_a_block_has_a_position_at_least(family, field):
+    with pytest.raises(ValueError, match=rf"Config\.{field}=0"):
+        tiny_model(family, **{field: 0})
+
+
 def test_heads_of_sdar_have_a_size_of_their_own():
     model = tiny_model(SDARForCausalLM, head_dim=12)
     assert model.model.layers[0].self_attn.q_proj.out_features == 48
