@@ -1,4 +1,4 @@
-"""`d3llm generate`: decodes one prompt, or a file of them, with any LLaDA or Dream checkpoint folder."""
+"""`d3llm generate`: decodes one prompt, or a file of them, with any checkpoint folder of a family of the package."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "generate",
-        help="decode prompts with a LLaDA or Dream checkpoint",
+        help="decode prompts with a diffusion language model",
         usage="%(prog)s {--prompt TEXT | --input FILE --output FILE} [--model DIR] [--preset NAME] [--FIELD VALUE]...",
         add_help=False,
     )

@@ -45,6 +45,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         self.logits_shift = logits_shift
         family = find_family(model.config.model_type, [type(model).__name__])
         self.preset_values = family.preset_values if family else {}
+        self.attention = family.attention if family else None
         self.dtype = model.dtype
         self.generation_config = model.generation_config
         longest = [getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length")]
@@ -65,7 +66,7 @@ class AdaptedModel(DiffusionGenerationMixin):
             raise ValueError("`compile_config` is not supported for a model of another class: omit it")
         config = super().diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
         if config.attention == "block_causal":
-            raise ValueError("`attention`='block_causal' is not supported for a model of another class: omit it")
+            raise ValueError("`attention`='block_causal' needs a class of d3llm: load the model with this package")
         if config.preset and PRESETS[config.preset].values_for(self.preset_values).get("cache", "none") != "none":
             logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model lacks")
         return config

@@ -14,6 +14,8 @@ SHARED_KINDS: dict[str, Kind] = {
     "head_dim": SIZE,
     "intermediate_size": SIZE,
     "vocab_size": SIZE,
+    "block_size": SIZE,  # of block-causal attention; `bd_size` in Fast-dLLM v2
+    "bd_size": SIZE,
     "max_position_embeddings": SIZE,
     "rms_norm_eps": Number(0, 1, inclusive=False),
     "rope_theta": Number(0, 1e12, inclusive=False),

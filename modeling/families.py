@@ -41,22 +41,23 @@ def find_family(
         `type[MaskedDiffusionPreTrainedModel]` or `None`: `None` if there is no such family.
 
     Raises:
-        `ValueError`: If the two name different families.
+        `ValueError`: If the two name different families of this package.
     """
     named = next((family for family in families() if family.__name__ in (architectures or ())[:1]), None)
-    if named is None or model_type is None:
-        return _registered.get(model_type or "")
-    accepted = (named.config_class.model_type, *named.hub_model_types)
-    if model_type not in accepted:
+    by_type = _registered.get(model_type or "")
+    accepted = (named.config_class.model_type, *named.hub_model_types) if named else ()
+    if named and model_type in accepted:
+        return named
+    if named and by_type:
         raise ValueError(
             f"`model_type` {model_type!r} and `architectures` {named.__name__!r} name different models: of this class "
             f"it is {' or '.join(map(repr, accepted))}, so correct one of them in config.json."
         )
-    return named
+    return by_type
 
 
 def family_names() -> str:
-    """The names of all families, for messages: "LLaDA or Dream"."""
+    """The names of all families, for messages: "LLaDA, Dream or SDAR"."""
     *others, last = (family.display_name or model_type for model_type, family in _registered.items())
     return f"{', '.join(others)} or {last}"
 

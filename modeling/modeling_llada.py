@@ -88,13 +88,13 @@ class LLaDABlock(GradientCheckpointingLayer):
 
 
 class LLaDAPreTrainedModel(MaskedDiffusionPreTrainedModel):
-    config_class = LLaDAConfig
+    config_class: type[LLaDAConfig] = LLaDAConfig
     config: LLaDAConfig
     _no_split_modules = ["LLaDABlock"]
     # The head has the same name as the MLP's last projection, `ff_out`: adapters exclude it by its full name.
     logits_shift = 0
     display_name = "LLaDA"
-    checkpoints = ("GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5")
+    checkpoints: tuple[str, ...] = ("GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5")
     # The most probable token, block after block (d3LLM, arXiv 2601.07568).
     teacher_decoding = {"preset": "llada", "block_size": 32}
     adapter_targets = {
@@ -220,7 +220,7 @@ class LLaDAModelLM(LLaDAPreTrainedModel, DiffusionGenerationMixin, LikelihoodMix
     ```
     """
 
-    backbone_class = LLaDAModel
+    backbone_class: type[LLaDAModel] = LLaDAModel
     _tied_weights_keys = {"model.transformer.ff_out.weight": "model.transformer.wte.weight"}
 
     def __init__(self, config: LLaDAConfig):

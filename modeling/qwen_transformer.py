@@ -55,13 +55,14 @@ class QwenAttention(nn.Module):
         self, hidden_states: torch.Tensor, **attention_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        norms = {"query_norm": self.q_norm, "key_norm": self.k_norm}
-        attended, weights = attend(self, query, key, value, **norms, **attention_kwargs)
+        attended, weights = attend(
+            self, query, key, value, query_norm=self.q_norm, key_norm=self.k_norm, **attention_kwargs
+        )
         return self.o_proj(attended), weights
 
 
 class QwenDecoderLayer(GradientCheckpointingLayer):
-    attention_class = QwenAttention
+    attention_class: type[QwenAttention] = QwenAttention
 
     def __init__(self, config: QwenTransformerConfig, layer_idx: int):
         super().__init__()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
-from d3llm.modeling import families, family_names, register_family
+from d3llm.modeling import FAMILIES, families, family_names, register_family
 from d3llm.modeling.families import _registered
 from d3llm.modeling.loading import load_model
 from d3llm.trainers.adapters import add_adapter
@@ -49,7 +49,7 @@ def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_it_is_one_of_the_families():
     assert TinyQwenModel in families()
-    assert family_names() == "LLaDA, Dream or TinyQwen"
+    assert family_names() == f"{', '.join(family.display_name for family in FAMILIES)} or TinyQwen"
 
 
 def test_presets_take_what_differs_from_its_class():

@@ -1,0 +1,129 @@
+"""Block-causal models: the blocks of attention and decoder, exact caches, editing, and the end of a row."""
+
+import pytest
+import torch
+
+from d3llm.modeling import families
+from tests.helpers.decoding import MASK, left_pad, prompts
+from tests.helpers.models import tiny_model
+
+
+BLOCK_CAUSAL = [family for family in families() if family.attention == "block_causal"]
+PRESETS = ["sdar", "sdar_static", "sdar_sequential", "fast_dllm_v2", "llada2", "llada21_speed", "d3llm", "llada"]
+RUN = {"max_new_tokens": 29, "early_stop": False, "return_dict_in_generate": True}
+
+
+def same(one, other, fields=("sequences", "commit_steps", "forward_passes")) -> bool:
+    return all(torch.equal(getattr(one, field), getattr(other, field)) for field in fields)
+
+
+@pytest.fixture(scope="module", params=BLOCK_CAUSAL, ids=lambda family: family.__name__)
+def model(request):
+    """In float64, so that no tie of scores is broken by the order of a sum."""
+    built = tiny_model(request.param).double()
+    with torch.no_grad():
+        built.get_output_embeddings().weight[[MASK, 0]] = 0.0
+        built.get_output_embeddings().weight.mul_(3)
+    return built
+
+
+@pytest.mark.parametrize(("block_size", "attention_block_size"), [(8, 8), (4, 8), (16, 8), (3, 3)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_block_cache_is_exact(model, preset, block_size, attention_block_size):
+    ids = prompts([11])[0][None]
+    given = {
+        "preset": preset,
+        "block_size": block_size,
+        "attention_block_size": attention_block_size,
+        "threshold": 0.4,
+    }
+    if preset == "llada21_speed":
+        given |= {"edit_threshold": 0.2, "edit_forwards": 3}
+    plain = model.generate(ids, cache="none", **given, **RUN)
+    cached = model.generate(ids, cache="block", cache_delay=0, cache_refresh_interval=None, **given, **RUN)
+    assert same(plain, cached)
+    if preset == "sdar_static":
+        assert plain.forward_passes.item() == 29
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_of_a_ragged_batch_are_those_of_the_row_alone(model, preset):
+    texts = prompts([3, 11, 8, 5])
+    ids, mask = left_pad(texts)
+    given = {"preset": preset, "attention_block_size": 8, "block_size": 4, "threshold": 0.4}
+    together = model.generate(ids, attention_mask=mask, **given, **RUN)
+    for row, text in enumerate(texts):
+        alone = model.generate(text[None], **given, **RUN)
+        assert torch.equal(together.sequences[row, -29:], alone.sequences[0, -29:])
+        assert torch.equal(together.commit_steps[row], alone.commit_steps[0])
+        assert together.forward_passes[row] == alone.forward_passes[0]
+
+
+def test_a_forward_against_a_mask_made_by_hand(model):
+    """The grid is absolute: the end of the prompt shares a block with the first new tokens."""
+    ids = prompts([11])[0][None]
+    given = {"preset": "sdar_static", "block_size": 8, "attention_block_size": 8, "output_history": True}
+    output = model.generate(ids, **given, **RUN)
+    canvas = torch.cat([ids, torch.full((1, 29), MASK)], dim=1)
+    blocks = torch.arange(40) // 8
+    visible = (blocks[None, :] <= blocks[:, None])[None, None]
+    for forward in range(29):
+        logits = model(canvas, attention_mask=visible).logits[0]
+        logits[:, MASK] = -torch.inf
+        rows = model.logit_rows(torch.arange(40))
+        masked = canvas[0] == MASK
+        candidates = masked & (blocks == blocks[masked].min())
+        score = torch.where(candidates, logits[rows].softmax(dim=-1).amax(dim=-1), -1)
+        best = int(score.argmax())
+        canvas[0, best] = logits[rows[best]].argmax()
+        assert torch.equal(canvas, output.history[:, forward])
+
+
+def test_a_size_that_the_weights_were_not_trained_with_is_said(model, caplog):
+    model.generate(prompts([4])[0][None], attention_block_size=16, max_new_tokens=4)
+    said = [record.getMessage() for record in caplog.records]
+    if model.attention_block_size != 16 and said:  # once in a process
+        assert any("was trained with blocks of" in line for line in said)
+
+
+def test_editing_revises_and_ends(model):
+    ids, given = prompts([5])[0][None], {"preset": "llada21_speed", "block_size": 8, "attention_block_size": 8}
+    given |= {"threshold": 0.1, "output_history": True}
+    drafted = model.generate(ids, edit_threshold=1.0, **given, **RUN)  # nothing is surer than that
+    edited = model.generate(ids, edit_threshold=0.0, edit_forwards=5, **given, **RUN)
+    history, before = edited.history[0, 1:], edited.history[0, :-1]
+    revised = (history != before) & (before != MASK)
+    assert revised.any() and not revised[:, :5].any()
+    # a revised position has the step of its last revision
+    last = (history != before).long().argmax(dim=0)
+    assert (edited.commit_steps[0] >= 1).all() and edited.commit_steps.max() <= edited.forward_passes
+    assert (last[5:] + 1 <= edited.commit_steps[0]).all()
+    # a block without edits costs one forward more; one that is always edited, five
+    blocks = 5
+    plain = model.generate(ids, **given | {"preset": "llada2"}, **RUN)
+    assert drafted.forward_passes - plain.forward_passes == blocks
+    assert edited.forward_passes <= plain.forward_passes + 5 * blocks
+
+
+@pytest.mark.parametrize("rule", ["at_once", "no_gap", "block"])
+def test_when_an_eos_ends_its_row(model, rule):
+    ids = prompts([6])[0][None]
+    given = {"preset": "sdar_static", "block_size": 8, "attention_block_size": 8, "output_history": True}
+    whole = model.generate(ids, **given, **RUN)
+    steps = whole.commit_steps[0]
+    position = int(steps[2:10].argmin()) + 2  # of the second block, the one that is committed first
+    eos = int(whole.sequences[0, 6 + position])
+    first = int((whole.sequences[0, 6:] == eos).long().argmax())
+    ended = model.generate(
+        ids, eos_token_id=eos, early_stop_rule=rule, **given, **RUN | {"early_stop": True, "max_new_tokens": 29}
+    )
+    assert (ended.sequences[0, 6 + first :] == eos).all()
+    assert not (ended.sequences == MASK).any()
+    in_block = steps[2:10].max() if first >= 2 else steps[:2].max()
+    before_eos = steps[: first + 1].max()
+    expected = {"block": int(in_block), "no_gap": int(before_eos)}
+    if rule in expected:
+        assert ended.forward_passes.item() == expected[rule]
+        assert torch.equal(ended.commit_steps[0, : first + 1], steps[: first + 1])
+    else:
+        assert ended.forward_passes.item() <= expected["no_gap"]
