@@ -5,7 +5,7 @@ import torch
 from transformers import StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
-from .canvas import Canvas, Integers
+from .canvas import Booleans, Canvas, Integers
 
 
 class Stops:
@@ -50,6 +50,7 @@ class Stops:
     def first_eos(self, canvas: Canvas) -> Integers:
         """The first EOS (B, 1) of a row that it ends; L for a row that continues."""
         first = canvas.first_of(self.eos_token_ids)
+        ends: Booleans
         if self.rule == "no_gap":
             ends = (canvas.committed | (canvas.positions > first)).all(axis=1)
         elif self.rule == "block":
