@@ -5,7 +5,7 @@ import torch
 from transformers import StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 
-from .canvas import Booleans, Canvas, Integers
+from .canvas import Canvas, Integers
 
 
 class Stops:
@@ -50,15 +50,14 @@ class Stops:
     def first_eos(self, canvas: Canvas) -> Integers:
         """The first EOS (B, 1) of a row that it ends; L for a row that continues."""
         first = canvas.first_of(self.eos_token_ids)
-        ends: Booleans
         if self.rule == "no_gap":
-            ends = (canvas.committed | (canvas.positions > first)).all(axis=1)
+            gaps = ~canvas.committed & (canvas.positions < first)
         elif self.rule == "block":
             canvas.ending = first[:, 0] < canvas.length
-            ends = (canvas.committed | ~canvas.in_opened_blocks()).all(axis=1) & ~canvas.held
+            gaps = (~canvas.committed | canvas.held[:, None]) & canvas.in_opened_blocks()
         else:
             return first
-        return np.where(ends[:, None], first, canvas.length)
+        return np.where(gaps.any(axis=1, keepdims=True), canvas.length, first)
 
     def _end_after(self, canvas: Canvas, last: Integers, forwards: int) -> None:
         if (last < canvas.length).any():
