@@ -8,9 +8,10 @@ import unittest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM
+from d3llm.modeling import DreamConfig, DreamModel, LLaDAConfig, LLaDAModelLM, SDARConfig, SDARForCausalLM
 from d3llm.modeling.modeling_dream import DreamBaseModel
 from d3llm.modeling.modeling_llada import LLaDAModel
+from d3llm.modeling.modeling_sdar import SDARModel
 
 from ...test_configuration_common import ConfigTester
 from ...test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
@@ -20,8 +21,8 @@ from ...test_training_mixin import TrainingTesterMixin
 torch.set_printoptions(threshold=8, edgeitems=1)  # some tests format every weight, whether it differs or not
 MASK = 3  # a test leaves four tokens of the vocabulary
 # As transformers lists its own: a base model has no loss, and a model that predicts masked tokens takes `labels`.
-MODEL_MAPPING_NAMES.update({"llada": "LLaDAModel", "Dream": "DreamBaseModel"})
-MODEL_FOR_MASKED_LM_MAPPING_NAMES.update({"llada": "LLaDAModelLM", "Dream": "DreamModel"})
+MODEL_MAPPING_NAMES.update({"llada": "LLaDAModel", "Dream": "DreamBaseModel", "sdar": "SDARModel"})
+MODEL_FOR_MASKED_LM_MAPPING_NAMES.update({"llada": "LLaDAModelLM", "Dream": "DreamModel", "sdar": "SDARForCausalLM"})
 
 
 class ModelTester:
@@ -86,6 +87,14 @@ class DreamModelTester(ModelTester):
     }
 
 
+class SDARModelTester(DreamModelTester):
+    config_class = SDARConfig
+    base_model_class = SDARModel
+    causal_lm_class = SDARForCausalLM
+    # the mixin trains with plain forwards, which see the whole canvas
+    config_fields = {**DreamModelTester.config_fields, "head_dim": 12, "attention": "bidirectional"}
+
+
 class MaskedDiffusionTests(ModelTesterMixin, TrainingTesterMixin):
     model_tester_class: type
     model_tester = None
@@ -124,3 +133,7 @@ class LLaDATest(MaskedDiffusionTests, unittest.TestCase):
 
 class DreamTest(MaskedDiffusionTests, unittest.TestCase):
     model_tester_class = DreamModelTester
+
+
+class SDARTest(MaskedDiffusionTests, unittest.TestCase):
+    model_tester_class = SDARModelTester
