@@ -46,6 +46,7 @@ class AdaptedModel(DiffusionGenerationMixin):
         family = find_family(model.config.model_type, [type(model).__name__])
         self.preset_values = family.preset_values if family else {}
         self.attention = family.attention if family else None
+        self.attention_block_size = None
         self.dtype = model.dtype
         self.generation_config = model.generation_config
         longest = [getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length")]
