@@ -21,6 +21,9 @@ TRACES = (
     "d2f_llada",
     "d3llm_llada",
     "d3llm_dream",
+    "sdar",
+    "llada2",
+    "lladamoe_vanilla",
 )
 
 # Recorded runs that are not to be matched: the reference is wrong in them.
@@ -47,6 +50,8 @@ def load_cases() -> list[tuple[str, dict[str, Any]]]:
 
 def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `generate` that say what the recorded call said."""
+    if trace in BLOCK_DIFFUSION:
+        return block_diffusion_arguments(trace, case)
     params, function = case["params"], case["function"]
     arguments = {
         "max_new_tokens": params.get("gen_length", params.get("max_new_tokens")),
@@ -120,11 +125,53 @@ def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+# The published decoders of block-causal models, and the presets of SDAR's strategies.
+BLOCK_DIFFUSION = {"sdar", "llada2"}
+STRATEGIES = {
+    "low_confidence_static": "sdar_static",
+    "low_confidence_dynamic": "sdar",
+    "sequential": "sdar_sequential",
+}
+
+
+def recorded_canvas(case: dict[str, Any]) -> list[int]:
+    """The whole canvas after the last forward, some of which the call may not have returned."""
+    return case.get("final_x") or case["output_ids"]
+
+
+def block_diffusion_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
+    """The published canvas is rounded up to whole blocks, and `steps` are those of a block."""
+    params, length = case["params"], len(recorded_canvas(case))
+    size = params["block_length"]
+    blocks = -(-length // size) - len(case["prompt_ids"]) // size
+    arguments = {"max_new_tokens": length - len(case["prompt_ids"]), "block_size": size, "attention_block_size": size}
+    if trace == "llada2":
+        arguments |= {"preset": "llada2", "threshold": params["threshold"], "eos_token_id": params["eos_id"]}
+        steps = params["steps"]
+        # without its early stop, the published code still ends after a block with an EOS
+        arguments["early_stop_rule"] = "no_gap" if params["eos_early_stop"] else "block"
+    else:
+        arguments |= {"preset": STRATEGIES[params["remasking_strategy"]], "early_stop": False}
+        steps = params["denoising_steps"]
+        if arguments["preset"] == "sdar":
+            arguments["threshold"] = params["confidence_threshold"]
+        if stops := params.get("stopping_criteria_idx"):
+            arguments |= {"early_stop": True, "eos_token_id": stops}
+    return arguments | {"steps": steps * blocks}
+
+
+def recorded_end(case: dict[str, Any], eos_token_id: int | list[int] | None, steps: torch.Tensor) -> int:
+    """How many generated tokens to compare: a run that an EOS ended leaves masks, and here what follows is filled."""
+    generated = recorded_canvas(case)[len(case["prompt_ids"]) :]
+    ids = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
+    return next((n for n, token in enumerate(generated, 1) if token in ids and steps[0, n - 1] > 0), len(generated))
+
+
 def recorded_commit_steps(case: dict[str, Any]) -> torch.Tensor:
     """The forward that committed each generated position (rows, N), counted from 1; -1 = not recorded."""
     if "first_commit_step" in case:
         return torch.tensor(case["first_commit_step"]).reshape(1, -1)
-    outputs, prompts = torch.tensor(case["output_ids"]), torch.tensor(case["prompt_ids"])
+    outputs, prompts = torch.tensor(recorded_canvas(case)), torch.tensor(case["prompt_ids"])
     prompt_length = prompts.shape[-1]
     if "x_before_each_forward" in case:
         states = torch.tensor(case["x_before_each_forward"])[:, :, prompt_length:]
