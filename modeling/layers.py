@@ -52,7 +52,11 @@ class CanvasRotaryEmbedding(nn.Module):
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys (batch, heads, positions, head_dim) by their angles; the dtype is kept."""
+    """Rotate queries or keys (batch, heads, positions, head_dim) by their angles; the dtype is kept. With fewer angles
+    than channels, only the first channels are rotated (partial rotary embedding)."""
+    width = cos.shape[-1]
+    if width < states.shape[-1]:
+        return torch.cat([rotate(states[..., :width], cos, sin), states[..., width:]], dim=-1)
     first, second = states.chunk(2, dim=-1)
     return (states * cos + torch.cat([-second, first], dim=-1) * sin).to(states.dtype)
 
@@ -88,6 +92,8 @@ def attend(
     cache: Cache | None,
     cache_positions: torch.LongTensor | slice | None,
     output_attentions: bool = False,
+    query_norm: nn.Module | None = None,
+    key_norm: nn.Module | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Bidirectional attention from the recomputed positions to every slot of the canvas.
@@ -102,15 +108,19 @@ def attend(
             overwritten at `cache_positions`.
         output_attentions (`bool`, *optional*, defaults to `False`): Whether to return the weights too. The eager
             implementation then runs, whichever one the config names.
+        query_norm, key_norm (`nn.Module`, *optional*): Normalise each head before the rotation.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor | None]`: The attended values (batch, positions, heads * head_dim), and the
         weights (batch, heads, positions, slots) or `None`.
     """
     batch, length = query.shape[:2]
-    query, key, value = (
-        states.view(batch, length, -1, module.head_dim).transpose(1, 2) for states in (query, key, value)
-    )
+    query, key, value = (states.view(batch, length, -1, module.head_dim) for states in (query, key, value))
+    if query_norm is not None:
+        query = query_norm(query)
+    if key_norm is not None:
+        key = key_norm(key)
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     query, key = rotate(query, *rotary), rotate(key, *rotary)
     if cache is not None:
         key, value = cache.update(key, value, module.layer_idx, positions=cache_positions)
@@ -145,6 +155,8 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         attention (`str`, *optional*): `"bidirectional"` or `"block_causal"`, if all checkpoints of the family were
             trained with it; an `attention` in config.json comes first.
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention.
+        attention_grid (`str`): Where these blocks start: `"prompt"`, at the end of the prompt; `"absolute"`, at the
+            multiples of the block size.
         preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.
         teacher_decoding (`dict[str, Any]`): Decoding fields for a teacher that commits one token per forward; empty
             when none are known.
@@ -164,6 +176,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     checkpoints: tuple[str, ...] = ()
     attention: str | None = None
     attention_block_size: int | None = None
+    attention_grid: str = "prompt"
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}
@@ -382,10 +395,11 @@ def run_layers(
     rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)
     all_hidden_states: tuple[torch.Tensor, ...] = ()
     all_attentions: tuple[torch.Tensor, ...] = ()
+    all_router_logits: tuple[torch.Tensor, ...] = ()
     for layer in layers:
         if output_hidden_states:
             all_hidden_states += (hidden_states,)
-        hidden_states, weights = layer(
+        hidden_states, weights, *router_logits = layer(
             hidden_states,
             rotary=rotary,
             attention_mask=mask,
@@ -396,10 +410,12 @@ def run_layers(
         )
         if output_attentions:
             all_attentions += (weights,)
+        all_router_logits += tuple(router_logits)
     hidden_states = norm(hidden_states)
     return CanvasModelOutput(
         last_hidden_state=hidden_states,
         cache=cache,
         hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
         attentions=all_attentions if output_attentions else None,
+        router_logits=all_router_logits or None,
     )
