@@ -8,10 +8,16 @@ from transformers import AutoConfig
 
 from .configuration_dream import DreamConfig
 from .configuration_llada import LLaDAConfig
+from .configuration_llada2_moe import LLaDA2MoeConfig
+from .configuration_lladamoe import LLaDAMoEConfig
+from .configuration_sdar_moe import SDARMoeConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_llada import LLaDAModelLM
+from .modeling_llada2_moe import LLaDA2MoeModelLM
+from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_sdar_moe import SDARMoeForCausalLM
 from .remote_code import AUTO_CLASSES
 
 
@@ -40,8 +46,14 @@ __all__ = [
     "FAMILIES",
     "DreamConfig",
     "DreamModel",
+    "LLaDA2MoeConfig",
+    "LLaDA2MoeModelLM",
     "LLaDAConfig",
+    "LLaDAMoEConfig",
+    "LLaDAMoEModelLM",
     "LLaDAModelLM",
+    "SDARMoeConfig",
+    "SDARMoeForCausalLM",
     "families",
     "family_names",
     "find_family",

@@ -1,7 +1,7 @@
 """Mixtures of experts: what their families share.
 
-The experts run in the kernels of transformers (`experts_implementation`: `"grouped_mm"`, `"batched_mm"`, `"eager"`), on
-weights stacked in one tensor. Checkpoints hold them one by one, as `mlp.experts.3.up_proj.weight`; transformers
+The experts run in the kernels of transformers (`experts_implementation`: `"grouped_mm"`, `"batched_mm"`, `"eager"`),
+on weights stacked in one tensor. Checkpoints hold them one by one, as `mlp.experts.3.up_proj.weight`; transformers
 converts them as those of Qwen3-MoE, both ways.
 """
 
@@ -15,12 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from transformers.models.qwen3_moe.modeling_qwen3_moe import (
-    Qwen3MoeExperts,
-    Qwen3MoeMLP,
-    Qwen3MoeRMSNorm,
-    Qwen3MoeTopKRouter,
-)
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm
 from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
@@ -313,21 +308,6 @@ def load_balancing_loss(
     Returns:
         `torch.Tensor`: Shape (); `num_experts_per_tok` when all experts are used alike, and more otherwise.
     """
-    if attention_mask is not None and attention_mask.numel() != router_logits[0].shape[0]:
+    if attention_mask is not None and (attention_mask.ndim != 2 or attention_mask.numel() != len(router_logits[0])):
         attention_mask = None
     return load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)
-
-
-__all__ = [
-    "ExpertsBackbone",
-    "ExpertsLM",
-    "ExpertsLayer",
-    "ExpertsPreTrainedModel",
-    "NormedAttention",
-    "Qwen3MoeMLP",
-    "Qwen3MoeRMSNorm",
-    "Qwen3MoeTopKRouter",
-    "RoutedExperts",
-    "head_size",
-    "stack_experts_of",
-]

@@ -3,9 +3,18 @@
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_llada import LLaDAModelLM
+from .modeling_llada2_moe import LLaDA2MoeModelLM
+from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_sdar_moe import SDARMoeForCausalLM
 
 
-FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (LLaDAModelLM, DreamModel)
+FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (
+    LLaDAModelLM,
+    DreamModel,
+    LLaDAMoEModelLM,
+    LLaDA2MoeModelLM,
+    SDARMoeForCausalLM,
+)
 
 _registered = {model_class.config_class.model_type: model_class for model_class in FAMILIES}
 
