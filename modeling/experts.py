@@ -15,7 +15,11 @@ from transformers.cache_utils import Cache
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm
+from transformers.models.qwen3_moe.modeling_qwen3_moe import (
+    Qwen3MoeExperts,
+    Qwen3MoeRMSNorm,
+    Qwen3MoeTopKRouter,
+)
 from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
@@ -129,8 +133,8 @@ class ExpertsPreTrainedModel(MaskedDiffusionPreTrainedModel):
         if isinstance(module, Qwen3MoeExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=std)
             init.normal_(module.down_proj, mean=0.0, std=std)
-        elif isinstance(module, RoutedExperts):
-            init.normal_(module.gate.weight, mean=0.0, std=std)
+        elif isinstance(module, Qwen3MoeTopKRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
 
 
 class ExpertsBackbone(ExpertsPreTrainedModel):

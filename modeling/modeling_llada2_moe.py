@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP, Qwen3MoeRMSNorm
 
 from ..generation.decoding_diffusion import DiffusionGenerationMixin
@@ -136,7 +137,8 @@ class LLaDA2MoePreTrainedModel(ExpertsPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LLaDA2MoeGate):
-            nn.init.zeros_(module.expert_bias)
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.expert_bias)
 
 
 class LLaDA2MoeModel(LLaDA2MoePreTrainedModel, ExpertsBackbone):

@@ -82,7 +82,7 @@ def test_tied_weights_may_be_there_twice(tiny_checkpoint, tmp_path):
     ("file", "content", "named"),
     [
         ("config.json", b"[" * 100_000, "config.json"),
-        ("config.json", b'{"model_type": "gpt2"}', "is a 'gpt2' model: expected LLaDA or Dream"),
+        ("config.json", b'{"model_type": "gpt2"}', "is a 'gpt2' model: expected LLaDA, Dream"),
         ("config.json", b'{"model_type": "llada", "dtype": "nope"}', "config.json"),
         ("model.safetensors", b"x" * 100, "model"),
         ("generation_config.json", b"[]", "model"),

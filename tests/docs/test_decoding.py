@@ -36,7 +36,8 @@ def test_the_presets_on_the_page_are_those_of_the_code():
 def test_the_values_of_a_preset(preset):
     text = sections("###")[f"`{preset.name}`"]
     table = rows(text)
-    for column, family in enumerate(FAMILIES, start=1):
+    for family in FAMILIES:
+        column = 2 if family.preset_values else 1  # of the families, only Dream departs from the presets
         stated = {row[0]: ast.literal_eval(row[column]) for row in table}
         assert stated == preset.values_for(family.preset_values)
     assert f"Source: {preset.source}." in text

@@ -192,7 +192,7 @@ def change_type(folder: Path):
         (lambda f: (f / "README.md").unlink(), "names no licence"),
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json"),
-        (change_type, "is a 'gpt2' model: expected LLaDA or Dream"),
+        (change_type, "is a 'gpt2' model: expected LLaDA, Dream"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "Pickled weights are not read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 20), "are damaged"),
         (lambda f: (f / "generation_config.json").write_text("[]"), "Cannot load the model"),

@@ -165,7 +165,7 @@ def test_what_a_foreign_class_cannot_do_is_an_error(downloaded):
     assert "no canvas cache" in refused["cache"]
     assert "block_causal" in refused["attention"]
     assert "did you mean `threshold`" in refused["typo"]
-    assert "is not LLaDA or Dream" in refused["family"]
+    assert "is not LLaDA, Dream" in refused["family"]
 
 
 def test_the_metric_loads_from_its_space(downloaded):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from d3llm.generation import CanvasCache
-from d3llm.modeling import DreamModel, LLaDAModelLM, layers
+from d3llm.modeling import FAMILIES, DreamModel, LLaDA2MoeModelLM, LLaDAModelLM, layers
 from tests.helpers.models import tiny_model
 
 
@@ -56,7 +56,7 @@ def test_recorded_hidden_states(golden, name):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", [*CHECKPOINTS, "lladamoe_a", "llada2_a"])
 def test_round_trip_keeps_keys_and_config(golden, name, tmp_path):
     source = golden / "ckpt" / name
     AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path)
@@ -72,7 +72,9 @@ def test_round_trip_keeps_keys_and_config(golden, name, tmp_path):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize(("name", "family"), [("llada_a", LLaDAModelLM), ("dream_a", DreamModel)])
+@pytest.mark.parametrize(
+    ("name", "family"), [("llada_a", LLaDAModelLM), ("dream_a", DreamModel), ("llada2_a", LLaDA2MoeModelLM)]
+)
 def test_hub_folders_load_without_remote_code(golden, name, family):
     assert "auto_map" in json.loads((golden / "ckpt" / name / "config.json").read_text())
     for auto_class in (AutoModel, AutoModelForCausalLM):
@@ -80,7 +82,7 @@ def test_hub_folders_load_without_remote_code(golden, name, family):
     assert type(AutoConfig.from_pretrained(golden / "ckpt" / name)) is family.config_class
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rotary_frequencies_survive_loading(family, tmp_path):
     model = tiny_model(family)
     model.save_pretrained(tmp_path)
@@ -89,7 +91,7 @@ def test_rotary_frequencies_survive_loading(family, tmp_path):
     assert loaded.model.rotary_emb.inv_freq[0] == 1
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_sees_both_sides(family, attention):
     model = tiny_model(family, attn_implementation=attention)
@@ -100,7 +102,7 @@ def test_attention_sees_both_sides(family, attention):
         assert (model(ids).logits - model(changed).logits).abs().amax(dim=-1).min() > 1e-6
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_nothing(family):
     model = tiny_model(family)
     ids = torch.randint(1, 60, (2, 10))
@@ -115,7 +117,7 @@ def test_padding_changes_nothing(family):
             torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_head_runs_on_chosen_rows(family):
     model = tiny_model(family)
     ids = torch.randint(1, 60, (2, 10))
@@ -132,7 +134,7 @@ def test_logit_rows_are_aligned_to_positions(family, rows):
     assert tiny_model(family).logit_rows(torch.tensor([0, 1, 5])).tolist() == rows
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_window_with_the_keys_of_a_full_forward_equals_it(family):
     model = tiny_model(family)
     ids = torch.randint(1, 60, (2, 14))
@@ -146,7 +148,7 @@ def test_window_with_the_keys_of_a_full_forward_equals_it(family):
         torch.testing.assert_close(window[1], full[1, ragged[1]], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_checkpointing_keeps_the_gradients(family):
     ids = torch.randint(1, 60, (2, 10))
     norms = []
@@ -159,7 +161,7 @@ def test_gradient_checkpointing_keeps_the_gradients(family):
     torch.testing.assert_close(*norms)
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tied_weights_are_saved_once(family, tmp_path):
     tie = {"weight_tying": True} if family is LLaDAModelLM else {"tie_word_embeddings": True}
     model = tiny_model(family, **tie)
@@ -174,7 +176,7 @@ def test_tied_weights_are_saved_once(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_flex_attention_equals_sdpa(family):
     ids = torch.randint(1, 60, (2, 10))
     mask = torch.ones_like(ids)

@@ -49,7 +49,7 @@ def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_it_is_one_of_the_families():
     assert TinyQwenModel in families()
-    assert family_names() == "LLaDA, Dream or TinyQwen"
+    assert family_names().startswith("LLaDA, Dream, ") and family_names().endswith(" or TinyQwen")
 
 
 def test_presets_take_what_differs_from_its_class():
