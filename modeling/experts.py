@@ -83,6 +83,7 @@ class RoutedExperts(nn.Module):
         self.gate = gate
         self.experts = Qwen3MoeExperts(config)
         self.shared_experts = shared_experts
+        self.register_load_state_dict_pre_hook(stack_given_experts)
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -91,6 +92,27 @@ class RoutedExperts(nn.Module):
         if self.shared_experts is not None:
             mixed = mixed + self.shared_experts(hidden_states)
         return mixed, router_logits
+
+
+def stack_given_experts(module: RoutedExperts, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    """Lets `load_state_dict` take the tensors of a checkpoint, as transformers' `Trainer` does when it resumes: a file
+    may hold only some of the experts, and the others stay as they are."""
+    experts = module.experts
+    size = experts.intermediate_dim
+    parts = {
+        "gate_proj": ("gate_up_proj", slice(0, size)),
+        "up_proj": ("gate_up_proj", slice(size, 2 * size)),
+        "down_proj": ("down_proj", slice(None)),
+    }
+    for expert in range(experts.num_experts):
+        for part, (name, rows) in parts.items():
+            given = state_dict.pop(f"{prefix}experts.{expert}.{part}.weight", None)
+            if given is None:
+                continue
+            stacked = f"{prefix}experts.{name}"
+            if stacked not in state_dict:
+                state_dict[stacked] = getattr(experts, name).detach().clone()
+            state_dict[stacked][expert, rows] = given
 
 
 class ExpertsLayer(GradientCheckpointingLayer):
@@ -291,10 +313,10 @@ class ExpertsLM(ExpertsPreTrainedModel):
         output = self.head_output(outputs, logits_to_keep, run_head, labels, num_items_in_batch)
         if outputs.router_logits is not None:
             output["router_logits"] = outputs.router_logits
-            output["aux_loss"] = load_balancing_loss(self.config, outputs.router_logits, attention_mask)
+            aux_loss = load_balancing_loss(self.config, outputs.router_logits, attention_mask)
+            output["aux_loss"] = aux_loss
             if output.loss is not None:
-                aux_loss = output.aux_loss.to(output.loss.device)
-                output["loss"] = output.loss + self.config.router_aux_loss_coef * aux_loss
+                output["loss"] = output.loss + self.config.router_aux_loss_coef * aux_loss.to(output.loss.device)
         return output
 
 

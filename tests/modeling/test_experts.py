@@ -210,6 +210,20 @@ def test_checkpoints_hold_experts_one_by_one(family, tmp_path, tokens):
 
 
 @OF_ALL
+def test_a_state_dict_may_have_the_names_of_checkpoints(family, tmp_path):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    again = tiny_model(family, seed=1)
+    again.load_state_dict(saved)
+    assert all(tensor.equal(again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    again.load_state_dict(tiny_model(family, seed=1).state_dict())
+    for names in (list(saved)[::2], list(saved)[1::2]):  # as in two files
+        again.load_state_dict({name: saved[name] for name in names}, strict=False)
+    assert all(tensor.equal(again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@OF_ALL
 def test_adapters_of_experts_are_merged(family, tmp_path, tokens):
     model = tiny_model(family)
     stacked = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
