@@ -11,6 +11,9 @@ from .configuration_fast_dllm_qwen import Fast_dLLM_QwenConfig
 from .configuration_llada import LLaDAConfig
 from .configuration_mmada import MMadaConfig
 from .configuration_sdar import SDARConfig
+from .configuration_llada2_moe import LLaDA2MoeConfig
+from .configuration_lladamoe import LLaDAMoEConfig
+from .configuration_sdar_moe import SDARMoeConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
@@ -18,6 +21,9 @@ from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
 from .modeling_llada import LLaDAModelLM
 from .modeling_mmada import MMadaModelLM
 from .modeling_sdar import SDARForCausalLM
+from .modeling_llada2_moe import LLaDA2MoeModelLM
+from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_sdar_moe import SDARMoeForCausalLM
 from .remote_code import AUTO_CLASSES
 
 
@@ -48,12 +54,18 @@ __all__ = [
     "DreamModel",
     "Fast_dLLM_QwenConfig",
     "Fast_dLLM_QwenForCausalLM",
+    "LLaDA2MoeConfig",
+    "LLaDA2MoeModelLM",
     "LLaDAConfig",
+    "LLaDAMoEConfig",
+    "LLaDAMoEModelLM",
     "LLaDAModelLM",
     "MMadaConfig",
     "MMadaModelLM",
     "SDARConfig",
     "SDARForCausalLM",
+    "SDARMoeConfig",
+    "SDARMoeForCausalLM",
     "families",
     "family_names",
     "find_family",

@@ -116,7 +116,11 @@ def read_header(folder: Path) -> dict[str, Header]:
 
 
 def _check_names_and_shapes(model: PreTrainedModel, header: dict[str, Header]) -> None:
-    described = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    from transformers.core_model_loading import revert_weight_conversion
+
+    # Models stack the weights of experts, which are stored one by one.
+    stored = revert_weight_conversion(model, model.state_dict())
+    described = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     tied = set(model.all_tied_weights_keys)
     missing = [name for name in described if name not in header and name not in tied]
     unexpected = [name for name in header if name not in described and not name.endswith(BUFFERS)]

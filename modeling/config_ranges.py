@@ -13,6 +13,8 @@ SHARED_KINDS: dict[str, Kind] = {
     "num_hidden_layers": SIZE,
     "head_dim": SIZE,
     "intermediate_size": SIZE,
+    "moe_intermediate_size": SIZE,
+    "num_experts": SIZE,
     "vocab_size": SIZE,
     "block_size": SIZE,  # of block-causal attention; `bd_size` in Fast-dLLM v2
     "bd_size": SIZE,
@@ -33,13 +35,18 @@ def check_ranges(config: PretrainedConfig) -> None:
     """
     published_names = config.attribute_map
     rows = getattr(config, "embedding_size", None) or config.vocab_size
-    kinds = SHARED_KINDS | {"mask_token_id": Whole(0, rows - 1 if isinstance(rows, int) else LARGEST)}
+    experts = getattr(config, "num_experts", None)
+    kinds = SHARED_KINDS | {
+        "mask_token_id": Whole(0, rows - 1 if isinstance(rows, int) else LARGEST),
+        "num_experts_per_tok": Whole(1, experts if isinstance(experts, int) else LARGEST),
+    }
     for name, kind in kinds.items():
         value = getattr(config, name, None)
         fault = None if value is None else kind.fault(value)
         if fault:
             raise ValueError(f"{type(config).__name__}.{published_names.get(name, name)}={shown(value)} {fault}")
-    if getattr(config, "head_dim", None) is None and config.hidden_size % config.num_attention_heads:
+    own_size = getattr(config, "head_dim", None)
+    if own_size is None and config.hidden_size % config.num_attention_heads:
         size, heads = (published_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
         raise ValueError(
             f"{type(config).__name__}.{size}={config.hidden_size} must be a multiple of "

@@ -9,6 +9,9 @@ from .modeling_llada import LLaDAModelLM
 from .modeling_mmada import MMadaModelLM
 from .modeling_sdar import SDARForCausalLM
 from .shared_model_type import share_model_type
+from .modeling_llada2_moe import LLaDA2MoeModelLM
+from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_sdar_moe import SDARMoeForCausalLM
 
 
 FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (
@@ -17,9 +20,12 @@ FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (
     MMadaModelLM,
     SDARForCausalLM,
     Fast_dLLM_QwenForCausalLM,
+    LLaDAMoEModelLM,
+    LLaDA2MoeModelLM,
+    SDARMoeForCausalLM,
 )
 
-_registered = {model_class.config_class.model_type: model_class for model_class in FAMILIES}
+_registered: dict[str, type[MaskedDiffusionPreTrainedModel]] = {}
 
 
 def families() -> tuple[type[MaskedDiffusionPreTrainedModel], ...]:
@@ -86,3 +92,7 @@ def add_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
 def _family_classes(model_class: type[MaskedDiffusionPreTrainedModel]) -> list[type]:
     """A class and its parents, up to the base class shared by all families."""
     return list(model_class.__mro__[: model_class.__mro__.index(MaskedDiffusionPreTrainedModel)])
+
+
+for _family in FAMILIES:
+    add_family(_family)

@@ -406,10 +406,11 @@ def run_layers(
     rotary = (cos.to(rotary_dtype), sin.to(rotary_dtype)) if rotary_dtype is not None else (cos, sin)
     all_hidden_states: tuple[torch.Tensor, ...] = ()
     all_attentions: tuple[torch.Tensor, ...] = ()
+    all_router_logits: tuple[torch.Tensor, ...] = ()
     for layer in layers:
         if output_hidden_states:
             all_hidden_states += (hidden_states,)
-        hidden_states, weights = layer(
+        hidden_states, weights, *router_logits = layer(
             hidden_states,
             rotary=rotary,
             attention_mask=mask,
@@ -420,10 +421,12 @@ def run_layers(
         )
         if output_attentions:
             all_attentions += (weights,)
+        all_router_logits += tuple(router_logits)
     hidden_states = norm(hidden_states)
     return CanvasModelOutput(
         last_hidden_state=hidden_states,
         cache=cache,
         hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
         attentions=all_attentions if output_attentions else None,
+        router_logits=all_router_logits or None,
     )

@@ -28,12 +28,15 @@ class CanvasModelOutput(_PastKeyValuesAlias, ModelOutput):
             and the last hidden state.
         attentions (`tuple[torch.Tensor]`, *optional*): With `output_attentions=True`, the weights of each layer
             `(batch, heads, positions, slots)`.
+        router_logits (`tuple[torch.Tensor]`, *optional*): With `output_router_logits=True`, the logits of the router
+            of each layer with experts, `(batch * positions, experts)`.
     """
 
     last_hidden_state: torch.Tensor | None = None
     cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -47,6 +50,9 @@ class CanvasLMOutput(_PastKeyValuesAlias, ModelOutput):
         cache ([`~d3llm.generation.canvas_cache.CanvasCache`], *optional*): The cache that was given.
         hidden_states (`tuple[torch.Tensor]`, *optional*): As in [`CanvasModelOutput`].
         attentions (`tuple[torch.Tensor]`, *optional*): As in [`CanvasModelOutput`].
+        router_logits (`tuple[torch.Tensor]`, *optional*): As in [`CanvasModelOutput`].
+        aux_loss (`torch.Tensor` of shape `()`, *optional*): With `output_router_logits=True`, how unevenly the
+            experts are used, before its coefficient.
     """
 
     loss: torch.Tensor | None = None
@@ -54,3 +60,5 @@ class CanvasLMOutput(_PastKeyValuesAlias, ModelOutput):
     cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None

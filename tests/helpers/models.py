@@ -10,6 +10,9 @@ from d3llm.modeling import LLaDAConfig
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "plus", "is"]
 VOCABULARY = ["<eos>", "<mask>", "<unk>", "<user>", *WORDS]  # of the tiny checkpoint
+OF_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+IN_GROUPS = {"n_group": 4, "topk_group": 2}
+FIELDS_OF = {"lladamoe": OF_EXPERTS, "llada2_moe": OF_EXPERTS | IN_GROUPS, "sdar_moe": OF_EXPERTS}  # by model_type
 # a model that fits the tokenizer of the tiny checkpoint
 OF_WORDS = {"vocab_size": len(VOCABULARY), "mask_token_id": 1, "heads": 2, "feedforward": 64, "std": 0.3}
 
@@ -36,6 +39,9 @@ def tiny_config(
     shape = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": heads}
     shape |= {"num_key_value_heads": kv_heads, "intermediate_size": feedforward, "max_position_embeddings": positions}
     special["bos_token_id"] = 0
+    if hasattr(family.config_class(), "head_dim"):
+        shape["head_dim"] = 32 // heads
+    fields = FIELDS_OF.get(family.config_class.model_type, {}) | fields
     return family.config_class(vocab_size=vocab_size, initializer_range=std, **shape, **special, **fields)
 
 

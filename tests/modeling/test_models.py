@@ -8,7 +8,15 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from d3llm.generation import CanvasCache
-from d3llm.modeling import FAMILIES, DreamModel, LLaDAConfig, LLaDAModelLM, SDARForCausalLM, layers
+from d3llm.modeling import (
+    FAMILIES,
+    DreamModel,
+    LLaDA2MoeModelLM,
+    LLaDAConfig,
+    LLaDAModelLM,
+    SDARForCausalLM,
+    layers,
+)
 from tests.helpers.models import tiny_model
 
 
@@ -58,7 +66,7 @@ def test_recorded_hidden_states(golden, name):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", [*CHECKPOINTS, "lladamoe_a", "llada2_a"])
 def test_round_trip_keeps_keys_and_config(golden, name, tmp_path):
     source = golden / "ckpt" / name
     AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path)
@@ -75,7 +83,13 @@ def test_round_trip_keeps_keys_and_config(golden, name, tmp_path):
 
 @pytest.mark.golden
 @pytest.mark.parametrize(
-    ("name", "family"), [("llada_a", LLaDAModelLM), ("dream_a", DreamModel), ("sdar_a", SDARForCausalLM)]
+    ("name", "family"),
+    [
+        ("llada_a", LLaDAModelLM),
+        ("dream_a", DreamModel),
+        ("sdar_a", SDARForCausalLM),
+        ("llada2_a", LLaDA2MoeModelLM),
+    ],
 )
 def test_hub_folders_load_without_remote_code(golden, name, family):
     assert "auto_map" in json.loads((golden / "ckpt" / name / "config.json").read_text())

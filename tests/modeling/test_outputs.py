@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from d3llm.modeling import DreamModel, LLaDAModelLM
+from d3llm.modeling import FAMILIES, DreamModel, LLaDAModelLM
 from d3llm.modeling.modeling_dream import DreamBaseModel
 from d3llm.modeling.modeling_llada import LLaDAModel
+from d3llm.modeling.modeling_llada2_moe import LLaDA2MoeModel
+from d3llm.modeling.modeling_lladamoe import LLaDAMoEModel
+from d3llm.modeling.modeling_sdar_moe import SDARMoeModel
 from tests.helpers.models import tiny_config
 
 
@@ -24,9 +27,10 @@ def tokens() -> torch.Tensor:
     return torch.randint(2, VOCAB, (2, POSITIONS), generator=torch.Generator().manual_seed(1))
 
 
-LM_CLASSES = pytest.mark.parametrize("cls", [LLaDAModelLM, DreamModel])
-BASE_CLASSES = pytest.mark.parametrize("cls", [LLaDAModel, DreamBaseModel])
-ALL_CLASSES = pytest.mark.parametrize("cls", [LLaDAModelLM, DreamModel, LLaDAModel, DreamBaseModel])
+BASES = [LLaDAModel, DreamBaseModel, LLaDAMoEModel, LLaDA2MoeModel, SDARMoeModel]
+LM_CLASSES = pytest.mark.parametrize("cls", FAMILIES)
+BASE_CLASSES = pytest.mark.parametrize("cls", BASES)
+ALL_CLASSES = pytest.mark.parametrize("cls", [*FAMILIES, *BASES])
 
 
 @LM_CLASSES
