@@ -92,7 +92,7 @@ def test_plain_training_arguments_are_taken(tiny_checkpoint, tmp_path):
 
 def test_another_kind_of_model_is_refused(tmp_path, tiny_checkpoint):
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="`model` is a Linear: expected a masked-diffusion model, LLaDA or Dream"):
+    with pytest.raises(ValueError, match="`model` is a Linear: expected a masked-diffusion model, LLaDA, Dream"):
         make_trainer(tiny_checkpoint, tmp_path, model=model)
 
 
