@@ -86,7 +86,7 @@ class SDARMoeForCausalLM(SDARMoePreTrainedModel, ExpertsLM, DiffusionGenerationM
         super().__init__(config)
         self.model = SDARMoeModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.attention_block_size = config.block_size
+        self.attention_block_size = config.block_size or self.attention_block_size
         self.post_init()
 
 

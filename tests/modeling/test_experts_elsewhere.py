@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import IA3Config, LNTuningConfig, LoraConfig
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import MODEL_FACTS, ModelFacts, read_facts
@@ -71,6 +71,8 @@ def test_adapters_wrap_the_layers_that_it_names(checkpoint, family, tmp_path):
         name.split(".lora_A")[0].rpartition(".")[2] for name, _ in adapted.named_parameters() if "lora_A" in name
     }
     assert wrapped == set(family.adapter_targets["projections"])
+    for config in (IA3Config(), LNTuningConfig()):
+        assert add_adapter(load_model(checkpoint), config).get_nb_trainable_parameters()[0] > 0
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
