@@ -73,8 +73,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             another one with a higher probability than this (LLaDA 2.1); never when not given.
         edit_forwards (`int`, *optional*, defaults to 16): Forwards that a complete block is edited for at most.
         early_stop_rule (`str`, *optional*, defaults to `"at_once"`): When an EOS ends its row: `"at_once"`, while
-            masked positions before it are still decoded; once there is `"no_gap"` before it; or with the blocks that
-            are open, after which no other `"block"` opens.
+            masked positions before it are still decoded; once there is `"no_gap"` before it; the same, but asked only
+            after a forward that commits a `"new_eos"` and at the end of a block (LLaDA 2); or with the blocks that are
+            open, after which no other `"block"` opens.
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"` and `"bernoulli"`.
 
         > Blocks

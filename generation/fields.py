@@ -141,7 +141,7 @@ SELECTIONS = [
     "entropy_bound",
     "runs",
 ]
-STOP_RULES = ("at_once", "no_gap", "block")
+STOP_RULES = ("at_once", "no_gap", "new_eos", "block")
 CACHES = ("none", "prefix", "dual", "delayed", "block", "opened", "vicinity")
 PROGRESS = ("best", "first_block", "best_and_first_block", "every_block")
 TOKEN = Whole()

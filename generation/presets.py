@@ -183,7 +183,7 @@ PRESETS: dict[str, Preset] = {
             summary="block-causal: every token above a probability, at least one a forward, with an exact cache",
             source="LLaDA 2.0, arXiv 2512.15745 (threshold 0.95)",
             values=BLOCK_DIFFUSION
-            | {"selection": "threshold_or_count", "threshold": 0.95, "early_stop_rule": "no_gap"},
+            | {"selection": "threshold_or_count", "threshold": 0.95, "early_stop_rule": "new_eos"},
         ),
         Preset(
             name="llada21_quality",

@@ -9,7 +9,7 @@ from .canvas import Canvas, Integers
 
 
 class Stops:
-    """Ends rows at their first EOS, by one of three rules, and by stop strings and criteria, which read what is
+    """Ends rows at their first EOS, by a rule, and by stop strings and criteria, which read what is
     committed from the start of the generated region up to the first gap.
 
     A stop string counts only if its last token was decoded: given text does not end a row.
@@ -20,8 +20,7 @@ class Stops:
         criteria (`StoppingCriteriaList`): Called with the canvases (rows, L), on the host, and no scores.
         stop_strings (`StopStringCriteria`, *optional*): Applied to every position, since a forward commits many.
         mask_token_id (`int`): Pads the canvas on the left, where a stop string reaches further back.
-        rule (`str`): When an EOS ends its row: `"at_once"`; with `"no_gap"` before it; or with the blocks that are
-            open, after which no other opens (`"block"`).
+        rule (`str`): When an EOS ends its row, see `early_stop_rule` of the config.
     """
 
     def __init__(
@@ -43,21 +42,26 @@ class Stops:
     def end_rows(self, canvas: Canvas, forwards: int) -> None:
         """Ends rows and fills the rest of them; `forwards` have been made."""
         if self.eos_token_ids:
-            self._end_after(canvas, self.first_eos(canvas), forwards)
+            self._end_after(canvas, self.first_eos(canvas, forwards), forwards)
         if forwards and (self.criteria or self.stop_strings is not None):
             self._end_after(canvas, self.last_kept(canvas), forwards)
 
-    def first_eos(self, canvas: Canvas) -> Integers:
+    def first_eos(self, canvas: Canvas, forwards: int) -> Integers:
         """The first EOS (B, 1) of a row that it ends; L for a row that continues."""
         first = canvas.first_of(self.eos_token_ids)
-        if self.rule == "no_gap":
-            gaps = ~canvas.committed & (canvas.positions < first)
-        elif self.rule == "block":
-            canvas.ending = first[:, 0] < canvas.length
-            gaps = (~canvas.committed | canvas.held[:, None]) & canvas.in_opened_blocks()
-        else:
+        if self.rule == "at_once":
             return first
-        return np.where(gaps.any(axis=1, keepdims=True), canvas.length, first)
+        gaps = (~canvas.committed & (canvas.positions < first)).any(axis=1)
+        open_gaps = ((~canvas.committed | canvas.held[:, None]) & canvas.in_opened_blocks()).any(axis=1)
+        if self.rule == "block":
+            canvas.ending = first[:, 0] < canvas.length
+            continues = open_gaps
+        elif self.rule == "new_eos":
+            is_new = np.isin(canvas.tokens, self.eos_token_ids) & (canvas.commit_steps == forwards) & ~canvas.given
+            continues = (gaps | ~is_new.any(axis=1)) & open_gaps
+        else:
+            continues = gaps
+        return np.where(continues, canvas.length, first[:, 0])[:, None]
 
     def _end_after(self, canvas: Canvas, last: Integers, forwards: int) -> None:
         if (last < canvas.length).any():

@@ -9,20 +9,20 @@ from transformers import AutoConfig
 from .configuration_dream import DreamConfig
 from .configuration_fast_dllm_qwen import Fast_dLLM_QwenConfig
 from .configuration_llada import LLaDAConfig
-from .configuration_mmada import MMadaConfig
-from .configuration_sdar import SDARConfig
 from .configuration_llada2_moe import LLaDA2MoeConfig
 from .configuration_lladamoe import LLaDAMoEConfig
+from .configuration_mmada import MMadaConfig
+from .configuration_sdar import SDARConfig
 from .configuration_sdar_moe import SDARMoeConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
 from .modeling_llada import LLaDAModelLM
-from .modeling_mmada import MMadaModelLM
-from .modeling_sdar import SDARForCausalLM
 from .modeling_llada2_moe import LLaDA2MoeModelLM
 from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_mmada import MMadaModelLM
+from .modeling_sdar import SDARForCausalLM
 from .modeling_sdar_moe import SDARMoeForCausalLM
 from .remote_code import AUTO_CLASSES
 

@@ -6,12 +6,12 @@ from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
 from .modeling_llada import LLaDAModelLM
-from .modeling_mmada import MMadaModelLM
-from .modeling_sdar import SDARForCausalLM
-from .shared_model_type import share_model_type
 from .modeling_llada2_moe import LLaDA2MoeModelLM
 from .modeling_lladamoe import LLaDAMoEModelLM
+from .modeling_mmada import MMadaModelLM
+from .modeling_sdar import SDARForCausalLM
 from .modeling_sdar_moe import SDARMoeForCausalLM
+from .shared_model_type import share_model_type
 
 
 FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (

@@ -19,8 +19,9 @@ def same(one, other, fields=("sequences", "commit_steps", "forward_passes")) -> 
 
 @pytest.fixture(scope="module", params=BLOCK_CAUSAL, ids=lambda family: family.__name__)
 def model(request):
-    """In float64, so that no tie of scores is broken by the order of a sum."""
-    built = tiny_model(request.param).double()
+    """In float64, so that no tie of scores is broken by the order of a sum; the kernels of experts have no float64."""
+    built = tiny_model(request.param)
+    built = built if hasattr(built.config, "num_experts") else built.double()
     with torch.no_grad():
         built.get_output_embeddings().weight[[MASK, 0]] = 0.0
         built.get_output_embeddings().weight.mul_(3)
@@ -105,7 +106,7 @@ def test_editing_revises_and_ends(model):
     assert edited.forward_passes <= plain.forward_passes + 5 * blocks
 
 
-@pytest.mark.parametrize("rule", ["at_once", "no_gap", "block"])
+@pytest.mark.parametrize("rule", ["at_once", "no_gap", "new_eos", "block"])
 def test_when_an_eos_ends_its_row(model, rule):
     ids = prompts([6])[0][None]
     given = {"preset": "sdar_static", "block_size": 8, "attention_block_size": 8, "output_history": True}
@@ -125,5 +126,5 @@ def test_when_an_eos_ends_its_row(model, rule):
     if rule in expected:
         assert ended.forward_passes.item() == expected[rule]
         assert torch.equal(ended.commit_steps[0, : first + 1], steps[: first + 1])
-    else:
-        assert ended.forward_passes.item() <= expected["no_gap"]
+    elif rule == "new_eos":
+        assert expected["no_gap"] <= ended.forward_passes.item() <= expected["block"]

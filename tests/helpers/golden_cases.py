@@ -149,7 +149,7 @@ def block_diffusion_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any
         arguments |= {"preset": "llada2", "threshold": params["threshold"], "eos_token_id": params["eos_id"]}
         steps = params["steps"]
         # without its early stop, the published code still ends after a block with an EOS
-        arguments["early_stop_rule"] = "no_gap" if params["eos_early_stop"] else "block"
+        arguments["early_stop_rule"] = "new_eos" if params["eos_early_stop"] else "block"
     else:
         arguments |= {"preset": STRATEGIES[params["remasking_strategy"]], "early_stop": False}
         steps = params["denoising_steps"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from d3llm.modeling import FAMILIES, DreamModel, LLaDAModelLM
+from d3llm.modeling import FAMILIES, LLaDAModelLM
 from d3llm.modeling.modeling_dream import DreamBaseModel
 from d3llm.modeling.modeling_llada import LLaDAModel
 from d3llm.modeling.modeling_llada2_moe import LLaDA2MoeModel
@@ -39,7 +39,7 @@ def test_labels_are_aligned_to_positions_whatever_the_rows_are(cls, tokens):
     labels = torch.full_like(tokens, -100)
     labels[0, 2], labels[0, 5], labels[1, 3] = tokens[0, 2], tokens[0, 5], tokens[1, 3]
     output = model(tokens, labels=labels)
-    back = 1 if cls is DreamModel else 0
+    back = cls.logits_shift
     predicted = torch.stack([output.logits[0, 2 - back], output.logits[0, 5 - back], output.logits[1, 3 - back]])
     torch.testing.assert_close(output.loss, cross_entropy(predicted, labels[labels != -100]))
     assert output.to_tuple()[0] is output.loss
