@@ -148,12 +148,13 @@ class CanvasCache(Cache):
             self.tokens = np.full((len(tokens), self.layers[0].canvas_length), -1)
         self.tokens[rows[:, None], positions] = tokens
 
-    def reuse_prefix(self, tokens: Integers, limit: int) -> int:
+    def reuse_prefix(self, tokens: Integers, limit: int, ends: Integers | None = None) -> int:
         """Switch to a new canvas, keeping the slots of the common prefix.
 
         Args:
             tokens (`np.ndarray` of shape `(1, canvas)`): The new canvas.
             limit (`int`): The longest prefix to keep.
+            ends (`np.ndarray` of shape `(n,)`, *optional*): Where a kept prefix may end, 0 among them.
 
         Returns:
             `int`: Positions kept, from the start.
@@ -165,6 +166,8 @@ class CanvasCache(Cache):
             raise ValueError("`cache` must come from an earlier generate() for one sequence")
         limit = min(limit, self.tokens.shape[1])
         kept = int((self.tokens[:, :limit] == tokens[:, :limit]).cumprod(axis=1).sum())
+        if ends is not None:
+            kept = int(ends[ends <= kept].max())
         for layer in self.layers:
             layer.resize(tokens.shape[1], kept)
         beginning, self.tokens = self.tokens[:, :kept], np.full_like(tokens, -1)

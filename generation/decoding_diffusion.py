@@ -130,7 +130,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
                 recomputed. With bidirectional attention this is approximate: its keys and values predate the new
-                tokens. The cache is overwritten. The policy is that of the earlier run unless the preset has one.
+                tokens. With blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the earlier run unless the preset has one.
                 Batch of one only. Also as `past_key_values`, besides the name of a policy.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
@@ -228,6 +228,7 @@ class DiffusionGenerationMixin(GenerationMixin):
                 attention_mask = attention_mask.repeat_interleave(config.num_return_sequences, dim=0)
         if streamer is not None and len(prompt) > 1:
             raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
+        grid = self.attention_grid if config.attention == "block_causal" else "prompt"
         canvas = Canvas.from_prompt(
             prompt.numpy(force=True),
             None if attention_mask is None else attention_mask.numpy(force=True),
@@ -236,10 +237,10 @@ class DiffusionGenerationMixin(GenerationMixin):
             mask_token_id=special.mask,
             seeds=prepare_seeds(config, len(prompt)),
             attention_block_size=config.attention_block_size,
-            grid=self.attention_grid if config.attention == "block_causal" else "prompt",
+            grid=grid,
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
-        cache, kept = prepare_cache(self.config, canvas, config, earlier)
+        cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
         run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         while True:
             run.end_rows()

@@ -182,9 +182,14 @@ def prepare_earlier_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def prepare_cache(
-    model_config: Any, canvas: Canvas, config: DiffusionGenerationConfig, earlier: CanvasCache | None
+    model_config: Any,
+    canvas: Canvas,
+    config: DiffusionGenerationConfig,
+    earlier: CanvasCache | None,
+    absolute: bool,
 ) -> tuple[CanvasCache | None, int]:
-    """The cache of a run, and how many positions from the start it already holds."""
+    """The cache of a run, and how many positions from the start it already holds: exactly, if the blocks of the
+    attention are on an `absolute` grid."""
     if earlier is None:
         if config.cache == "none":
             return None, 0
@@ -196,6 +201,9 @@ def prepare_cache(
     if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
         raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
     first_masked = int(canvas.committed.cumprod(axis=1).sum())
+    if absolute:  # whole blocks of the attention: the tokens of an unfinished one see what is decoded in it
+        ends = np.flatnonzero(np.diff(canvas.attention_block_of[0], prepend=-1))
+        return earlier, earlier.reuse_prefix(canvas.tokens, first_masked, ends)
     # the row before the first masked position may be the one that predicts it
     return earlier, earlier.reuse_prefix(canvas.tokens, limit=first_masked - 1)
 

@@ -60,6 +60,22 @@ def test_rows_of_a_ragged_batch_are_those_of_the_row_alone(model, preset):
         assert together.forward_passes[row] == alone.forward_passes[0]
 
 
+@pytest.mark.parametrize("first_prompt", [8, 11])
+def test_the_next_turn_of_a_chat_reuses_the_cache_exactly(model, first_prompt, monkeypatch):
+    given = {"preset": "llada2", "attention_block_size": 8, "threshold": 0.4} | RUN
+    first = model.generate(prompts([first_prompt])[0][None], **given)
+    second = torch.cat([first.sequences, prompts([5], seed=2)[0][None]], dim=1)
+    fresh = model.generate(second, **given)
+    widths, forward = [], model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: widths.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    )
+    resumed = model.generate(second, cache=first.cache, **given)
+    assert same(fresh, resumed)
+    # the last block of the first turn was not computed with its last tokens
+    assert max(widths) <= second.shape[1] + 29 - (first_prompt + 29) // 8 * 8 + 16
+
+
 def test_a_forward_against_a_mask_made_by_hand(model):
     """The grid is absolute: the end of the prompt shares a block with the first new tokens."""
     ids = prompts([11])[0][None]
