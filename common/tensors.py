@@ -8,8 +8,8 @@ def plain_tensors(value: Any) -> Iterator[Any]:
     """
     The tensors that hold a value of a state dict: a tensor itself, or the parts of a quantized weight.
 
-    Libraries store quantized weights in their own ways: torchao as a tensor that wraps integers and scales, torch.ao as
-    a tuple of a packed weight and a bias, bitsandbytes as bytes. Few of PyTorch's functions work on the first two.
+    Libraries have their own forms of quantized weights: torchao a tensor that wraps integers and scales, torch.ao a
+    tuple of a packed weight and a bias, bitsandbytes bytes. Few of PyTorch's functions work on the first two.
 
     Args:
         value (`Any`): The value. One that holds no tensor, such as a dtype, has no parts.
