@@ -45,7 +45,9 @@ def describe(result: dict[str, Any]) -> str:
     instructions = ", ".join([machine["cpu_capability"], *machine["bfloat16_instructions"]])
     threads = settings["threads"] if settings else 1
     where = f"{machine['cpu']} ({instructions}), {threads} of {machine['cores']} cores"
-    versions = f"torch {machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}"
+    packages = ("torch", "transformers", "torchao", "bitsandbytes")
+    versions = ", ".join(f"{name} {machine[name]}" for name in packages if name in machine)
+    versions += f", Python {machine['python']}"
     if settings is None:
         return f"{where}; {versions}."
     repeats = f"{settings['repeats']} repeat{'s' * (settings['repeats'] != 1)}"

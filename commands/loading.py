@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..common.tensors import plain_tensors
 from ..modeling import loading
 from ..modeling.checkpoint import check_folder, first_line
 
@@ -83,7 +84,8 @@ def load_autoregressive_model(
 
 def _warn_of_damage(folder: str | Path, model: PreTrainedModel) -> None:
     """Warns of weights that are not finite: decoding with them ends in an error. Large tensors are sampled."""
-    for name, tensor in model.state_dict().items():
+    tensors = ((name, tensor) for name, value in model.state_dict().items() for tensor in plain_tensors(value))
+    for name, tensor in tensors:
         if not tensor.flatten()[:: max(1, tensor.numel() // SAMPLE)].isfinite().all():
             sys.stderr.write(f"d3llm: warning: {name} in {folder} has values that are no numbers (NaN, inf)\n")
             return

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .tensors import plain_tensors
+
 
 SAMPLE = 2**20  # bytes
 
@@ -56,9 +58,10 @@ def fingerprint_weights(model: Any) -> str:
         `str`: 16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.state_dict().items():
-        digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
-        if not parameter.is_meta:
-            values = parameter.flatten()[:: max(1, parameter.numel() // 1024)][:1024]
+    parts = ((name, tensor) for name, value in model.state_dict().items() for tensor in plain_tensors(value))
+    for name, tensor in parts:
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+        if not tensor.is_meta:
+            values = tensor.flatten()[:: max(1, tensor.numel() // 1024)][:1024]
             digest.update(values.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

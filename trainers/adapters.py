@@ -10,10 +10,11 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.files import whole_folder
+from ..common.tensors import plain_tensors
 
 
 ALL_LINEAR = "all-linear"  # a keyword of PEFT
@@ -164,7 +165,14 @@ def _check_names(
 
 def _norms(model: nn.Module) -> dict[int, float]:
     """The norm of each parameter. Adapters that start from the weights, such as PiSSA, change the weights too."""
-    return {id(parameter): parameter.detach().norm().item() for parameter in model.parameters()}
+
+    def norm(tensor: Tensor) -> float:
+        return (tensor if tensor.is_floating_point() else tensor.float()).norm().item()
+
+    return {
+        id(parameter): sum(norm(part) for part in plain_tensors(parameter.detach()))
+        for parameter in model.parameters()
+    }
 
 
 def merge_adapter(

@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.processes import check_joined
@@ -43,7 +45,9 @@ def check_head_weight(model: PreTrainedModel, whose: str) -> None:
     head = model.get_output_embeddings()
     weight = head.weight
     shape = getattr(weight, "ds_shape", weight.shape)  # the full shape, if ZeRO has sharded the weight
-    if weight.dtype.itemsize == 1 or tuple(shape) != (head.out_features, head.in_features):
+    # torchao's weights look like those that they stand for; DTensor is also a wrapper, of a share of the weight.
+    is_wrapped = is_traceable_wrapper_subclass(weight) and not isinstance(weight, DTensor)
+    if is_wrapped or weight.dtype.itemsize == 1 or tuple(shape) != (head.out_features, head.in_features):
         raise ValueError(
             f"The LM head of the {whose} is packed (quantized), but the losses need its weight: exclude it from the "
             "quantization (`llm_int8_skip_modules`, `modules_to_not_convert`)."

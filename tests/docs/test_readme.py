@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.support_matrix import families_table, presets_table
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,3 +82,7 @@ def test_the_numbers_are_those_of_the_result_file():
         f"batch size {report['batch_size']}",
     ):
         assert fact in stated
+
+
+def test_the_tables_of_families_and_presets_are_those_of_the_code():
+    assert families_table() in README and presets_table() in README

@@ -21,6 +21,7 @@ def tiny_config(
     family: type,
     *,
     vocab_size: int = 64,
+    width: int = 32,
     layers: int = 2,
     heads: int = 4,
     kv_heads: int | None = 2,
@@ -30,17 +31,17 @@ def tiny_config(
     mask_token_id: int = 63,
     **fields: Any,
 ):
-    """The configuration of a model of width 32, EOS and padding being token 0; `fields` are in the family's words."""
+    """The configuration of a model with token 0 as EOS and padding; `fields` are in the family's words."""
     special = {"mask_token_id": mask_token_id, "eos_token_id": 0, "pad_token_id": 0}
     if issubclass(family.config_class, LLaDAConfig):
-        shape = {"d_model": 32, "n_layers": layers, "n_heads": heads, "n_kv_heads": kv_heads}
+        shape = {"d_model": width, "n_layers": layers, "n_heads": heads, "n_kv_heads": kv_heads}
         shape |= {"mlp_hidden_size": feedforward, "max_sequence_length": positions, "embedding_size": vocab_size}
         return family.config_class(vocab_size=vocab_size, init_std=std, **shape, **special, **fields)
-    shape = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": heads}
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     shape |= {"num_key_value_heads": kv_heads, "intermediate_size": feedforward, "max_position_embeddings": positions}
     special["bos_token_id"] = 0
     if hasattr(family.config_class(), "head_dim"):
-        shape["head_dim"] = 32 // heads
+        shape["head_dim"] = width // heads
     fields = FIELDS_OF.get(family.config_class.model_type, {}) | fields
     return family.config_class(vocab_size=vocab_size, initializer_range=std, **shape, **special, **fields)
 
