@@ -130,9 +130,9 @@ class DiffusionGenerationMixin(GenerationMixin):
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
                 recomputed. With bidirectional attention this is approximate: its keys and values predate the new
-                tokens. With blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the
-                earlier run unless the preset has one. Batch of one only. Also as `past_key_values`, besides the name of
-                a policy.
+                tokens. With blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of
+                the earlier run unless the preset has one. Batch of one only. Also as `past_key_values`, besides the
+                name of a policy.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
