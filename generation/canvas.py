@@ -5,8 +5,9 @@ kernel, and a forward of a small window is no longer than the launch of a hundre
 of a forward, and the host what it proposes.
 """
 
-import dataclasses
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,34 @@ def gather(values: NDArray, positions: Integers) -> NDArray:
     return values[np.arange(len(values))[:, None], positions]
 
 
+def join_rows(states: list[Any]) -> Any:
+    """One state with the rows of all `states`, one after another. A state names what it has `per_row`."""
+    joined = copy.copy(states[0])
+    for name in joined.per_row():
+        values = [getattr(state, name) for state in states]
+        setattr(joined, name, join_rows(values) if hasattr(values[0], "per_row") else np.concatenate(values))
+    return joined
+
+
+class PerRow:
+    """A state of which some attributes have one entry per row, or are such states themselves."""
+
+    def per_row(self) -> list[str]:
+        """Their names: by default every array of a dataclass."""
+        return [name for name, value in vars(self).items() if isinstance(value, np.ndarray)]
+
+    def select_rows(self, rows: Integers) -> None:
+        """Keep only these rows, so that finished ones cost nothing more. A row may be kept more than once."""
+        for name in self.per_row():
+            value = getattr(self, name)
+            if isinstance(value, PerRow):
+                value.select_rows(rows)
+            else:
+                setattr(self, name, value[rows])
+
+
 @dataclass
-class Proposal:
+class Proposal(PerRow):
     """What a forward proposes for B rows of K candidates.
 
     Attributes:
@@ -40,7 +67,7 @@ class Proposal:
 
 
 @dataclass
-class Canvas:
+class Canvas(PerRow):
     """Prompt and generated region of a batch, one row per sequence. All rows have the same length, each its own pace.
 
     A row is divided into blocks of `block_size` positions, the last of which may be short. They are counted from the
@@ -286,13 +313,6 @@ class Canvas:
         self.commit_steps = np.where(positions, 0, self.commit_steps)
         self.logprobs = np.where(positions, np.float32(np.nan), self.logprobs)
         self.committed = self.committed & ~positions
-
-    def select_rows(self, rows: Integers) -> None:
-        """Keep only these rows, so that finished ones cost nothing more."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                setattr(self, field.name, value[rows])
 
 
 def starts_of_blocks(first: Integers, size: int, length: int) -> Integers:

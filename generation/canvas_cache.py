@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .canvas import Integers
@@ -147,6 +148,12 @@ class CanvasCache(Cache):
         if self.tokens is None:
             self.tokens = np.full((len(tokens), self.layers[0].canvas_length), -1)
         self.tokens[rows[:, None], positions] = tokens
+
+    def record_tokens_at(self, window: NDArray, tokens: Integers, rows: Integers) -> None:
+        """Record that a forward computed the slots of a `window` (rows, canvas) from these `tokens` (rows, canvas)."""
+        at, positions = window.nonzero()
+        if self.tokens is not None:
+            self.tokens[rows[at], positions] = tokens[at, positions]
 
     def reuse_prefix(self, tokens: Integers, limit: int, ends: Integers | None = None) -> int:
         """Switch to a new canvas, keeping the slots of the common prefix.

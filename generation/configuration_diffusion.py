@@ -94,6 +94,14 @@ class DiffusionGenerationConfig(GenerationConfig):
             model's class says whether its blocks are counted from the end of the prompt (D2F) or from the first token
             (SDAR, LLaDA 2).
 
+        > Drafts: several states of a row in one forward
+
+        draft_states (`int`, *optional*, defaults to 1): States of a row that a forward takes, as rows of their own: the
+            present one, and what the decoder would make of it in its next forwards, guessed from its last proposals.
+            The longest chain that it would have made itself is kept, so that the text is the same.
+        branches (`int`, *optional*, defaults to 1): States of a row that a forward takes: the present one, and the
+            same with one of the surest remaining candidates each. The surest of them is kept (LoPA).
+
         > Cache: which positions a forward recomputes
 
         cache (`str`, *optional*, defaults to `"none"`): `"none"` the whole canvas; `"prefix"` from the current block
@@ -160,6 +168,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
             )
         config._check_selection()
+        config._check_drafts()
         config.check_blocks()
         return config
 
@@ -185,6 +194,27 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
         if self.edit_threshold is not None and self.score != "probability":
             raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
+
+    def _check_drafts(self) -> None:
+        """Drafts need a decoder that decides the same again, and a cache that does."""
+        name = "draft_states" if self.draft_states > 1 else "branches"
+        if getattr(self, name) == 1:
+            return
+        exact = self.cache == "none" or (
+            self.cache == "block" and self.attention == "block_causal" and not self.cache_delay
+        )
+        faults = {
+            f"`branches`={self.branches} too: choose one of them": self.draft_states > 1 and self.branches > 1,
+            f"`temperature`={self.temperature}, which samples": self.temperature > 0,
+            f"`score`={self.score!r}, which is drawn at random": "random" in (self.score, self.forced_score),
+            f"`cfg_scale`={self.cfg_scale}": bool(self.cfg_scale),
+            f"`edit_threshold`={self.edit_threshold}": self.edit_threshold is not None,
+            f"`cache`={self.cache!r}, which is not exact: use 'none', or 'block' on block-causal models": not exact,
+            "`compile_config`": self.compile_config is not None,
+        }
+        for fault, is_one in faults.items():
+            if is_one:
+                raise ValueError(f"`{name}`={getattr(self, name)} does not go with {fault}")
 
     def check_blocks(self) -> None:
         """Raises a `ValueError` for an `attention_block_size` that does not go with the other fields."""

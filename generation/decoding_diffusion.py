@@ -16,6 +16,7 @@ from .canvas import Canvas
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_run import DecodingRun
+from .drafting import DraftingRun
 from .output_diffusion import DiffusionGenerationOutput
 from .preparation import (
     SpecialTokens,
@@ -242,7 +243,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
-        run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
+        kind = DraftingRun if config.draft_states > 1 or config.branches > 1 else DecodingRun
+        run = kind(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         while True:
             run.end_rows()
             run.advance_blocks()

@@ -93,13 +93,10 @@ class DecodingRun:
         self.canvas.held &= ~self.canvas.ended
 
     def advance_blocks(self) -> None:
-        """Activates and opens blocks, moves rows to their first unfinished one, and shows the state."""
+        """Activates and opens blocks, and moves rows to their first unfinished one."""
         canvas = self.canvas
         canvas.advance_blocks(self.config.block_add_threshold, self.config.block_activate_threshold)
         self.finished = canvas.committed.all(axis=1) & ~canvas.held
-        self.result.record(canvas, self.forwards)
-        if self.stream is not None:
-            self.stream.update(canvas, self.special.eos)
 
     def choose_window(self) -> None:
         """Asks the cache policy what the next forward recomputes, and which positions are candidates."""
@@ -107,7 +104,10 @@ class DecodingRun:
         self.window = self.policy.window(self.canvas, open_positions, self.forwards + 1)
 
     def keep_unfinished_rows(self) -> bool:
-        """Removes finished rows from the batch; `False` when none is left."""
+        """Shows the state, and removes finished rows from the batch; `False` when none is left."""
+        self.result.record(self.canvas, self.forwards)
+        if self.stream is not None:
+            self.stream.update(self.canvas, self.special.eos)
         if not self.finished.any():
             return True
         self.result.store(self.canvas, self.forwards)

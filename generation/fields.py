@@ -170,6 +170,8 @@ METHOD_FIELDS = {
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),
     "cache_margin": Field(16, Whole(0), added=True),
+    "draft_states": Field(1, Whole(1, 64), added=True),
+    "branches": Field(1, Whole(1, 64), added=True),
     "leave_completed_blocks": Field(False, Flag(), added=True),
     "window_edge": Field("exact", Choice(("exact", "published"))),
 }

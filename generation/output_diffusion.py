@@ -22,6 +22,8 @@ class DiffusionGenerationOutput(ModelOutput):
             0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions that an EOS filled while they
             were masked have the forward that committed the EOS; those that it overwrote keep their own.
         forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
+        row_forwards (`torch.LongTensor` of shape `(B,)`): The same, with each draft of the row counted: K states in
+            one call are K.
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
             divided by `forward_passes` (TPF).
         logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
@@ -35,6 +37,7 @@ class DiffusionGenerationOutput(ModelOutput):
     sequences: torch.LongTensor | None = None
     commit_steps: torch.IntTensor | None = None
     forward_passes: torch.LongTensor | None = None
+    row_forwards: torch.LongTensor | None = None
     tokens_per_forward: torch.FloatTensor | None = None
     logprobs: torch.FloatTensor | None = None
     history: torch.LongTensor | None = None
@@ -55,6 +58,7 @@ class CanvasResult:
         self.commit_steps = canvas.commit_steps.copy()
         self.logprobs = canvas.logprobs.copy()
         self.forward_passes = np.zeros_like(canvas.row_ids)
+        self.drafts = np.zeros_like(canvas.row_ids)
         self.with_logprobs = config.output_logprobs
         self.history: list[Integers] | None = [] if config.output_history else None
 
@@ -63,6 +67,10 @@ class CanvasResult:
         if self.history is not None and forwards:
             self.sequences[canvas.row_ids] = canvas.tokens
             self.history.append(self.sequences.copy())
+
+    def count_rows(self, row_ids: Integers, states: Integers) -> None:
+        """Count the `states` (rows,) of which a forward took these rows of the batch; one is the row itself."""
+        self.drafts[row_ids] += states - 1
 
     def store(self, canvas: Canvas, forwards: int) -> None:
         """Copy the remaining rows into the output; called when at least one has finished."""
@@ -89,6 +97,7 @@ class CanvasResult:
             sequences=on_device(self.sequences),
             commit_steps=on_device(commit_steps.astype(np.int32)),
             forward_passes=on_device(self.forward_passes),
+            row_forwards=on_device(self.forward_passes + self.drafts),
             tokens_per_forward=on_device(tokens_per_forward),
             logprobs=on_device(self.logprobs[:, self.region_start :]) if self.with_logprobs else None,
             history=on_device(np.stack(self.history, axis=1)) if self.history is not None else None,

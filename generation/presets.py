@@ -42,6 +42,19 @@ D3LLM: dict[str, Any] = {
     "early_stop": True,
 }
 
+D2F: dict[str, Any] = {
+    "score": "probability",
+    "selection": "threshold",
+    "threshold": 0.9,
+    "forced_progress": "every_block",
+    "block_size": 32,
+    "block_add_threshold": 0.1,
+    "block_activate_threshold": 0.95,
+    "attention": "block_causal",
+    "cache": "block",
+    "cache_delay": 0,
+}
+
 # Decoders of block-causal models: one block after another, whose size is the model's; the cache is exact.
 BLOCK_DIFFUSION: dict[str, Any] = {
     "score": "probability",
@@ -128,24 +141,30 @@ PRESETS: dict[str, Preset] = {
             name="d2f",
             summary="block-causal attention, several blocks in a pipeline, exact cache; for models trained so",
             source="D2F, arXiv 2508.09192, section 3.4 (pipelined parallel decoding)",
-            values={
-                "score": "probability",
-                "selection": "threshold",
-                "threshold": 0.9,
-                "forced_progress": "every_block",
-                "block_size": 32,
-                "block_add_threshold": 0.1,
-                "block_activate_threshold": 0.95,
-                "attention": "block_causal",
-                "cache": "block",
-                "cache_delay": 0,
-            },
+            values=D2F,
         ),
         Preset(
             name="d3llm",
             summary="several blocks at once by entropy, early stop, optional block cache with delay and refresh",
             source="d3LLM, arXiv 2601.07568, entropy-based multi-block decoding",
             values={**D3LLM, "cache_delay": 2, "cache_refresh_interval": 3},
+        ),
+        Preset(
+            name="self_speculative",
+            summary="llada's text, token by token, with a chain of guessed states verified in each forward",
+            source="FreeDave, arXiv 2510.00294; docs/decoding.md says how it is done here",
+            values={
+                "score": "probability",
+                "selection": "count",
+                "block_size": 32,
+                "draft_states": 8,
+            },
+        ),
+        Preset(
+            name="lopa",
+            summary="d2f with branches: of several ways to fill the canvas the surest is kept",
+            source="LoPA, arXiv 2512.16229 (branches of D2F)",
+            values=D2F | {"branches": 3},
         ),
         Preset(
             name="sdar",

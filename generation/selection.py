@@ -20,7 +20,8 @@ Rule = Callable[[Floats, Booleans, Integers, Canvas, DiffusionGenerationConfig],
 def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> Integers:
     """How many forwards a schedule gives to the current block of each row (B,): `steps` are divided evenly among the
     blocks of the generated region, and the first ones take the remainder."""
-    size = gather(canvas.masks_at_start, canvas.current[:, None])[:, 0]
+    # a complete row, which only a draft has, counts as one forward
+    size = gather(canvas.masks_at_start, canvas.current[:, None])[:, 0].clip(min=1)
     if config.steps is None:
         return size
     blocks, current = canvas.block_of[:, -1] + 1 - canvas.first_block, canvas.current - canvas.first_block

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Booleans, Canvas, Integers, Proposal, gather
+from .canvas import Booleans, Canvas, Integers, PerRow, Proposal, gather
 from .configuration_diffusion import DiffusionGenerationConfig
 
 
 @dataclass
-class Window:
+class Window(PerRow):
     """What a forward recomputes, and for which positions it proposes tokens.
 
     Attributes:
@@ -29,10 +29,6 @@ class Window:
     positions: Booleans
     candidates: Booleans
     eligible: Booleans
-
-    def select_rows(self, rows: Integers) -> None:
-        self.positions, self.candidates = self.positions[rows], self.candidates[rows]
-        self.eligible = self.eligible[rows]
 
 
 def indices_of(window: Booleans, width: int, first_real: Integers) -> Integers:
@@ -51,8 +47,9 @@ def indices_of(window: Booleans, width: int, first_real: Integers) -> Integers:
     return np.where(real, order, filling[:, None])
 
 
-class WholeCanvas:
-    """`cache="none"`: every forward recomputes the whole canvas. The base of all policies."""
+class WholeCanvas(PerRow):
+    """`cache="none"`: every forward recomputes the whole canvas. The base of all policies. Their arrays have one entry
+    per row."""
 
     def must_stay(self, canvas: Canvas) -> Booleans:
         """Rows (B,) that must not leave their current block yet."""
@@ -91,9 +88,6 @@ class WholeCanvas:
             accepted (`Booleans` of shape `(B, K)`): Which of them are committed now.
         """
         return accepted
-
-    def select_rows(self, rows: Integers) -> None:
-        """Keep only these rows of the policy's state."""
 
 
 class CurrentBlock(WholeCanvas):
@@ -136,9 +130,6 @@ class PublishedEdge(CurrentBlock):
 
     def accept(self, accepted: Booleans, eligible: Booleans) -> Booleans:
         return accepted | (eligible & self.rebuilds[:, None])
-
-    def select_rows(self, rows: Integers) -> None:
-        self.rebuilds = self.rebuilds[rows]
 
 
 class DelayedTokens(WholeCanvas):
@@ -204,10 +195,6 @@ class SettledBlocks(WholeCanvas):
         reuse = (reuse | (self.settled > first)) & (self.refresh_interval != 1)
         return (canvas.block_of >= first[:, None]) | ~reuse[:, None]
 
-    def select_rows(self, rows: Integers) -> None:
-        self.settled, self.completed_at = self.settled[rows], self.completed_at[rows]
-        self.may_end_here = self.may_end_here[rows]
-
 
 class OpenedBlocks(SettledBlocks):
     """`cache="opened"`: only the opened blocks that have not settled are recomputed, and a few times the whole canvas.
@@ -252,6 +239,9 @@ class AroundPolicy(WholeCanvas):
     def __init__(self, policy: WholeCanvas):
         self.policy = policy
 
+    def per_row(self) -> list[str]:
+        return ["policy", *super().per_row()]
+
     def must_stay(self, canvas: Canvas) -> Booleans:
         return self.policy.must_stay(canvas)
 
@@ -266,9 +256,6 @@ class AroundPolicy(WholeCanvas):
 
     def revise(self, canvas: Canvas, positions: Integers, proposal: Proposal, accepted: Booleans) -> Booleans:
         return self.policy.revise(canvas, positions, proposal, accepted)
-
-    def select_rows(self, rows: Integers) -> None:
-        self.policy.select_rows(rows)
 
 
 class Editing(AroundPolicy):
@@ -302,10 +289,6 @@ class Editing(AroundPolicy):
         self.may_edit = edits.any(axis=1) | ~canvas.held
         return accepted | edits
 
-    def select_rows(self, rows: Integers) -> None:
-        super().select_rows(rows)
-        self.decoded, self.may_edit, self.forwards = self.decoded[rows], self.may_edit[rows], self.forwards[rows]
-
 
 class Restricted(AroundPolicy):
     """Skips what an earlier run computed, the first `kept` positions, and, with block-causal attention, the blocks
@@ -334,6 +317,9 @@ class Completed(AroundPolicy):
     def __init__(self, policy: WholeCanvas, logit_rows: Integers | None):
         super().__init__(policy)
         self.logit_rows = logit_rows
+
+    def per_row(self) -> list[str]:
+        return ["policy"]  # the rows of logits are of a position, not of a row
 
     def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)

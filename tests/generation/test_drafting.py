@@ -1,0 +1,119 @@
+"""Drafts: the text of the decoder without them, in fewer forwards; branches; what does not go with them."""
+
+import numpy as np
+import pytest
+import torch
+
+from d3llm.generation.presets import PRESETS
+from d3llm.modeling import DreamModel, LLaDAModelLM, SDARForCausalLM
+from tests.helpers.decoding import MASK, left_pad, prompts
+from tests.helpers.models import tiny_model
+
+
+RUN = {"max_new_tokens": 24, "return_dict_in_generate": True, "eos_token_id": 7, "block_size": 8}
+BASES = {
+    "llada": {"preset": "llada"},
+    "llada in steps": {"preset": "llada", "steps": 9},
+    "dream": {"preset": "dream"},
+    "dparallel": {"preset": "dparallel", "threshold": 1.0},
+    "d3llm": {"preset": "d3llm", "threshold": 1.0},
+    "fast_dllm": {"preset": "fast_dllm", "threshold": 0.4, "cache": "none"},
+    "factor": {"preset": "fast_dllm_factor", "cache": "none"},
+    "sdar": {"preset": "sdar", "threshold": 0.5, "attention_block_size": 8, "cache": "block"},
+    "sdar in parts": {
+        "preset": "sdar",
+        "threshold": 0.5,
+        "attention_block_size": 8,
+        "cache": "block",
+        "block_size": 4,
+    },
+    "d2f": {"preset": "d2f", "threshold": 0.4},
+}
+
+
+@pytest.fixture(scope="module", params=[LLaDAModelLM, DreamModel, SDARForCausalLM], ids=lambda family: family.__name__)
+def models(request):
+    """Random models in float64, so that no tie of scores is broken by the order of a sum."""
+    built = [tiny_model(request.param, seed=seed).double() for seed in range(2)]
+    for model in built:
+        with torch.no_grad():
+            model.get_output_embeddings().weight[MASK] = 0.0
+            model.get_output_embeddings().weight.mul_(3)
+    return built
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_the_text_is_that_of_the_decoder_without_drafts(models, base):
+    for seed, model in enumerate(models):
+        ids, mask = left_pad(prompts([5, 9, 3], seed=seed))
+        plain = model.generate(ids, attention_mask=mask, **RUN | base)
+        assert torch.equal(plain.row_forwards, plain.forward_passes)
+        for states in (2, 6, 64):
+            drafted = model.generate(ids, attention_mask=mask, draft_states=states, **RUN | base)
+            assert torch.equal(drafted.sequences, plain.sequences)
+            assert (drafted.forward_passes <= plain.forward_passes).all()
+            assert (drafted.row_forwards <= states * drafted.forward_passes).all()
+            assert (drafted.row_forwards >= drafted.forward_passes).all()
+            # what the decoder commits in different forwards may be committed in one, never the other way round
+            order = plain.commit_steps[:, :, None] < plain.commit_steps[:, None]
+            assert not (order & (drafted.commit_steps[:, :, None] > drafted.commit_steps[:, None])).any()
+
+
+def test_one_token_per_forward_takes_fewer_forwards(models):
+    for seed, model in enumerate(models):
+        output = model.generate(prompts([6], seed=seed)[0][None], preset="self_speculative", early_stop=False, **RUN)
+        assert output.forward_passes.item() < 24
+        assert output.tokens_per_forward.item() > 1
+
+
+@pytest.mark.parametrize("base", [BASES["llada"], BASES["d3llm"], BASES["sdar"]], ids=["llada", "d3llm", "sdar"])
+def test_rows_of_a_batch_are_those_of_the_row_alone(models, base):
+    texts = prompts([5, 9, 3])
+    ids, mask = left_pad(texts)
+    together = models[0].generate(ids, attention_mask=mask, draft_states=4, **RUN | base)
+    for row, text in enumerate(texts):
+        alone = models[0].generate(text[None], draft_states=4, **RUN | base)
+        assert torch.equal(together.commit_steps[row], alone.commit_steps[0])
+        for field in ("forward_passes", "row_forwards"):
+            assert getattr(together, field)[row] == getattr(alone, field)[0]
+
+
+def test_the_next_turn_reuses_the_cache_exactly():
+    model = tiny_model(SDARForCausalLM).double()
+    given = RUN | BASES["sdar"] | {"early_stop": False}
+    first = model.generate(prompts([8])[0][None], draft_states=4, **given)
+    second = torch.cat([first.sequences, prompts([5], seed=2)[0][None]], dim=1)
+    resumed = model.generate(second, cache=first.cache, draft_states=4, **given)
+    assert torch.equal(resumed.sequences, model.generate(second, **given).sequences)
+
+
+def test_a_single_branch_changes_nothing_and_more_are_counted(models):
+    model = models[0]
+    ids, mask = left_pad(prompts([5, 9, 3]))
+    given = RUN | {"threshold": 0.5, "attention_mask": mask, "early_stop": False}
+    given |= {"attention_block_size": 8, "cache_refresh_interval": None}
+    d2f = model.generate(ids, preset="d2f", **given)
+    assert torch.equal(model.generate(ids, preset="lopa", branches=1, **given).sequences, d2f.sequences)
+    lopa = model.generate(ids, preset="lopa", **given)
+    assert (lopa.row_forwards > lopa.forward_passes).all() and not (lopa.sequences == MASK).any()
+    assert (lopa.row_forwards <= PRESETS["lopa"].values["branches"] * lopa.forward_passes).all()
+    for row, text in enumerate(prompts([5, 9, 3])):
+        alone = model.generate(text[None], preset="lopa", **given | {"attention_mask": None})
+        assert np.array_equal(lopa.commit_steps[row], alone.commit_steps[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.5}, "`temperature`=0.5, which samples"),
+        ({"preset": "dream_origin"}, "`score`='random', which is drawn at random"),
+        ({"cfg_scale": 1.0}, "`cfg_scale`=1.0"),
+        ({"preset": "fast_dllm"}, "`cache`='dual', which is not exact"),
+        ({"preset": "d3llm", "cache": "block"}, "`cache`='block', which is not exact"),
+        ({"score": "probability", "edit_threshold": 0.5}, "`edit_threshold`=0.5"),
+        ({"branches": 2}, "`branches`=2 too: choose one of them"),
+    ],
+)
+def test_what_does_not_go_with_drafts(fields, message):
+    with pytest.raises(ValueError, match=f"`draft_states`=2 does not go with {message}"):
+        tiny_model(LLaDAModelLM).generate(prompts([4])[0][None], draft_states=2, max_new_tokens=4, **fields)
