@@ -131,6 +131,11 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     file = adapter / "adapter_model.safetensors"
     if not file.is_file():
         raise OSError(f"{adapter} has no adapter_model.safetensors; pickled adapters are not read.")
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            f"The base model of {adapter} is quantized, so adapters are not merged into its weights: name the model "
+            "before its quantization with --base-model."
+        )
     try:
         stored = load_file(file)
         adapted = PeftModel.from_pretrained(model, str(adapter))

@@ -230,8 +230,8 @@ def test_a_process_decodes_its_turns_only(tmp_path):
 
     task = Task("t", "T", "", lambda *_: [], lambda *_: True)
     alone = measurement.Processes(0, 2, lambda value: [value])  # the other one never comes
+    prompts = [[0] * length for length in lengths]
     with pytest.raises(ValueError, match="lacks 2 results"):
-        prompts = [[0] * length for length in lengths]
         measurement.measure_samples(
             tmp_path / "r.json", task, samples, prompts, decode, settings(), batch_size=2, processes=alone
         )
