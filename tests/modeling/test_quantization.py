@@ -124,8 +124,11 @@ def test_adapters_are_not_merged_into_quantized_weights(form, tmp_path, capsys, 
     assert "not merged, because the weights are quantized" in caplog.text
     assert not (tmp_path / "merged").exists()
     trainer.save_model(tmp_path / "adapter")
+    capsys.readouterr()
     line = [str(tmp_path / "adapter"), str(tmp_path / "plain"), "--license", "apache-2.0"]
-    assert "is quantized, so adapters are not merged" in run_fails(capsys, "convert", *line)
+    refusal = "is quantized, so nothing is merged into its weights"
+    assert refusal in run_fails(capsys, "convert", *line)
+    assert refusal in run_fails(capsys, "convert", str(base), *line[1:])
     assert main(["convert", *line, "--base-model", str(STUDENT)]) == 0
     merged, plain = load_model(tmp_path / "plain"), load_model(STUDENT)
     for name, weight in plain.state_dict().items():  # untrained adapters change nothing
