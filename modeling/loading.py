@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -154,12 +153,14 @@ def read_config(name: str | Path, *, check_weights: bool = False, **kwargs: Any)
         `ValueError`: For a model of another kind.
         `OSError`: For a checkpoint that is missing, or whose config.json does not describe its weights.
     """
-    model_type = read_model_type(name, **kwargs)
-    if find_family(model_type) is None:
+    values, options = _read_values(name, **kwargs)
+    model_type = values.get("model_type")
+    family = find_family(model_type)
+    if family is None:
         known = [checkpoint for family in families() for checkpoint in family.checkpoints[:1]]
         raise ValueError(f"{name} is a {model_type!r} model: expected {family_names()}, such as {', '.join(known)}.")
     with load_errors(name, "config.json"):
-        config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
+        config = family.config_class.from_dict(values, name_or_path=name, **options)
     if check_weights and Path(name).is_dir():
         with load_errors(name, "model"):
             check_checkpoint(Path(name), config)
@@ -180,13 +181,18 @@ def read_model_type(name: str | Path, **kwargs: Any) -> str | None:
     Raises:
         `OSError`: For a checkpoint without config.json, or with a damaged one.
     """
+    return _read_values(name, **kwargs)[0].get("model_type")
+
+
+def _read_values(name: str | Path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of config.json, and the arguments that were not for finding it."""
     if Path(name).is_dir():
         check_folder(name)
     with load_errors(name, "config.json"):
-        model_type = PretrainedConfig.get_config_dict(name, **kwargs)[0].get("model_type")
-        if not isinstance(model_type, str | None):
-            raise TypeError(f"`model_type` {model_type!r} is not a name")
-        return model_type
+        values, options = PretrainedConfig.get_config_dict(name, **kwargs)
+        if not isinstance(values.get("model_type"), str | None):
+            raise TypeError(f"`model_type` {values['model_type']!r} is not a name")
+        return values, options
 
 
 def _shared(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
