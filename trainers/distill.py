@@ -330,8 +330,6 @@ def card_facts(trajectories: str, argv: Sequence[str], *, has_order: bool = True
 
 def check_arguments(arguments: DistillArguments, training_args: PseudoTrajectoryConfig) -> None:
     """Raises a `ValueError` for arguments that do not fit together, before anything is read."""
-    if arguments.trajectories is None:
-        raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
         raise ValueError("held_out_check='code' runs untrusted programs: allow it with --allow_code_execution.")
     check_evaluation(arguments, training_args)
@@ -371,6 +369,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments, training_args, model_args = parse_arguments(argv)
+    if arguments.trajectories is None:
+        raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
     check_arguments(arguments, training_args)
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
