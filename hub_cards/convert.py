@@ -116,7 +116,13 @@ def _known_facts(source: Path, license: str | None, base_model_id: str | None) -
 
 def _load(folder: Path) -> PreTrainedModel:
     _check_config(folder)
-    return load_model(folder, local_files_only=True)
+    model = load_model(folder, local_files_only=True)
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            f"{folder} is quantized, so nothing is merged into its weights and they are not saved again: give the "
+            "model before its quantization, for adapters with --base-model."
+        )
+    return model
 
 
 def _check_config(folder: Path) -> None:

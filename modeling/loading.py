@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -154,12 +153,13 @@ def read_config(name: str | Path, *, check_weights: bool = False, **kwargs: Any)
         `ValueError`: For a model of another kind.
         `OSError`: For a checkpoint that is missing, or whose config.json does not describe its weights.
     """
-    family, model_type = read_family(name, **kwargs)
+    values, options = _read_values(name, **kwargs)
+    family, model_type = _family_of(name, values)
     if family is None:
         known = [checkpoint for family in families() for checkpoint in family.checkpoints[:1]]
         raise ValueError(f"{name} is a {model_type!r} model: expected {family_names()}, such as {', '.join(known)}.")
     with load_errors(name, "config.json"):
-        config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
+        config = family.config_class.from_dict(values, name_or_path=name, **options)
     if check_weights and Path(name).is_dir():
         with load_errors(name, "model"):
             check_checkpoint(Path(name), config)
@@ -182,17 +182,27 @@ def read_family(name: str | Path, **kwargs: Any) -> tuple[type[MaskedDiffusionPr
         `ValueError`: For a `model_type` and `architectures` of different families.
         `OSError`: For a checkpoint without config.json, or with a damaged one.
     """
+    return _family_of(name, _read_values(name, **kwargs)[0])
+
+
+def _read_values(name: str | Path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of config.json, and the arguments that were not for finding it."""
     if Path(name).is_dir():
         check_folder(name)
     with load_errors(name, "config.json"):
-        fields = PretrainedConfig.get_config_dict(name, **kwargs)[0]
-        model_type, architectures = fields.get("model_type"), fields.get("architectures")
-        if not isinstance(model_type, str | None):
-            raise TypeError(f"`model_type` {model_type!r} is not a name")
-        if not isinstance(architectures, list | None):
-            raise TypeError(f"`architectures` {architectures!r} is not a list of names")
+        values, options = PretrainedConfig.get_config_dict(name, **kwargs)
+        if not isinstance(values.get("model_type"), str | None):
+            raise TypeError(f"`model_type` {values['model_type']!r} is not a name")
+        if not isinstance(values.get("architectures"), list | None):
+            raise TypeError(f"`architectures` {values['architectures']!r} is not a list of names")
+        return values, options
+
+
+def _family_of(
+    name: str | Path, values: dict[str, Any]
+) -> tuple[type[MaskedDiffusionPreTrainedModel] | None, str | None]:
     try:
-        return find_family(model_type, architectures), model_type
+        return find_family(values.get("model_type"), values.get("architectures")), values.get("model_type")
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

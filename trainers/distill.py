@@ -328,6 +328,34 @@ def card_facts(trajectories: str, argv: Sequence[str], *, has_order: bool = True
     return facts
 
 
+def check_arguments(arguments: DistillArguments, training_args: PseudoTrajectoryConfig) -> None:
+    """Raises a `ValueError` for arguments that do not fit together, before anything is read."""
+    if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
+        raise ValueError("held_out_check='code' runs untrusted programs: allow it with --allow_code_execution.")
+    check_evaluation(arguments, training_args)
+    if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
+        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: omit it.")
+    if training_args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "--resume_from_checkpoint is not supported: use --resume, which starts from the last complete checkpoint."
+        )
+
+
+def save_merged(trainer: PseudoTrajectoryTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Saves a plain model with the adapters merged into its weights, unless these are sharded or quantized."""
+    adapted = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        logger.warning("The adapters are not merged, because the weights are sharded: use `d3llm convert`.")
+    elif getattr(adapted.get_base_model(), "is_quantized", False):
+        logger.warning(
+            "The adapters are not merged, because the weights are quantized: use `d3llm convert`, with the model "
+            "before its quantization as --base-model."
+        )
+    elif trainer.accelerator.is_main_process:
+        merged = merge_adapter(adapted, folder, tokenizer)
+        trainer.write_card(merged, folder.parent.resolve().name)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """
     Trains a student and saves it with its tokenizer. After training adapters, it also saves a merged model.
@@ -343,15 +371,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, training_args, model_args = parse_arguments(argv)
     if arguments.trajectories is None:
         raise ValueError("Which trajectories? Give a folder that `d3llm extract` wrote, with --trajectories.")
-    if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
-        raise ValueError("held_out_check='code' runs untrusted programs: allow it with --allow_code_execution.")
-    check_evaluation(arguments, training_args)
-    if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
-        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: omit it.")
-    if training_args.resume_from_checkpoint is not None:
-        raise ValueError(
-            "--resume_from_checkpoint is not supported: use --resume, which starts from the last complete checkpoint."
-        )
+    check_arguments(arguments, training_args)
     output = Path(training_args.output_dir)
     checkpoint = checkpoint_to_resume(output, arguments.resume)
     name = check_model(model_args, training_args)
@@ -393,12 +413,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card()
-    if model_args.use_peft and arguments.merge and trainer.is_fsdp_enabled:
-        logger.warning("The adapters are not merged, because the weights are sharded: use `d3llm convert`.")
-    elif model_args.use_peft and arguments.merge and trainer.accelerator.is_main_process:
-        adapted = trainer.accelerator.unwrap_model(trainer.model)
-        merged = merge_adapter(adapted, output / "merged", tokenizer)
-        trainer.write_card(merged, output.resolve().name)
+    if model_args.use_peft and arguments.merge:
+        save_merged(trainer, output / "merged", tokenizer)
 
 
 if __name__ == "__main__":  # the same parser and the same errors as `d3llm distill`

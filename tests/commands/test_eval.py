@@ -1,13 +1,11 @@
 """`d3llm eval`: tasks, result files, interruption, several processes, baselines."""
 
 import copy
-import gzip
 import importlib.util
 import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,28 +18,20 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import d3llm.modeling
 from d3llm.commands.loading import load_model
 from d3llm.commands.main import build_parser, main
-from d3llm.evaluation import measurement, resolve_generation_config, wilson_interval
+from d3llm.evaluation import measurement, wilson_interval
 from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
-from d3llm.evaluation.code_execution import run_program
-from d3llm.evaluation.result import Result
 from d3llm.evaluation.tasks import TASKS, Sample, Task
-from d3llm.evaluation.tasks.code import complete_program, extract_code, without_broken_end
-from d3llm.evaluation.tasks.competition_math import MATH_VERIFY, extract_final_answer
-from d3llm.evaluation.tasks.data import exemplars
-from d3llm.evaluation.tuning import choose_point
 from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAModelLM
-from d3llm.quickstart import checkpoint_path
+from tests.helpers.code_problems import HUMANEVAL, MBPP
 from tests.helpers.commands import run_fails
 from tests.helpers.models import OF_WORDS, tiny_autoregressive, tiny_model
 from tests.helpers.paths import ROOT
-from tests.helpers.results import measured, settings
+from tests.helpers.results import results_in, settings
 
 
-DATA = ROOT.parent / "shared" / "data"
-requires_data = pytest.mark.skipif(not DATA.is_dir(), reason="no data of the tasks beside the repository")
 FLAGS = ["--preset", "d3llm", "--device", "cpu", "--batch-size", "2"]
 GSM8K = [
     {"question": "Ann has 3 pens and buys 4. How many has she?", "answer": "3+4=<<3+4=7>>7\n#### 7"},
@@ -91,10 +81,6 @@ def gsm8k_file(tmp_path) -> Path:
 
 def evaluate(*arguments) -> int:
     return main(["eval", *map(str, arguments)])
-
-
-def results_in(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if ".samples." not in path.name]
 
 
 def untimed(result: dict) -> dict:
@@ -244,8 +230,8 @@ def test_a_process_decodes_its_turns_only(tmp_path):
 
     task = Task("t", "T", "", lambda *_: [], lambda *_: True)
     alone = measurement.Processes(0, 2, lambda value: [value])  # the other one never comes
+    prompts = [[0] * length for length in lengths]
     with pytest.raises(ValueError, match="lacks 2 results"):
-        prompts = [[0] * length for length in lengths]
         measurement.measure_samples(
             tmp_path / "r.json", task, samples, prompts, decode, settings(), batch_size=2, processes=alone
         )
@@ -342,22 +328,6 @@ def test_choices_are_scored_at_their_own_positions(byte_tokenizer):
     assert asked == [1, 16] and batch.rows[1].forwards == 32
 
 
-HUMANEVAL = {
-    "task_id": "HumanEval/0",
-    "prompt": 'from math import floor\n\n\ndef helper(x):\n    return x\n\n\ndef half(x):\n    """Half."""\n',
-    "canonical_solution": "    return floor(helper(x) / 2)\n",
-    "entry_point": "half",
-    "test": "def check(candidate):\n    assert candidate(5) == 2\n",
-}
-MBPP = {
-    "task_id": 11,
-    "text": "Write a function to add.",
-    "code": "def add(a, b):\r\n    return Node(a + b).x",
-    "test_list": ["assert add(1, 2) == three", "assert add(0, 0) == 0", "assert add(1, 1) == 2"],
-    "test_setup_code": "three = add(1, 2)",
-}
-
-
 @pytest.mark.parametrize(
     ("task", "row"),
     [("humaneval", HUMANEVAL), ("humaneval_instruct", HUMANEVAL), ("mbpp", MBPP), ("mbpp_instruct", MBPP)],
@@ -370,127 +340,6 @@ def test_code_on_a_random_model(capsys, tmp_path, diffusion_folder, task, row):
     assert "--allow-code-execution" in run_fails(capsys, "eval", *flags) and not (tmp_path / "out").exists()
     assert evaluate(*flags, "--allow-code-execution") == 0
     assert results_in(tmp_path / "out")[0]["accuracy"] == 0
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "    return floor(helper(x) / 2)\n",
-        "    return floor(helper(x) / 2)\n\nThat halves it.",
-        "    return floor(helper(x) / 2)\n\ndef unfinished(",
-        "Here it is:\n```python\ndef half(x):\n    return floor(helper(x) / 2)\n```\nAs you see.\n```\nno\n```",
-        "```\ndef half(x):\n    return floor(helper(x) / 2)",
-    ],
-)
-def test_what_makes_a_program(tmp_path, text):
-    path = tmp_path / "problems.json"
-    path.write_text(json.dumps(HUMANEVAL) + "\n")
-    (sample,) = TASKS["humaneval"].load(path, "test", None)
-    result = run_program(complete_program(text, sample.reference))
-    assert result.passed, result
-    assert not run_program(complete_program(text.replace("/ 2", "/ 3"), sample.reference)).passed
-
-
-def test_code_clean_up():
-    assert extract_code("a = 1\n```\nwords", inside_fence=True) == "a = 1\n"
-    assert extract_code("no fence\r\n") == "no fence\n"
-    assert without_broken_end("a = 1\nb = (2\nNo Python here") == "a = 1"
-    assert without_broken_end("    return 1\nand so on", "def f():\n") == "    return 1"
-    assert without_broken_end("No Python here") == "No Python here"
-    assert without_broken_end("a = 1\0") == "a = 1\0"
-
-
-def reference_solutions(name: str) -> tuple[list, dict[str, str]]:
-    if name.startswith("humaneval"):
-        file = DATA / "HumanEval.jsonl.gz"
-        with gzip.open(file, "rt") as lines:
-            texts = {row["task_id"]: row["canonical_solution"] for row in map(json.loads, lines)}
-    else:
-        file = DATA / "mbpp.jsonl"
-        rows = map(json.loads, file.read_text().splitlines())
-        texts = {str(row["task_id"]): row["code"] + "\n[DONE]\n" for row in rows}
-    return TASKS[name].load(file, "test", None), texts
-
-
-def failures(name: str, samples: list, texts: dict[str, str]) -> list[str]:
-    task, failed = TASKS[name], []
-    for sample in samples:
-        text = texts[sample.id].replace("[DONE]", "```") if sample.prefix else texts[sample.id]
-        if not task.check(sample, task.cut(text)):
-            failed.append(sample.id)
-    return failed
-
-
-@requires_data
-@pytest.mark.parametrize(("name", "count"), [("humaneval", 164), ("mbpp", 500)])
-def test_some_reference_solutions_pass(name, count):
-    samples, texts = reference_solutions(name)
-    assert len(samples) == count
-    assert failures(name, samples[:: count // 8], texts) == []
-
-
-@pytest.mark.slow
-@requires_data
-@pytest.mark.parametrize("name", ["humaneval", "humaneval_instruct", "mbpp", "mbpp_instruct"])
-def test_all_reference_solutions_pass(name):
-    samples, texts = reference_solutions(name)
-    assert failures(name, samples, texts) == []
-
-
-@requires_data
-def test_the_splits_and_prompts_of_mbpp_are_the_published_ones():
-    rows = {row["task_id"]: row for row in map(json.loads, (DATA / "mbpp.jsonl").read_text().splitlines())}
-    for split, first, last in (("test", 11, 510), ("validation", 511, 600)):
-        samples = TASKS["mbpp"].load(DATA / "mbpp.jsonl", split, None)
-        assert len(samples) == last - first + 1
-        for sample, number in ((samples[0], first), (samples[-1], last)):
-            assert rows[number]["text"] in sample.prompt
-            assert all(test in sample.prompt for test in rows[number]["test_list"][:3])
-
-
-@requires_data
-def test_references_of_gsm8k_score_100_percent():
-    file = DATA / "gsm8k_test.jsonl"
-    answers = [json.loads(line)["answer"] for line in file.read_text().splitlines()]
-    for name in ("gsm8k_cot", "gsm8k_long_instruct"):
-        samples = TASKS[name].load(file, "test", None)
-        assert len(samples) == 1319
-        assert all(TASKS[name].check(*pair) for pair in zip(samples, answers, strict=True))
-
-
-@requires_data
-def test_exemplars_are_those_of_the_data():
-    rows = [json.loads(line) for line in (DATA / "gsm8k_train.jsonl").read_text().splitlines()[:5]]
-    assert exemplars()["gsm8k"] == rows
-    rows = [json.loads(line) for line in (DATA / "mbpp.jsonl").read_text().splitlines()]
-    for exemplar in exemplars()["mbpp"]:
-        (row,) = (row for row in rows if row["task_id"] == exemplar["task_id"])
-        assert exemplar == {**{name: row[name] for name in exemplar}, "code": row["code"].replace("\r\n", "\n")}
-    assert [row["task_id"] for row in exemplars()["mbpp"]] == [2, 3, 4] and len(exemplars()["math"]) == 4
-
-
-def test_math(tmp_path):
-    path = tmp_path / "math.jsonl"
-    path.write_text(json.dumps({"problem": "$1/2+1/4$?", "solution": r"It is $\boxed{\frac{3}{4}}$."}) + "\n")
-    (sample,) = TASKS["math"].load(path, "test", None)
-    assert sample.reference == r"\frac{3}{4}" and sample.prompt.count("Problem:") == 5
-    assert sample.prompt.endswith("Problem:\n$1/2+1/4$?\n\nSolution:")
-    check = TASKS["math"].check
-    assert check(sample, "So.\nFinal Answer: The final answer is $0.75$. I hope it is correct.")
-    assert (
-        check(sample, r"\boxed{\dfrac34}") and not check(sample, r"\boxed{\frac{4}{3}}") and not check(sample, "0.75")
-    )
-    assert check(sample, r"\boxed{\frac{6}{8} + 0}") is MATH_VERIFY
-    assert ("math_verify" in TASKS["math"].checker) is MATH_VERIFY
-    assert extract_final_answer(r"\boxed{1} The final answer is 2. I hope it is correct. \boxed{3}") == "2"
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_data_of_another_task_is_named(tmp_path, name):
-    path = tmp_path / "other.jsonl"
-    path.write_text('{"something": 1}\n')
-    with pytest.raises(ValueError, match=r"other.jsonl, row 1\['\w+'\] is missing: its columns are 'something';"):
-        TASKS[name].load(path, "test", None)
 
 
 @pytest.mark.parametrize(
@@ -534,55 +383,6 @@ def test_summary_is_ratios_of_sums():
     ]
     summary = measurement.summarize(records)
     assert (summary["tokens_per_forward"], summary["tokens_per_second"], summary["accuracy"]) == (2.0, 5.0, 0.5)
-
-
-def test_tuning_writes_the_choice(tmp_path, capsys):
-    folder = shutil.copytree(checkpoint_path("teacher"), tmp_path / "teacher")
-    before = json.loads((folder / "generation_config.json").read_text())
-    flags = ["tune", "--model", str(folder), "--tasks", "quickstart", "--limit", "3", "--sweep", "threshold=0.01,0.5"]
-    flags += ["--output", str(tmp_path / "points"), "--device", "cpu", "--preset", "d3llm", "--max-loss", "40"]
-    assert main([*flags, "--dry-run"]) == 0
-    assert json.loads((folder / "generation_config.json").read_text()) == before
-    assert main(flags) == 0
-    assert "threshold=0.5" in capsys.readouterr().out
-    after = json.loads((folder / "generation_config.json").read_text())
-    assert (after["preset"], after["threshold"], after["max_new_tokens"]) == ("d3llm", 0.5, before["max_new_tokens"])
-    assert all(result["split"] == "validation" for result in results_in(tmp_path / "points"))
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    config = resolve_generation_config(model, [20])
-    assert (config.preset, config.threshold, config.block_add_threshold) == ("d3llm", 0.5, 0.1)
-
-
-def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> Result:
-    fields = {"threshold": threshold, **others}
-    return measured(tokens_per_forward=tpf, point=fields, accuracy=accuracy, tokens_per_second=tps)
-
-
-def test_the_choice_by_objective_and_loss():
-    points = [
-        point(0.1, 2.0, 0.80, 50, block_add_threshold=0.1),
-        point(0.5, 6.0, 0.795, 90, block_add_threshold=0.1),
-        point(0.9, 9.0, 0.70, 200, block_add_threshold=0.1),
-        point(0.1, 1.5, 0.80, 60, block_add_threshold=1.0),
-        point(0.5, 3.0, 0.80, 150, block_add_threshold=1.0),
-    ]
-    assert choose_point(points, "aup", 1.0) is points[1]
-    assert choose_point(points, "tps", 1.0) is points[4]
-    assert choose_point(points, "tps", 20.0) is points[2]
-    assert choose_point(points, "aup", 0.0) is points[4]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tasks", "quickstart"], "--model"),
-        (["--tasks", "quickstart,mmlu", "--model", "x"], "one task"),
-        (["--tasks", "quickstart", "--model", "x", "--max-loss", "-1"], "--max-loss"),
-        (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
-    ],
-)
-def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
-    assert message in run_fails(capsys, "tune", "--output", str(tmp_path / "out"), *flags)
 
 
 def test_harness_is_asked_for(capsys, tmp_path):

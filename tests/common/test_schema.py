@@ -1,6 +1,7 @@
 """The one check of what comes from outside: what passes, and what the error says."""
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -62,9 +63,8 @@ def test_what_fits_passes(kind: Any, value: Any):
     ],
 )
 def test_what_does_not_fit_is_named_in_one_line(kind: Any, value: Any, message: str):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check(kind, value, "`field`")
-    assert str(error.value) == message
 
 
 def test_an_error_ends_with_the_remedy():
@@ -83,8 +83,7 @@ def test_of_a_large_value_no_more_is_written_than_is_shown():
     for _ in range(3):
         nested = [nested] * 10**5
     for value in (nested, {0: nested}, b"x" * 10**7):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=r"\A.{,119}\Z"):
             check(int, value, "`field`")
-        assert len(str(error.value)) < 120
     with pytest.raises(ValueError, match="`field` is a value of type int: expected a valid string"):
         check(str, 10**5000, "`field`")  # Python does not write so many digits

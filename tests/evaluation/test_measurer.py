@@ -93,8 +93,8 @@ def test_an_interrupted_measurement_resumes(tmp_path, loaded, monkeypatch, calls
             raise KeyboardInterrupt
         return check(sample, text)
 
+    task = Task(name="own", title="Own", source="drawn here", load=load, check=interrupted, max_new_tokens=8)
     with pytest.raises(KeyboardInterrupt):
-        task = Task(name="own", title="Own", source="drawn here", load=load, check=interrupted, max_new_tokens=8)
         measure(*loaded, task, tmp_path / "out", presets="llada", batch_size=2)
     del calls[:]
     (result,) = measure(*loaded, OWN, tmp_path / "out", presets="llada", batch_size=2)

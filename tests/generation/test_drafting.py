@@ -11,6 +11,7 @@ from tests.helpers.models import tiny_model
 
 
 RUN = {"max_new_tokens": 24, "return_dict_in_generate": True, "eos_token_id": 7, "block_size": 8}
+SDAR = {"preset": "sdar", "threshold": 0.5, "attention_block_size": 8, "cache": "block"}
 BASES = {
     "llada": {"preset": "llada"},
     "llada in steps": {"preset": "llada", "steps": 9},
@@ -19,14 +20,8 @@ BASES = {
     "d3llm": {"preset": "d3llm", "threshold": 1.0},
     "fast_dllm": {"preset": "fast_dllm", "threshold": 0.4, "cache": "none"},
     "factor": {"preset": "fast_dllm_factor", "cache": "none"},
-    "sdar": {"preset": "sdar", "threshold": 0.5, "attention_block_size": 8, "cache": "block"},
-    "sdar in parts": {
-        "preset": "sdar",
-        "threshold": 0.5,
-        "attention_block_size": 8,
-        "cache": "block",
-        "block_size": 4,
-    },
+    "sdar": SDAR,
+    "sdar in parts": SDAR | {"block_size": 4},
     "d2f": {"preset": "d2f", "threshold": 0.4},
 }
 
@@ -83,7 +78,7 @@ def test_the_next_turn_reuses_the_cache_exactly():
     given = RUN | BASES["sdar"] | {"early_stop": False}
     first = model.generate(prompts([8])[0][None], draft_states=4, **given)
     second = torch.cat([first.sequences, prompts([5], seed=2)[0][None]], dim=1)
-    resumed = model.generate(second, cache=first.cache, draft_states=4, **given)
+    resumed = model.generate(second, draft_states=4, **given | {"cache": first.cache})
     assert torch.equal(resumed.sequences, model.generate(second, **given).sequences)
 
 

@@ -48,6 +48,25 @@ def load_cases() -> list[tuple[str, dict[str, Any]]]:
     return cases
 
 
+def d3llm_arguments(function: str, params: dict[str, Any]) -> dict[str, Any]:
+    arguments = {
+        "preset": "d3llm",
+        "threshold": params.get("threshold"),
+        "block_add_threshold": params["block_add_threshold"],
+        "block_activate_threshold": params["decoded_token_threshold"],
+    }
+    # d3LLM's Dream code takes its function without a cache from a delay of 10,000 on
+    if "kv" in function or ("refresh_interval" in params and params["cache_delay_iter"] < 10000):
+        arguments |= {
+            "cache": "block",
+            "cache_delay": params["cache_delay_iter"],
+            "cache_refresh_interval": params["refresh_interval"],
+        }
+    if params.get("eos_token_id") is not None:
+        arguments["eos_token_id"] = params["eos_token_id"]
+    return arguments
+
+
 def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `generate` that say what the recorded call said."""
     if trace in BLOCK_DIFFUSION:
@@ -75,21 +94,7 @@ def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
             "forced_score": scores[params["sampling_strategy"]],
         }
     elif "decoded_token_threshold" in params:
-        arguments |= {
-            "preset": "d3llm",
-            "threshold": threshold,
-            "block_add_threshold": params["block_add_threshold"],
-            "block_activate_threshold": params["decoded_token_threshold"],
-        }
-        # d3LLM's Dream code takes its function without a cache from a delay of 10,000 on
-        if "kv" in function or ("refresh_interval" in params and params["cache_delay_iter"] < 10000):
-            arguments |= {
-                "cache": "block",
-                "cache_delay": params["cache_delay_iter"],
-                "cache_refresh_interval": params["refresh_interval"],
-            }
-        if params.get("eos_token_id") is not None:
-            arguments["eos_token_id"] = params["eos_token_id"]
+        arguments |= d3llm_arguments(function, params)
     elif trace == "vanilla_dream":
         scores = {"entropy": "entropy", "maskgit_plus": "probability", "topk_margin": "margin"}
         arguments |= {

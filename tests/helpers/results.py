@@ -68,3 +68,7 @@ def write_result(path: Path, folder: Path, **changes: Any) -> Path:
     result = whole_result(**{"correct": 3, "tokens_per_forward": 4.0, "num_samples": 4, "weights": weights, **changes})
     path.write_text(json.dumps(result))
     return path
+
+
+def results_in(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if ".samples." not in path.name]

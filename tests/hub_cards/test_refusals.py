@@ -7,7 +7,7 @@ import io
 import json
 import lzma
 import os
-import pickle
+import pickle  # noqa: TID251  what is refused
 import random
 import shutil
 import string

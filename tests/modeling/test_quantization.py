@@ -14,6 +14,8 @@ from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import extract_answer, generate_problems
+from d3llm.trainers.distill import save_merged
+from tests.helpers.commands import run_fails
 from tests.helpers.models import tiny_model
 from tests.helpers.paths import ROOT
 from tests.helpers.trajectory_rows import make_trainer
@@ -22,6 +24,7 @@ from tests.helpers.trajectory_rows import make_trainer
 STUDENT = checkpoint_path("student")
 QUANTIZED = [name for name in PRECISIONS if name.startswith(("int", "nf"))]
 BY_LIBRARIES = [name for name in QUANTIZED if name.endswith(LIBRARIES)]
+TRAINED = [name for name in BY_LIBRARIES if name != "int4 torchao"]  # transformers refuses it
 
 
 def quantized(form: str, folder: Path):
@@ -86,7 +89,7 @@ def test_a_change_of_one_quantized_weight_changes_the_fingerprint():
     assert fingerprint_weights(model) != fingerprint_weights(other)
 
 
-@pytest.mark.parametrize("form", [form for form in BY_LIBRARIES if form != "int4 torchao"])  # transformers refuses it
+@pytest.mark.parametrize("form", TRAINED)
 @pytest.mark.parametrize("kl_weight", [0.0, 0.5])
 def test_adapters_are_trained_on_quantized_weights(form, kl_weight, tmp_path):
     trainer = make_trainer(
@@ -105,6 +108,31 @@ def test_adapters_are_trained_on_quantized_weights(form, kl_weight, tmp_path):
     assert all(0 < loss < 5 for loss in losses)
     changed = [name for name, value in trainer.model.named_parameters() if "lora_B" in name and value.any()]
     assert len(changed) == 7 * trainer.model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("form", TRAINED)
+def test_adapters_are_not_merged_into_quantized_weights(form, tmp_path, capsys, caplog):
+    tokenizer = load_tokenizer(STUDENT)
+    base = tmp_path / "base"
+    quantized(form, STUDENT).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    trainer = make_trainer(
+        STUDENT, tmp_path, model=load_model(base), processing_class=tokenizer, peft_config=LoraConfig(r=2)
+    )
+    with caplog.at_level("WARNING", logger="d3llm"):
+        save_merged(trainer, tmp_path / "merged", tokenizer)
+    assert "not merged, because the weights are quantized" in caplog.text
+    assert not (tmp_path / "merged").exists()
+    trainer.save_model(tmp_path / "adapter")
+    capsys.readouterr()
+    line = [str(tmp_path / "adapter"), str(tmp_path / "plain"), "--license", "apache-2.0"]
+    refusal = "is quantized, so nothing is merged into its weights"
+    assert refusal in run_fails(capsys, "convert", *line)
+    assert refusal in run_fails(capsys, "convert", str(base), *line[1:])
+    assert main(["convert", *line, "--base-model", str(STUDENT)]) == 0
+    merged, plain = load_model(tmp_path / "plain"), load_model(STUDENT)
+    for name, weight in plain.state_dict().items():  # untrained adapters change nothing
+        assert torch.equal(merged.state_dict()[name], weight)
 
 
 def test_a_wrapped_head_is_refused_by_training(tmp_path):

@@ -241,9 +241,10 @@ def test_predict_gives_tokens_and_labels_of_masked_positions(tiny_checkpoint, tm
     for row, labels in zip(dataset, output.label_ids, strict=True):
         response = row["response_ids"] + [0] * 24
         assert all(label in (-100, response[place]) for place, label in enumerate(labels))
+    config = {"mask_token_id": 7, "eos_token_id": [0], "max_new_tokens": 24}
+    other = random_trajectories(4, decode_config=json.dumps(config))
     with pytest.raises(ValueError, match="test_dataset comes from a teacher whose mask token is 7"):
-        config = {"mask_token_id": 7, "eos_token_id": [0], "max_new_tokens": 24}
-        trainer.predict(random_trajectories(4, decode_config=json.dumps(config)))
+        trainer.predict(other)
 
 
 def test_compute_metrics_gets_token_ids(tiny_checkpoint, tmp_path):

@@ -1,6 +1,7 @@
 """What a recipe and a prompt may hold: wrong values take one line, whatever they are."""
 
 import math
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,9 +79,8 @@ def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
     ],
 )
 def test_a_value_out_of_its_range_is_named(values, named, tmp_path):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(named)):
         PseudoTrajectoryConfig(**{"output_dir": str(tmp_path), "report_to": "none", **values})
-    assert named in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_a_value_out_of_its_range_is_named(values, named, tmp_path):
 def test_a_file_that_is_no_recipe(text, named, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(named)) as error:
         read_yaml(file)
-    assert named in str(error.value) and len(str(error.value)) < 500
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,25 @@ def test_grouping_by_length_saves_most_of_the_padding(tmp_path):
         shares[strategy] = 1 - sum(mask.sum().item() for mask in valid) / sum(mask.numel() for mask in valid)
     assert shares["random"] > 0.04
     assert shares["group_by_length"] < 0.005
+
+
+def test_micro_batches_of_neighbours_have_the_loss_of_the_same_samples(tiny_checkpoint, tmp_path):
+    """Two steps of 4 micro-batches of 4: grouped, shuffled and in one piece, a step is the sum over its samples."""
+    options = {"gradient_accumulation_steps": 4, "train_sampling_strategy": "group_by_length"}
+    trainer = make_trainer(tiny_checkpoint, tmp_path, **options)
+    order = [row for batch in trainer.get_train_dataloader() for row in batch["index"].tolist()]
+    assert sorted(order) == list(range(32))
+    lengths = [trainer.train_dataset[index]["length"] for index in order]
+    for step in (lengths[:16], lengths[16:]):
+        spans = [range(min(step[start : start + 4]), max(step[start : start + 4])) for start in range(0, 16, 4)]
+        assert sum(len(span) for span in spans) <= 9  # prompts of 2 to 7 tokens; 12 and more at random
+
+    def loss(micro_batches: list[list[int]]) -> float:
+        rows = [trainer.data_collator([trainer.train_dataset[index] for index in part]) for part in micro_batches]
+        batches, counts = trainer.get_batch_samples(iter(rows), len(rows), torch.device("cpu"))
+        return sum(trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts).item() for batch in batches)
+
+    first = order[:16]
+    grouped = loss([first[start : start + 4] for start in range(0, 16, 4)])
+    assert grouped == pytest.approx(loss([first[start::4] for start in range(4)]), rel=1e-5)
+    assert grouped == pytest.approx(loss([first]), rel=1e-5)

@@ -310,9 +310,10 @@ def test_other_trajectories_can_be_evaluated(tiny_checkpoint, tmp_path):
     assert other["eval_loss"] != first and "eval_share_correct" in other
     assert trainer.evaluate()["eval_loss"] == first
     assert trainer.evaluate(random_trajectories(8, seed=1))["eval_loss"] == first
+    config = {"mask_token_id": 7, "eos_token_id": [EOS], "max_new_tokens": 24}
+    foreign = random_trajectories(8, decode_config=json.dumps(config))
     with pytest.raises(ValueError, match="eval_dataset comes from a teacher whose mask token is 7"):
-        config = {"mask_token_id": 7, "eos_token_id": [EOS], "max_new_tokens": 24}
-        trainer.evaluate(random_trajectories(8, decode_config=json.dumps(config)))
+        trainer.evaluate(foreign)
     assert trainer.evaluate()["eval_loss"] == first
     with pytest.raises(ValueError, match=r"`eval_dataset` is a list: expected one `datasets\.Dataset`"):
         trainer.evaluate(random_rows(4))
@@ -373,7 +374,7 @@ def test_a_packed_head_is_refused(tiny_checkpoint, tmp_path):
 def refusal(tiny_checkpoint: Path, tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> str:
     from datasets import Dataset
 
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError) as error:  # noqa: PT011  the callers look at the message
         make_trainer(
             tiny_checkpoint,
             tmp_path,

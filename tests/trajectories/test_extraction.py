@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -14,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM
 
 import d3llm.modeling  # noqa: F401
 from d3llm.commands.main import main
@@ -26,54 +25,12 @@ from d3llm.modeling import DreamModel
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
 from d3llm.trajectories.dataset import load_trajectories, read_decode_config
-from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 from d3llm.trajectories.extraction_progress import ExtractionProgress
-from d3llm.trajectories.published import read_published
-from d3llm.trajectories.row import STORED_FEATURES, TRAJECTORY_FEATURES
+from d3llm.trajectories.row import STORED_FEATURES
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
-from tests.helpers.models import OF_WORDS, WORDS, tiny_autoregressive, tiny_model
-
-
-EOS, MASK = 0, 1
-NEW_TOKENS = 24
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_checkpoint):
-    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint)
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture
-def problems(tmp_path: Path) -> Path:
-    """Eleven prompts of different lengths."""
-    rows = [{"prompt": " ".join(WORDS[: 1 + index % 5]), "answer": WORDS[index]} for index in range(11)]
-    return write_jsonl(tmp_path / "problems.jsonl", rows)
-
-
-def extract(tiny, dataset: Path, output: Path, **options):
-    options = {"chunk_size": 4, "batch_size": 3, **options}
-    if options.get("order", "teacher") == "teacher":
-        options["decoding"] = {"max_new_tokens": NEW_TOKENS, "block_size": 8, **options.get("decoding", {})}
-    return extract_trajectories(*tiny, ExtractionConfig(str(dataset), output, "tiny", **options))
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("data/*.parquet"))]).to_pylist()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+from tests.helpers.extraction import EOS, MASK, NEW_TOKENS, contents, extract, rows_of, write_jsonl
+from tests.helpers.models import OF_WORDS, WORDS, tiny_model
 
 
 # What a row says
@@ -382,272 +339,6 @@ def test_the_weights_are_part_of_the_plan(tiny):
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert fingerprint_weights(model) != fingerprint_weights(tiny[0])
-
-
-# Orders
-
-
-RESPONSES = [
-    {"prompt": "one", "response": "two plus three is five", "order": [3, 1, 2, 5, 4, 6]},
-    {"prompt": "six", "response": "seven", "order": [2, 1]},
-]
-
-
-def test_orders_that_need_no_run(tiny, tmp_path):
-    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
-    ids = [[*tiny[1](row["response"])["input_ids"], EOS] for row in RESPONSES]
-    for order, options in (
-        ("left_to_right", {}),
-        ("random", {}),
-        ("column", {"order_column": "order"}),
-    ):
-        extract(tiny, path, tmp_path / order, order=order, response_column="response", **options)
-        rows = rows_of(tmp_path / order)
-        assert [row["response_ids"] for row in rows] == ids
-        assert [row["source"] for row in rows] == [order] * 2
-        assert [row["num_forwards"] for row in rows] == [6, 2]
-        assert all(sorted(row["commit_steps"]) == list(range(1, row["num_forwards"] + 1)) for row in rows)
-        load_trajectories(tmp_path / order, vocab_size=16)
-    assert [row["commit_steps"] for row in rows_of(tmp_path / "left_to_right")] == [[1, 2, 3, 4, 5, 6], [1, 2]]
-    assert [row["commit_steps"] for row in rows_of(tmp_path / "column")] == [row["order"] for row in RESPONSES]
-    again = {"order": "random", "response_column": "response", "chunk_size": 1}
-    extract(tiny, path, tmp_path / "again", **again)
-    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "random")
-    extract(tiny, path, tmp_path / "other", seed=1, **again)
-    assert rows_of(tmp_path / "other")[0]["commit_steps"] != rows_of(tmp_path / "random")[0]["commit_steps"]
-
-
-def test_forwards_of_a_column_that_commits_several_tokens_at_once(tiny, tmp_path):
-    row = {"prompt": "one", "response": "two plus three is five", "order": [1, 1, 2, 2, 3, 3]}
-    path = write_jsonl(tmp_path / "given.jsonl", [row])
-    extract(tiny, path, tmp_path / "out", order="column", response_column="response", order_column="order")
-    assert [row["num_forwards"] for row in rows_of(tmp_path / "out")] == [3]
-
-
-def test_the_order_of_an_extraction_can_be_replaced(tiny, problems, tmp_path):
-    extract(tiny, problems, tmp_path / "run")
-    columns = {"prompt_column": "prompt_ids", "response_column": "response_ids"}
-    extract(tiny, tmp_path / "run", tmp_path / "random", order="random", **columns)
-    before, after = rows_of(tmp_path / "run"), rows_of(tmp_path / "random")
-    for old, new in zip(before, after, strict=True):
-        assert (old["prompt_ids"], old["response_ids"]) == (new["prompt_ids"], new["response_ids"])
-    assert [row["commit_steps"] for row in before] != [row["commit_steps"] for row in after]
-
-
-@pytest.fixture
-def order_model(tiny, tmp_path) -> Path:
-    tiny_autoregressive().save_pretrained(tmp_path / "ar")
-    tiny[1].save_pretrained(tmp_path / "ar")
-    return tmp_path / "ar"
-
-
-def test_the_rank_of_an_autoregressive_model(tiny, tmp_path, order_model):
-    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
-    options = {"order": "ar_rank", "response_column": "response", "order_model": str(order_model)}
-    extract(tiny, path, tmp_path / "out", batch_size=2, **options)
-    model = LlamaForCausalLM.from_pretrained(order_model)
-    for row in rows_of(tmp_path / "out"):
-        ids = torch.tensor([row["prompt_ids"] + row["response_ids"]])
-        with torch.no_grad():
-            log_probabilities = model(ids).logits.log_softmax(dim=-1)[0, len(row["prompt_ids"]) - 1 : -1]
-        chosen = log_probabilities.gather(1, torch.tensor(row["response_ids"])[:, None])[:, 0]
-        assert chosen.argsort(descending=True).argsort().add(1).tolist() == row["commit_steps"]
-
-
-def test_the_command_ranks_with_a_model_that_has_its_weights(tiny_checkpoint, tmp_path, order_model, capsys):
-    """Those of the teacher are not loaded."""
-    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
-    options = ["--dataset", path, "--output", tmp_path / "out", "--response-column", "response", "--order", "ar_rank"]
-    command = [str(part) for part in ["extract", "--teacher", tiny_checkpoint, "--device", "cpu", *options]]
-    assert main([*command, "--order-model", str(tiny_checkpoint)]) == 2
-    assert "is a masked-diffusion model: give an autoregressive one" in capsys.readouterr().err
-    assert main([*command, "--order-model", str(order_model)]) == 0
-    assert len(rows_of(tmp_path / "out")) == len(RESPONSES)
-
-
-def test_another_tokenizer_cannot_rank(tiny, tmp_path, order_model):
-    vocabulary = json.loads((order_model / "tokenizer.json").read_text())
-    vocab = vocabulary["model"]["vocab"]
-    vocab["six"], vocab["seven"] = vocab["seven"], vocab["six"]
-    (order_model / "tokenizer.json").write_text(json.dumps(vocabulary))
-    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
-    with pytest.raises(ValueError, match="other token ids than the teacher"):
-        extract(tiny, path, tmp_path / "o", order="ar_rank", response_column="response", order_model=str(order_model))
-
-
-def test_published_trajectories_become_commit_steps(tiny, tmp_path):
-    model, tokenizer = tiny
-    records, outputs = [], []
-    for prompt in ("one", "two plus three", "four is"):
-        ids = torch.tensor([encode_prompt(tokenizer, prompt)])
-        output = model.generate(
-            ids,
-            preset="llada",
-            block_size=8,
-            max_new_tokens=NEW_TOKENS,
-            early_stop=False,
-            return_dict_in_generate=True,
-            output_history=True,
-        )
-        outputs.append(output)
-        records.append(
-            {
-                "question": prompt,
-                "prompt_ids": ids[0].tolist(),
-                "trajectory": output.history[0].tolist(),
-                "is_correct": prompt != "one",
-            }
-        )
-    path = write_jsonl(tmp_path / "published.jsonl", records)
-    extract(tiny, path, tmp_path / "out", order="published", prompt_column="prompt_ids")
-    for row, record, output in zip(rows_of(tmp_path / "out"), records, outputs, strict=True):
-        length = len(row["response_ids"])
-        generated = output.sequences[0, len(record["prompt_ids"]) :].tolist()
-        assert row["response_ids"] == generated[:length] and (EOS not in generated or generated[length - 1] == EOS)
-        assert row["commit_steps"] == output.commit_steps[0, :length].tolist()
-        assert row["num_forwards"] == NEW_TOKENS and row["correct"] == record["is_correct"]
-    extract(tiny, path, tmp_path / "correct", order="published", prompt_column="prompt_ids", keep="correct")
-    assert len(rows_of(tmp_path / "correct")) == 2
-
-
-@pytest.mark.parametrize(
-    ("trajectory", "message"),
-    [
-        ([], "empty"),
-        ([[5, 1, 1], [5, 1]], "different lengths"),
-        ([[6, 1, 3], [6, 2, 3]], "do not begin with its prompt"),
-        ([[5, 1, 1], [5, 1, 3]], "1 masks left"),
-        ([[5, 1, 3], [5, 2, 4]], "a committed token changes"),
-        ([[5, 2, 1], [5, 1, 3], [5, 2, 3]], "a committed token changes"),
-    ],
-)
-def test_published_rows_that_cannot_be_used(trajectory, message):
-    with pytest.raises(ValueError, match=message):
-        read_published([5], trajectory, MASK)
-
-
-# Bad input
-
-
-GOOD = {
-    "id": "a/0",
-    "prompt_ids": [1, 2],
-    "response_ids": [3, 4, 0],
-    "commit_steps": [2, 1, 3],
-    "num_forwards": 3,
-    "correct": None,
-    "source": "teacher",
-    "teacher": "t",
-    "decode_config": "{}",
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"id": "a/0"}, "'a/0' occurs twice"),
-        ({"prompt_ids": []}, "'a/1' has an empty prompt"),
-        ({"response_ids": [], "commit_steps": []}, "'a/1' has an empty response"),
-        ({"commit_steps": [1, 2]}, "'a/1' has a response of another length than its commit steps"),
-        ({"prompt_ids": [10]}, "'a/1' has `prompt_ids` outside the vocabulary of 10"),
-        ({"response_ids": [3, -4, 0]}, "'a/1' has `response_ids` outside the vocabulary of 10"),
-        ({"commit_steps": [1, -1, 2]}, "'a/1' has a negative commit step"),
-        ({"commit_steps": [1, 4, 2]}, "'a/1' has a commit step above its `num_forwards`"),
-        ({"response_ids": None}, "'a/1' has no `response_ids`"),
-        ({"response_ids": [1, None, 2]}, "'a/1' has no `response_ids`"),
-        ({"teacher": None}, "'a/1' has no `teacher`"),
-    ],
-)
-def test_rows_that_are_no_trajectories(tmp_path, change, message):
-    Dataset.from_list([GOOD, {**GOOD, "id": "a/1"}], features=TRAJECTORY_FEATURES).to_parquet(
-        tmp_path / "good.parquet"
-    )
-    assert len(load_trajectories(tmp_path / "good.parquet", vocab_size=10)) == 2
-    rows = [GOOD, {**GOOD, "id": "a/1", **change}]
-    Dataset.from_list(rows, features=TRAJECTORY_FEATURES).to_parquet(tmp_path / "bad.parquet")
-    with pytest.raises(ValueError, match=message):
-        load_trajectories(tmp_path / "bad.parquet", vocab_size=10)
-
-
-def test_data_sets_that_are_no_trajectories(tmp_path):
-    for name, rows, message in (
-        ("columns", {"prompt_ids": [[1]]}, "it has no id, response_ids"),
-        ("types", {name: [0.5] for name in GOOD}, "are not those of a trajectory dataset"),
-    ):
-        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
-        with pytest.raises(ValueError, match=message):
-            load_trajectories(tmp_path / f"{name}.parquet")
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="holds no Parquet files"):
-        load_trajectories(tmp_path / "nothing")
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    with pytest.raises(OSError, match="Cannot load trajectories"):
-        load_trajectories(tmp_path / "broken.parquet")
-
-
-@pytest.mark.parametrize(
-    ("rows", "options", "message"),
-    [
-        ([], {}, r"bad\.jsonl is empty"),
-        ([{"question": "one"}], {}, "has no column 'prompt', only question"),
-        ([{"prompt": "one"}, {"prompt": " "}], {}, r"The prompt of bad/train/1 is empty"),
-        (
-            [{"prompt": [2, 16]}],
-            {},
-            "bad/train/0 cannot be used: it has ids from 2 to 16, and the vocabulary has 16",
-        ),
-        ([{"prompt": [{"role": "user"}]}], {"chat": False}, r"bad/train/0\[0\]\['content'\] is missing"),
-        ([{"prompt": "one"}], {"order": "random", "response_column": "response"}, "has no column 'response'"),
-        (
-            [{"prompt": "one", "response": ""}],
-            {"order": "random", "response_column": "response"},
-            "bad/train/0 has no response",
-        ),
-        (
-            [{"prompt": "one", "response": [3, 99]}],
-            {"order": "random", "response_column": "response"},
-            "The response of bad/train/0 cannot be used: it has ids from 3 to 99",
-        ),
-        (
-            [{"prompt": "one", "response": "two", "order": [1]}],
-            {"order": "column", "response_column": "response", "order_column": "order"},
-            "bad/train/0 .column 'order'. has 1 commit steps, and the response 2 tokens, with its EOS",
-        ),
-        (
-            [{"prompt": "one", "response": "two", "order": [1, 40000]}],
-            {"order": "column", "response_column": "response", "order_column": "order"},
-            "expected less than or equal to 32767",
-        ),
-    ],
-)
-def test_data_sets_that_cannot_be_extracted(tiny, tmp_path, rows, options, message):
-    with pytest.raises(ValueError, match=message):
-        extract(tiny, write_jsonl(tmp_path / "bad.jsonl", rows), tmp_path / "out", **options)
-    assert not list(tmp_path.glob("out/data/*.parquet"))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"order": "sideways"}, "`order` is 'sideways': expected 'teacher'"),
-        ({"check": "feeling"}, "`check` is 'feeling': expected 'none'"),
-        ({"keep": "some"}, "`keep` is 'some': expected "),
-        ({"check": "hash"}, "needs a column: --answer-column"),
-        ({"answer_column": "a"}, "has no use for a column: --answer-column"),
-        ({"order": "random"}, "needs a column: --response-column"),
-        ({"order": "ar_rank", "response_column": "r"}, "belong together"),
-        ({"check": "code", "answer_column": "a"}, "allow it with --allow-code-execution"),
-        ({"keep": "correct"}, "needs a check"),
-        ({"temperatures": ()}, "at least 1 item"),
-        ({"chunk_size": 0}, "`chunk_size` is 0: expected greater than or equal to 1"),
-        ({"decoding": {"temperature": 1.0}}, "`temperature` is set by the extraction"),
-        ({"order": "published", "decoding": {"preset": "llada"}}, "Nothing is decoded"),
-        ({"order": "published", "check": "hash", "answer_column": "a"}, "A check is for the teacher's answers"),
-    ],
-)
-def test_settings_that_do_not_fit(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        ExtractionConfig("data.jsonl", tmp_path / "out", "tiny", **options)
 
 
 # The command line, and several processes

@@ -1,0 +1,64 @@
+"""`d3llm tune`: the choice of a point, and its mistakes."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from d3llm.commands.main import main
+from d3llm.evaluation import resolve_generation_config
+from d3llm.evaluation.result import Result
+from d3llm.evaluation.tuning import choose_point
+from d3llm.quickstart import checkpoint_path
+from tests.helpers.commands import run_fails
+from tests.helpers.results import measured, results_in
+
+
+def test_tuning_writes_the_choice(tmp_path, capsys):
+    folder = shutil.copytree(checkpoint_path("teacher"), tmp_path / "teacher")
+    before = json.loads((folder / "generation_config.json").read_text())
+    flags = ["tune", "--model", str(folder), "--tasks", "quickstart", "--limit", "3", "--sweep", "threshold=0.01,0.5"]
+    flags += ["--output", str(tmp_path / "points"), "--device", "cpu", "--preset", "d3llm", "--max-loss", "40"]
+    assert main([*flags, "--dry-run"]) == 0
+    assert json.loads((folder / "generation_config.json").read_text()) == before
+    assert main(flags) == 0
+    assert "threshold=0.5" in capsys.readouterr().out
+    after = json.loads((folder / "generation_config.json").read_text())
+    assert (after["preset"], after["threshold"], after["max_new_tokens"]) == ("d3llm", 0.5, before["max_new_tokens"])
+    assert all(result["split"] == "validation" for result in results_in(tmp_path / "points"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config = resolve_generation_config(model, [20])
+    assert (config.preset, config.threshold, config.block_add_threshold) == ("d3llm", 0.5, 0.1)
+
+
+def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> Result:
+    fields = {"threshold": threshold, **others}
+    return measured(tokens_per_forward=tpf, point=fields, accuracy=accuracy, tokens_per_second=tps)
+
+
+def test_the_choice_by_objective_and_loss():
+    points = [
+        point(0.1, 2.0, 0.80, 50, block_add_threshold=0.1),
+        point(0.5, 6.0, 0.795, 90, block_add_threshold=0.1),
+        point(0.9, 9.0, 0.70, 200, block_add_threshold=0.1),
+        point(0.1, 1.5, 0.80, 60, block_add_threshold=1.0),
+        point(0.5, 3.0, 0.80, 150, block_add_threshold=1.0),
+    ]
+    assert choose_point(points, "aup", 1.0) is points[1]
+    assert choose_point(points, "tps", 1.0) is points[4]
+    assert choose_point(points, "tps", 20.0) is points[2]
+    assert choose_point(points, "aup", 0.0) is points[4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "quickstart"], "--model"),
+        (["--tasks", "quickstart,mmlu", "--model", "x"], "one task"),
+        (["--tasks", "quickstart", "--model", "x", "--max-loss", "-1"], "--max-loss"),
+        (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
+    ],
+)
+def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
+    assert message in run_fails(capsys, "tune", "--output", str(tmp_path / "out"), *flags)
