@@ -31,7 +31,7 @@ SHARED_FIELDS = (
     "tie_word_embeddings",
 )
 # What every family computes. A field that a pair does not carry over must have this value.
-PLAIN_VALUES = {"hidden_act": "silu", "quantization_config": None, "rope_scaling": None}
+PLAIN_VALUES = {"hidden_act": "silu", "quantization_config": None, "rope_scaling": None, "sliding_window": None}
 ROWS_AT_ONCE = 4096  # of a mean in float32, so that the whole embedding is never held in it
 
 
@@ -96,8 +96,8 @@ PAIRS: dict[str, dict[str, Pair]] = {
 }
 
 
-class SpecialTokens(NamedTuple):
-    """Ids of the special tokens of a model: that of the mask, and those that the source has."""
+class TokenIds(NamedTuple):
+    """The special tokens of a converted model: its mask token, and those of the source."""
 
     mask: int
     eos: int | list[int]
@@ -124,7 +124,8 @@ def find_target(name: str) -> type[MaskedDiffusionPreTrainedModel]:
         for known in (option_name(family), family.__name__, family.config_class.model_type)
     }
     if _plain(name) not in by_name:
-        options = [option_name(family) for family in families()]
+        possible = {model_type for targets in PAIRS.values() for model_type in targets}
+        options = [option_name(family) for family in families() if family.config_class.model_type in possible]
         close = suggestion(re.sub(r"[^a-z0-9]+", "_", name.lower()), options)
         raise ValueError(f"--to {name}: there is no such family{close}; there are {', '.join(options)}.")
     return by_name[_plain(name)]
@@ -172,7 +173,7 @@ def read_source(folder: Path, family: type[MaskedDiffusionPreTrainedModel]) -> P
 
 
 def to_diffusion(
-    folder: Path, family: type[MaskedDiffusionPreTrainedModel], special: SpecialTokens, *, new_mask: bool
+    folder: Path, family: type[MaskedDiffusionPreTrainedModel], ids: TokenIds, *, new_mask: bool
 ) -> MaskedDiffusionPreTrainedModel:
     """
     Loads an autoregressive checkpoint as a masked-diffusion model. Under a causal mask its logits are those of the
@@ -181,7 +182,7 @@ def to_diffusion(
     Args:
         folder (`Path`): The checkpoint, which [`read_source`] accepts.
         family (`type[MaskedDiffusionPreTrainedModel]`): The family.
-        special (`SpecialTokens`): The special tokens.
+        ids (`TokenIds`): The special tokens.
         new_mask (`bool`): Whether the mask token is new. Its row in the embedding and in the head is then the mean of
             the rows before it, those of all tokens; the matrices grow by it if they are full.
 
@@ -198,8 +199,8 @@ def to_diffusion(
         state.pop("lm_head.weight", None)
     if new_mask:
         for name in {"model.embed_tokens.weight", "lm_head.weight"} & state.keys():
-            state[name] = _with_mean_row(state[name], special.mask)
-    config = _family_config(source.config, family, pair, special, rows=len(state["model.embed_tokens.weight"]))
+            state[name] = _with_mean_row(state[name], ids.mask)
+    config = _family_config(source.config, family, pair, ids, rows=len(state["model.embed_tokens.weight"]))
     with load_errors(folder, "model"):
         return family.from_pretrained(
             None, config=config, state_dict=_family_state(state, pair), dtype=source.dtype
@@ -214,12 +215,13 @@ def _check_fields(folder: Path, config: PretrainedConfig, family: type[MaskedDif
     """Raises a `ValueError` that names the first field of a source that the family does not compute."""
     source = SOURCES[config.model_type]
     rope = config.rope_parameters or {}
-    found = {name: getattr(config, name, None) for name in ("architectures", "layer_types", "head_dim")}
+    found = {name: getattr(config, name, None) for name in ("architectures", "head_dim")}
     found |= {name: getattr(config, name, None) for name in (*PLAIN_VALUES, *source.biases)}
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        found["sliding_window"] = None  # set, and used by no layer
     found["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else dict(rope)
     plain = {
         "architectures": [source.class_name],
-        "layer_types": ["full_attention"] * config.num_hidden_layers,
         "head_dim": config.hidden_size // config.num_attention_heads,
         **PLAIN_VALUES,
         **dict.fromkeys(source.biases, False),
@@ -237,14 +239,14 @@ def _family_config(
     source: PretrainedConfig,
     family: type[MaskedDiffusionPreTrainedModel],
     pair: Pair,
-    special: SpecialTokens,
+    ids: TokenIds,
     *,
     rows: int,
 ) -> PretrainedConfig:
     values = {name: getattr(source, name) for name in SHARED_FIELDS}
     values |= {name: getattr(source, name) for name in pair.carried if hasattr(source, name)}
-    values |= {"vocab_size": rows, "rope_theta": source.rope_parameters["rope_theta"], "mask_token_id": special.mask}
-    values |= {"eos_token_id": special.eos, "pad_token_id": special.pad, "bos_token_id": special.bos, **pair.added}
+    values |= {"vocab_size": rows, "rope_theta": source.rope_parameters["rope_theta"], "mask_token_id": ids.mask}
+    values |= {"eos_token_id": ids.eos, "pad_token_id": ids.pad, "bos_token_id": ids.bos, **pair.added}
     own_names = family.config_class.attribute_map
     return family.config_class(**{own_names.get(name, name): value for name, value in values.items()})
 
