@@ -230,8 +230,8 @@ def _check_fields(folder: Path, config: PretrainedConfig, family: type[MaskedDif
     for name, value in found.items():
         if name not in carried and value is not None and value != plain[name]:
             raise ValueError(
-                f"{folder}: {name}={shown(value)} in config.json cannot be carried over to {option_name(family)}, "
-                f"which computes {shown(plain[name])} alone."
+                f"{folder}: {name}={shown(value)} in config.json cannot be carried over to {option_name(family)}: "
+                f"only {shown(plain[name])} can."
             )
 
 
