@@ -138,12 +138,11 @@ def _token_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, sou
     eos = first("eos_token_id")
     if eos is None:
         raise ValueError(f"{source} names no EOS token: write `eos_token_id` to its generation_config.json.")
-    mask, pad = tokenizer.mask_token_id, first("pad_token_id")
-    if mask in (eos if isinstance(eos, list) else [eos]):
-        raise ValueError(f"--mask-token {tokenizer.mask_token}: it ends the texts of {source} (EOS); name another.")
-    return TokenIds(
-        mask=mask,
-        eos=eos,
-        pad=pad if pad is not None else eos[0] if isinstance(eos, list) else eos,
-        bos=first("bos_token_id"),
+    all_eos = eos if isinstance(eos, list) else [eos]
+    pad = first("pad_token_id")
+    ids = TokenIds(
+        mask=tokenizer.mask_token_id, eos=eos, pad=all_eos[0] if pad is None else pad, bos=first("bos_token_id")
     )
+    if ids.mask in (*all_eos, ids.pad):
+        raise ValueError(f"--mask-token {tokenizer.mask_token}: it ends or pads the texts of {source}; name another.")
+    return ids

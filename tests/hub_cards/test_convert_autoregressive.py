@@ -272,6 +272,12 @@ def test_texts_that_cannot_be_the_mask_token(llama, tmp_path, capsys, text, comp
     refuse(llama, tmp_path, capsys, complaint, "--to", "dream", "--mask-token", text)
 
 
+@pytest.mark.parametrize("role", ["eos_token_id", "pad_token_id"])
+def test_the_mask_token_has_no_other_role(llama, tmp_path, capsys, role):
+    GenerationConfig(**{"eos_token_id": [0], role: 3}).save_pretrained(llama)
+    refuse(llama, tmp_path, capsys, "it ends or pads the texts", "--to", "dream", "--mask-token", "<spare>")
+
+
 def test_a_tokenizer_that_takes_no_token(llama, tmp_path, capsys, monkeypatch):
     def refuses(*args: Any, **kwargs: Any) -> int:
         raise NotImplementedError("a fixed vocabulary")
