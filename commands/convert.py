@@ -1,4 +1,7 @@
-"""`d3llm convert`: converts an adapter, a sharded checkpoint or a folder with old code to a clean model folder."""
+"""`d3llm convert`: converts an adapter, a sharded checkpoint or a folder with old code to a clean model folder.
+
+With `--to` it puts an autoregressive checkpoint into a diffusion class.
+"""
 
 import argparse
 import sys
@@ -16,23 +19,41 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--base-model", type=Path, metavar="DIR", help="base model of the adapter or checkpoint")
     parser.add_argument("--license", metavar="ID", help="licence of the base model (default: the one named in DIR)")
     parser.add_argument("--base-model-id", metavar="OWNER/NAME", help="the base model on the Hub, for the card")
+    parser.add_argument(
+        "--to",
+        metavar="FAMILY",
+        help="put the autoregressive model in DIR into a diffusion class, to be trained: dream, fast_dllm_v2, ...",
+    )
+    parser.add_argument("--mask-token", metavar="TEXT", help="with --to: text of the mask token (default: <|mask|>)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from d3llm.hub_cards.convert import convert
+    from d3llm.hub_cards.convert_autoregressive import MASK_TOKEN, convert_autoregressive
     from d3llm.hub_cards.streaming import folder_streaming_faults
 
     from .loading import quiet_libraries
 
     quiet_libraries()
-    facts = convert(
-        args.source,
-        args.output,
-        base_model=args.base_model,
-        license=args.license,
-        base_model_id=args.base_model_id,
-    )
+    known = {"license": args.license, "base_model_id": args.base_model_id}
+    if args.to is None:
+        if args.mask_token is not None:
+            raise ValueError("--mask-token belongs to --to FAMILY: other models have their mask token.")
+        facts = convert(args.source, args.output, base_model=args.base_model, **known)
+    else:
+        if args.base_model is not None:
+            raise ValueError(
+                "--base-model and --to do not go together: merge an adapter first, and convert the result."
+            )
+        mask_token = MASK_TOKEN if args.mask_token is None else args.mask_token
+        facts = convert_autoregressive(args.source, args.output, to=args.to, mask_token=mask_token, **known)
     for fault in folder_streaming_faults(args.output):
         sys.stderr.write(f"d3llm: warning: {fault}\n")
     sys.stdout.write(f"{facts.architecture}, {facts.parameters} parameters, in {args.output}\n")
+    if facts.conversion:
+        mask_token, mask_row, recipe = (facts.conversion[name] for name in ("mask_token", "mask_row", "recipe"))
+        sys.stdout.write(
+            f"The row of the mask token {mask_token} is {mask_row}. The model is not trained yet: d3llm distill "
+            f"--config {recipe} --model_name_or_path {args.output} ...\n"
+        )

@@ -61,12 +61,8 @@ def convert(
         `ValueError`: For a key that is missing, unexpected or of another shape, and for a card without a licence.
         `OSError`: For files that are missing or damaged, an output that exists, a full disk.
     """
-    if not source.is_dir():
-        raise OSError(f"There is no folder {source}.")
-    remove_leftovers(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OSError(f"{output} exists: name another folder, since nothing is overwritten.")
-    known, written_card = _known_facts(source, license, base_model_id)
+    check_places(source, output)
+    known, written_card = known_facts(source, license, base_model_id)
     home = source  # the folder of config and tokenizer
     if (source / "adapter_config.json").is_file():
         home = base_model or Path(read_json(source / "adapter_config.json").get("base_model_name_or_path") or "")
@@ -91,14 +87,23 @@ def convert(
     return facts
 
 
-def _known_facts(source: Path, license: str | None, base_model_id: str | None) -> tuple[dict[str, Any], str | None]:
+def check_places(source: Path, output: Path) -> None:
+    """Raises an `OSError` if there is no source, or something in the place of the output."""
+    if not source.is_dir():
+        raise OSError(f"There is no folder {source}.")
+    remove_leftovers(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OSError(f"{output} exists: name another folder, since nothing is overwritten.")
+
+
+def known_facts(source: Path, license: str | None, base_model_id: str | None) -> tuple[dict[str, Any], str | None]:
     """What is known about a model before it is loaded, and its hand-written card for this package, which is kept."""
     known: dict[str, Any] = {}
     written_card = None
     if (source / MODEL_FACTS).is_file():
         before = read_facts(ModelFacts, source / MODEL_FACTS)
         provenance = ("license", "base_model", "teacher", "trajectories", "dataset", "recipe", "hyperparameters")
-        kept = (*provenance, "training_tasks", "tags")
+        kept = (*provenance, "conversion", "training_tasks", "tags")
         known = {name: getattr(before, name) for name in kept}
     elif (source / "README.md").is_file():
         text = (source / "README.md").read_text(encoding="utf-8")

@@ -86,6 +86,8 @@ class ModelFacts:
         teacher (`str`, *optional*): The model that produced the trajectories.
         trajectories (`str`, *optional*): Trajectory dataset.
         dataset (`str`, *optional*): Dataset of prompts and completions, for a training without trajectories.
+        conversion (`dict[str, Any]`): Of an untrained conversion: `source`, the autoregressive class; `mask_token` and
+            `mask_row`, the mask token and where its row comes from; `recipe`, one that trains the model.
         recipe (`str`, *optional*): Name of the recipe.
         hyperparameters (`dict[str, Any]`): The hyperparameters of the run.
         training_tasks (`list[str]`): The subjects of the training data; nothing else was taught.
@@ -105,6 +107,7 @@ class ModelFacts:
     teacher: str | None = None
     trajectories: str | None = None
     dataset: str | None = None
+    conversion: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     training_tasks: list[str] = field(default_factory=list)
