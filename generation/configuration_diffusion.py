@@ -96,9 +96,9 @@ class DiffusionGenerationConfig(GenerationConfig):
 
         > Drafts: several states of a row in one forward
 
-        draft_states (`int`, *optional*, defaults to 1): States of a row that a forward takes, as rows of their own: the
-            present one, and what the decoder would make of it in its next forwards, guessed from its last proposals.
-            The longest chain that it would have made itself is kept, so that the text is the same.
+        draft_states (`int`, *optional*, defaults to 1): States of a row that a forward takes, as rows of their own:
+            the present one, and what the decoder would make of it in its next forwards, guessed from its last
+            proposals. The longest chain that it would have made itself is kept, so that the text is the same.
         branches (`int`, *optional*, defaults to 1): States of a row that a forward takes: the present one, and the
             same with one of the surest remaining candidates each. The surest of them is kept (LoPA).
 

@@ -69,8 +69,10 @@ def d3llm_arguments(function: str, params: dict[str, Any]) -> dict[str, Any]:
 
 def generation_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `generate` that say what the recorded call said."""
-    if trace in BLOCK_DIFFUSION:
-        return block_diffusion_arguments(trace, case)
+    return (block_diffusion_arguments if trace in BLOCK_DIFFUSION else bidirectional_arguments)(trace, case)
+
+
+def bidirectional_arguments(trace: str, case: dict[str, Any]) -> dict[str, Any]:
     params, function = case["params"], case["function"]
     arguments = {
         "max_new_tokens": params.get("gen_length", params.get("max_new_tokens")),

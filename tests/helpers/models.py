@@ -41,7 +41,7 @@ def tiny_config(
     shape |= {"num_key_value_heads": kv_heads, "intermediate_size": feedforward, "max_position_embeddings": positions}
     special["bos_token_id"] = 0
     if hasattr(family.config_class(), "head_dim"):
-        shape["head_dim"] = width // heads
+        fields = {"head_dim": width // heads} | fields
     fields = FIELDS_OF.get(family.config_class.model_type, {}) | fields
     return family.config_class(vocab_size=vocab_size, initializer_range=std, **shape, **special, **fields)
 

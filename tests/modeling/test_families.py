@@ -259,7 +259,7 @@ def test_other_architectures_do_not_count(folders, tmp_path, architectures):
 
 def test_a_wrong_pair_is_one_clear_line(folders, tmp_path):
     folder = rename(folders / "LLaDAModelLM", tmp_path / "wrong", architectures=["SDARForCausalLM"])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="name different models") as error:
         load_model(folder)
     assert str(error.value) == (
         f"{folder}: `model_type` 'llada' and `architectures` 'SDARForCausalLM' name different models: of this class "
