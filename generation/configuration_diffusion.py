@@ -76,6 +76,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             masked positions before it are still decoded; once there is `"no_gap"` before it; the same, but asked only
             after a forward that commits a `"new_eos"` and at the end of a block (LLaDA 2); or with the blocks that are
             open, after which no other `"block"` opens.
+        credit_weight (`float`, *optional*, defaults to 0.0), credit_power (`float`, *optional*, defaults to 0.2),
+            credit_decay (`float`, *optional*, defaults to 0.8): Tokens that were the most probable ones of a position
+            in earlier forwards gain in its logits: alpha, gamma and beta of CreditDecoding (arXiv 2510.06133).
         eps (`float`, *optional*, defaults to 0.001): Time at the end of the grid of `"fraction"` and `"bernoulli"`.
 
         > Blocks
@@ -209,6 +212,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             f"`score`={self.score!r}, which is drawn at random": "random" in (self.score, self.forced_score),
             f"`cfg_scale`={self.cfg_scale}": bool(self.cfg_scale),
             f"`edit_threshold`={self.edit_threshold}": self.edit_threshold is not None,
+            f"`credit_weight`={self.credit_weight}": bool(self.credit_weight),
             f"`cache`={self.cache!r}, which is not exact: use 'none', or 'block' on block-causal models": not exact,
             "`compile_config`": self.compile_config is not None,
         }

@@ -12,6 +12,7 @@ from .canvas import Booleans, Canvas, Integers, Proposal, gather
 from .canvas_cache import CanvasCache
 from .compilation import CompiledCall
 from .configuration_diffusion import DiffusionGenerationConfig
+from .credits import Credits
 from .grouping import group_rows
 from .guidance import Guidance, Unguided
 from .output_diffusion import CanvasResult, DiffusionGenerationOutput
@@ -79,6 +80,9 @@ class DecodingRun:
         self.guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else Unguided()
         self.head = self.guidance.guide(model.get_output_embeddings())
         self.call = model if config.compile_config is None else CompiledCall(model, config.compile_config)
+        self.credits = None
+        if config.credit_weight:
+            self.credits = Credits(canvas, config.credit_weight, config.credit_power, config.credit_decay)
         self.forwards = 0
 
     def end_rows(self) -> None:
@@ -116,8 +120,9 @@ class DecodingRun:
         rows = np.flatnonzero(~self.finished)
         if self.cache is not None:
             self.cache.select_rows(self.upload(self.guidance.forwarded(rows)))
-        for state in (self.canvas, self.policy, self.window, self.visibility):
-            state.select_rows(rows)
+        for state in (self.canvas, self.policy, self.window, self.visibility, self.credits):
+            if state is not None:
+                state.select_rows(rows)
         return True
 
     def forward(self) -> torch.Tensor:
@@ -186,6 +191,7 @@ class DecodingRun:
             self.special.mask,
             self.logits_processor,
             self.forwards,
+            self.credits,
         )
         if faults := np.isnan(proposal.score).sum():
             raise ValueError(

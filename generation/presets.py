@@ -229,6 +229,12 @@ PRESETS: dict[str, Preset] = {
             values=DINFER | {"selection": "runs", "run_threshold": 0.4},
         ),
         Preset(
+            name="dinfer_credit",
+            summary="every token above a probability to which earlier forwards have added, block by block",
+            source="CreditDecoding, arXiv 2510.06133, and dInfer, arXiv 2510.08666 (credit decoder)",
+            values=DINFER | {"credit_weight": 0.7, "credit_power": 0.2, "credit_decay": 0.8},
+        ),
+        Preset(
             name="dinfer_vicinity",
             summary="every token above a probability; what is near the block is recomputed with it",
             source="dInfer, arXiv 2510.08666 (vicinity cache: 16 positions on either side, 4 forwards of warm-up)",

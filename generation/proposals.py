@@ -9,6 +9,7 @@ from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from .canvas import Canvas, Floats, Integers, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
+from .credits import CreditedTokens, Credits
 from .noise import Draw
 
 
@@ -23,6 +24,7 @@ def propose(
     mask_token_id: int,
     logits_processor: LogitsProcessorList | None,
     forward: int,
+    credits: Credits | None = None,
 ) -> Proposal:
     """A token for every candidate and how sure the model is of it. Reads them on the host: the one read of a forward.
 
@@ -31,6 +33,7 @@ def propose(
             are overwritten.
         positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates.
         forward (`int`): Number of the forward, for sampling.
+        credits ([`~d3llm.generation.credits.Credits`], *optional*): What tokens have gained in earlier forwards.
     """
     rows = np.arange(len(positions)).repeat(positions.shape[1])
     generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
@@ -42,7 +45,9 @@ def propose(
         draw = Draw(canvas.seeds[rows[span]], generated[span], forward)
         if logits_processor:
             part = logits_processor(torch.from_numpy(shown[rows[span]]).to(part.device), part.float())
-        parts.append(propose_part(part.float(), draw, config, mask_token_id, may_forbid=bool(logits_processor)))
+        credited = None if credits is None else credits.of(rows[span], positions.flatten()[span])
+        part = part.float()
+        parts.append(propose_part(part, draw, config, mask_token_id, bool(logits_processor), credited))
     numbers = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).numpy(force=True)
     tokens, *fields = numbers.reshape(-1, *positions.shape)
     scores = {kind: fields.pop(0) for kind in kinds_of_scores(config)}
@@ -51,6 +56,9 @@ def propose(
             drawn = WITHOUT_THE_MODEL[kind](Draw(canvas.seeds[rows], generated, forward))
             scores[kind] = np.where(np.isfinite(finite), drawn.reshape(positions.shape), np.float32(np.nan))
     score, forced_score = scores[config.score], scores[config.forced_score or config.score]
+    if credits is not None:
+        top, probability = fields.pop(0), fields.pop(0)
+        credits.gain(positions, top.view(np.int32).astype(np.int64), probability)
     return Proposal(tokens.view(np.int32).astype(np.int64), score, forced_score, fields[0] if fields else None)
 
 
@@ -67,12 +75,18 @@ def kinds_of_scores(config: DiffusionGenerationConfig) -> list[str]:
 
 
 def propose_part(
-    logits: torch.Tensor, draw: Draw, config: DiffusionGenerationConfig, mask_token_id: int, may_forbid: bool
+    logits: torch.Tensor,
+    draw: Draw,
+    config: DiffusionGenerationConfig,
+    mask_token_id: int,
+    may_forbid: bool,
+    credited: CreditedTokens | None = None,
 ) -> torch.Tensor:
     """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
 
     One float32 tensor (fields, candidates), so that the host reads it at once: the bits of the tokens as int32, the
-    scores, the scores of forced progress if they are others, and the log-probabilities if asked for. Scores that do
+    scores, the scores of forced progress if they are others, with credits the most probable tokens without them and
+    their probabilities, and the log-probabilities if asked for. Scores that do
     not depend on the model are made on the host; in their place is whether the logits are finite.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
@@ -81,6 +95,12 @@ def propose_part(
     logits -= logits.amax(dim=-1, keepdim=True)
     if may_forbid:  # the weight of a forbidden token is 0, and -inf * 0 is not
         logits.clamp_(min=torch.finfo(logits.dtype).min)
+    without_credit = []
+    if credited is not None:
+        top, probability = most_probable(logits, mask_token_id)
+        without_credit = [top.int().view(torch.float32), probability]
+        credited.add_to(logits, top, probability)
+        logits -= logits.amax(dim=-1, keepdim=True)
     weights = logits.exp()
     total = weights.sum(dim=-1)
     kinds, scores = kinds_of_scores(config), {}
@@ -100,10 +120,19 @@ def propose_part(
         tokens = largest(logits)
     if "probability" in kinds:
         scores["probability"] = weights.gather(-1, tokens[:, None])[:, 0] / total
-    fields = [tokens.int().view(torch.float32), *(scores[kind] for kind in kinds)]
+    fields = [tokens.int().view(torch.float32), *(scores[kind] for kind in kinds), *without_credit]
     if config.output_logprobs:
         fields.append(logits.gather(-1, tokens[:, None])[:, 0] - total.log())
     return torch.stack(fields)
+
+
+def most_probable(logits: torch.Tensor, mask_token_id: int) -> tuple[torch.LongTensor, torch.Tensor]:
+    """The most probable token of each candidate (candidates,), not the mask token, and its probability."""
+    weights = logits.exp()
+    total = weights.sum(dim=-1)
+    weights[:, mask_token_id] = 0
+    tokens = largest(weights)
+    return tokens, weights.gather(-1, tokens[:, None])[:, 0] / total
 
 
 def largest(values: torch.Tensor) -> torch.LongTensor:
