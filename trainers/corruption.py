@@ -103,6 +103,8 @@ class Corruption:
         supervised (`Tensor` of shape `(views, B, N)`): Masked positions whose token is a target.
         ratio (`Tensor` of shape `(B,)`): Mask ratio of each row.
         start, end (`Tensor` of shape `(B,)`): The window `[start, end)`.
+        blocks (`Tensor` of shape `(B, L)`, *optional*): For block-causal attention, the block of each position of the
+            canvas.
     """
 
     masked: Tensor
@@ -110,6 +112,7 @@ class Corruption:
     ratio: Tensor
     start: Tensor
     end: Tensor
+    blocks: Tensor | None = None
 
 
 def corrupt_window(

@@ -39,6 +39,16 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Largest length of prompt and region together, in tokens. A row whose prompt and response exceed it is
             dropped, not truncated. By default the model's.
 
+        > Parameters that control the attention of block-causal models
+
+        attention_block_sizes (`list[int]`, *optional*):
+            Positions per block of block-causal attention, in equal phases of training; by default the size that the
+            model states. The last is the one that it is decoded with. Given for a model that is not block-causal, it
+            becomes so: this is stated in its config (`attention`, `attention_block_size`).
+        block_context (`str`, *optional*, defaults to `"clean"`):
+            What a block is conditioned on: the `"clean"` tokens of all blocks before it, in a forward of
+            [noisy ; clean] (BD3-LM), or those blocks as they are masked, `"noisy"` (D2F).
+
         > Parameters that control the corruption
 
         corruption (`str`, *optional*, defaults to `"trajectory"`):
@@ -159,6 +169,16 @@ class PseudoTrajectoryConfig(_BaseConfig):
     max_length: Count | None = field(
         default=None,
         metadata={"help": "Largest length of prompt and region; longer rows are dropped. By default the model's."},
+    )
+
+    # Parameters that control the attention of block-causal models
+    attention_block_sizes: Annotated[list[Count], Field(min_length=1)] | None = field(
+        default=None,
+        metadata={"help": "Positions per block of block-causal attention, in equal phases; by default the model's."},
+    )
+    block_context: Literal["clean", "noisy"] = field(
+        default="clean",
+        metadata={"help": "Whether a block sees the blocks before it without their masks, or with them."},
     )
 
     # Parameters that control the corruption

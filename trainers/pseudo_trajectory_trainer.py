@@ -4,14 +4,12 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
@@ -21,14 +19,12 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..common.files import own_folder
-from ..hub_cards.push import PushError
 from ..modeling import family_names
 from ..modeling.loading import load_model, load_tokenizer_of
 from .adapters import add_adapter, check_head, check_tuner
+from .block_causal import BlockGrid, block_grid, check_grids, make_block_causal
 from .collator import (
     COLUMNS,
     TrajectoryCollator,
@@ -40,8 +36,8 @@ from .collator import (
     unnamed_eval_datasets,
 )
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
-from .curricula import mask_ratio_bound, window_size_at
-from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
+from .curricula import mask_ratio_bound, phase_of, window_size_at
+from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
 from .losses import TokenLosses, token_losses
 from .preflight import (
@@ -56,6 +52,7 @@ from .preflight import (
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
 from .trl_base import _ForwardRedirection
+from .writing_trainer import WritingTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -73,11 +70,7 @@ MEANS = {
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
 
 
-class CannotWriteError(OSError):
-    """A checkpoint could not be written."""
-
-
-class PseudoTrajectoryTrainer(EvaluatingTrainer):
+class PseudoTrajectoryTrainer(WritingTrainer):
     """
     Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and related methods.
 
@@ -277,6 +270,11 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         elif args.kl_weight and self.teacher is None:
             raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
         check_head_weight(base, "student")
+        self.teacher_grid = block_grid(self.teacher or base) if args.kl_weight else None
+        if args.attention_block_sizes is not None:
+            make_block_causal(base, args.attention_block_sizes[-1])
+        self.grid = block_grid(base)
+        check_grids(self.grid, self.teacher_grid, args.attention_block_sizes)
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
@@ -298,6 +296,12 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             low = mask_ratio_bound(progress, args.min_mask_ratio, args.max_mask_ratio)
         return (low, args.max_mask_ratio), window_size_at(progress, args.window_sizes)
 
+    def grid_at(self, progress: float) -> BlockGrid | None:
+        """The blocks of block-causal attention at a given progress of training."""
+        if self.grid is None or self.args.attention_block_sizes is None:
+            return self.grid
+        return replace(self.grid, size=phase_of(progress, self.args.attention_block_sizes))
+
     def corrupt(self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0) -> Corruption:
         """
         Draws the masks of a batch; a pure function of the seed, the step and the samples.
@@ -313,36 +317,36 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             [`~d3llm.trainers.corruption.Corruption`]: One view or two.
         """
         args = self.args
-        steps = batch["commit_steps"]
+        steps, mask = batch["commit_steps"], batch["attention_mask"]
         region = Region(steps, batch["response_lengths"], batch["canvas_lengths"], batch["ended"])
         draws = draw(args.seed, step, batch["index"], steps.shape[1])
         ratios, window_size = self.curriculum(progress)
-        complementary = args.layout == "complementary"
+        grid = self.grid_at(progress)
+        blocks = None if grid is None else grid.blocks(mask, mask.shape[1] - steps.shape[1])
+        shared: dict[str, Any] = {"complementary": args.layout == "complementary", "mask_ratio_range": ratios}
         if args.corruption == "random":
-            return corrupt_response(
-                region, draws, complementary=complementary, mask_ratio_range=ratios, eos_tail=args.eos_tail
-            )
-        if args.masking == "reference":
-            shared = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
-            return corrupt_reference(
+            corruption = corrupt_response(region, draws, eos_tail=args.eos_tail, **shared)
+        elif args.masking == "reference":
+            ratio = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
+            corruption = corrupt_reference(
                 region,
-                replace(draws, ratio=shared.expand_as(draws.ratio)),
+                replace(draws, ratio=ratio.expand_as(draws.ratio)),
                 use_trajectory=torch.full_like(batch["ended"], args.corruption == "trajectory"),
-                complementary=complementary,
-                mask_ratio_range=ratios,
                 window_size=window_size,
                 windows_over_canvas=args.reference_windows == "canvas",
+                **shared,
             )
-        return corrupt_window(
-            region,
-            draws,
-            use_trajectory=args.corruption == "trajectory",
-            complementary=complementary,
-            mask_ratio_range=ratios,
-            window_size=window_size,
-            eos_tail=args.eos_tail,
-            filled_tail_share=args.filled_tail_share,
-        )
+        else:
+            corruption = corrupt_window(
+                region,
+                draws,
+                use_trajectory=args.corruption == "trajectory",
+                window_size=window_size,
+                eos_tail=args.eos_tail,
+                filled_tail_share=args.filled_tail_share,
+                **shared,
+            )
+        return replace(corruption, blocks=blocks)
 
     def add_targets(self, batch: dict[str, Any], corruption: Corruption) -> None:
         """
@@ -364,6 +368,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             weights = 1 / mask_probability(corruption.ratio)
             counts = (corruption.end - corruption.start).sum().expand(views)
         batch["noisy_ids"] = noisy.flatten(0, 1)
+        if corruption.blocks is not None:
+            batch["blocks"] = corruption.blocks
         batch["supervised"], batch["far"], batch["weights"] = corruption.supervised, far, weights
         batch["counts"] = torch.cat([counts, counts.new_zeros(2 - views), far.sum()[None]])
 
@@ -383,7 +389,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
         return batches, self.accelerator.reduce(counts, reduction="sum")
 
-    def canvas_losses(self, noisy_ids: Tensor, attention_mask: Tensor, labels: Tensor, picked: Tensor) -> TokenLosses:
+    def canvas_losses(
+        self,
+        noisy_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        picked: Tensor,
+        blocks: Tensor | None = None,
+    ) -> TokenLosses:
         """
         Losses of the M picked positions of noisy canvases. Runs inside the forward of the wrapped model.
 
@@ -391,14 +404,16 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             noisy_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases.
             labels (`Tensor` of shape `(rows, L)`): The clean canvases.
             picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
+            blocks (`Tensor` of shape `(rows, L)`, *optional*): For block-causal attention, the block of each position.
 
         Returns:
             [`~d3llm.trainers.losses.TokenLosses`]: Of the `M` positions.
         """
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if is_peft_model(model) else model
+        of_blocks = () if blocks is None else (blocks, labels)[: 1 if self.args.block_context == "noisy" else 2]
+        inputs = trim(noisy_ids, attention_mask, picked, *of_blocks)
         labels = labels[tuple(picked)]
-        inputs = trim(noisy_ids, attention_mask, picked)
         with self.accelerator.autocast():
             teacher = self._run_teacher(model, *inputs) if self.args.kl_weight else None
             hidden = hidden_states(base, *inputs)
@@ -407,13 +422,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
     @torch.no_grad()
     def _run_teacher(
-        self, model: nn.Module, noisy_ids: Tensor, attention_mask: Tensor, picked: Tensor
+        self, model: nn.Module, noisy_ids: Tensor, attention_mask: Tensor, picked: Tensor, *of_blocks: Tensor
     ) -> tuple[Tensor, nn.Linear]:
         with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
             teacher = model.get_base_model() if self.teacher is None else self.teacher
             head = teacher.get_output_embeddings()
             head = getattr(head, "original_module", head)  # `modules_to_save` trains a copy of the head
-            return hidden_states(teacher, noisy_ids, attention_mask, picked), head
+            of_blocks = of_blocks if self.teacher_grid is not None else ()
+            return hidden_states(teacher, noisy_ids, attention_mask, picked, *of_blocks), head
 
     def compute_loss(
         self,
@@ -442,6 +458,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         """
         args = self.args
         views, rows, length = inputs["supervised"].shape
+        blocks = inputs.get("blocks")
         # A host read, for the number of positions. The others of a micro-batch: the length of its longest row, and
         # whether the loss is finite.
         view, row, position = picked = inputs["supervised"].nonzero(as_tuple=True)
@@ -453,6 +470,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             inputs["attention_mask"].repeat(views, 1),
             inputs["input_ids"].repeat(views, 1),
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
+            None if blocks is None else blocks.repeat(views, 1),
         )
         sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
 
@@ -548,33 +566,6 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
         return loss, outputs["predictions"], labels
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
-        is_main = self.is_world_process_zero()
-        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
-            return super().train(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""
-        with self._writing():
-            super().save_model(output_dir, _internal_call)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._writing():
-            super()._save_checkpoint(model, trial)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (CannotWriteError, PushError):
-            raise
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-            raise CannotWriteError(
-                f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
-                "earlier steps are complete: free some space and resume from the last one."
-            ) from error
-
     def take_parts(self, mode: str) -> dict[str, float]:
         """The means in `MEANS` over all sums of `mode` since the last call, on all processes."""
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
@@ -593,6 +584,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         parts = self.take_parts("train") if self.model.training else {}
         if parts:
             # The logged step is already counted.
-            (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
+            progress = self.progress_at(self.state.global_step - 1)
+            (bound, _), window_size = self.curriculum(progress)
             logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
+            if (grid := self.grid_at(progress)) is not None:
+                logs["attention_block_size"] = grid.size
         super().log(logs, start_time)
