@@ -26,10 +26,6 @@ class Fast_dLLM_QwenPreTrainedModel(QwenPreTrainedModel):  # noqa: N801
     # The most probable token of a block.
     teacher_decoding = {"preset": "llada", "attention": "block_causal", "block_size": 32}
 
-    def __init__(self, config: Fast_dLLM_QwenConfig):
-        super().__init__(config)
-        self.attention_block_size = config.bd_size
-
 
 class Fast_dLLM_QwenModel(Fast_dLLM_QwenPreTrainedModel, QwenBackbone):  # noqa: N801
     """The transformer of [`Fast_dLLM_QwenForCausalLM`], without the head."""

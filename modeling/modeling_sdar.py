@@ -51,10 +51,6 @@ class SDARPreTrainedModel(QwenPreTrainedModel):
         "norms": [*QwenPreTrainedModel.adapter_targets["norms"], "q_norm", "k_norm"],
     }
 
-    def __init__(self, config: SDARConfig):
-        super().__init__(config)
-        self.attention_block_size = config.block_size
-
 
 class SDARModel(SDARPreTrainedModel, QwenBackbone):
     """The transformer of [`SDARForCausalLM`], without the head."""

@@ -1,6 +1,5 @@
 """Block-causal attention in training: noisy blocks, each conditioned on the clean blocks before it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,26 +81,26 @@ def make_block_causal(model: PreTrainedModel, size: int) -> None:
     Args:
         model (`PreTrainedModel`): The model, without adapters around it.
         size (`int`): Positions per block.
-
-    Raises:
-        `ValueError`: If the model states another size.
     """
-    if trained_attention(model) == "block_causal" and model.attention_block_size not in (None, size):
+    if trained_attention(model) != "block_causal":
+        model.config.attention = "block_causal"
+    model.config.attention_block_size = model.attention_block_size = size
+
+
+def check_grids(student: BlockGrid | None, teacher: BlockGrid | None, block_ratios: str) -> None:
+    """
+    Refuses mask ratios of blocks on a model without, and a block-causal teacher whose blocks are counted otherwise
+    than the student's. It attends in the student's blocks; one that is not block-causal sees everything.
+    """
+    if student is None and block_ratios != "shared":
         raise ValueError(
-            f"`attention_block_sizes` ends with {size}, and the model states blocks of {model.attention_block_size}: "
-            "end with its size, or change the size in its config.json."
+            f"`block_ratios={block_ratios!r}` is for block-causal models, and this one is not: give "
+            "`attention_block_sizes` to make it one."
         )
-    if trained_attention(model) != "block_causal" or model.attention_block_size is None:
-        model.config.attention, model.config.attention_block_size = "block_causal", size
-        model.attention_block_size = size
-
-
-def check_grids(student: BlockGrid | None, teacher: BlockGrid | None, sizes: Sequence[int] | None) -> None:
-    """Refuses a teacher of the divergence with other blocks than the student's; one without blocks sees everything."""
-    if teacher is not None and (teacher != student or len(set(sizes or ())) > 1):
+    if teacher is not None and (student is None or teacher.kind != student.kind):
         raise ValueError(
-            f"The teacher attends in blocks of {teacher.size} ({teacher.kind} grid), the student otherwise: choose a "
-            "teacher with the student's blocks, or one with bidirectional attention."
+            f"The teacher attends block by block ({teacher.kind} grid), the student does not, or counts its blocks "
+            "otherwise: choose a teacher of the student's family, or one with bidirectional attention."
         )
 
 

@@ -1,4 +1,4 @@
-"""Curricula, such as the two of d3LLM (arXiv 2601.07568), as pure functions of the progress of training, from 0 to 1."""
+"""Curricula, such as d3LLM's (arXiv 2601.07568), as pure functions of the progress of training, from 0 to 1."""
 
 from collections.abc import Sequence
 

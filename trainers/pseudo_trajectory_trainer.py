@@ -35,11 +35,11 @@ from .collator import (
     student_facts,
     unnamed_eval_datasets,
 )
-from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
+from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
-from .losses import TokenLosses, token_losses
+from .losses import TokenLosses, discriminative_losses, token_losses
 from .preflight import (
     check_best_metric,
     check_canvas,
@@ -51,6 +51,7 @@ from .preflight import (
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
+from .targets import add_targets
 from .trl_base import _ForwardRedirection
 from .writing_trainer import WritingTrainer
 
@@ -64,6 +65,7 @@ MEANS = {
     "certainty": "correct",
     "complementary_certainty": "complementary_correct",
     "divergence": "far",
+    "discriminative": "rows",
     "masked_entropy": "all",
     "share_correct": "all",
 }
@@ -181,8 +183,10 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             raise ValueError(
                 "`optimizers` belong to one model, but `model_init` creates several: omit one of the two."
             )
-        if teacher is not None and not args.kl_weight:
-            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: omit it, or set a weight.")
+        if teacher is not None and not args.needs_teacher:
+            raise ValueError(
+                "A `teacher` is for recipes with `ddo_weight` or `kl_weight`, which is 0: omit it, or set a weight."
+            )
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.peft_config = peft_config
         self.model_init = model_init
@@ -255,7 +259,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             logger.warning("`model_init_kwargs` have no effect: they are for a `model` that is given by its name.")
         if self.peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
-            keep_base = bool(args.kl_weight) and self.teacher is None
+            keep_base = args.needs_teacher and self.teacher is None
             model = add_adapter(model, self.peft_config, keep_base=keep_base)
         base = model.get_base_model() if is_peft_model(model) else model
         if not hasattr(base, "logit_rows"):
@@ -267,14 +271,15 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             check_head(model)
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
-        elif args.kl_weight and self.teacher is None:
-            raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        elif args.needs_teacher and self.teacher is None:
+            name = "kl_weight" if args.kl_weight else "ddo_weight"
+            raise ValueError(f"`{name}` needs a `teacher`, or a student with adapters.")
         check_head_weight(base, "student")
-        self.teacher_grid = block_grid(self.teacher or base) if args.kl_weight else None
+        self.teacher_grid = block_grid(self.teacher or base) if args.needs_teacher else None
         if args.attention_block_sizes is not None:
             make_block_causal(base, args.attention_block_sizes[-1])
         self.grid = block_grid(base)
-        check_grids(self.grid, self.teacher_grid, args.attention_block_sizes)
+        check_grids(self.grid, self.teacher_grid, args.block_ratios)
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
@@ -325,7 +330,14 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         blocks = None if grid is None else grid.blocks(mask, mask.shape[1] - steps.shape[1])
         shared: dict[str, Any] = {"complementary": args.layout == "complementary", "mask_ratio_range": ratios}
         if args.corruption == "random":
-            corruption = corrupt_response(region, draws, eos_tail=args.eos_tail, **shared)
+            corruption = corrupt_response(
+                region,
+                draws,
+                eos_tail=args.eos_tail,
+                block_ratios=args.block_ratios,
+                blocks=None if blocks is None else blocks[:, -steps.shape[1] :],
+                **shared,
+            )
         elif args.masking == "reference":
             ratio = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
             corruption = corrupt_reference(
@@ -349,29 +361,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         return replace(corruption, blocks=blocks)
 
     def add_targets(self, batch: dict[str, Any], corruption: Corruption) -> None:
-        """
-        Adds to a batch of B rows the inputs of the loss: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`,
-        `far` `(views, B, N)`, `weights` `(B,)`, and `counts` `(3,)`, the denominators of the means.
-        """
-        args = self.args
-        views, _, length = corruption.masked.shape
-        noisy = batch["input_ids"].repeat(views, 1, 1)
-        noisy[..., -length:].masked_fill_(corruption.masked, self.student.mask_token_id)
-        far = torch.zeros_like(corruption.supervised)
-        if args.kl_weight:
-            steps = batch["commit_steps"].expand_as(far)
-            latest = steps.masked_fill(~corruption.supervised, torch.iinfo(steps.dtype).max)
-            far = corruption.supervised & (steps >= latest.amin(dim=-1, keepdim=True) + args.near_forwards)
-        counts = (corruption.supervised & ~far).sum(dim=(1, 2))
-        weights = torch.ones_like(corruption.ratio)
-        if args.loss_weighting == "inverse_ratio":
-            weights = 1 / mask_probability(corruption.ratio)
-            counts = (corruption.end - corruption.start).sum().expand(views)
-        batch["noisy_ids"] = noisy.flatten(0, 1)
-        if corruption.blocks is not None:
-            batch["blocks"] = corruption.blocks
-        batch["supervised"], batch["far"], batch["weights"] = corruption.supervised, far, weights
-        batch["counts"] = torch.cat([counts, counts.new_zeros(2 - views), far.sum()[None]])
+        """Adds to a batch the inputs of the loss, see [`~d3llm.trainers.targets.add_targets`]."""
+        add_targets(batch, corruption, self.args, self.student.mask_token_id)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -415,7 +406,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         inputs = trim(noisy_ids, attention_mask, picked, *of_blocks)
         labels = labels[tuple(picked)]
         with self.accelerator.autocast():
-            teacher = self._run_teacher(model, *inputs) if self.args.kl_weight else None
+            teacher = self._run_teacher(model, *inputs) if self.args.needs_teacher else None
             hidden = hidden_states(base, *inputs)
             head = base.get_output_embeddings()
             return token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
@@ -441,16 +432,18 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         """
         The loss of a batch with targets. With n the number of positions of each kind, it is
 
-            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far) * loss_scale
+            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far
+             +  w_DDO sum DDO / rows) * loss_scale
 
-        where ' marks the complementary view and H is summed over correctly predicted positions.
+        where ' marks the complementary view and H is summed over correctly predicted positions. DDO is a number for
+        each row of a view that has positions in the loss.
 
         Args:
             model (`nn.Module`): The wrapped model.
             inputs (`dict[str, Tensor]`): A batch after [`~PseudoTrajectoryTrainer.add_targets`].
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the parts too.
-            num_items_in_batch (`Tensor` of shape `(3,)`, *optional*): The numbers n, n', n_far for the whole step; by
-                default those of this batch.
+            num_items_in_batch (`Tensor` of shape `(4,)`, *optional*): The numbers n, n', n_far and rows for the whole
+                step; by default those of this batch.
 
         Returns:
             `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss. With `return_outputs`, also its logged parts and
@@ -472,15 +465,19 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
             None if blocks is None else blocks.repeat(views, 1),
         )
-        sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
-
+        sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row, position], view)
+        if args.ddo_weight:
+            of_rows = discriminative_losses(
+                losses, view * rows + row, views * rows, args.ddo_beta, args.ddo_fake_weight
+            )
+            sums |= {"discriminative": of_rows.sum(), "rows": inputs["counts"][3].float()}
         counts = (
             inputs["counts"]
             if num_items_in_batch is None or args.normalization == "microbatch"
             # Wrappers average gradients over the processes, but these means are over the positions of all processes.
             else (num_items_in_batch / self.accelerator.num_processes)
         )
-        masked, complementary_masked, far = counts.clamp(min=1e-9)
+        masked, complementary_masked, far, in_loss = counts.clamp(min=1e-9)
         correct, complementary_correct = masked, complementary_masked
         if args.normalization == "microbatch":
             correct, complementary_correct = sums["correct"].clamp(min=1), sums["complementary_correct"].clamp(min=1)
@@ -488,11 +485,13 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         loss = loss + args.entropy_weight * sums["certainty"] / correct
         if args.complementary_entropy:
             loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
+        if args.ddo_weight:
+            loss = loss + args.ddo_weight * sums["discriminative"] / in_loss
         loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
-        sums = {name: value.detach() for name, value in sums.items()}
-        self._sums["train" if self.model.training else "eval"] += torch.stack([sums[name] for name in SUMS])
+        sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
+        self._sums["train" if self.model.training else "eval"] += torch.stack([sums.get(name, zero) for name in SUMS])
         if not return_outputs:
             return loss
         predictions = torch.full_like(inputs["commit_steps"], -100)
@@ -513,16 +512,16 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         Returns:
             `dict[str, Tensor]`: Scalars in float32.
         """
-        weights = weights * ~far
+        near = weights * ~far
         sums = {
-            "divergence": (losses.divergence * far).sum(),
+            "divergence": (losses.divergence * weights * far).sum(),
             "far": far.sum(),
             "masked_entropy": losses.entropy.sum(),
             "share_correct": losses.correct.sum(),
             "all": torch.ones_like(losses.entropy).sum(),
         }
         for number, prefix in enumerate(("", "complementary_")):
-            here = weights * (view == number)
+            here = near * (view == number)
             sums |= {
                 f"{prefix}cross_entropy": (losses.cross_entropy * here).sum(),
                 f"{prefix}masked": here.sum(),
@@ -574,7 +573,9 @@ class PseudoTrajectoryTrainer(WritingTrainer):
 
     def metric_names(self, datasets: Sequence[str]) -> list[str]:
         """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
-        given = {"complementary": self.args.layout == "complementary", "divergence": bool(self.args.kl_weight)}
+        args = self.args
+        given = {"complementary": args.layout == "complementary"}
+        given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
