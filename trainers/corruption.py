@@ -21,7 +21,7 @@ class Draws:
         ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio, the start of the window, whether
             the tail is filled, and where it starts.
         positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
-        blocks (`Tensor` of shape `(B, N)`, *optional*): For the mask ratio of each block, of which there are at most N.
+        blocks (`Tensor` of shape `(B, N)`, *optional*): For the mask ratio of each block; there are at most N.
     """
 
     ratio: Tensor
