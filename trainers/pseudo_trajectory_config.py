@@ -107,8 +107,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         ddo_weight (`float`, *optional*, defaults to 0.0):
             Weight of direct discriminative optimization (T3D, arXiv 2602.12262): the student learns to tell the labels
             from what the teacher finds most likely in the same state.
-        ddo_beta (`float`, *optional*, defaults to 0.1), ddo_fake_weight (`float`, *optional*, defaults to 0.5):
-            Scale of its margins, and weight of its term for the teacher's tokens.
+        ddo_beta (`float`, *optional*, defaults to 0.1):
+            Scale of its margins.
+        ddo_fake_weight (`float`, *optional*, defaults to 0.5):
+            Weight of its term for the teacher's tokens.
         loss_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"`: the mean over masked positions. `"inverse_ratio"`: the sum over masked positions, each divided
             by its probability of being masked, over the number of positions that could be masked (LLaDA).
