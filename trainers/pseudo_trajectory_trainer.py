@@ -81,7 +81,9 @@ class PseudoTrajectoryTrainer(WritingTrainer):
     1. For each sample, draw a mask ratio and a window from (seed, step, sample). The curricula set the range of the
        ratio and the size of the window. In the window, mask the positions that the teacher committed last; everything
        before it is clean, everything after it is masked. A second view masks the other positions of the window.
-    2. Run one forward over all views. The head runs only on the masked positions of the windows, in chunks.
+    2. Run one forward over all views; of a block-causal model over [noisy ; clean], see
+       [`~d3llm.trainers.block_causal.block_causal_mask`]. The head runs only on the masked positions of the windows,
+       in chunks.
     3. Compute the cross entropy of each view, plus the entropy at positions that are already predicted correctly
        (certainty forcing) or the divergence from the teacher. Each term is summed over its positions and divided by
        their number in the whole step.
@@ -147,6 +149,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
         `ValueError`: For held-out prompts or `args.eval_generation_kwargs` that the decoder refuses.
         `ValueError`: For trained weights in 16 bits without a float32 copy.
+        `ValueError`: For a block-causal model whose blocks have no size, or whose attention implementation takes no
+            such mask; and for a teacher whose blocks are counted otherwise.
         `ValueError`: During training, if a loss is not finite; it names the step and the samples.
         `OSError`: If a checkpoint cannot be written, or a model given by name cannot be read.
     """
