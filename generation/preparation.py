@@ -90,10 +90,15 @@ def prepare_config(
     return config
 
 
+def trained_attention(model: Any) -> str | None:
+    """The attention that a model was trained with, as config.json or its class states it."""
+    return getattr(model.config, "attention", None) or model.attention
+
+
 def prepare_attention(model: Any, config: DiffusionGenerationConfig) -> DiffusionGenerationConfig:
     """Resolves the config, with the attention that the model was trained with, as config.json or its class states it,
     where neither the caller nor the preset asks for one."""
-    trained = getattr(model.config, "attention", None) or model.attention
+    trained = trained_attention(model)
     asked, block_size = config.attention, config.block_size
     named = PRESETS[config.preset].values_for(model.preset_values) if config.preset is not None else {}
     config.attention = asked or named.get("attention") or trained

@@ -29,6 +29,7 @@ class Fast_dLLM_QwenConfig(QwenTransformerConfig):  # noqa: N801  the name on th
     """
 
     model_type = "Fast_dLLM_Qwen"
+    attribute_map = {"attention_block_size": "bd_size"}
 
     def __init__(
         self,

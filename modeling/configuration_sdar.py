@@ -35,6 +35,7 @@ class SDARConfig(QwenTransformerConfig):
     """
 
     model_type = "sdar"
+    attribute_map = {"attention_block_size": "block_size"}
 
     def __init__(
         self,

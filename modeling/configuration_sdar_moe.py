@@ -58,6 +58,7 @@ class SDARMoeConfig(PlainRotaryMixin, PretrainedConfig):
     """
 
     model_type = "sdar_moe"
+    attribute_map = {"attention_block_size": "block_size"}
     keys_to_ignore_at_inference = ["cache", "past_key_values"]
 
     def __init__(

@@ -161,7 +161,8 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
         attention (`str`, *optional*): `"bidirectional"` or `"block_causal"`, if all checkpoints of the family were
             trained with it; an `attention` in config.json comes first.
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention. A family whose
-            checkpoints differ in it states the usual one, and each model that of its config.
+            checkpoints differ in it states the usual one, and each model that of its config. Of a family without
+            blocks, `attention_block_size` in config.json is that of a model that was trained to attend in blocks.
         attention_grid (`str`): Where the blocks of block-causal attention are counted from: `"prompt"`, from the end
             of the prompt, which is one block (D2F), or `"absolute"`, from the first token of the row in multiples of
             the block size, so that the prompt may end inside a block (SDAR, LLaDA 2, Fast-dLLM v2).
@@ -191,6 +192,12 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
     preset_values: dict[str, dict[str, Any]] = {}
     teacher_decoding: dict[str, Any] = {}
     adapter_targets: dict[str, list[str]] = {}
+
+    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        trained = getattr(config, "attention_block_size", None)  # of a model that was trained to attend in blocks
+        if trained is not None:
+            self.attention_block_size = trained
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -23,12 +23,8 @@ class Fast_dLLM_QwenPreTrainedModel(QwenPreTrainedModel):  # noqa: N801
     attention = "block_causal"
     attention_block_size = 32
     attention_grid = "absolute"
-    # The most probable token of a block.
-    teacher_decoding = {"preset": "llada", "attention": "block_causal", "block_size": 32}
-
-    def __init__(self, config: Fast_dLLM_QwenConfig):
-        super().__init__(config)
-        self.attention_block_size = config.bd_size
+    # The most probable token of a block, whose size is that of the model.
+    teacher_decoding = {"preset": "sdar_static"}
 
 
 class Fast_dLLM_QwenModel(Fast_dLLM_QwenPreTrainedModel, QwenBackbone):  # noqa: N801

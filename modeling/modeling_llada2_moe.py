@@ -125,7 +125,7 @@ class LLaDA2MoePreTrainedModel(ExpertsPreTrainedModel):
     attention_block_size = 32
     attention_grid = "absolute"
     # The most probable token, block after block, as for LLaDA.
-    teacher_decoding = {"preset": "llada", "block_size": 32}
+    teacher_decoding = {"preset": "sdar_static"}
     # Experts are not layers but stacked weights: adapters reach them by `target_parameters`.
     adapter_targets = {
         "projections": ["query_key_value", "dense", "gate_proj", "up_proj", "down_proj"],

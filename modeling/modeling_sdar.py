@@ -44,16 +44,12 @@ class SDARPreTrainedModel(QwenPreTrainedModel):
     attention = "block_causal"
     attention_block_size = 4
     attention_grid = "absolute"
-    # The most probable token of a block.
-    teacher_decoding = {"preset": "llada", "attention": "block_causal", "block_size": 4}
+    # The most probable token of a block, whose size is that of the model.
+    teacher_decoding = {"preset": "sdar_static"}
     adapter_targets = {
         **QwenPreTrainedModel.adapter_targets,
         "norms": [*QwenPreTrainedModel.adapter_targets["norms"], "q_norm", "k_norm"],
     }
-
-    def __init__(self, config: SDARConfig):
-        super().__init__(config)
-        self.attention_block_size = config.block_size
 
 
 class SDARModel(SDARPreTrainedModel, QwenBackbone):

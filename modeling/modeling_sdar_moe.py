@@ -45,7 +45,7 @@ class SDARMoePreTrainedModel(ExpertsPreTrainedModel):
     attention_block_size = 4
     attention_grid = "absolute"
     # The most probable token, block after block, as for LLaDA.
-    teacher_decoding = {"preset": "llada", "block_size": 4}
+    teacher_decoding = {"preset": "sdar_static"}
     # Experts are not layers but stacked weights: adapters reach them by `target_parameters`.
     adapter_targets = {
         "projections": ["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -86,7 +86,6 @@ class SDARMoeForCausalLM(SDARMoePreTrainedModel, ExpertsLM, DiffusionGenerationM
         super().__init__(config)
         self.model = SDARMoeModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.attention_block_size = config.block_size or self.attention_block_size
         self.post_init()
 
 

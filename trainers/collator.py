@@ -100,7 +100,8 @@ def student_facts(
 
 def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
     """Raises a `ValueError` for a recipe that needs commit steps, on data without them."""
-    needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if args.kl_weight else None
+    splits = args.kl_weight and args.near_forwards
+    needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if splits else None
     if needs is not None:
         raise ValueError(
             f"{name} holds prompts and completions, which have no commit steps, but {needs} needs them: set "

@@ -21,6 +21,7 @@ class Draws:
         ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio, the start of the window, whether
             the tail is filled, and where it starts.
         positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
+        blocks (`Tensor` of shape `(B, N)`, *optional*): For the mask ratio of each block; there are at most N.
     """
 
     ratio: Tensor
@@ -28,6 +29,7 @@ class Draws:
     filled: Tensor
     known: Tensor
     positions: Tensor
+    blocks: Tensor | None = None
 
 
 def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
@@ -48,10 +50,10 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
         [`Draws`]: On the device of `index`.
     """
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
-    numbers = _mix(state[:, None] + torch.arange(1, length + 5, device=index.device) * GOLDEN_GAMMA)
+    numbers = _mix(state[:, None] + torch.arange(1, 2 * length + 5, device=index.device) * GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
     ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
-    return Draws(ratio, window, filled, known, uniform[:, 4:])
+    return Draws(ratio, window, filled, known, uniform[:, 4 : length + 4], uniform[:, length + 4 :])
 
 
 def _mix(state: Tensor) -> Tensor:
@@ -101,8 +103,10 @@ class Corruption:
         masked (`Tensor` of shape `(views, B, N)`): Positions that show the mask token. All others show their token,
             which is EOS after the response.
         supervised (`Tensor` of shape `(views, B, N)`): Masked positions whose token is a target.
-        ratio (`Tensor` of shape `(B,)`): Mask ratio of each row.
+        ratio (`Tensor` of shape `(B,)` or `(B, N)`): Mask ratio of each row, or of each position.
         start, end (`Tensor` of shape `(B,)`): The window `[start, end)`.
+        blocks (`Tensor` of shape `(B, L)`, *optional*): For block-causal attention, the block of each position of the
+            canvas.
     """
 
     masked: Tensor
@@ -110,6 +114,7 @@ class Corruption:
     ratio: Tensor
     start: Tensor
     end: Tensor
+    blocks: Tensor | None = None
 
 
 def corrupt_window(
@@ -184,13 +189,19 @@ def corrupt_response(
     complementary: bool,
     mask_ratio_range: tuple[float, float],
     eos_tail: int,
+    block_ratios: str = "shared",
+    blocks: Tensor | None = None,
 ) -> Corruption:
     """
     Every position of the generated region is masked independently with probability (1 - 1e-3) t + 1e-3 (LLaDA,
     arXiv 2502.09992, Algorithm 2). The loss covers those of the response and of at most `eos_tail` EOS after it.
 
     Args:
-        As in [`corrupt_window`].
+        region, draws, complementary, mask_ratio_range, eos_tail: As in [`corrupt_window`].
+        block_ratios (`str`, *optional*, defaults to `"shared"`): `"shared"`, one ratio t for the row; `"independent"`,
+            one for each block; `"rising"`, from block to block, see [`rising_ratios`].
+        blocks (`Tensor` of shape `(B, N)`, *optional*): For the latter two, the block of each position, rising by at
+            most 1 along a row.
 
     Returns:
         [`Corruption`]: The window is the supervised part.
@@ -198,8 +209,17 @@ def corrupt_response(
     length = region.commit_steps.shape[1]
     position = torch.arange(length, device=region.commit_steps.device)
     ratio = _ratio(draws, mask_ratio_range)
-    hidden = draws.positions < mask_probability(ratio)[:, None]
     end = region.supervised_lengths(eos_tail)
+    probability = mask_probability(ratio)[:, None]
+    if block_ratios != "shared" and blocks is not None and draws.blocks is not None:
+        low, high = mask_ratio_range
+        number = blocks - blocks[:, :1]
+        count = number.gather(1, end[:, None] - 1) + 1
+        rising = block_ratios == "rising"
+        of_blocks = rising_ratios(ratio, high, count, draws.blocks) if rising else low + (high - low) * draws.blocks
+        ratio = of_blocks.gather(1, number)
+        probability = mask_probability(ratio)
+    hidden = draws.positions < probability
     inside = position < end[:, None]
     after = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
     unknown = after & ~region.ended[:, None]
@@ -266,6 +286,25 @@ def corrupt_reference(
 def _ratio(draws: Draws, mask_ratio_range: tuple[float, float]) -> Tensor:
     low, high = mask_ratio_range
     return low + (high - low) * draws.ratio
+
+
+def rising_ratios(first: Tensor, highest: float, count: Tensor, draws: Tensor) -> Tensor:
+    """
+    Mask ratios that never fall from block to block, as in D2F (arXiv 2508.09192): the decoder meets later blocks with
+    more masks. To the first ratio, each further block adds U(0, 1) times (highest - first) / (count - 1).
+
+    Args:
+        first (`Tensor` of shape `(B,)`): Ratio of the first block.
+        highest (`float`): Bound of the last ratio.
+        count (`Tensor` of shape `(B, 1)`): Blocks that share the rise; later ones have the ratio of the last of them.
+        draws (`Tensor` of shape `(B, M)`): From U(0, 1), for each block.
+
+    Returns:
+        `Tensor` of shape `(B, M)`: The ratios.
+    """
+    block = torch.arange(draws.shape[1], device=draws.device)
+    share = (draws * ((block > 0) & (block < count))).cumsum(dim=1) / (count - 1).clamp(min=1)
+    return first[:, None] + (highest - first[:, None]) * share
 
 
 def mask_probability(ratio: Tensor) -> Tensor:

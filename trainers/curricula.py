@@ -1,4 +1,4 @@
-"""The two curricula of d3LLM (arXiv 2601.07568), as pure functions of the progress of training, from 0 to 1."""
+"""Curricula, such as d3LLM's (arXiv 2601.07568), as pure functions of the progress of training, from 0 to 1."""
 
 from collections.abc import Sequence
 
@@ -32,3 +32,18 @@ def window_size_at(progress: float, window_sizes: Sequence[int]) -> int:
     phase = min(int(progress * len(window_sizes)), len(window_sizes) - 1)
     first, second = window_sizes[phase], window_sizes[min(phase + 1, len(window_sizes) - 1)]
     return int(first + (second - first) * (progress * len(window_sizes) - phase))
+
+
+def phase_of(progress: float, sizes: Sequence[int]) -> int:
+    """
+    The size of the current phase, of as many equal phases as there are sizes. Unlike the window, it does not grow
+    within a phase: blocks of a size that no phase names would be new to the model.
+
+    Args:
+        progress (`float`): Share of the optimizer steps done, 0 to 1.
+        sizes (`Sequence[int]`): The size of each phase.
+
+    Returns:
+        `int`: The size.
+    """
+    return sizes[min(int(progress * len(sizes)), len(sizes) - 1)]

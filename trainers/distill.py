@@ -56,8 +56,8 @@ class DistillArguments:
             the evaluation loss.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the tokenizer may run code from the
             model's folder, as Dream's does. The model is always this package's class.
-        teacher_name_or_path (`str`, *optional*): The model for the divergence in recipes with `kl_weight`; by default
-            the student without its adapters.
+        teacher_name_or_path (`str`, *optional*): The model for the divergence in recipes with `kl_weight`, and the
+            reference of those with `ddo_weight`; by default the student without its adapters.
         held_out (`str`, *optional*): Dataset of problems to decode at each evaluation.
         held_out_config (`str`, *optional*): Configuration of a dataset on the Hub that has several, such as `"main"`.
         held_out_split, held_out_prompt_column, held_out_answer_column (`str`): Split and columns of that dataset.
@@ -333,8 +333,10 @@ def check_arguments(arguments: DistillArguments, training_args: PseudoTrajectory
     if arguments.held_out is not None and arguments.held_out_check == "code" and not arguments.allow_code_execution:
         raise ValueError("held_out_check='code' runs untrusted programs: allow it with --allow_code_execution.")
     check_evaluation(arguments, training_args)
-    if arguments.teacher_name_or_path is not None and not training_args.kl_weight:
-        raise ValueError("--teacher_name_or_path is for recipes with `kl_weight`, which is 0: omit it.")
+    if arguments.teacher_name_or_path is not None and not training_args.needs_teacher:
+        raise ValueError(
+            "--teacher_name_or_path is for recipes with `kl_weight`, which is 0, or `ddo_weight`: omit it."
+        )
     if training_args.resume_from_checkpoint is not None:
         raise ValueError(
             "--resume_from_checkpoint is not supported: use --resume, which starts from the last complete checkpoint."

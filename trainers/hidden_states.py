@@ -4,8 +4,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .block_causal import block_causal_states
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> Tensor:
+
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    picked: Tensor,
+    blocks: Tensor | None = None,
+    clean_ids: Tensor | None = None,
+) -> Tensor:
     """
     Last hidden states of the rows that predict the picked positions.
 
@@ -14,17 +23,29 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
         input_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases. The
             tokens of each row are next to each other.
         picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
+        blocks (`Tensor` of shape `(rows, L)`, *optional*): For block-causal attention, the block of each position.
+        clean_ids (`Tensor` of shape `(rows, L)`, *optional*): With `blocks`, the canvases without masks, for noisy
+            blocks to be conditioned on.
 
     Returns:
         `Tensor` of shape `(M, hidden_size)`: The states.
     """
     rows, columns = picked
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
-    return hidden[rows, model.logit_rows(columns)]
+    predicting = model.logit_rows(columns)
+    if blocks is None:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
+    else:
+        hidden = block_causal_states(model, input_ids, attention_mask, blocks, clean_ids)
+        if clean_ids is not None:
+            # With shifted logits, the row that predicts the first position of a block is in the block before it, which
+            # is clean by the time that the decoder comes to this one.
+            in_clean = blocks[rows, predicting] < blocks[rows, columns]
+            predicting = predicting + in_clean * input_ids.shape[1]
+    return hidden[rows, predicting]
 
 
-def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """
     Makes a batch as wide as its longest row. It is wider where `max_length` leaves a long prompt less room than a
     short one, since all regions start in one column: then each row starts at its first token instead. It reads the
@@ -32,14 +53,15 @@ def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> tuple[Ten
 
     Args:
         input_ids, attention_mask, picked: As for [`hidden_states`], in a batch of width L.
+        others (`Tensor` of shape `(rows, L)`): Further values of each position.
 
     Returns:
-        `tuple[Tensor, Tensor, Tensor]`: The same for the batch as it is trimmed.
+        `tuple[Tensor, ...]`: The same for the batch as it is trimmed.
     """
     width = input_ids.shape[1]
     longest = int(attention_mask.sum(dim=1).max())
     if longest == width:
-        return input_ids, attention_mask, picked
+        return input_ids, attention_mask, picked, *others
     first = attention_mask.argmax(dim=1)
     # All that follows a row is padding: also beyond the last column, since it wraps to the padding on the left.
     columns = (first[:, None] + torch.arange(longest, device=first.device)) % width
@@ -48,4 +70,5 @@ def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor) -> tuple[Ten
         input_ids.gather(1, columns),
         attention_mask.gather(1, columns),
         torch.stack([rows, of_picked - first[rows]]),
+        *(values.gather(1, columns) for values in others),
     )

@@ -26,6 +26,10 @@ class TokenLosses:
             threshold; no gradient.
         predicted (`Tensor` of shape `(M,)`): The most likely tokens.
         correct (`Tensor` of shape `(M,)`): Whether they are the labels.
+        guess_cross_entropy (`Tensor` of shape `(M,)`): -log p(guess) of the teacher's most likely token, nats; zero
+            without a teacher, as the next two.
+        teacher_cross_entropy, teacher_guess_cross_entropy (`Tensor` of shape `(M,)`): -log r(label) and -log r(guess)
+            with r the teacher's distribution, nats; no gradient.
     """
 
     cross_entropy: Tensor
@@ -34,6 +38,9 @@ class TokenLosses:
     entropy: Tensor
     predicted: Tensor
     correct: Tensor
+    guess_cross_entropy: Tensor
+    teacher_cross_entropy: Tensor
+    teacher_guess_cross_entropy: Tensor
 
 
 def token_losses(
@@ -93,7 +100,8 @@ class _ChunkedHead(torch.autograd.Function):
         cross_entropy, certainty, divergence, entropy, largest, log_total, sharp_log_total = (
             hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(7)
         )
-        predicted = torch.empty_like(labels)
+        of_guess, of_teacher, of_teacher_guess = (torch.zeros_like(entropy) for _ in range(3))
+        predicted, guess = torch.empty_like(labels), torch.zeros_like(labels)
         for part in _chunks(hidden, weight):
             shifted = F.linear(hidden[part], weight, bias).float()
             largest[part], predicted[part] = shifted.max(dim=-1)
@@ -104,22 +112,37 @@ class _ChunkedHead(torch.autograd.Function):
                 log_r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().log_softmax(dim=-1)
                 log_p = shifted - log_total[part, None]
                 divergence[part] = (log_r.exp() * (log_r - log_p)).sum(dim=-1)
+                log_r_of_guess, guess[part] = log_r.max(dim=-1)
+                of_teacher_guess[part] = -log_r_of_guess
+                of_teacher[part] = -log_r.gather(1, labels[part, None])[:, 0]
+                of_guess[part] = -log_p.gather(1, guess[part, None])[:, 0]
         ctx.save_for_backward(
-            *(hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias),
+            *(hidden, weight, bias, labels, guess, teacher_hidden, teacher_weight, teacher_bias),
             *(largest, log_total, sharp_log_total, certainty.clone()),
         )
         # Not a saved tensor: those live to the end of the backward pass, which has chunks of its own by then.
         ctx.last_shifted = shifted
         ctx.temperature = temperature
         correct = predicted == labels
-        ctx.mark_non_differentiable(entropy, predicted, correct)
-        return cross_entropy, certainty, divergence, entropy, predicted, correct
+        ctx.mark_non_differentiable(entropy, predicted, correct, of_teacher, of_teacher_guess)
+        return (
+            *(cross_entropy, certainty, divergence, entropy, predicted, correct),
+            *(of_guess, of_teacher, of_teacher_guess),
+        )
 
     @staticmethod
     def backward(
-        ctx: Any, of_cross_entropy: Tensor, of_certainty: Tensor, of_divergence: Tensor, *_of_the_rest: Tensor | None
+        ctx: Any,
+        of_cross_entropy: Tensor,
+        of_certainty: Tensor,
+        of_divergence: Tensor,
+        _entropy: None,
+        _predicted: None,
+        _correct: None,
+        of_guess: Tensor,
+        *_of_the_teacher: None,
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
+        hidden, weight, bias, labels, guess, teacher_hidden, teacher_weight, teacher_bias, *rest = ctx.saved_tensors
         largest, log_total, sharp_log_total, entropy = (tensor[:, None] for tensor in rest)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
@@ -137,6 +160,7 @@ class _ChunkedHead(torch.autograd.Function):
             if teacher_hidden is not None:
                 r = F.linear(teacher_hidden[part], teacher_weight, teacher_bias).float().softmax(dim=-1)
                 grad += (p - r) * of_divergence[part, None]
+                grad.add_(p * of_guess[part, None]).scatter_add_(1, guess[part, None], -of_guess[part, None])
             grad += p.mul_(of_cross_entropy[part, None])
             grad.scatter_add_(1, labels[part, None], -of_cross_entropy[part, None])
             if bias_grad is not None:
@@ -147,6 +171,38 @@ class _ChunkedHead(torch.autograd.Function):
             if weight_grad is not None:
                 weight_grad.addmm_(grad.T, hidden[part], beta=min(number, 1))
         return hidden_grad, weight_grad, bias_grad, None, None, None, None, None
+
+
+def discriminative_losses(
+    losses: TokenLosses, sample: Tensor, samples: int, beta: float, fake_weight: float
+) -> Tensor:
+    """
+    The loss of direct discriminative optimization (DDO, arXiv 2503.01103), as T3D (arXiv 2602.12262) takes it: the
+    student learns to tell the labels from the guesses of a fixed reference, by how much likelier than the reference it
+    finds them. With m the mean over a sample's positions of log p - log r,
+
+        -log sigmoid(beta m(labels))  -  fake_weight log(1 - sigmoid(beta m(guesses)))
+
+    Args:
+        losses ([`TokenLosses`]): Of M positions, with a teacher, the reference.
+        sample (`torch.LongTensor` of shape `(M,)`): The sample of each position.
+        samples (`int`): Number of samples.
+        beta (`float`): Scale of the margins.
+        fake_weight (`float`): Weight of the second term.
+
+    Returns:
+        `Tensor` of shape `(samples,)`: Nats; 0 for a sample without positions.
+    """
+    margins = torch.stack(
+        [
+            losses.teacher_cross_entropy - losses.cross_entropy,
+            losses.teacher_guess_cross_entropy - losses.guess_cross_entropy,
+            torch.ones_like(losses.cross_entropy),
+        ]
+    )
+    real, fake, count = margins.new_zeros(3, samples).index_add(1, sample, margins)
+    real, fake = real / count.clamp(min=1), fake / count.clamp(min=1)
+    return (F.softplus(-beta * real) + fake_weight * F.softplus(beta * fake)) * (count > 0)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:

@@ -39,6 +39,16 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Largest length of prompt and region together, in tokens. A row whose prompt and response exceed it is
             dropped, not truncated. By default the model's.
 
+        > Parameters that control the attention of block-causal models
+
+        attention_block_sizes (`list[int]`, *optional*):
+            Positions per block of block-causal attention, in equal phases of training; by default the size that the
+            model states. The last is the one that it is decoded with. Given for a model that is not block-causal, it
+            becomes so: this is stated in its config (`attention`, `attention_block_size`).
+        block_context (`str`, *optional*, defaults to `"clean"`):
+            What a block is conditioned on: the `"clean"` tokens of all blocks before it, in a forward of
+            [noisy ; clean] (BD3-LM), or those blocks as they are masked, `"noisy"` (D2F).
+
         > Parameters that control the corruption
 
         corruption (`str`, *optional*, defaults to `"trajectory"`):
@@ -48,6 +58,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
                 - `"block"`: in one window, random ones (dParallel, arXiv 2509.26488).
                 - `"random"`: each position of the whole region with the same probability (LLaDA, arXiv 2502.09992).
 
+        block_ratios (`str`, *optional*, defaults to `"shared"`):
+            With `corruption="random"` on a block-causal model: `"shared"`, one mask ratio for the row;
+            `"independent"`, one for each block of the attention (Fast-dLLM v2); `"rising"`, one for each block that is
+            not below that of the block before it (D2F).
         layout (`str`, *optional*, defaults to `"complementary"`):
             `"single"` for one view of each sample, `"complementary"` for a second view that masks the other positions
             of the window. The second view doubles the rows of a forward.
@@ -88,7 +102,15 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Weight of KL(teacher ‖ student). If not 0, masked positions that the teacher committed within
             `near_forwards` of the state get the cross entropy, and the others get this divergence (TAD).
         near_forwards (`int`, *optional*, defaults to 8):
-            Number of the teacher's forwards within which a masked position counts as near.
+            Number of the teacher's forwards within which a masked position counts as near. With 0, every masked
+            position gets the divergence, and none the cross entropy.
+        ddo_weight (`float`, *optional*, defaults to 0.0):
+            Weight of direct discriminative optimization (T3D, arXiv 2602.12262): the student learns to tell the labels
+            from what the teacher finds most likely in the same state.
+        ddo_beta (`float`, *optional*, defaults to 0.1):
+            Scale of its margins.
+        ddo_fake_weight (`float`, *optional*, defaults to 0.5):
+            Weight of its term for the teacher's tokens.
         loss_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"`: the mean over masked positions. `"inverse_ratio"`: the sum over masked positions, each divided
             by its probability of being masked, over the number of positions that could be masked (LLaDA).
@@ -161,10 +183,24 @@ class PseudoTrajectoryConfig(_BaseConfig):
         metadata={"help": "Largest length of prompt and region; longer rows are dropped. By default the model's."},
     )
 
+    # Parameters that control the attention of block-causal models
+    attention_block_sizes: Annotated[list[Count], Field(min_length=1)] | None = field(
+        default=None,
+        metadata={"help": "Positions per block of block-causal attention, in equal phases; by default the model's."},
+    )
+    block_context: Literal["clean", "noisy"] = field(
+        default="clean",
+        metadata={"help": "Whether a block sees the blocks before it without their masks, or with them."},
+    )
+
     # Parameters that control the corruption
     corruption: Literal["trajectory", "block", "random"] = field(
         default="trajectory",
         metadata={"help": "Which positions to mask."},
+    )
+    block_ratios: Literal["shared", "independent", "rising"] = field(
+        default="shared",
+        metadata={"help": "With corruption=random, one mask ratio for the row, or one for each block."},
     )
     layout: Literal["single", "complementary"] = field(
         default="complementary",
@@ -204,6 +240,11 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
     near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
+    ddo_weight: Weight = field(
+        default=0.0, metadata={"help": "Weight of direct discriminative optimization against the teacher."}
+    )
+    ddo_beta: Positive = field(default=0.1, metadata={"help": "Scale of its margins."})
+    ddo_fake_weight: Weight = field(default=0.5, metadata={"help": "Weight of its term for the teacher's tokens."})
     loss_weighting: Literal["uniform", "inverse_ratio"] = field(
         default="uniform", metadata={"help": "Weights of masked positions."}
     )
@@ -216,6 +257,11 @@ class PseudoTrajectoryConfig(_BaseConfig):
     eval_generation_kwargs: dict[str, Any] | JsonObject | None = field(
         default=None, metadata={"help": "Decoding parameters for held-out prompts, as JSON."}
     )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss compares the student with another model."""
+        return bool(self.kl_weight or self.ddo_weight)
 
     def __post_init__(self) -> None:
         check_fields(self, TRAINING_FIELDS)
@@ -238,6 +284,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`masking='reference'` is about windows: it does not work with `corruption='random'`.")
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
+        if self.block_ratios != "shared" and self.corruption != "random":
+            raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 

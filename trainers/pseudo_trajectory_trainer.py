@@ -4,14 +4,12 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
@@ -21,14 +19,12 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..common.files import own_folder
-from ..hub_cards.push import PushError
 from ..modeling import family_names
 from ..modeling.loading import load_model, load_tokenizer_of
 from .adapters import add_adapter, check_head, check_tuner
+from .block_causal import BlockGrid, block_grid, check_grids, make_block_causal
 from .collator import (
     COLUMNS,
     TrajectoryCollator,
@@ -39,11 +35,11 @@ from .collator import (
     student_facts,
     unnamed_eval_datasets,
 )
-from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw, mask_probability
-from .curricula import mask_ratio_bound, window_size_at
-from .evaluating_trainer import EvaluatingTrainer, HeldOutPrompts
+from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw
+from .curricula import mask_ratio_bound, phase_of, window_size_at
+from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
-from .losses import TokenLosses, token_losses
+from .losses import TokenLosses, discriminative_losses, token_losses
 from .preflight import (
     check_best_metric,
     check_canvas,
@@ -55,7 +51,9 @@ from .preflight import (
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
+from .targets import add_targets
 from .trl_base import _ForwardRedirection
+from .writing_trainer import WritingTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -67,17 +65,14 @@ MEANS = {
     "certainty": "correct",
     "complementary_certainty": "complementary_correct",
     "divergence": "far",
+    "discriminative": "rows",
     "masked_entropy": "all",
     "share_correct": "all",
 }
 SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
 
 
-class CannotWriteError(OSError):
-    """A checkpoint could not be written."""
-
-
-class PseudoTrajectoryTrainer(EvaluatingTrainer):
+class PseudoTrajectoryTrainer(WritingTrainer):
     """
     Trainer for pseudo-trajectory distillation (d3LLM, arXiv 2601.07568) and related methods.
 
@@ -86,7 +81,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
     1. For each sample, draw a mask ratio and a window from (seed, step, sample). The curricula set the range of the
        ratio and the size of the window. In the window, mask the positions that the teacher committed last; everything
        before it is clean, everything after it is masked. A second view masks the other positions of the window.
-    2. Run one forward over all views. The head runs only on the masked positions of the windows, in chunks.
+    2. Run one forward over all views; of a block-causal model over [noisy ; clean], see
+       [`~d3llm.trainers.block_causal.block_causal_mask`]. The head runs only on the masked positions of the windows,
+       in chunks.
     3. Compute the cross entropy of each view, plus the entropy at positions that are already predicted correctly
        (certainty forcing) or the divergence from the teacher. Each term is summed over its positions and divided by
        their number in the whole step.
@@ -152,6 +149,8 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         `ValueError`: For a canvas of more positions than the model has, or without room for a prompt.
         `ValueError`: For held-out prompts or `args.eval_generation_kwargs` that the decoder refuses.
         `ValueError`: For trained weights in 16 bits without a float32 copy.
+        `ValueError`: For a block-causal model whose blocks have no size, or whose attention implementation takes no
+            such mask; and for a teacher whose blocks are counted otherwise.
         `ValueError`: During training, if a loss is not finite; it names the step and the samples.
         `OSError`: If a checkpoint cannot be written, or a model given by name cannot be read.
     """
@@ -188,8 +187,10 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             raise ValueError(
                 "`optimizers` belong to one model, but `model_init` creates several: omit one of the two."
             )
-        if teacher is not None and not args.kl_weight:
-            raise ValueError("A `teacher` is for recipes with `kl_weight`, which is 0: omit it, or set a weight.")
+        if teacher is not None and not args.needs_teacher:
+            raise ValueError(
+                "A `teacher` is for recipes with `ddo_weight` or `kl_weight`, which is 0: omit it, or set a weight."
+            )
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.peft_config = peft_config
         self.model_init = model_init
@@ -262,7 +263,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             logger.warning("`model_init_kwargs` have no effect: they are for a `model` that is given by its name.")
         if self.peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
-            keep_base = bool(args.kl_weight) and self.teacher is None
+            keep_base = args.needs_teacher and self.teacher is None
             model = add_adapter(model, self.peft_config, keep_base=keep_base)
         base = model.get_base_model() if is_peft_model(model) else model
         if not hasattr(base, "logit_rows"):
@@ -274,9 +275,15 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             check_head(model)
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
-        elif args.kl_weight and self.teacher is None:
-            raise ValueError("`kl_weight` needs a `teacher`, or a student with adapters.")
+        elif args.needs_teacher and self.teacher is None:
+            name = "kl_weight" if args.kl_weight else "ddo_weight"
+            raise ValueError(f"`{name}` needs a `teacher`, or a student with adapters.")
         check_head_weight(base, "student")
+        self.teacher_grid = block_grid(self.teacher or base) if args.needs_teacher else None
+        if args.attention_block_sizes is not None:
+            make_block_causal(base, args.attention_block_sizes[-1])
+        self.grid = block_grid(base)
+        check_grids(self.grid, self.teacher_grid, args.block_ratios)
         return model
 
     def call_model_init(self, trial: Any = None) -> PreTrainedModel | PeftModel:
@@ -298,6 +305,12 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             low = mask_ratio_bound(progress, args.min_mask_ratio, args.max_mask_ratio)
         return (low, args.max_mask_ratio), window_size_at(progress, args.window_sizes)
 
+    def grid_at(self, progress: float) -> BlockGrid | None:
+        """The blocks of block-causal attention at a given progress of training."""
+        if self.grid is None or self.args.attention_block_sizes is None:
+            return self.grid
+        return replace(self.grid, size=phase_of(progress, self.args.attention_block_sizes))
+
     def corrupt(self, batch: dict[str, Tensor], step: int, progress: float, micro_batch: int = 0) -> Corruption:
         """
         Draws the masks of a batch; a pure function of the seed, the step and the samples.
@@ -313,59 +326,47 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             [`~d3llm.trainers.corruption.Corruption`]: One view or two.
         """
         args = self.args
-        steps = batch["commit_steps"]
+        steps, mask = batch["commit_steps"], batch["attention_mask"]
         region = Region(steps, batch["response_lengths"], batch["canvas_lengths"], batch["ended"])
         draws = draw(args.seed, step, batch["index"], steps.shape[1])
         ratios, window_size = self.curriculum(progress)
-        complementary = args.layout == "complementary"
+        grid = self.grid_at(progress)
+        blocks = None if grid is None else grid.blocks(mask, mask.shape[1] - steps.shape[1])
+        shared: dict[str, Any] = {"complementary": args.layout == "complementary", "mask_ratio_range": ratios}
         if args.corruption == "random":
-            return corrupt_response(
-                region, draws, complementary=complementary, mask_ratio_range=ratios, eos_tail=args.eos_tail
-            )
-        if args.masking == "reference":
-            shared = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
-            return corrupt_reference(
+            corruption = corrupt_response(
                 region,
-                replace(draws, ratio=shared.expand_as(draws.ratio)),
+                draws,
+                eos_tail=args.eos_tail,
+                block_ratios=args.block_ratios,
+                blocks=None if blocks is None else blocks[:, -steps.shape[1] :],
+                **shared,
+            )
+        elif args.masking == "reference":
+            ratio = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
+            corruption = corrupt_reference(
+                region,
+                replace(draws, ratio=ratio.expand_as(draws.ratio)),
                 use_trajectory=torch.full_like(batch["ended"], args.corruption == "trajectory"),
-                complementary=complementary,
-                mask_ratio_range=ratios,
                 window_size=window_size,
                 windows_over_canvas=args.reference_windows == "canvas",
+                **shared,
             )
-        return corrupt_window(
-            region,
-            draws,
-            use_trajectory=args.corruption == "trajectory",
-            complementary=complementary,
-            mask_ratio_range=ratios,
-            window_size=window_size,
-            eos_tail=args.eos_tail,
-            filled_tail_share=args.filled_tail_share,
-        )
+        else:
+            corruption = corrupt_window(
+                region,
+                draws,
+                use_trajectory=args.corruption == "trajectory",
+                window_size=window_size,
+                eos_tail=args.eos_tail,
+                filled_tail_share=args.filled_tail_share,
+                **shared,
+            )
+        return replace(corruption, blocks=blocks)
 
     def add_targets(self, batch: dict[str, Any], corruption: Corruption) -> None:
-        """
-        Adds to a batch of B rows the inputs of the loss: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`,
-        `far` `(views, B, N)`, `weights` `(B,)`, and `counts` `(3,)`, the denominators of the means.
-        """
-        args = self.args
-        views, _, length = corruption.masked.shape
-        noisy = batch["input_ids"].repeat(views, 1, 1)
-        noisy[..., -length:].masked_fill_(corruption.masked, self.student.mask_token_id)
-        far = torch.zeros_like(corruption.supervised)
-        if args.kl_weight:
-            steps = batch["commit_steps"].expand_as(far)
-            latest = steps.masked_fill(~corruption.supervised, torch.iinfo(steps.dtype).max)
-            far = corruption.supervised & (steps >= latest.amin(dim=-1, keepdim=True) + args.near_forwards)
-        counts = (corruption.supervised & ~far).sum(dim=(1, 2))
-        weights = torch.ones_like(corruption.ratio)
-        if args.loss_weighting == "inverse_ratio":
-            weights = 1 / mask_probability(corruption.ratio)
-            counts = (corruption.end - corruption.start).sum().expand(views)
-        batch["noisy_ids"] = noisy.flatten(0, 1)
-        batch["supervised"], batch["far"], batch["weights"] = corruption.supervised, far, weights
-        batch["counts"] = torch.cat([counts, counts.new_zeros(2 - views), far.sum()[None]])
+        """Adds to a batch the inputs of the loss, see [`~d3llm.trainers.targets.add_targets`]."""
+        add_targets(batch, corruption, self.args, self.student.mask_token_id)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -383,7 +384,14 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
         return batches, self.accelerator.reduce(counts, reduction="sum")
 
-    def canvas_losses(self, noisy_ids: Tensor, attention_mask: Tensor, labels: Tensor, picked: Tensor) -> TokenLosses:
+    def canvas_losses(
+        self,
+        noisy_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        picked: Tensor,
+        blocks: Tensor | None = None,
+    ) -> TokenLosses:
         """
         Losses of the M picked positions of noisy canvases. Runs inside the forward of the wrapped model.
 
@@ -391,29 +399,32 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             noisy_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases.
             labels (`Tensor` of shape `(rows, L)`): The clean canvases.
             picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
+            blocks (`Tensor` of shape `(rows, L)`, *optional*): For block-causal attention, the block of each position.
 
         Returns:
             [`~d3llm.trainers.losses.TokenLosses`]: Of the `M` positions.
         """
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if is_peft_model(model) else model
+        of_blocks = () if blocks is None else (blocks, labels)[: 1 if self.args.block_context == "noisy" else 2]
+        inputs = trim(noisy_ids, attention_mask, picked, *of_blocks)
         labels = labels[tuple(picked)]
-        inputs = trim(noisy_ids, attention_mask, picked)
         with self.accelerator.autocast():
-            teacher = self._run_teacher(model, *inputs) if self.args.kl_weight else None
+            teacher = self._run_teacher(model, *inputs) if self.args.needs_teacher else None
             hidden = hidden_states(base, *inputs)
             head = base.get_output_embeddings()
             return token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
 
     @torch.no_grad()
     def _run_teacher(
-        self, model: nn.Module, noisy_ids: Tensor, attention_mask: Tensor, picked: Tensor
+        self, model: nn.Module, noisy_ids: Tensor, attention_mask: Tensor, picked: Tensor, *of_blocks: Tensor
     ) -> tuple[Tensor, nn.Linear]:
         with contextlib.nullcontext() if self.teacher is not None else model.disable_adapter():
             teacher = model.get_base_model() if self.teacher is None else self.teacher
             head = teacher.get_output_embeddings()
             head = getattr(head, "original_module", head)  # `modules_to_save` trains a copy of the head
-            return hidden_states(teacher, noisy_ids, attention_mask, picked), head
+            of_blocks = of_blocks if self.teacher_grid is not None else ()
+            return hidden_states(teacher, noisy_ids, attention_mask, picked, *of_blocks), head
 
     def compute_loss(
         self,
@@ -425,16 +436,18 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         """
         The loss of a batch with targets. With n the number of positions of each kind, it is
 
-            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far) * loss_scale
+            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far
+             +  w_DDO sum DDO / rows) * loss_scale
 
-        where ' marks the complementary view and H is summed over correctly predicted positions.
+        where ' marks the complementary view and H is summed over correctly predicted positions. DDO is a number for
+        each row of a view that has positions in the loss.
 
         Args:
             model (`nn.Module`): The wrapped model.
             inputs (`dict[str, Tensor]`): A batch after [`~PseudoTrajectoryTrainer.add_targets`].
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the parts too.
-            num_items_in_batch (`Tensor` of shape `(3,)`, *optional*): The numbers n, n', n_far for the whole step; by
-                default those of this batch.
+            num_items_in_batch (`Tensor` of shape `(4,)`, *optional*): The numbers n, n', n_far and rows for the whole
+                step; by default those of this batch.
 
         Returns:
             `Tensor` or `tuple[Tensor, dict[str, Tensor]]`: The loss. With `return_outputs`, also its logged parts and
@@ -442,6 +455,7 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         """
         args = self.args
         views, rows, length = inputs["supervised"].shape
+        blocks = inputs.get("blocks")
         # A host read, for the number of positions. The others of a micro-batch: the length of its longest row, and
         # whether the loss is finite.
         view, row, position = picked = inputs["supervised"].nonzero(as_tuple=True)
@@ -453,16 +467,21 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
             inputs["attention_mask"].repeat(views, 1),
             inputs["input_ids"].repeat(views, 1),
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
+            None if blocks is None else blocks.repeat(views, 1),
         )
-        sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row], view)
-
+        sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row, position], view)
+        if args.ddo_weight:
+            of_rows = discriminative_losses(
+                losses, view * rows + row, views * rows, args.ddo_beta, args.ddo_fake_weight
+            )
+            sums |= {"discriminative": of_rows.sum(), "rows": inputs["counts"][3].float()}
         counts = (
             inputs["counts"]
             if num_items_in_batch is None or args.normalization == "microbatch"
             # Wrappers average gradients over the processes, but these means are over the positions of all processes.
             else (num_items_in_batch / self.accelerator.num_processes)
         )
-        masked, complementary_masked, far = counts.clamp(min=1e-9)
+        masked, complementary_masked, far, in_loss = counts.clamp(min=1e-9)
         correct, complementary_correct = masked, complementary_masked
         if args.normalization == "microbatch":
             correct, complementary_correct = sums["correct"].clamp(min=1), sums["complementary_correct"].clamp(min=1)
@@ -470,11 +489,13 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         loss = loss + args.entropy_weight * sums["certainty"] / correct
         if args.complementary_entropy:
             loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
+        if args.ddo_weight:
+            loss = loss + args.ddo_weight * sums["discriminative"] / in_loss
         loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
-        sums = {name: value.detach() for name, value in sums.items()}
-        self._sums["train" if self.model.training else "eval"] += torch.stack([sums[name] for name in SUMS])
+        sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
+        self._sums["train" if self.model.training else "eval"] += torch.stack([sums.get(name, zero) for name in SUMS])
         if not return_outputs:
             return loss
         predictions = torch.full_like(inputs["commit_steps"], -100)
@@ -495,16 +516,16 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         Returns:
             `dict[str, Tensor]`: Scalars in float32.
         """
-        weights = weights * ~far
+        near = weights * ~far
         sums = {
-            "divergence": (losses.divergence * far).sum(),
+            "divergence": (losses.divergence * weights * far).sum(),
             "far": far.sum(),
             "masked_entropy": losses.entropy.sum(),
             "share_correct": losses.correct.sum(),
             "all": torch.ones_like(losses.entropy).sum(),
         }
         for number, prefix in enumerate(("", "complementary_")):
-            here = weights * (view == number)
+            here = near * (view == number)
             sums |= {
                 f"{prefix}cross_entropy": (losses.cross_entropy * here).sum(),
                 f"{prefix}masked": here.sum(),
@@ -548,33 +569,6 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         labels = inputs["input_ids"][:, -supervised.shape[1] :].masked_fill(~supervised, -100)
         return loss, outputs["predictions"], labels
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
-        is_main = self.is_world_process_zero()
-        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
-            return super().train(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""
-        with self._writing():
-            super().save_model(output_dir, _internal_call)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._writing():
-            super()._save_checkpoint(model, trial)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (CannotWriteError, PushError):
-            raise
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-            raise CannotWriteError(
-                f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
-                "earlier steps are complete: free some space and resume from the last one."
-            ) from error
-
     def take_parts(self, mode: str) -> dict[str, float]:
         """The means in `MEANS` over all sums of `mode` since the last call, on all processes."""
         sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
@@ -583,7 +577,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
 
     def metric_names(self, datasets: Sequence[str]) -> list[str]:
         """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
-        given = {"complementary": self.args.layout == "complementary", "divergence": bool(self.args.kl_weight)}
+        args = self.args
+        given = {"complementary": args.layout == "complementary"}
+        given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
@@ -593,6 +589,9 @@ class PseudoTrajectoryTrainer(EvaluatingTrainer):
         parts = self.take_parts("train") if self.model.training else {}
         if parts:
             # The logged step is already counted.
-            (bound, _), window_size = self.curriculum(self.progress_at(self.state.global_step - 1))
+            progress = self.progress_at(self.state.global_step - 1)
+            (bound, _), window_size = self.curriculum(progress)
             logs |= parts | {"mask_ratio_bound": bound, "window_size": window_size}
+            if (grid := self.grid_at(progress)) is not None:
+                logs["attention_block_size"] = grid.size
         super().log(logs, start_time)

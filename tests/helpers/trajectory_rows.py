@@ -63,8 +63,8 @@ def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectory
     names = inspect.signature(PseudoTrajectoryTrainer).parameters
     trainer_options = {name: options.pop(name) for name in names if name in options}
     trainer_options.setdefault("train_dataset", random_trajectories())
-    if "model_init" not in trainer_options:
-        trainer_options.setdefault("model", LLaDAModelLM.from_pretrained(folder))
+    if not trainer_options.keys() & {"model", "model_init"}:
+        trainer_options["model"] = LLaDAModelLM.from_pretrained(folder)
     options = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,

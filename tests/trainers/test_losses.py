@@ -57,7 +57,7 @@ def test_values_and_gradients_equal_the_dense_ones(bias, with_teacher, monkeypat
         head.weight *= 5
         teacher_head.weight *= 5
     labels = torch.randint(50, (10,))
-    weights = torch.rand(3, 10)
+    weights = torch.rand(4, 10)
     parameters = [hidden, *head.parameters()]
 
     logits = head(hidden)
@@ -67,6 +67,7 @@ def test_values_and_gradients_equal_the_dense_ones(bias, with_teacher, monkeypat
         F.cross_entropy(logits, labels, reduction="none"),
         -(log_q.exp() * log_q).sum(-1),
         F.kl_div(log_p, log_r, log_target=True, reduction="none").sum(-1) * with_teacher,
+        F.cross_entropy(logits, log_r.argmax(-1), reduction="none") * with_teacher,
     ]
     expected_grads = torch.autograd.grad(
         sum((w * part).sum() for w, part in zip(weights, expected, strict=True)), parameters
@@ -74,7 +75,7 @@ def test_values_and_gradients_equal_the_dense_ones(bias, with_teacher, monkeypat
 
     teacher = (teacher_hidden, teacher_head) if with_teacher else None
     actual = token_losses(hidden, head, labels, 0.5, teacher)
-    parts = [actual.cross_entropy, actual.certainty, actual.divergence]
+    parts = [actual.cross_entropy, actual.certainty, actual.divergence, actual.guess_cross_entropy]
     grads = torch.autograd.grad(sum((w * part).sum() for w, part in zip(weights, parts, strict=True)), parameters)
     for got, wanted in zip(parts, expected, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
@@ -82,6 +83,12 @@ def test_values_and_gradients_equal_the_dense_ones(bias, with_teacher, monkeypat
         torch.testing.assert_close(got, wanted, atol=5e-5, rtol=5e-5)
     torch.testing.assert_close(actual.entropy, -(log_p.exp() * log_p).sum(-1), atol=1e-5, rtol=1e-5)
     assert torch.equal(actual.correct, logits.argmax(-1) == labels)
+    of_teacher = F.cross_entropy(log_r, labels, reduction="none") * with_teacher, -log_r.amax(-1) * with_teacher
+    for got, wanted in zip(
+        (actual.teacher_cross_entropy, actual.teacher_guess_cross_entropy), of_teacher, strict=True
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+        assert not got.requires_grad
 
 
 def test_nothing_picked_is_a_zero_with_gradients():

@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 from trl import get_peft_config
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import ModelFacts, read_facts
-from d3llm.modeling import DreamModel, LLaDAModelLM
+from d3llm.modeling import DreamModel, Fast_dLLM_QwenForCausalLM, LLaDAModelLM, SDARForCausalLM
 from d3llm.trainers.distill import (
     RECIPES,
     DistillArguments,
@@ -66,19 +67,94 @@ PUBLISHED = {
     "loss_weighting": (*["uniform"] * 5, "inverse_ratio", "uniform"),
     "loss_scale": (0.25, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
 }
+# Those of block-causal models. d3LLM's own recipe for SDAR is not published: it is that for LLaDA without the 1/4.
+FOR_BLOCKS = {
+    "d3llm_sdar": {
+        **{field: values[0] for field, values in PUBLISHED.items()},
+        "max_length": 512,
+        "loss_scale": 1.0,
+        "attention_block_sizes": None,
+        "block_context": "clean",
+    },
+    "t3d": {
+        "corruption": "trajectory",
+        "layout": "single",
+        "min_mask_ratio": 1.0,
+        "max_mask_ratio": 1.0,
+        "raise_mask_ratio": False,
+        "window_sizes": [1024],
+        "max_new_tokens": 1024,
+        "max_length": 1536,
+        "attention_block_sizes": [8],
+        "block_context": "clean",
+        "eos_tail": 2,
+        "entropy_weight": 0.0,
+        "ddo_beta": 0.1,
+        "ddo_fake_weight": 0.5,
+        "ddo_weight": 5.0,
+        "loss_scale": 0.2,
+        "kl_weight": 0.0,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 20,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "num_train_epochs": 10,
+        "use_peft": False,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 32,
+    },
+    "fast_dllm_v2": {
+        "corruption": "random",
+        "layout": "complementary",
+        "min_mask_ratio": 0.0,
+        "max_mask_ratio": 1.0,
+        "raise_mask_ratio": False,
+        "block_ratios": "independent",
+        "block_context": "clean",
+        "attention_block_sizes": [1, 4, 8, 16, 32],
+        "loss_weighting": "uniform",
+        "entropy_weight": 0.0,
+        "learning_rate": 2e-5,
+        "kl_weight": 0.0,
+        "use_peft": False,
+    },
+    "d2f": {
+        "corruption": "random",
+        "layout": "single",
+        "min_mask_ratio": 0.2,
+        "max_mask_ratio": 0.7,
+        "raise_mask_ratio": False,
+        "block_ratios": "rising",
+        "block_context": "noisy",
+        "use_peft": True,
+        "attention_block_sizes": [16],
+        "loss_weighting": "inverse_ratio",
+        "entropy_weight": 0.0,
+        "kl_weight": 1.0,
+        "near_forwards": 0,
+        "max_steps": 50000,
+        "learning_rate": 1e-5,
+        "eos_tail": 256,
+    },
+}
 # What a recipe says beside them: the model, and how it is held in memory.
 OTHER_FIELDS = {"model_name_or_path", "dtype", "bf16", "trust_remote_code", "activation_checkpointing"}
+OTHER_FIELDS |= {"teacher_name_or_path"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_has_the_published_values(name):
     groups = parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
-    published = {field: values[COLUMNS.index(name)] for field, values in PUBLISHED.items()}
+    if name in FOR_BLOCKS:
+        published = FOR_BLOCKS[name]
+    else:
+        published = {field: values[COLUMNS.index(name)] for field, values in PUBLISHED.items()}
     published = {field: value for field, value in published.items() if value is not ...}
     found = {field: getattr(group, field) for field in published for group in groups if hasattr(group, field)}
     assert found == published
     fields = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    assert fields.keys() <= PUBLISHED.keys() | OTHER_FIELDS
+    assert fields.keys() <= PUBLISHED.keys() | FOR_BLOCKS.get(name, {}).keys() | OTHER_FIELDS
 
 
 def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: int) -> torch.Tensor:
@@ -89,41 +165,50 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
 
     if name == "llada_sft":
         return sums["cross_entropy"] / window_positions
+    if name == "d2f":
+        return mean("divergence", "far")
     near = mean("cross_entropy", "masked")
     if name == "tad":
         return near + mean("divergence", "far")
+    if name == "t3d":
+        return mean("discriminative", "rows") + 0.2 * near
     certainty = mean("certainty", "masked")
     if name == "d3llm_dream_coder":
         return near + certainty
     near = near + mean("complementary_cross_entropy", "complementary_masked")
-    if name == "d3llm_llada":
-        return (near + 2 * certainty) / 4
+    if name == "fast_dllm_v2":
+        return near
+    if name in ("d3llm_llada", "d3llm_sdar"):
+        return (near + 2 * certainty) / (4 if name == "d3llm_llada" else 1)
     certainty = certainty + mean("complementary_certainty", "complementary_masked")
     return near + (1 if name == "d3llm_dream" else 2) * certainty
 
 
-def student_of(name: str, folder: Path) -> LLaDAModelLM | DreamModel:
-    if "Dream" not in name:
-        return LLaDAModelLM.from_pretrained(folder)
-    return tiny_model(DreamModel, **OF_WORDS, kv_heads=1)
+def student_of(name: str, folder: Path) -> PreTrainedModel:
+    for part, family in (("Dream", DreamModel), ("SDAR", SDARForCausalLM), ("Fast_dLLM", Fast_dLLM_QwenForCausalLM)):
+        if part in name:
+            return tiny_model(family, **OF_WORDS, kv_heads=1)
+    return LLaDAModelLM.from_pretrained(folder)
 
 
 def test_the_published_methods_are_there():
     assert [
-        *("d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "dparallel_dream", "dparallel_llada"),
-        *("llada_sft", "tad"),
+        *("d2f", "d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "d3llm_sdar", "dparallel_dream"),
+        *("dparallel_llada", "fast_dllm_v2", "llada_sft", "t3d", "tad"),
     ] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
-    _, args, model_args = parse_arguments(
+    arguments, args, model_args = parse_arguments(
         ["--config", name, "--output_dir", str(tmp_path), "--max_steps", "2", "--lora_r", "4", "--logging_steps", "1"]
         + ["--gradient_accumulation_steps", "2", *SMALL]
     )
     model = student_of(model_args.model_name_or_path, tiny_checkpoint)
+    named = arguments.teacher_name_or_path
+    teacher = None if named is None else student_of(named, tiny_checkpoint)
     trainer = PseudoTrajectoryTrainer(
-        model, args, train_dataset=random_trajectories(), peft_config=get_peft_config(model_args)
+        model, args, train_dataset=random_trajectories(), peft_config=get_peft_config(model_args), teacher=teacher
     )
     batch = trainer.data_collator([trainer.train_dataset[index] for index in range(16)])
     corruption = trainer.corrupt(batch, step=0, progress=1.0)
@@ -137,7 +222,7 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
     if name == "llada_sft":
         assert len(supervised) == 1
         assert (corruption.end == batch["canvas_lengths"]).sum() >= 14  # all but those without EOS
-    else:
+    elif args.corruption != "random":
         assert (supervised[0] == (corruption.ratio * size + 0.5).floor()).all()
     if name.startswith("dparallel"):
         assert (corruption.ratio == 0.5).all()
@@ -146,8 +231,11 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
     if name == "tad":
         assert (corruption.end == batch["response_lengths"]).all()
         assert sums["far"] > 0
-    complementary = name in ("d3llm_llada", "d3llm_dream", "dparallel_llada", "dparallel_dream")
-    assert (len(supervised) == 2) == complementary
+    if name == "d2f":
+        assert sums["masked"] == 0 and sums["far"] == supervised.sum()
+    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f")
+    assert ("blocks" in batch) == (name in FOR_BLOCKS)
+    assert (len(supervised) == 2) == (name not in single)
     trainer.train()
     assert all(0 < entry["loss"] < 1e4 for entry in trainer.state.log_history if "loss" in entry)
 
@@ -254,7 +342,7 @@ def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
     [
         (["--config"], "Which recipe? --config needs"),
         (["--config=nobody"], "No recipe nobody"),
-        (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d3llm_dream"),
+        (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d2f, d3llm_dream"),
         (["--window_size", "3"], "see `d3llm distill --help`"),
         (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
         ([], "Which trajectories?"),

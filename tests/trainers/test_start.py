@@ -190,7 +190,13 @@ def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, t
 
 def test_the_plan_holds_all_of_a_recipe(tiny_checkpoint):
     """But what a training starts from, which is there by its content, and what is only about how it is computed."""
-    elsewhere = {"model_name_or_path", "dtype", "trust_remote_code", "activation_checkpointing"}
+    elsewhere = {
+        "model_name_or_path",
+        "teacher_name_or_path",
+        "dtype",
+        "trust_remote_code",
+        "activation_checkpointing",
+    }
     elsewhere |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # `samples_per_step`
     model = LLaDAModelLM.from_pretrained(tiny_checkpoint)
     for path in RECIPES.glob("*.yaml"):

@@ -1,0 +1,54 @@
+"""Checkpoints on disk: what a killed run left is removed, and a full disk is an error that says what is complete."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers.trainer_utils import TrainOutput
+
+from ..common.files import own_folder
+from ..hub_cards.push import PushError
+from .evaluating_trainer import EvaluatingTrainer
+
+
+class CannotWriteError(OSError):
+    """A checkpoint could not be written."""
+
+
+class WritingTrainer(EvaluatingTrainer):
+    """
+    Part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`].
+
+    Raises:
+        `OSError`: If a checkpoint cannot be written.
+    """
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
+        is_main = self.is_world_process_zero()
+        with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
+            return super().train(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""
+        with self._writing():
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._writing():
+            super()._save_checkpoint(model, trial)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (CannotWriteError, PushError):
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            raise CannotWriteError(
+                f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
+                "earlier steps are complete: free some space and resume from the last one."
+            ) from error
