@@ -257,7 +257,7 @@ def test_flex_attention_sees_the_same(tmp_path):
 
 def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path):
     def refusal(model, **options) -> str:
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=r"\S") as error:
             make_trainer(tmp_path, tmp_path, model=model, **options)
         return str(error.value)
 
