@@ -1,0 +1,42 @@
+"""Every family with every preset for its attention: rows at their own pace, every position once, and an end."""
+
+import pytest
+import torch
+
+from d3llm.generation import PRESETS
+from d3llm.modeling import FAMILIES
+from tests.helpers.decoding import MASK, left_pad, prompts
+from tests.helpers.models import tiny_model
+
+
+NEW = 13
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def model(request):
+    built = tiny_model(request.param, layers=1)
+    with torch.no_grad():
+        built.get_output_embeddings().weight[[MASK, 0]] = 0.0
+        built.get_output_embeddings().weight.mul_(3)
+    return built
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_ragged_batch_is_its_rows_alone(model, preset):
+    given = {"preset": preset, "max_new_tokens": NEW, "early_stop": False, "return_dict_in_generate": True, "seed": 3}
+    needs = PRESETS[preset].values.get("attention")
+    if needs is not None and needs != (model.attention or needs):
+        with pytest.raises(ValueError, match=f"{preset}' decodes with {needs} attention"):
+            model.generate(prompts([4])[0][None], **given)
+        return
+    texts = prompts([3, 7, 5])
+    ids, mask = left_pad(texts)
+    together = model.generate(ids, attention_mask=mask, **given)
+    assert not (together.sequences[:, -NEW:] == MASK).any()
+    assert ((together.commit_steps >= 1) & (together.commit_steps <= together.forward_passes[:, None])).all()
+    for row, text in enumerate(texts):
+        alone = model.generate(text[None], **given)
+        assert torch.equal(together.sequences[row, -NEW:], alone.sequences[0, -NEW:])
+        assert torch.equal(together.commit_steps[row], alone.commit_steps[0])
+        for field in ("forward_passes", "row_forwards"):
+            assert getattr(together, field)[row] == getattr(alone, field)[0]
