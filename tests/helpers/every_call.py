@@ -22,7 +22,8 @@ def main(trajectories: str, output_dir: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_path("student"))
     inputs = tokenizer("Tom buys 3 boxes of 4 pens.", return_tensors="pt")
     for preset in PRESETS:
-        model.generate(**inputs, preset=preset, attention="bidirectional", **SHORT)
+        attention = PRESETS[preset].values.get("attention", "bidirectional")
+        model.generate(**inputs, preset=preset, attention=attention, **SHORT)
     output = model.generate(**inputs, preset="d3llm", cache="block", return_dict_in_generate=True, **SHORT)
     model.generate(output.sequences, preset="d3llm", cache=output.cache, **SHORT)
     model.generate(**inputs, preset="d3llm", streamer=TextStreamer(tokenizer), **SHORT)
