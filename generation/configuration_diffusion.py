@@ -206,6 +206,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         exact = self.cache == "none" or (
             self.cache == "block" and self.attention == "block_causal" and not self.cache_delay
         )
+        exact = exact or self.draft_states == 1  # branches do not claim to be
         faults = {
             f"`branches`={self.branches} too: choose one of them": self.draft_states > 1 and self.branches > 1,
             f"`temperature`={self.temperature}, which samples": self.temperature > 0,
