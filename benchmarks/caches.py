@@ -10,6 +10,7 @@ it on the same canvas.
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ CACHES: dict[str, dict[str, Any]] = {
 
 
 class Windows:
-    """While it is on, adds up what forwards recompute, and calls `look` before each."""
+    """While it is on, adds up what forwards recompute."""
 
     def __init__(self):
         self.positions, self.canvas, self.forwards = 0, 0, 0
@@ -56,11 +57,10 @@ class Windows:
         decoding_run.DecodingRun.forward = self.forward
 
 
-def on_problems(name: str, fields: dict[str, Any], count: int, split: str, seed: int) -> dict[str, Any]:
-    """Accuracy, tokens per forward and mean window over problems."""
-    folder = checkpoint_path(name)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    right, tokens = 0, 0.0
+def on_problems(folder: Path, fields: dict[str, Any], count: int, split: str, seed: int) -> dict[str, Any]:
+    """Accuracy, tokens per forward and mean window of a model over problems, decoded one by one."""
+    model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
+    right, tokens, start = 0, 0.0, time.perf_counter()
     with Windows() as windows:
         for problem in generate_problems(split, count, seed):
             ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
@@ -70,7 +70,7 @@ def on_problems(name: str, fields: dict[str, Any], count: int, split: str, seed:
             tokens += float(output.tokens_per_forward * output.forward_passes)
     low, high = wilson_interval(right, count)
     return {
-        "model": name,
+        "model": folder.name,
         "problems": count,
         "split": split,
         "seed": seed,
@@ -78,6 +78,8 @@ def on_problems(name: str, fields: dict[str, Any], count: int, split: str, seed:
         "accuracy_interval": [low, high],
         "tokens_per_forward": tokens / windows.forwards,
         "mean_window": windows.positions / windows.canvas,
+        "forwards": windows.forwards,
+        "seconds": time.perf_counter() - start,
     }
 
 
@@ -137,7 +139,9 @@ def main() -> None:
     rows = []
     for cache, fields in CACHES.items():
         for name in ("teacher", "student"):
-            rows.append({"cache": cache, **on_problems(name, fields, args.problems, args.split, args.seed)})
+            rows.append(
+                {"cache": cache, **on_problems(checkpoint_path(name), fields, args.problems, args.split, args.seed)}
+            )
             print(json.dumps(rows[-1]), flush=True)
         rows.append({"cache": cache, **on_random_model(fields, args.new_tokens, args.seed)})
         print(json.dumps(rows[-1]), flush=True)
