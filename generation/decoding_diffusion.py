@@ -28,6 +28,11 @@ from .preparation import (
     prepare_special_tokens,
     prepare_stops,
 )
+from .slots import SlotRun
+
+
+# Selections that are more than a rule on the proposals of one forward, by name.
+RUNS: dict[str, type[DecodingRun]] = {"slots": SlotRun}
 
 
 class DiffusionGenerationMixin(GenerationMixin):
@@ -242,7 +247,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
-        run = DecodingRun(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
+        run_class = RUNS.get(config.selection, DecodingRun)
+        run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         while True:
             run.end_rows()
             run.advance_blocks()
