@@ -218,7 +218,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="refusion",
             summary="causal: slots in any order, each drafted at once and verified from left to right, exact cache",
-            source="ReFusion, arXiv 2512.13586, section 3.3 and appendix (the values for MBPP)",
+            source="ReFusion, arXiv 2512.13586, table 6 (the values for MBPP)",
             values={
                 "score": "probability",
                 "selection": "slots",

@@ -1,8 +1,8 @@
-"""`selection="slots"` (ReFusion, arXiv 2512.13586, section 3.3): slots are planned in any order, and each is drafted at
-once and verified from left to right, with causal attention over the slots in the order of their completion.
+"""`selection="slots"` (ReFusion, arXiv 2512.13586): slots are planned in any order, and each is drafted at once and
+verified from left to right, with causal attention over the slots in the order of their completion.
 
-A slot is a run of at most `slot_size` masked positions of a block. A round of a row is a few forwards, each with one of
-four tasks:
+A slot is a run of at most `slot_size` masked positions of a block. A round of a row is a few forwards, each with one
+of four tasks:
 
 - `PLAN`: draft all slots of the current block. Slots whose first token is surer than `slot_threshold` are chosen, at
   least the best one.
@@ -11,9 +11,9 @@ four tasks:
 - `CHECK`: else, or if there is one chosen slot, read each draft by itself. Each slot commits its longest prefix.
 - `DRAFT`: draft the rest of the chosen slots after that prefix, to be checked, until all of them are complete.
 
-The token at the start of a draft has seen the same as in a check, and counts as verified. Nothing is re-ordered in
-memory: tokens keep their positions, and a rank says who was there first. Since a completed slot never sees a later one,
-its keys and values are final, and the cache is exact.
+The token at the start of a draft has nothing before it that the forward of the draft did not see, and counts as
+verified. Nothing is re-ordered in memory: tokens keep their positions, and a rank says who was there first. Since a
+completed slot never sees a later one, its keys and values are final, and the cache is exact.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""ReFusion (ReFusion: A Diffusion Large Language Model with Parallel Autoregressive Decoding, arXiv 2512.13586): Qwen3's
-transformer with causal attention over slots, in the order in which they are completed.
+"""ReFusion (ReFusion: A Diffusion Large Language Model with Parallel Autoregressive Decoding, arXiv 2512.13586):
+Qwen3's transformer with causal attention over slots, in the order in which they are completed.
 
 State-dict keys are those of GSAI-ML/ReFusion. Row `i` of the logits predicts the token at position `i` where that is
-masked, and the next one where it is not. The published config.json has the `model_type` and `architectures` of Qwen3, so
-that only this class, not an Auto class, loads it.
+masked, and the next one where it is not. The published config.json has the `model_type` and `architectures` of Qwen3,
+so that only this class, not an Auto class, loads it.
 """
 
 from .configuration_refusion import ReFusionConfig
@@ -25,6 +25,8 @@ class ReFusionPreTrainedModel(QwenPreTrainedModel):
     display_name = "ReFusion"
     checkpoints = ("GSAI-ML/ReFusion",)
     attention = "causal"
+    # One slot after another, each from left to right, the most probable token each time.
+    teacher_decoding = {"preset": "refusion", "slot_threshold": 1.0, "token_threshold": 1.0}
     adapter_targets = {
         **QwenPreTrainedModel.adapter_targets,
         "norms": [*QwenPreTrainedModel.adapter_targets["norms"], "q_norm", "k_norm"],

@@ -5,8 +5,8 @@ import pytest
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
-from d3llm.generation.fields import CHOICES
 from d3llm.generation.decoding_diffusion import RUNS
+from d3llm.generation.fields import CHOICES
 from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, select
 
 
