@@ -135,9 +135,9 @@ class DiffusionGenerationMixin(GenerationMixin):
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
                 recomputed. With bidirectional attention this is approximate: its keys and values predate the new
-                tokens. With blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of
-                the earlier run unless the preset has one. Batch of one only. Also as `past_key_values`, besides the
-                name of a policy.
+                tokens; so it is after a run in slots, which saw each other in the order of their completion. With
+                blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the earlier run
+                unless the preset has one. Batch of one only. Also as `past_key_values`, besides the name of a policy.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:

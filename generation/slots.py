@@ -47,6 +47,8 @@ class Slots(WholeCanvas):
         slot_of (`Integers` of shape `(B, L)`): Slot of a position, in their order; -1 where a token is given.
         rank (`Integers` of shape `(B, L)`): A position sees all of a lower rank, and of its own rank and slot those up
             to itself. Given tokens have rank 0, the others that of the forward that committed them.
+        until (`Integers` of shape `(B, L)`): The last rank that sees a position. What an EOS has dropped is still seen
+            by the round in which that happened, and by those before it, so that no key or value changes.
         rank_now (`Integers` of shape `(B, L)`): The same with what this forward drafts or verifies.
         task (`Integers` of shape `(B,)`): Of the forward.
         rounds (`Integers` of shape `(B,)`): Rounds that are over.
@@ -70,6 +72,7 @@ class Slots(WholeCanvas):
         self.last_of_slot = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
         real = canvas.given & (canvas.positions >= canvas.first_real[:, None])
         self.rank = self.rank_now = np.where(real, 0, HIDDEN)
+        self.until = np.full_like(self.rank, HIDDEN)
         self.task, self.rounds = np.full_like(canvas.opened, PLAN), np.zeros_like(canvas.opened)
         self.chosen = self.shown = self.first = np.zeros_like(canvas.given)
         self.draft, self.draft_logprobs = np.full_like(canvas.tokens, -1), np.full_like(canvas.logprobs, np.nan)
@@ -84,9 +87,15 @@ class Slots(WholeCanvas):
         """Rows (B, 1) whose drafts this forward reads."""
         return np.isin(self.task, (VERIFY, CHECK))[:, None]
 
-    def hide(self, positions: Booleans) -> None:
-        """Nothing sees these positions (B, L) any more."""
-        self.rank = np.where(positions, HIDDEN, self.rank)
+    def drop(self, positions: Booleans) -> None:
+        """No later round sees these positions (B, L)."""
+        rounds = self.rounds + (self.task != PLAN)
+        self.until = np.where(positions, np.minimum(self.until, rounds[:, None] * (self.slots + 1)), self.until)
+
+    def tokens_read(self, canvas: Canvas) -> Integers:
+        """The tokens (B, L) that the next forward reads: drafts that it verifies, and what no EOS had dropped yet."""
+        drafted = (self.shown & self.verifies) | ((self.rank > 0) & (self.rank < HIDDEN))
+        return np.where(drafted, self.draft, canvas.tokens)
 
     def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         """The window of a forward: what it drafts or verifies, and in the first one what is given."""
@@ -164,14 +173,16 @@ class OrderOfSlots(Visibility):
         self.slots, self.device = slots, device
 
     def mask(self, positions: torch.LongTensor, rows: torch.LongTensor | None) -> torch.Tensor:
-        ranks, slots = (torch.from_numpy(of).to(self.device) for of in (self.slots.rank_now, self.slots.slot_of))
+        state = np.stack([self.slots.rank_now, self.slots.slot_of, self.slots.until])
+        ranks, slots, until = torch.from_numpy(state).to(self.device)
         if rows is not None:
-            ranks, slots = ranks[rows], slots[rows]
+            ranks, slots, until = ranks[rows], slots[rows], until[rows]
         (rank, its_rank), (slot, its_slot) = (
             (of[:, None, None, :], of.gather(1, positions)[:, None, :, None]) for of in (ranks, slots)
         )
+        earlier = (rank < its_rank) & (its_rank <= until[:, None, None, :])
         not_later = torch.arange(ranks.shape[1], device=self.device) <= positions[:, None, :, None]
-        return self.as_mask((rank < its_rank) | ((rank == its_rank) & (slot == its_slot) & not_later))
+        return self.as_mask(earlier | ((rank == its_rank) & (slot == its_slot) & not_later))
 
 
 class SlotRun(DecodingRun):
@@ -188,11 +199,11 @@ class SlotRun(DecodingRun):
     def choose_window(self) -> None:
         canvas = self.canvas
         after_eos = canvas.ended[:, None] & (canvas.positions > canvas.first_of(self.special.eos))
-        self.policy.hide(after_eos & ~canvas.given)
+        self.policy.drop(after_eos & ~canvas.given)
         super().choose_window()
 
     def shown_tokens(self) -> Integers:
-        return np.where(self.policy.shown & self.policy.verifies, self.policy.draft, self.canvas.tokens)
+        return self.policy.tokens_read(self.canvas)
 
     def rows_that_predict(self, positions: Integers) -> Integers:
         # a clean row predicts the next token, a masked one its own

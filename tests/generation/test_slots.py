@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from d3llm.generation.slots import OrderOfSlots
+from d3llm.generation import DiffusionGenerationConfig
+from d3llm.generation.canvas import Canvas
+from d3llm.generation.slots import OrderOfSlots, Slots
 from d3llm.modeling import DreamModel, LLaDAModelLM, ReFusionForCausalLM, SDARForCausalLM, find_family
+from d3llm.trainers.collator import student_facts
 from tests.helpers.decoding import EOS, MASK, left_pad, prompts
 from tests.helpers.models import tiny_model
 
@@ -197,19 +201,17 @@ def test_an_eos_ends_its_row_and_what_is_before_it_is_still_decoded(model, given
     ended_rows = []
     for text in prompts([3, 11, 8, 5], seed=3):
         whole = model.generate(text[None], early_stop=False, **given, **RUN)
-        late = whole.commit_steps[0].cummax(dim=0).values
-        ahead = (whole.commit_steps[0] < late).nonzero()[:, 0]
-        if not len(ahead):
-            continue
-        eos = int(whole.sequences[0, len(text) + int(ahead[-1])])
-        ended = model.generate(text[None], eos_token_id=eos, cache="none", **given, **RUN)
-        assert same(ended, model.generate(text[None], eos_token_id=eos, cache="block", **given, **RUN))
-        tokens, steps = ended.sequences[0, len(text) :], ended.commit_steps[0]
-        first = int((tokens == eos).nonzero()[0])
-        assert (tokens[first:] == eos).all() and not (tokens == MASK).any()
-        assert ended.forward_passes == steps[: first + 1].max()
-        if (steps[:first] > steps[first]).any():
-            ended_rows.append((text, eos, ended))
+        ahead = (whole.commit_steps[0] < whole.commit_steps[0].cummax(dim=0).values).nonzero()[:, 0]
+        for position in {int(ahead[0]), int(ahead[len(ahead) // 2]), int(ahead[-1])} if len(ahead) else ():
+            eos = int(whole.sequences[0, len(text) + position])
+            ended = model.generate(text[None], eos_token_id=eos, cache="none", **given, **RUN)
+            assert same(ended, model.generate(text[None], eos_token_id=eos, cache="block", **given, **RUN))
+            tokens, steps = ended.sequences[0, len(text) :], ended.commit_steps[0]
+            first = int((tokens == eos).nonzero()[0])
+            assert (tokens[first:] == eos).all() and not (tokens == MASK).any()
+            assert ended.forward_passes == steps[: first + 1].max() >= steps[first:].max()
+            if (steps[:first] > steps[first]).any():
+                ended_rows.append((text, eos, ended))
     assert ended_rows
     text, eos, alone = ended_rows[0]
     other = prompts([14])[0]
@@ -250,6 +252,23 @@ def test_masks_inside_a_prompt_are_slots_too(model):
             assert together.forward_passes[row] == alone.forward_passes[0]
 
 
+def test_a_slot_is_a_run_of_masked_positions_of_a_block():
+    config = DiffusionGenerationConfig(preset="refusion", slot_size=4).resolve()
+    prompt = np.array([[0, 0, 5, MASK, 7, MASK, MASK, 8], [3, 4, 5, 6, 7, 8, 9, 10]])
+    padding = np.array([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
+    seeds = np.array([0, 0])
+    canvas = Canvas.from_prompt(prompt, padding, new_tokens=7, block_size=6, mask_token_id=MASK, seeds=seeds)
+    slots = Slots(canvas, config, kept=0)
+    assert slots.slot_of.tolist() == [
+        [-1, -1, -1, 0, -1, 1, 2, -1, 3, 3, 3, 3, 4, 4, 5],  # slots begin at multiples of 4 after the padding
+        [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 1, 1, 2],
+    ]
+    region = slots.slot_of[:, 8:] >= 0
+    assert slots.first_of_slot[:, 8:][region].tolist() == [8, 8, 8, 8, 12, 12, 14] * 2
+    assert slots.last_of_slot[:, 8:][region].tolist() == [11, 11, 11, 11, 13, 13, 14] * 2
+    assert slots.last_of_slot[0, [3, 5, 6]].tolist() == [3, 5, 6]
+
+
 def test_a_forward_recomputes_only_what_it_reads(model, monkeypatch):
     widths, forward = [], model.forward
     monkeypatch.setattr(
@@ -258,6 +277,22 @@ def test_a_forward_recomputes_only_what_it_reads(model, monkeypatch):
     model.generate(prompts([11])[0][None], early_stop=False, **SETTINGS["one slot at a time"], **RUN)
     # the prompt and all drafts, then by turns what is left of the chosen slot and what is left of all
     assert widths[0] == 11 + LENGTH and max(widths[1:]) < LENGTH and min(widths) == 1
+
+
+def test_another_turn_reuses_the_prompt_exactly(model, monkeypatch):
+    prompt, more = prompts([11, 4])
+    first = model.generate(prompt[None], early_stop=False, **SETTINGS["all mixed"], **RUN)
+    second = torch.cat([prompt, more])[None]
+    fresh = model.generate(second, **SETTINGS["all mixed"], **RUN)
+    widths, forward = [], model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: widths.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    )
+    assert same(fresh, model.generate(second, cache=first.cache, **SETTINGS["all mixed"], **RUN))
+    assert max(widths) == len(more) + LENGTH
+    text = torch.cat([first.sequences, more[None]], dim=1)
+    resumed = model.generate(text, cache=fresh.cache, **SETTINGS["all mixed"], **RUN)
+    assert not (resumed.sequences == MASK).any()
 
 
 def test_guidance_and_sampling(model):
@@ -301,6 +336,14 @@ def test_it_is_the_one_preset_of_a_causal_model(model):
 def test_what_does_not_go_with_slots(family, given, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(family).generate(prompts([3])[0][None], **given)
+
+
+def test_no_recipe_trains_it_and_the_bound_does_not_apply(model):
+    with pytest.raises(ValueError, match="causal attention over slots, which no recipe does"):
+        student_facts(model)
+    ids = prompts([6])[0][None]
+    with pytest.raises(ValueError, match="has causal attention, and score"):
+        model.score(ids, answer_mask=torch.tensor([[0, 0, 0, 0, 1, 1]]))
 
 
 def test_the_published_checkpoint_loads_as_its_class_and_qwen3_stays_qwen3(tmp_path):
