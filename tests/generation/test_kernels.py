@@ -6,8 +6,7 @@ import torch
 from benchmarks.host_reads import count_host_reads
 from benchmarks.watching import KernelCounter, Watch
 from d3llm.generation import decoding_run
-from d3llm.generation.presets import PRESETS
-from tests.helpers.decoding import left_pad, prompts
+from tests.helpers.decoding import OPEN_PRESETS, left_pad, prompts
 
 
 # Kernels per forward; Fast-dLLM's and dllm's own decoders launch 71 to 86 for one row.
@@ -15,7 +14,7 @@ MOST_ALONE, MOST_IN_A_BATCH = 30, 50
 
 
 @pytest.mark.parametrize("cache", ["none", "dual", "block"])
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(OPEN_PRESETS))
 def test_kernels_and_reads_of_a_forward(model, preset, cache):
     arguments = {
         "preset": preset,
