@@ -130,7 +130,7 @@ class Slots(WholeCanvas):
         plans, chosen = (task == PLAN)[:, None], self.plan(score)
         self.chosen = np.where(plans, chosen, self.chosen & ~accepted)
         alone = (self.first & chosen).sum(axis=1) == 1
-        self.task = np.choose(task, (np.where(alone, CHECK, VERIFY), np.full_like(task, CHECK), DRAFT, CHECK))
+        self.task = np.where(task == CHECK, DRAFT, np.where((task == PLAN) & ~alone, VERIFY, CHECK))
         self.end_rounds((task == VERIFY) & accepted.any(axis=1))
         return eligible & gather(accepted, positions)
 
