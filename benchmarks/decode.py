@@ -77,7 +77,8 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="random-168m")
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    fitting = [name for name, preset in PRESETS.items() if preset.values.get("attention") != "causal"]
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=fitting)
     parser.add_argument("--caches", nargs="+", default=["own"], help="own = the preset's; none, prefix, dual, ...")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])

@@ -56,12 +56,17 @@ class DiffusionGenerationConfig(GenerationConfig):
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
             enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
-            the surest of each run of masks (dInfer).
+            the surest of each run of masks (dInfer), `"slots"` drafts of slots that are then verified (ReFusion).
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
         entropy_bound (`float`, *optional*): Of `"entropy_bound"`, in nats.
         run_threshold (`float`, *optional*): Of `"runs"`: the probability that the surest of a run needs.
+        slot_size (`int`, *optional*, defaults to 32): Of `"slots"`: positions of a slot at most.
+        slot_threshold (`float`, *optional*, defaults to 0.9): Of `"slots"`: a slot is chosen if its first token has a
+            higher probability than this; the best one always is.
+        token_threshold (`float`, *optional*, defaults to 0.3): Of `"slots"`: the probability, given what is before it,
+            that a drafted token must exceed to be committed.
         forced_progress (`str`, *optional*, defaults to `"best"`): What a threshold commits in any case: the row's
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
@@ -90,8 +95,9 @@ class DiffusionGenerationConfig(GenerationConfig):
         block_activate_threshold (`float`, *optional*, defaults to 1.0): Share of the previous block that must be
             committed before a block is activated, that is, guaranteed progress.
 
-        attention (`str`, *optional*): `"bidirectional"`, or `"block_causal"`, which hides later blocks from earlier
-            ones. That of the model when not given; bidirectional if it does not say.
+        attention (`str`, *optional*): `"bidirectional"`; `"block_causal"`, which hides later blocks from earlier ones;
+            or `"causal"`, over slots in the order of their completion. That of the model when not given; bidirectional
+            if it does not say.
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention, a multiple of
             `block_size` or a divisor of it. That of the model when not given, or `block_size` if it does not say. The
             model's class says whether its blocks are counted from the end of the prompt (D2F) or from the first token
@@ -172,6 +178,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             )
         config._check_selection()
         config._check_drafts()
+        config._check_slots()
         config.check_blocks()
         return config
 
@@ -190,6 +197,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             ("entropy_bound", "entropy_bound", "entropy"),
             ("bernoulli", None, "random"),
             ("runs", "run_threshold", "probability"),
+            ("slots", None, "probability"),
         ):
             if self.selection == selection and field is not None and getattr(self, field) is None:
                 raise ValueError(f"`selection`={selection!r} needs a value for `{field}`")
@@ -214,12 +222,25 @@ class DiffusionGenerationConfig(GenerationConfig):
             f"`cfg_scale`={self.cfg_scale}": bool(self.cfg_scale),
             f"`edit_threshold`={self.edit_threshold}": self.edit_threshold is not None,
             f"`credit_weight`={self.credit_weight}": bool(self.credit_weight),
+            f"`selection`={self.selection!r}": self.selection == "slots",
             f"`cache`={self.cache!r}, which is not exact: use 'none', or 'block' on block-causal models": not exact,
             "`compile_config`": self.compile_config is not None,
         }
         for fault, is_one in faults.items():
             if is_one:
                 raise ValueError(f"`{name}`={getattr(self, name)} does not go with {fault}")
+
+    def _check_slots(self) -> None:
+        slots = self.selection == "slots"
+        if slots != (self.attention == "causal"):
+            raise ValueError(
+                f"`selection`={self.selection!r} and `attention`={self.attention!r}: slots are decoded with causal "
+                "attention, and nothing else is; use `preset`='refusion' on a model that was trained for it"
+            )
+        if slots and self.cache not in ("none", "block"):
+            raise ValueError(f"`cache`={self.cache!r} does not fit `selection`='slots': use 'block' or 'none'")
+        if slots and self.edit_threshold is not None:
+            raise ValueError("`edit_threshold` does not fit `selection`='slots', which revises nothing: leave it out")
 
     def check_blocks(self) -> None:
         """Raises a `ValueError` for an `attention_block_size` that does not go with the other fields."""

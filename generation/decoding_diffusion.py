@@ -29,6 +29,18 @@ from .preparation import (
     prepare_special_tokens,
     prepare_stops,
 )
+from .slots import SlotRun
+
+
+# Selections that are more than a rule on the proposals of one forward, by name.
+RUNS: dict[str, type[DecodingRun]] = {"slots": SlotRun}
+
+
+def run_class_of(config: DiffusionGenerationConfig) -> type[DecodingRun]:
+    """What runs a loop with these parameters."""
+    if config.draft_states > 1 or config.branches > 1:
+        return DraftingRun
+    return RUNS.get(config.selection, DecodingRun)
 
 
 class DiffusionGenerationMixin(GenerationMixin):
@@ -131,9 +143,9 @@ class DiffusionGenerationMixin(GenerationMixin):
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
                 recomputed. With bidirectional attention this is approximate: its keys and values predate the new
-                tokens. With blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of
-                the earlier run unless the preset has one. Batch of one only. Also as `past_key_values`, besides the
-                name of a policy.
+                tokens; so it is after a run in slots, which saw each other in the order of their completion. With
+                blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the earlier run
+                unless the preset has one. Batch of one only. Also as `past_key_values`, besides the name of a policy.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -243,8 +255,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
-        kind = DraftingRun if config.draft_states > 1 or config.branches > 1 else DecodingRun
-        run = kind(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
+        run_class = run_class_of(config)
+        run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         while True:
             run.end_rows()
             run.advance_blocks()

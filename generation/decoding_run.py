@@ -22,7 +22,7 @@ from .selection import select
 from .stops import Stops
 from .streaming import StreamFeed
 from .visibility import Visibility
-from .windows import indices_of, make_policy
+from .windows import WholeCanvas, indices_of, make_policy
 
 
 # Logits that are in memory at a time, and that one pass reads, by the type of the device. On a CPU as many as fit in
@@ -55,6 +55,8 @@ class DecodingRun:
         window ([`~d3llm.generation.windows.Window`]): Of the next forward.
         positions (`Integers` of shape `(B, K)`): Candidates of the forward, as many in each row: which of them are
             real, `eligible` (B, K) says.
+        drafts (`Integers` of shape `(B, K)`, *optional*): Tokens of the candidates to score in place of a proposal of
+            the model; -1 where it proposes one.
     """
 
     def __init__(
@@ -75,15 +77,32 @@ class DecodingRun:
         self.stream = StreamFeed(streamer) if streamer is not None else None
         self.result = CanvasResult(canvas, config)
         self.logit_rows = model.logit_rows(torch.arange(canvas.length)).numpy()
-        self.policy = make_policy(canvas, config, model.logits_shift, self.logit_rows, kept)
-        self.visibility = Visibility(model, canvas, config.attention == "block_causal", device)
+        self.policy = self.make_policy(kept)
+        self.visibility = self.make_visibility()
         self.guidance = Guidance(canvas, config.cfg_scale, special.mask) if config.cfg_scale else Unguided()
         self.head = self.guidance.guide(model.get_output_embeddings())
         self.call = model if config.compile_config is None else CompiledCall(model, config.compile_config)
         self.credits = None
         if config.credit_weight:
             self.credits = Credits(canvas, config.credit_weight, config.credit_power, config.credit_decay)
+        self.drafts: Integers | None = None
         self.forwards = 0
+
+    def make_policy(self, kept: int) -> WholeCanvas:
+        """The cache policy; the cache has `kept` positions from an earlier run."""
+        return make_policy(self.canvas, self.config, self.model.logits_shift, self.logit_rows, kept)
+
+    def make_visibility(self) -> Visibility:
+        """What the rows see."""
+        return Visibility(self.model, self.canvas, self.config.attention == "block_causal", self.device)
+
+    def shown_tokens(self) -> Integers:
+        """The tokens (B, L) that the next forward sees."""
+        return self.canvas.tokens
+
+    def rows_that_predict(self, positions: Integers) -> Integers:
+        """The rows of the logits that predict these positions (B, K)."""
+        return self.logit_rows[positions]
 
     def end_rows(self) -> None:
         """Ends rows at their first EOS or by a stop."""
@@ -154,7 +173,7 @@ class DecodingRun:
             return values if rows is None else values[rows]
 
         canvas, recomputed, first_real = self.canvas, of_rows(self.window.positions), of_rows(self.canvas.first_real)
-        kept = np.maximum(self.logit_rows[of_rows(self.positions)], first_real[:, None])
+        kept = np.maximum(of_rows(self.rows_that_predict(self.positions)), first_real[:, None])
         if span is not None:
             positions = np.arange(span.start, span.stop)[None].repeat(len(recomputed), axis=0)
             kept = (kept - span.start).clip(min=0)
@@ -162,7 +181,7 @@ class DecodingRun:
             positions = indices_of(recomputed, width, first_real)
             filled = width - recomputed.sum(axis=1, keepdims=True)
             kept = filled + gather(recomputed.cumsum(axis=1) - 1, kept).clip(min=0)
-        tokens, slots = gather(of_rows(canvas.tokens), positions), self.upload(positions)
+        tokens, slots = gather(of_rows(self.shown_tokens()), positions), self.upload(positions)
         on_device = None if rows is None else self.upload(rows)
         inputs = {
             "input_ids": self.upload(tokens),
@@ -192,6 +211,7 @@ class DecodingRun:
             self.logits_processor,
             self.forwards,
             self.credits,
+            self.drafts,
         )
         if faults := np.isnan(proposal.score).sum():
             raise ValueError(

@@ -140,6 +140,7 @@ SELECTIONS = [
     "factor",
     "entropy_bound",
     "runs",
+    "slots",
 ]
 STOP_RULES = ("at_once", "no_gap", "new_eos", "block")
 CACHES = ("none", "prefix", "dual", "delayed", "block", "opened", "vicinity")
@@ -157,11 +158,14 @@ METHOD_FIELDS = {
     "factor": Field(None, Number()),
     "entropy_bound": Field(None, Number()),
     "run_threshold": Field(None, Number(0, 1), added=True),
+    "slot_size": Field(32, Whole(1), added=True),
+    "slot_threshold": Field(0.9, Number(0, 1), added=True),
+    "token_threshold": Field(0.3, Number(0, 1), added=True),
     "forced_progress": Field("best", Choice(PROGRESS)),
     "forced_score": Field(None, Choice(SCORES)),
     "block_add_threshold": Field(1.0, Number(0, 1)),
     "block_activate_threshold": Field(1.0, Number(0, 1)),
-    "attention": Field("bidirectional", Choice(("bidirectional", "block_causal"))),
+    "attention": Field("bidirectional", Choice(("bidirectional", "block_causal", "causal"))),
     "attention_block_size": Field(None, Whole(1), added=True),
     "credit_weight": Field(0.0, Number(), added=True),
     "credit_power": Field(0.2, Number(), added=True),

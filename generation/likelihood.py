@@ -50,6 +50,7 @@ class LikelihoodMixin:
 
     config: Any
     generation_config: Any
+    attention: str | None
     logit_rows: Callable[[torch.Tensor], torch.Tensor]
     __call__: Callable[..., Any]
 
@@ -81,8 +82,14 @@ class LikelihoodMixin:
             `torch.FloatTensor` of shape `(B,)`: Log-likelihoods in nats.
 
         Raises:
-            `ValueError`: For a mask of another shape, a row without an answer, or an answer in the padding.
+            `ValueError`: For a mask of another shape, a row without an answer, an answer in the padding, and a model
+                with causal attention, to which the bound does not apply.
         """
+        if self.attention == "causal":
+            raise ValueError(
+                f"{type(self).__name__} has causal attention, and score() needs a model that sees both sides of a "
+                "mask: compare generated answers"
+            )
         answer = answer_mask != 0
         if answer.shape != input_ids.shape or not answer.any(dim=1).all():
             raise ValueError(

@@ -100,6 +100,8 @@ def prepare_attention(model: Any, config: DiffusionGenerationConfig) -> Diffusio
     where neither the caller nor the preset asks for one."""
     trained = trained_attention(model)
     asked, block_size = config.attention, config.block_size
+    if config.preset is None and (asked or trained) == "causal":
+        config.preset = "refusion"  # the one method that decodes with it
     named = PRESETS[config.preset].values_for(model.preset_values) if config.preset is not None else {}
     config.attention = asked or named.get("attention") or trained
     if trained is not None and asked is None and config.attention != trained:
@@ -108,18 +110,25 @@ def prepare_attention(model: Any, config: DiffusionGenerationConfig) -> Diffusio
             f"with {trained}: choose another preset, or set `attention` to decode with it all the same"
         )
     config = config.resolve(model.preset_values)
-    if config.attention != "block_causal":
+    if config.attention == "bidirectional":
         return config
     if trained is None and asked is None:
         logger.warning_once(
-            f"`preset`={config.preset!r} needs weights that were trained with block-causal attention; config.json "
-            "does not say (`attention`) whether these were"
+            f"`preset`={config.preset!r} needs weights that were trained with {config.attention.replace('_', '-')} "
+            "attention; config.json does not say (`attention`) whether these were"
         )
     if model.config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(
-            f"`attention`='block_causal' needs `attn_implementation`='sdpa' or 'eager', "
+            f"`attention`={config.attention!r} needs `attn_implementation`='sdpa' or 'eager', "
             f"not {model.config._attn_implementation!r}"
         )
+    if config.attention == "causal":
+        if model.logits_shift:
+            raise ValueError(
+                f"`selection`='slots' needs logits of masked positions that predict their own token, and those of "
+                f"{type(model).__name__} predict the next one: choose another preset"
+            )
+        return config
     return prepare_attention_blocks(model.attention_block_size, config, block_size or named.get("block_size"))
 
 

@@ -241,6 +241,22 @@ PRESETS: dict[str, Preset] = {
             values=DINFER | {"cache": "vicinity", "cache_margin": 16, "cache_delay": 4},
         ),
         Preset(
+            name="refusion",
+            summary="causal: slots in any order, each drafted at once and verified from left to right, exact cache",
+            source="ReFusion, arXiv 2512.13586, table 6 (the values for MBPP)",
+            values={
+                "score": "probability",
+                "selection": "slots",
+                "attention": "causal",
+                "block_size": 128,
+                "slot_size": 32,
+                "slot_threshold": 0.9,
+                "token_threshold": 0.3,
+                "cache": "block",
+                "early_stop": True,
+            },
+        ),
+        Preset(
             name="d3llm_opened",
             summary="d3llm with a cache whose window is the opened blocks, however long the canvas",
             source="d3LLM, arXiv 2601.07568; the cache is this package's (docs/decoding.md)",

@@ -25,6 +25,7 @@ def propose(
     logits_processor: LogitsProcessorList | None,
     forward: int,
     credits: Credits | None = None,
+    drafts: Integers | None = None,
 ) -> Proposal:
     """A token for every candidate and how sure the model is of it. Reads them on the host: the one read of a forward.
 
@@ -34,6 +35,7 @@ def propose(
         positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates.
         forward (`int`): Number of the forward, for sampling.
         credits ([`~d3llm.generation.credits.Credits`], *optional*): What tokens have gained in earlier forwards.
+        drafts (`Integers` of shape `(B, K)`, *optional*): Tokens to score, -1 where the model proposes one.
     """
     rows = np.arange(len(positions)).repeat(positions.shape[1])
     generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
@@ -46,8 +48,9 @@ def propose(
         if logits_processor:
             part = logits_processor(torch.from_numpy(shown[rows[span]]).to(part.device), part.float())
         credited = None if credits is None else credits.of(rows[span], positions.flatten()[span])
+        given = None if drafts is None else torch.from_numpy(drafts.flatten()[span]).to(part.device)
         part = part.float()
-        parts.append(propose_part(part, draw, config, mask_token_id, bool(logits_processor), credited))
+        parts.append(propose_part(part, draw, config, mask_token_id, bool(logits_processor), credited, given))
     numbers = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).numpy(force=True)
     tokens, *fields = numbers.reshape(-1, *positions.shape)
     scores = {kind: fields.pop(0) for kind in kinds_of_scores(config)}
@@ -81,6 +84,7 @@ def propose_part(
     mask_token_id: int,
     may_forbid: bool,
     credited: CreditedTokens | None = None,
+    drafts: torch.LongTensor | None = None,
 ) -> torch.Tensor:
     """The fields of a [`Proposal`] for some candidates, from their `logits` (candidates, vocab), which it overwrites.
 
@@ -90,7 +94,8 @@ def propose_part(
     not depend on the model are made on the host; in their place is whether the logits are finite.
 
     Entropy in one float32 pass: with z the logits less their maximum and S = sum(exp z), H = log S - sum(z exp z) / S.
-    The mask token counts in the distribution but is never proposed.
+    The mask token counts in the distribution but is never proposed. `drafts` (candidates,) are tokens to score, -1
+    where one is to be proposed.
     """
     logits -= logits.amax(dim=-1, keepdim=True)
     if may_forbid:  # the weight of a forbidden token is 0, and -inf * 0 is not
@@ -118,6 +123,8 @@ def propose_part(
         tokens = largest(restrict(logits / config.temperature, config) + draw.gumbel(logits.shape[-1], logits.device))
     else:
         tokens = largest(logits)
+    if drafts is not None:
+        tokens = torch.where(drafts < 0, tokens, drafts)
     if "probability" in kinds:
         scores["probability"] = weights.gather(-1, tokens[:, None])[:, 0] / total
     fields = [tokens.int().view(torch.float32), *(scores[kind] for kind in kinds), *without_credit]

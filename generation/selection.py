@@ -194,7 +194,7 @@ def register_rule(name: str, rule: Rule, *, may_accept_nothing: bool = True) -> 
     Raises:
         `ValueError`: For a name that is taken.
     """
-    if name in RULES:
+    if name in SELECTIONS:
         raise ValueError(f"`selection`={name!r} is taken: give the rule another name")
     RULES[name] = rule
     SELECTIONS.append(name)

@@ -50,6 +50,10 @@ class Visibility:
             return padding
         else:  # prepared here, since transformers reads a mask of padding on the host before it makes one of this
             visible = (padding > 0)[:, None, None, :].expand(-1, -1, positions.shape[1], -1)
+        return self.as_mask(visible)
+
+    def as_mask(self, visible: torch.Tensor) -> torch.Tensor:
+        """What is `visible` (R, 1, W, L), in the form that the attention implementation expects."""
         if self.implementation == "eager":
             return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, torch.finfo(self.dtype).min)
         return visible

@@ -66,8 +66,10 @@ class AdaptedModel(DiffusionGenerationMixin):
         if kwargs.get("compile_config") is not None:
             raise ValueError("`compile_config` is not supported for a model of another class: omit it")
         config = super().diffusion_config(generation_config, {**kwargs, "cache": "none"}, *args, **settings)
-        if config.attention == "block_causal":
-            raise ValueError("`attention`='block_causal' needs a class of d3llm: load the model with this package")
+        if config.attention != "bidirectional":
+            raise ValueError(
+                f"`attention`={config.attention!r} needs a class of d3llm: load the model with this package"
+            )
         if config.preset and PRESETS[config.preset].values_for(self.preset_values).get("cache", "none") != "none":
             logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model lacks")
         return config

@@ -12,6 +12,7 @@ from .configuration_llada import LLaDAConfig
 from .configuration_llada2_moe import LLaDA2MoeConfig
 from .configuration_lladamoe import LLaDAMoEConfig
 from .configuration_mmada import MMadaConfig
+from .configuration_refusion import ReFusionConfig
 from .configuration_sdar import SDARConfig
 from .configuration_sdar_moe import SDARMoeConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
@@ -22,6 +23,7 @@ from .modeling_llada import LLaDAModelLM
 from .modeling_llada2_moe import LLaDA2MoeModelLM
 from .modeling_lladamoe import LLaDAMoEModelLM
 from .modeling_mmada import MMadaModelLM
+from .modeling_refusion import ReFusionForCausalLM
 from .modeling_sdar import SDARForCausalLM
 from .modeling_sdar_moe import SDARMoeForCausalLM
 from .remote_code import AUTO_CLASSES
@@ -62,6 +64,8 @@ __all__ = [
     "LLaDAModelLM",
     "MMadaConfig",
     "MMadaModelLM",
+    "ReFusionConfig",
+    "ReFusionForCausalLM",
     "SDARConfig",
     "SDARForCausalLM",
     "SDARMoeConfig",

@@ -9,6 +9,7 @@ from .modeling_llada import LLaDAModelLM
 from .modeling_llada2_moe import LLaDA2MoeModelLM
 from .modeling_lladamoe import LLaDAMoEModelLM
 from .modeling_mmada import MMadaModelLM
+from .modeling_refusion import ReFusionForCausalLM
 from .modeling_sdar import SDARForCausalLM
 from .modeling_sdar_moe import SDARMoeForCausalLM
 from .shared_model_type import share_model_type
@@ -23,6 +24,7 @@ FAMILIES: tuple[type[MaskedDiffusionPreTrainedModel], ...] = (
     LLaDAMoEModelLM,
     LLaDA2MoeModelLM,
     SDARMoeForCausalLM,
+    ReFusionForCausalLM,
 )
 
 _registered: dict[str, type[MaskedDiffusionPreTrainedModel]] = {}

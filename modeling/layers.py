@@ -158,8 +158,9 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
             predicts the token at `i + 1` (models adapted from an autoregressive one). Each family states it.
         display_name (`str`): The name of the family in messages.
         checkpoints (`tuple[str, ...]`): Published checkpoints with the keys of the class, as Hub ids.
-        attention (`str`, *optional*): `"bidirectional"` or `"block_causal"`, if all checkpoints of the family were
-            trained with it; an `attention` in config.json comes first.
+        attention (`str`, *optional*): `"bidirectional"`, `"block_causal"` or `"causal"` (ReFusion: over slots in the
+            order of their completion), if all checkpoints of the family were trained with it; an `attention` in
+            config.json comes first.
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention. A family whose
             checkpoints differ in it states the usual one, and each model that of its config. Of a family without
             blocks, `attention_block_size` in config.json is that of a model that was trained to attend in blocks.

@@ -20,7 +20,7 @@ class Fast_dLLM_QwenPreTrainedModel(QwenPreTrainedModel):  # noqa: N801
     logits_shift = 1
     display_name = "Fast-dLLM v2"
     checkpoints = ("Efficient-Large-Model/Fast_dLLM_v2_7B", "Efficient-Large-Model/Fast_dLLM_v2_1.5B")
-    attention = "block_causal"
+    attention: str | None = "block_causal"
     attention_block_size = 32
     attention_grid = "absolute"
     # The most probable token of a block, whose size is that of the model.

@@ -121,7 +121,7 @@ class LLaDA2MoePreTrainedModel(ExpertsPreTrainedModel):
         "inclusionAI/LLaDA2.1-mini",
         "inclusionAI/LLaDA2.1-flash",
     )
-    attention = "block_causal"
+    attention: str | None = "block_causal"
     attention_block_size = 32
     attention_grid = "absolute"
     # The most probable token, block after block, as for LLaDA.

@@ -41,7 +41,7 @@ class SDARPreTrainedModel(QwenPreTrainedModel):
         "Gen-Verse/TraDo-4B-Instruct",
         "Gen-Verse/TraDo-8B-Thinking",
     )
-    attention = "block_causal"
+    attention: str | None = "block_causal"
     attention_block_size = 4
     attention_grid = "absolute"
     # The most probable token of a block, whose size is that of the model.

@@ -41,7 +41,7 @@ class SDARMoePreTrainedModel(ExpertsPreTrainedModel):
     logits_shift = 0
     display_name = "SDAR-MoE"
     checkpoints = ("JetLM/SDAR-30B-A3B-Chat",)
-    attention = "block_causal"
+    attention: str | None = "block_causal"
     attention_block_size = 4
     attention_grid = "absolute"
     # The most probable token, block after block, as for LLaDA.

@@ -83,8 +83,13 @@ def student_facts(
         [`StudentFacts`]: The facts.
 
     Raises:
-        `ValueError`: If neither the config nor `max_length` limits the canvas.
+        `ValueError`: If neither the config nor `max_length` limits the canvas, and for a model with causal attention.
     """
+    if getattr(model, "attention", None) == "causal":
+        raise ValueError(
+            f"{type(model).__name__} was trained with causal attention over slots, which no recipe does: choose a "
+            "student of another family."
+        )
     if max_length is None and model.config.max_position_embeddings is None:
         raise ValueError("The model's config does not state its number of positions: give --max_length.")
     special = model.special_tokens(resolve_generation_config(model, [1]))

@@ -16,10 +16,7 @@ from tests.helpers.flash_standin import flash_attention  # noqa: F401
 from tests.helpers.models import tiny_model
 
 
-# the others need a mask that flash attention does not take
-BIDIRECTIONAL = [name for name, preset in PRESETS.items() if preset.values.get("attention") != "block_causal"]
-
-
+BIDIRECTIONAL_PRESETS = [name for name, preset in PRESETS.items() if "attention" not in preset.values]
 CACHES = ["none", "prefix", "dual", "delayed", "block", "opened"]
 PADDED = prompts([3, 11, 7, 1, 20, 5, 16, 9])
 RAGGED = {"block_size": 4, "max_new_tokens": 10, "eos_token_id": [7, 21], "seed": 3, "return_dict_in_generate": True}
@@ -44,7 +41,7 @@ def test_every_preset_padded_and_not(flash_attention, family, tmp_path):  # noqa
     model, flash = both(family, tmp_path, "flash_attention_2")
     assert "flash" in flash.config._attn_implementation
     padded, mask = left_pad(PADDED)
-    for preset in BIDIRECTIONAL:
+    for preset in BIDIRECTIONAL_PRESETS:
         assert_equal_runs(model, flash, padded, mask, preset=preset, **RAGGED)
         assert_equal_runs(model, flash, padded[:, -1:], None, preset=preset, **RAGGED)
 
@@ -55,7 +52,7 @@ def test_every_preset_padded_and_not(flash_attention, family, tmp_path):  # noqa
 def test_every_preset_with_every_cache(flash_attention, family, cache, tmp_path):  # noqa: F811
     model, flash = both(family, tmp_path, "flash_attention_2")
     padded, mask = left_pad(PADDED)
-    for preset in BIDIRECTIONAL:
+    for preset in BIDIRECTIONAL_PRESETS:
         assert_equal_runs(model, flash, padded, mask, preset=preset, cache=cache, **RAGGED)
 
 

@@ -5,19 +5,18 @@ import torch
 
 from benchmarks.host_reads import count_host_reads
 from benchmarks.watching import KernelCounter, Watch
-from d3llm.generation import decoding_run
-from d3llm.generation.presets import PRESETS
-from tests.helpers.decoding import left_pad, prompts
+from d3llm.generation import PRESETS, decoding_run
+from tests.helpers.decoding import OPEN_PRESETS, left_pad, prompts
 
 
 # Kernels per forward; Fast-dLLM's and dllm's own decoders launch 71 to 86 for one row.
 MOST_ALONE, MOST_IN_A_BATCH = 30, 50
 CASES = [
     (name, cache)
-    for name, preset in PRESETS.items()
+    for name in OPEN_PRESETS
     for cache in ("none", "dual", "block")
     # drafts take exact caches alone
-    if not {"draft_states", "branches"} & preset.values.keys() or cache == preset.values.get("cache", "none")
+    if "draft_states" not in PRESETS[name].values or cache == "none"
 ]
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
+from d3llm.generation.decoding_diffusion import RUNS
 from d3llm.generation.fields import CHOICES
 from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, select
 
@@ -78,5 +79,5 @@ def test_a_scheduled_threshold_makes_up_for_what_was_not_sure_and_goes_no_furthe
 
 
 def test_every_selection_has_its_rule():
-    assert RULES.keys() == set(CHOICES["selection"])
+    assert RULES.keys() | RUNS.keys() == set(CHOICES["selection"])
     assert set(MAY_ACCEPT_NOTHING) <= RULES.keys()

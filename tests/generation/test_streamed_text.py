@@ -5,10 +5,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TextIteratorStreamer
 
-from d3llm.generation import PRESETS
 from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import generate_problems
+from tests.helpers.decoding import OPEN_PRESETS
 from tests.helpers.models import tiny_model
 
 
@@ -44,19 +44,19 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
         assert streamed == returned
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_answers_of_the_shipped_models(shipped, preset):
     check_shipped(shipped, preset, answers=2, block_size=8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_100_answers_with_every_preset(shipped, preset):
     check_shipped(shipped, preset, answers=100)
 
 
 @pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_random_models(family, preset):
     model, tokenizer = tiny_model(family), bytes_tokenizer()
     for length in (3, 9):

@@ -4,9 +4,8 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from d3llm.generation import PRESETS
 from d3llm.modeling import LLaDAModelLM
-from tests.helpers.decoding import FAMILIES, left_pad, prompts
+from tests.helpers.decoding import FAMILIES, OPEN_PRESETS, left_pad, prompts
 from tests.helpers.models import tiny_model
 from tests.helpers.two_devices import FIRST, SECOND, split_over_two_devices
 
@@ -49,7 +48,7 @@ def test_every_cache(family, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_every_preset(family, preset):
     for cache in ("none", "dual", "block"):
         assert_equal_on_two_devices(tiny_model(family), preset=preset, cache=cache)

@@ -3,10 +3,13 @@
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from d3llm.generation import PRESETS
 from d3llm.modeling import DreamModel, LLaDAModelLM
 
 
 FAMILIES = [LLaDAModelLM, DreamModel]
+# The presets that any of them decodes with.
+OPEN_PRESETS = [name for name, preset in PRESETS.items() if preset.values.get("attention") != "causal"]
 MASK, EOS = 63, 0
 
 

@@ -13,6 +13,8 @@ def families_table() -> str:
         attention = family.attention or "bidirectional"
         if attention == "block_causal":
             attention = f"block-causal, blocks of {family.attention_block_size}"
+        if attention == "causal":
+            attention = "causal, over slots"
         logits = "of the next position" if family.logits_shift else "of the position"
         checkpoints = ", ".join(name.split("/")[1] for name in family.checkpoints)
         lines.append(f"| {family.display_name} | `{family.__name__}` | {attention} | {logits} | {checkpoints} |")
@@ -23,7 +25,7 @@ def presets_table() -> str:
     lines = ["| preset | models | cache | selection |", "|---|---|---|---|"]
     for preset in PRESETS.values():
         values = preset.values
-        models = "block-causal" if values.get("attention") == "block_causal" else "all"
+        models = values.get("attention", "all").replace("_", "-")
         lines.append(f"| `{preset.name}` | {models} | {values.get('cache', 'none')} | {values['selection']} |")
     return "\n".join(lines)
 

@@ -73,7 +73,7 @@ def downloaded(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 @over_families
 def test_a_family_states_its_facts(family):
     assert family.display_name and family.checkpoints and family.teacher_decoding
-    assert family.attention in (None, "bidirectional", "block_causal")
+    assert family.attention in (None, "bidirectional", "block_causal", "causal")
     assert family.attention_grid in ("prompt", "absolute")
     assert (family.attention_block_size is not None) == (family.attention == "block_causal")
     assert len({other.display_name for other in FAMILIES}) == len(FAMILIES)
