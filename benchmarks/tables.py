@@ -1,4 +1,4 @@
-"""Fills the tables of benchmarks/README.md from the result files.
+"""Fills the tables of the pages from the result files.
 
 A table stands between `<!-- docs/results/NAME.json -->` and `<!-- end -->`; the machine, versions and repeats above it
 come from the file too. A file that does not exist leaves its table as it is.
@@ -6,7 +6,9 @@ come from the file too. A file that does not exist leaves its table as it is.
     python -m benchmarks.tables
 """
 
+import functools
 import json
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -17,24 +19,26 @@ from d3llm.common.files import write_atomically
 
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("benchmarks/README.md", "docs/training.md")
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
 AGAINST = ("equal rows", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs")
 
 
 def main() -> None:
-    readme = ROOT / "benchmarks" / "README.md"
-    write_atomically(readme, TABLE.sub(filled, readme.read_text(encoding="utf-8")).encode())
+    for page in filter(Path.is_file, (ROOT / name for name in PAGES)):
+        text = page.read_text(encoding="utf-8")
+        write_atomically(page, TABLE.sub(functools.partial(filled, page.parent), text).encode())
 
 
-def filled(table: re.Match[str]) -> str:
-    """The place of a table with what its result file says."""
+def filled(folder: Path, table: re.Match[str]) -> str:
+    """The place of a table, on a page in this folder, with what its result file says."""
     beginning, name, end = table.groups()
     if not (ROOT / name).is_file():
         print(f"{name} does not exist: its table stays as it is")
         return table[0]
     result = json.loads((ROOT / name).read_text(encoding="utf-8"))
-    link = f"[Result file](../{name})"
+    link = f"[Result file]({os.path.relpath(ROOT / name, folder)})"
     above = textwrap.fill(f"{describe(result)} {link}.", width=120, break_long_words=False, break_on_hyphens=False)
     return f"{beginning}\n{above}\n\n{render(result)}\n\n{end}"
 
@@ -72,8 +76,17 @@ def cache_cells(row: dict[str, Any]) -> list[str]:
     return [row["cache"], row["model"], *shown, f"{row['mean_window']:.2f}", error]
 
 
+def attention_cells(row: dict[str, Any]) -> list[str]:
+    attention, decoder = row["attention"].replace("_", "-"), row["decoder"]
+    measured = [f"{row['mean_window']:.2f}", f"{row['forwards']:,}", f"{row['seconds']:.0f}"]
+    return [attention, decoder, *problem_cells(row), *measured]
+
+
 def render(result: dict[str, Any]) -> str:
     rows = result["rows"]
+    if rows and "attention" in rows[0]:
+        titles = ["attention", "decoder", *OF_PROBLEMS, "mean window", "forwards", "seconds"]
+        return markdown(titles, [attention_cells(row) for row in rows])
     if rows and "mean_window" in rows[0]:
         return markdown(
             ["cache", "model", *OF_PROBLEMS, "mean window", "error, nats"], [cache_cells(row) for row in rows]
