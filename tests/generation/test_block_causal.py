@@ -28,8 +28,10 @@ def model(request):
     return built
 
 
-@pytest.mark.parametrize(("block_size", "attention_block_size"), [(8, 8), (4, 8), (16, 8), (3, 3)])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "block_size", "attention_block_size"),
+    [("sdar", 8, 8), ("sdar", 16, 8), ("sdar", 3, 3), ("d3llm", 16, 8), *((preset, 4, 8) for preset in PRESETS)],
+)
 def test_the_block_cache_is_exact(model, preset, block_size, attention_block_size):
     ids = prompts([11])[0][None]
     given = {
@@ -51,7 +53,7 @@ def test_the_block_cache_is_exact(model, preset, block_size, attention_block_siz
 def test_rows_of_a_ragged_batch_are_those_of_the_row_alone(model, preset):
     texts = prompts([3, 11, 8, 5])
     ids, mask = left_pad(texts)
-    given = {"preset": preset, "attention_block_size": 8, "block_size": 4, "threshold": 0.4}
+    given = {"preset": preset, "attention_block_size": 8, "block_size": 4, "threshold": 0.4, "edit_forwards": 3}
     together = model.generate(ids, attention_mask=mask, **given, **RUN)
     for row, text in enumerate(texts):
         alone = model.generate(text[None], **given, **RUN)

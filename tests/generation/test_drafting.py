@@ -43,7 +43,7 @@ def test_the_text_is_that_of_the_decoder_without_drafts(models, base):
         ids, mask = left_pad(prompts([5, 9, 3], seed=seed))
         plain = model.generate(ids, attention_mask=mask, **RUN | base)
         assert torch.equal(plain.row_forwards, plain.forward_passes)
-        for states in (2, 6, 64):
+        for states in (2, 64) if seed else (6,):
             drafted = model.generate(ids, attention_mask=mask, draft_states=states, **RUN | base)
             assert torch.equal(drafted.sequences, plain.sequences)
             assert (drafted.forward_passes <= plain.forward_passes).all()
