@@ -253,6 +253,7 @@ class Canvas(PerRow):
         self.logprobs = np.where(tail, np.float32(np.nan), self.logprobs)
         self.tokens = np.where(tail, fill_token_id, self.tokens)
         self.committed = self.committed | tail
+        self.count_masks()
 
     def advance_blocks(self, add_threshold: float, activate_threshold: float) -> None:
         """Activate blocks, open at most one more, and move to the first unfinished block, by `masks_left`.

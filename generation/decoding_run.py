@@ -112,7 +112,6 @@ class DecodingRun:
         self.canvas.count_masks()
         self.canvas.held = self.policy.must_stay(self.canvas)
         self.stops.end_rows(self.canvas, self.forwards)
-        self.canvas.count_masks()
         self.canvas.held &= ~self.canvas.ended
 
     def advance_blocks(self) -> None:

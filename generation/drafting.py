@@ -70,12 +70,16 @@ class DraftingRun(DecodingRun):
             join_rows([getattr(lane, name) for lane in self.lanes]) for name in ("canvas", "policy", "window")
         )
         self.window.positions = np.concatenate(windows)
-        self._select_on_device(np.tile(np.arange(len(nothing)), len(self.lanes)))
+        if len(self.lanes) > 1:
+            self._select_on_device(np.tile(np.arange(len(nothing)), len(self.lanes)))
         return super().forward()
 
     def select(self, proposal: Proposal) -> Booleans:
         """Which proposals of the state that is kept to write; the others are dropped."""
         accepted = super().select(proposal)
+        if len(self.lanes) == 1:
+            self.known = self.positions, self.eligible & ~accepted, proposal
+            return accepted
         rows = self._surest_lane(proposal) if self.config.branches > 1 else self._last_right_lane(proposal, accepted)
         rows = rows * len(self.lanes[0].exists) + np.arange(len(rows))
         for state in (self.canvas, self.policy, self.window, proposal):

@@ -23,8 +23,9 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import (
 from transformers.utils import can_return_tuple
 
 from ..generation.canvas_cache import takes_past_key_values
-from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, attend, run_layers
+from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, run_layers
 from .outputs import CanvasLMOutput, CanvasModelOutput
+from .qwen_transformer import QwenAttention
 
 
 def stack_experts_of(model_type: str) -> None:
@@ -34,38 +35,13 @@ def stack_experts_of(model_type: str) -> None:
     register_checkpoint_conversion_mapping(model_type, get_checkpoint_conversion_mapping("qwen2_moe"), overwrite=True)
 
 
-class NormedAttention(nn.Module):
+class NormedAttention(QwenAttention):
     """Attention with Qwen3's keys: each head of queries and keys is normalised before the rotation."""
 
     def __init__(self, config: PretrainedConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = head_size(config)
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = False
-        size, kv_size = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, size, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
-        self.o_proj = nn.Linear(size, config.hidden_size, bias=bias)
+        super().__init__(config, layer_idx, input_bias=config.attention_bias, output_bias=config.attention_bias)
         self.q_norm = Qwen3MoeRMSNorm(self.head_dim, eps=config.rms_norm_eps)
         self.k_norm = Qwen3MoeRMSNorm(self.head_dim, eps=config.rms_norm_eps)
-
-    def forward(
-        self, hidden_states: torch.Tensor, **attention_kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        norms = {"query_norm": self.q_norm, "key_norm": self.k_norm}
-        attended, weights = attend(self, query, key, value, **norms, **attention_kwargs)
-        return self.o_proj(attended), weights
-
-
-def head_size(config: PretrainedConfig) -> int:
-    """Size of an attention head; configs may state it."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 class RoutedExperts(nn.Module):

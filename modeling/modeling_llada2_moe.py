@@ -21,10 +21,10 @@ from .experts import (
     ExpertsLM,
     ExpertsPreTrainedModel,
     RoutedExperts,
-    head_size,
     stack_experts_of,
 )
 from .layers import CanvasRotaryEmbedding, attend
+from .qwen_transformer import head_dim
 
 
 # Fields of the published config and the one value of each that is built here.
@@ -47,7 +47,7 @@ class LLaDA2MoeAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = head_size(config)
+        self.head_dim = head_dim(config)
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.attention_dropout = config.attention_dropout
         self.is_causal = False
@@ -151,7 +151,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel, ExpertsBackbone):
         self.layers = nn.ModuleList(LLaDA2MoeDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = Qwen3MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = CanvasRotaryEmbedding(
-            int(head_size(config) * config.partial_rotary_factor), config.rope_theta
+            int(head_dim(config) * config.partial_rotary_factor), config.rope_theta
         )
         self.post_init()
 

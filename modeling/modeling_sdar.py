@@ -66,7 +66,7 @@ class SDARForCausalLM(SDARPreTrainedModel, QwenForMaskedDiffusion):
 
     ```python
     >>> model = SDARForCausalLM.from_pretrained("JetLM/SDAR-8B-Chat", dtype="bfloat16")
-    >>> output = model.generate(input_ids, attention="block_causal", block_size=4, max_new_tokens=256)
+    >>> output = model.generate(input_ids, preset="sdar", max_new_tokens=256)
     ```
     """
 

@@ -18,10 +18,10 @@ from .experts import (
     ExpertsPreTrainedModel,
     NormedAttention,
     RoutedExperts,
-    head_size,
     stack_experts_of,
 )
 from .layers import CanvasRotaryEmbedding
+from .qwen_transformer import head_dim
 
 
 stack_experts_of(SDARMoeConfig.model_type)
@@ -64,7 +64,7 @@ class SDARMoeModel(SDARMoePreTrainedModel, ExpertsBackbone):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(SDARMoeDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = Qwen3MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = CanvasRotaryEmbedding(head_size(config), config.rope_theta)
+        self.rotary_emb = CanvasRotaryEmbedding(head_dim(config), config.rope_theta)
         self.post_init()
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
@@ -18,8 +19,8 @@ from .layers import CanvasRotaryEmbedding, MaskedDiffusionPreTrainedModel, atten
 from .outputs import CanvasLMOutput, CanvasModelOutput
 
 
-def head_dim(config: QwenTransformerConfig) -> int:
-    """Size of an attention head."""
+def head_dim(config: PretrainedConfig) -> int:
+    """Size of an attention head; configs may state it."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
@@ -27,14 +28,14 @@ class QwenAttention(nn.Module):
     """Grouped-query attention. Qwen2 has biases in the projections of the input, Qwen3 norms of queries and keys.
 
     Args:
-        config ([`QwenTransformerConfig`]): The config.
+        config (`PretrainedConfig`): The config.
         layer_idx (`int`): Number of the layer.
         input_bias, output_bias (`bool`): Whether the three projections of the input, and that of the output, have a
             bias.
     """
 
     def __init__(
-        self, config: QwenTransformerConfig, layer_idx: int, *, input_bias: bool = True, output_bias: bool = False
+        self, config: PretrainedConfig, layer_idx: int, *, input_bias: bool = True, output_bias: bool = False
     ):
         super().__init__()
         self.config = config
