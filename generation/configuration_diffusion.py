@@ -105,9 +105,13 @@ class DiffusionGenerationConfig(GenerationConfig):
 
         > Drafts: several states of a row in one forward
 
-        draft_states (`int`, *optional*, defaults to 1): States of a row that a forward takes, as rows of their own:
-            the present one, and what the decoder would make of it in its next forwards, guessed from its last
-            proposals. The longest chain that it would have made itself is kept, so that the text is the same.
+        draft_states (`int`, *optional*, defaults to 1): States of a row that a forward takes at most, as rows of
+            their own: the present one, and those that the decoder will most likely pass through in its next
+            forwards. The last one that it is known to pass through is kept, so that the text is the same.
+        draft_order (`str`, *optional*, defaults to `"score"`): In what order the candidates are expected to be
+            committed: `"score"` the surest first, or `"left_to_right"`.
+        draft_chance (`float`, *optional*, defaults to 0.02): How likely a state must be to be worth a row, as the
+            scores and the row's record of drafts that came true say; 0 takes all.
         branches (`int`, *optional*, defaults to 1): States of a row that a forward takes: the present one, and the
             same with one of the surest remaining candidates each. The surest of them is kept (LoPA).
 

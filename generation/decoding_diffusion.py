@@ -17,6 +17,7 @@ from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_run import DecodingRun
 from .drafting import DraftingRun
+from .lanes import BranchingRun
 from .output_diffusion import DiffusionGenerationOutput
 from .preparation import (
     SpecialTokens,
@@ -38,8 +39,10 @@ RUNS: dict[str, type[DecodingRun]] = {"slots": SlotRun}
 
 def run_class_of(config: DiffusionGenerationConfig) -> type[DecodingRun]:
     """What runs a loop with these parameters."""
-    if config.draft_states > 1 or config.branches > 1:
+    if config.draft_states > 1:
         return DraftingRun
+    if config.branches > 1:
+        return BranchingRun
     return RUNS.get(config.selection, DecodingRun)
 
 

@@ -138,10 +138,14 @@ class DecodingRun:
         rows = np.flatnonzero(~self.finished)
         if self.cache is not None:
             self.cache.select_rows(self.upload(self.guidance.forwarded(rows)))
-        for state in (self.canvas, self.policy, self.window, self.visibility, self.credits):
-            if state is not None:
-                state.select_rows(rows)
+        for state in self.states():
+            state.select_rows(rows)
         return True
+
+    def states(self) -> list[Any]:
+        """What has an entry per row, besides the cache."""
+        states = self.canvas, self.policy, self.window, self.visibility, self.credits
+        return [state for state in states if state is not None]
 
     def forward(self) -> torch.Tensor:
         """Runs the transformer over the windows; returns the hidden states (B, K, ..) that predict the candidates.

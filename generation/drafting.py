@@ -1,171 +1,155 @@
-"""Drafts: several states of a row in one forward, as rows of their own, of which one is kept.
+"""`draft_states`: the text of a deterministic decoder in fewer forwards, exactly.
 
-A state is what a row may look like a few commits from now, guessed from what the forward before proposed. All states
-are forwarded together.
-
-- `draft_states`: states one after another. At each of them the decoder's own decision tells whether the next one is
-  right, and the longest chain of right ones is kept: the text is exactly that of the decoder without drafts (FreeDave,
-  arXiv 2510.00294, for decoders that commit one token per forward).
-- `branches`: the state itself, and beside it the same with one more token, for each of the surest candidates that the
-  decoder leaves masked. The one that is surest of its remaining candidates is kept (LoPA, arXiv 2512.16229).
-
-A draft costs rows instead of forwards: `row_forwards` counts them.
+Each forward takes several states of a row: the present one, and those that the decoder will most likely pass through
+next. At each of them the decoder's own decision says which state comes next. As long as that one was forwarded too,
+the row moves on to it: so every state that is kept is one that the decoder without drafts passes through (FreeDave,
+arXiv 2510.00294, whose states are one chain; here they are a graph, guessed from what the forward before proposed at
+all of its states).
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from .canvas import Booleans, Canvas, Integers, Proposal, gather, join_rows
-from .decoding_run import DecodingRun
-from .selection import select, surest, surest_first
-from .windows import WholeCanvas, Window
+from .canvas import Booleans, Floats, Integers, PerRow, Proposal
+from .foresight import Outlook, Seen, names_of_states
+from .lanes import Lane, LaneRun
+from .selection import select
+
+
+# What of a canvas the next decision depends on, besides its tokens.
+PLACE = ("opened", "activated", "current", "forwards_in_block", "ended", "ending", "held")
+PRIOR = np.float32(4)  # drafts that a row is taken to have had, all of which came true
 
 
 @dataclass
-class Lane:
-    """One state of each row: B rows.
+class Record(PerRow):
+    """How well a row's drafts did: how many were expected to come true, the sum of their chances, and how many did
+    (B,)."""
+
+    expected: Floats
+    reached: Floats
+
+
+class DraftingRun(LaneRun):
+    """
+    A run that keeps the last state of each row that the decoder is known to pass through.
 
     Attributes:
-        canvas ([`~d3llm.generation.canvas.Canvas`]), policy ([`~d3llm.generation.windows.WholeCanvas`]): The state.
-        window ([`~d3llm.generation.windows.Window`]): Of its forward.
-        drafted (`Booleans` of shape `(B, L)`): What it has committed, and the lane before it has not.
-        exists (`Booleans` of shape `(B,)`): Rows that have such a state.
-    """
-
-    canvas: Canvas
-    policy: WholeCanvas
-    window: Window
-    drafted: Booleans
-    exists: Booleans
-
-
-class DraftingRun(DecodingRun):
-    """
-    A run that forwards several states of each row. Between forwards its canvas is the state that was kept.
-
-    Attributes:
-        lanes (`list[Lane]`): The states of a forward, first the one that was kept.
-        known (`tuple[Integers, Booleans, Proposal]`, *optional*): The candidates (B, K) of the forward before, which
-            of them it left masked, and what it proposed for them.
+        seen ([`~d3llm.generation.foresight.Seen`], *optional*): What the last forward has shown.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.known: tuple[Integers, Booleans, Proposal] | None = None
+        self.seen: Seen | None = None
+        rows = len(self.canvas.tokens)
+        self.record = Record(np.full(rows, PRIOR), np.full(rows, PRIOR))
 
-    def forward(self) -> torch.Tensor:
-        """Forwards all states: B rows of the first lane, then those of the second, and so on."""
-        nothing = np.zeros_like(self.canvas.committed)
-        self.lanes = [Lane(self.canvas, self.policy, self.window, nothing, np.ones_like(self.canvas.ended))]
-        if self.known is not None:
-            self._draft(*self.known)
-        self.result.count_rows(self.canvas.row_ids, np.sum([lane.exists for lane in self.lanes], axis=0))
-        # a state has the keys and values of the lanes before it computed in its own row
-        windows = np.logical_or.accumulate([lane.window.positions for lane in self.lanes])
-        self.canvas, self.policy, self.window = (
-            join_rows([getattr(lane, name) for lane in self.lanes]) for name in ("canvas", "policy", "window")
-        )
-        self.window.positions = np.concatenate(windows)
-        if len(self.lanes) > 1:
-            self._select_on_device(np.tile(np.arange(len(nothing)), len(self.lanes)))
-        return super().forward()
+    def states(self) -> list[Any]:
+        return [*super().states(), self.record, *([] if self.seen is None else [self.seen])]
 
-    def select(self, proposal: Proposal) -> Booleans:
-        """Which proposals of the state that is kept to write; the others are dropped."""
-        accepted = super().select(proposal)
-        if len(self.lanes) == 1:
-            self.known = self.positions, self.eligible & ~accepted, proposal
-            return accepted
-        rows = self._surest_lane(proposal) if self.config.branches > 1 else self._last_right_lane(proposal, accepted)
-        rows = rows * len(self.lanes[0].exists) + np.arange(len(rows))
-        for state in (self.canvas, self.policy, self.window, proposal):
-            state.select_rows(rows)
-        self._select_on_device(rows)
-        if self.cache is not None:
-            self.cache.record_tokens_at(self.window.positions, self.canvas.tokens, self.canvas.row_ids)
-        self.positions, self.eligible = self.positions[rows], self.eligible[rows]
-        accepted = accepted[rows]
-        self.known = self.positions, self.eligible & ~accepted, proposal
-        return accepted
-
-    def keep_unfinished_rows(self) -> bool:
-        finished = self.finished
-        if not super().keep_unfinished_rows():
-            return False
-        if self.known is not None and finished.any():
-            positions, eligible, proposal = self.known
-            rows = np.flatnonzero(~finished)
-            proposal.select_rows(rows)
-            self.known = positions[rows], eligible[rows], proposal
-        return True
-
-    def _select_on_device(self, rows: Integers) -> None:
-        self.visibility.select_rows(rows)
-        if self.cache is not None:
-            self.cache.select_rows(self.upload(rows))
-
-    def _draft(self, positions: Integers, eligible: Booleans, proposal: Proposal) -> None:
-        """Adds the lanes of what the forward before proposed."""
-        drafts = max(self.config.draft_states, self.config.branches) - 1
-        for draft in range(1, drafts + 1):
-            before = self.lanes[0] if self.config.branches > 1 else self.lanes[-1]
-            open_now = eligible & gather(before.window.eligible, positions)
-            if self.config.branches > 1:
-                chosen = self._branch(proposal, open_now, draft)
-            else:
-                chosen = select(proposal, positions, open_now, before.canvas, self.config)
-                chosen = before.policy.accept(chosen, open_now)
-            exists = before.exists & chosen.any(axis=1)
-            if not exists.any():
+    def draft(self) -> None:
+        """Adds the likeliest states, as many as are worth a row."""
+        if self.seen is None:
+            return
+        batch, length = self.canvas.tokens.shape
+        outlook, positions = Outlook(batch, length), np.tile(np.arange(length), (batch, 1))
+        chance: Floats = np.ones(batch, dtype=np.float32)
+        name = names_of_states(self.canvas)
+        trust = self.record.reached / self.record.expected
+        for _ in range(1, self.config.draft_states):
+            lane = self.lanes[-1]
+            proposal, shown = self.seen.near(lane.canvas)
+            if self.config.draft_order == "left_to_right":
+                proposal.score = -positions.astype(np.float32)
+            eligible = lane.window.eligible & shown & lane.exists[:, None]
+            accepted = select(proposal, positions, eligible, lane.canvas, self.config)
+            accepted = eligible & lane.policy.accept(accepted, eligible)
+            outlook.add(lane.canvas, name, chance, proposal, accepted, eligible, self.config)
+            parent, chosen, proposal, name, chance = outlook.likeliest()
+            worth = (chance > 0) & (chance * trust >= self.config.draft_chance)
+            chance, chosen = np.where(worth, chance, np.float32(0)), chosen & worth[:, None]
+            if not chosen.any():
                 return
-            self.lanes.append(self._lane(before, positions, proposal, chosen & exists[:, None], exists))
+            self.record.expected = self.record.expected + chance
+            self.add_lane(parent, positions, proposal, chosen)
 
-    def _branch(self, proposal: Proposal, eligible: Booleans, number: int) -> Booleans:
-        """Of the candidates (B, K) the one that is surer than all but `number` - 1."""
-        order = surest_first(np.where(eligible, proposal.score, np.float32(-np.inf)))
-        quota = np.full(len(order), number)
-        return surest(order, eligible, quota) & ~surest(order, eligible, quota - 1)
+    def keep(self, proposal: Proposal, accepted: Booleans) -> Integers:
+        """The last lane (B,) that the decoder passes through."""
+        batch = np.arange(len(self.lanes[0].exists))
+        kept, moving = np.zeros_like(batch), np.ones_like(self.lanes[0].exists)
+        for _ in self.lanes[1:]:
+            rows = kept * len(batch) + batch
+            committed, tokens, logprobs = self._after(proposal, accepted, rows)
+            follows = np.stack([self._is(lane, committed, tokens, kept) for lane in self.lanes[1:]])
+            moving = moving & accepted[rows].any(axis=1) & follows.any(axis=0)
+            if not moving.any():
+                break
+            kept = np.where(moving, follows.argmax(axis=0) + 1, kept)
+            self.record.reached = self.record.reached + moving
+            # drafts have those of the proposal that they were guessed from
+            rows = (kept * len(batch) + batch)[moving]
+            filled = np.isnan(self.canvas.logprobs[rows])
+            self.canvas.logprobs[rows] = np.where(filled, np.float32(np.nan), logprobs[moving])
+        self.seen = self._seen(proposal, kept)
+        return kept
 
-    def _lane(self, before: Lane, positions: Integers, proposal: Proposal, chosen: Booleans, exists: Booleans) -> Lane:
-        """The state after `before` and the `chosen` candidates (B, K), as the loop would bring it to its forward."""
-        kept = self.canvas, self.policy, self.window
-        self.canvas, self.policy = copy.deepcopy((before.canvas, before.policy))
-        self.forwards += 1  # the forward that verifies it
-        self.canvas.commit(positions, proposal, chosen, self.forwards)
-        drafted = self.canvas.committed & ~before.canvas.committed
-        self.end_rows()
-        self.advance_blocks()
-        self.choose_window()
-        self.forwards -= 1
-        lane = Lane(self.canvas, self.policy, self.window, drafted, exists)
-        self.canvas, self.policy, self.window = kept
-        return lane
+    def _after(self, proposal: Proposal, accepted: Booleans, rows: Integers) -> tuple[Booleans, Integers, Floats]:
+        """What is committed (B, L), the tokens and their log-probabilities, after the decision at these lanes."""
+        committed, tokens, logprobs = (
+            getattr(self.canvas, name)[rows] for name in ("committed", "tokens", "logprobs")
+        )
+        at, columns = accepted[rows].nonzero()
+        where = at, self.positions[rows][at, columns]
+        committed[where] = True
+        tokens[where] = proposal.tokens[rows][at, columns]
+        if proposal.logprobs is not None:
+            logprobs[where] = proposal.logprobs[rows][at, columns]
+        return committed, tokens, logprobs
 
-    def _last_right_lane(self, proposal: Proposal, accepted: Booleans) -> Integers:
-        """The last lane (B,) whose state and all states before it are what the decoder makes of the one before."""
-        committed = np.zeros_like(self.canvas.committed)
-        tokens = self.canvas.tokens.copy()
-        rows, columns = accepted.nonzero()
-        committed[rows, self.positions[rows, columns]] = True
-        tokens[rows, self.positions[rows, columns]] = proposal.tokens[rows, columns]
-        batch = len(self.lanes[0].exists)
-        right, last = self.lanes[0].exists, np.zeros(batch, dtype=np.int64)
-        for number, lane in enumerate(self.lanes[1:]):
-            rows_before = slice(number * batch, (number + 1) * batch)
-            differs = committed[rows_before] != lane.drafted
-            differs = differs | (lane.drafted & (tokens[rows_before] != lane.canvas.tokens))
-            right = right & lane.exists & ~differs.any(axis=1)
-            last = last + right
-        return last
+    def _is(self, lane: Lane, committed: Booleans, tokens: Integers, before: Integers) -> Booleans:
+        """Whether a lane (B,) is the state with this `committed` (B, L), which follows from the lanes `before` (B,).
 
-    def _surest_lane(self, proposal: Proposal) -> Integers:
-        """The lane (B,) whose remaining candidates have the highest mean score; of equals the first one."""
-        open_now = self.eligible.sum(axis=1).clip(min=1).astype(np.float32)
-        means = np.where(self.eligible, proposal.score, 0).sum(axis=1) / open_now
-        exists = np.stack([lane.exists for lane in self.lanes])
-        means = np.where(self.eligible.any(axis=1), means, np.inf).reshape(exists.shape)
-        return np.where(exists, means, -np.inf).argmax(axis=0)
+        The same commits in another order are the same state if they began from the same place.
+        """
+        same = lane.exists & (committed == lane.committed).all(axis=1)
+        same = same & ((tokens == lane.tokens) | ~committed).all(axis=1)
+        batch = np.arange(len(before))
+        ours, its = before * len(batch) + batch, lane.parent * len(batch) + batch
+        for state, names in ((self.canvas, PLACE), *((policy, None) for policy in nested(self.policy))):
+            for name in names or state.per_row():
+                values = getattr(state, name)
+                if isinstance(values, np.ndarray):
+                    same = same & (values[ours] == values[its]).reshape(len(batch), -1).all(axis=1)
+        return same
+
+    def _seen(self, proposal: Proposal, kept: Integers) -> Seen:
+        """What the forward has shown of all lanes."""
+        lanes, batch, length = len(self.lanes), len(kept), self.canvas.length
+
+        def by_row(values: np.ndarray) -> np.ndarray:
+            return values.reshape(lanes, batch, length).swapaxes(0, 1)
+
+        def on_canvas(values: np.ndarray) -> np.ndarray:
+            spread = np.zeros((lanes * batch, length), dtype=values.dtype)
+            rows, columns = self.eligible.nonzero()
+            spread[rows, self.positions[rows, columns]] = values[rows, columns]
+            return by_row(spread)
+
+        return Seen(
+            kept=kept,
+            exists=np.stack([lane.exists for lane in self.lanes], axis=1),
+            committed=by_row(self.canvas.committed),
+            tokens=by_row(self.canvas.tokens),
+            shown=on_canvas(self.eligible),
+            proposed=on_canvas(proposal.tokens),
+            score=on_canvas(proposal.score),
+            forced_score=on_canvas(proposal.forced_score),
+        )
+
+
+def nested(policy: PerRow) -> list[PerRow]:
+    """A policy and those that it is around."""
+    inner = getattr(policy, "policy", None)
+    return [policy] if inner is None else [policy, *nested(inner)]

@@ -143,6 +143,7 @@ SELECTIONS = [
     "slots",
 ]
 STOP_RULES = ("at_once", "no_gap", "new_eos", "block")
+DRAFT_ORDERS = ("score", "left_to_right")
 CACHES = ("none", "prefix", "dual", "delayed", "block", "opened", "vicinity")
 PROGRESS = ("best", "first_block", "best_and_first_block", "every_block")
 TOKEN = Whole()
@@ -178,6 +179,8 @@ METHOD_FIELDS = {
     "cache_refresh_interval": Field(None, Whole(1)),
     "cache_margin": Field(16, Whole(0), added=True),
     "draft_states": Field(1, Whole(1, 64), added=True),
+    "draft_order": Field("score", Choice(DRAFT_ORDERS), added=True),
+    "draft_chance": Field(0.02, Number(0, 1), added=True),
     "branches": Field(1, Whole(1, 64), added=True),
     "leave_completed_blocks": Field(False, Flag(), added=True),
     "window_edge": Field("exact", Choice(("exact", "published"))),
