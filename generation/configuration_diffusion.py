@@ -72,8 +72,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         token_threshold (`float`, *optional*, defaults to 0.3): Of `"slots"`: the probability, given what is before it,
             that a drafted token must exceed to be committed.
         position_penalty (`float`, *optional*, defaults to 0.0): What a score loses, in its own unit, for each position
-            between the candidate and the first masked one of its row (WeDLM, arXiv 2512.22737), in selection and forced
-            progress. A `threshold` then asks more of what is further right.
+            between the candidate and the first masked one of its row (WeDLM, arXiv 2512.22737), in selection and in
+            forced progress. A `threshold` then asks more of what is further right.
         forced_progress (`str`, *optional*, defaults to `"best"`): What a threshold commits in any case: the row's
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
