@@ -255,24 +255,27 @@ class Canvas(PerRow):
         self.committed = self.committed | tail
         self.count_masks()
 
-    def advance_blocks(self, add_threshold: float, activate_threshold: float) -> None:
+    def advance_blocks(self, add_threshold: float, activate_threshold: float, most_active: int | None = None) -> None:
         """Activate blocks, open at most one more, and move to the first unfinished block, by `masks_left`.
 
         d3LLM (arXiv 2601.07568): a block opens when the last opened one has reached `add_threshold`, and is activated
-        when the one before it has reached `activate_threshold`.
+        when the one before it has reached `activate_threshold`. From the first unfinished block on, at most
+        `most_active` are open (Multi-Block Diffusion, arXiv 2606.29215).
         """
         finished = self.masks_left == 0
         progress = 1 - self.masks_left.astype(np.float32) / self.masks_at_start.clip(min=1).astype(np.float32)
         blocks = np.arange(finished.shape[1])
+        current = np.where(self.held, self.current, (~finished).argmax(axis=1))
 
         last = self.opened[:, None] - 1
         may_open = gather(finished, last) | (gather(progress, last) >= add_threshold)
         closed = self.ended | self.ending | self.held | (self.opened == len(blocks))
+        if most_active is not None:
+            closed = closed | (self.opened - current >= most_active)
         self.opened = self.opened + (may_open[:, 0] & ~closed)
         reached = progress[:, :-1] >= activate_threshold
         self.activated[:, 1:] |= reached & (blocks[1:] < self.opened[:, None])
 
-        current = np.where(self.held, self.current, (~finished).argmax(axis=1))
         self.forwards_in_block = np.where(current == self.current, self.forwards_in_block + 1, 0)
         self.current = current
 

@@ -52,7 +52,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         selection (`str`, *optional*, defaults to `"threshold"`): `"threshold"` commits what is at least this sure,
             `"count"` a fixed number per forward (LLaDA), `"fraction"` the share 1 - s/t of the masked positions along
             a linear time grid (Dream), `"bernoulli"` each of them with that probability (Dream's `origin`),
-            `"factor"` as many as are sure enough for their rank (Fast-dLLM),
+            `"factor"` as many as are sure enough for their rank (Fast-dLLM), `"frechet"` the most that are together
+            sure enough (Fast-dLLM++),
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
             enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
@@ -60,6 +61,9 @@ class DiffusionGenerationConfig(GenerationConfig):
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
+        frechet_margin (`float`, *optional*, defaults to 0.25): Of `"frechet"`: by how much the bound on the
+            probability that all of them are right must exceed what the last one leaves to another token. A larger
+            margin commits less.
         entropy_bound (`float`, *optional*): Of `"entropy_bound"`, in nats.
         run_threshold (`float`, *optional*): Of `"runs"`: the probability that the surest of a run needs.
         slot_size (`int`, *optional*, defaults to 32): Of `"slots"`: positions of a slot at most.
@@ -67,6 +71,9 @@ class DiffusionGenerationConfig(GenerationConfig):
             higher probability than this; the best one always is.
         token_threshold (`float`, *optional*, defaults to 0.3): Of `"slots"`: the probability, given what is before it,
             that a drafted token must exceed to be committed.
+        position_penalty (`float`, *optional*, defaults to 0.0): What a score loses, in its own unit, for each position
+            between the candidate and the first masked one of its row (WeDLM, arXiv 2512.22737), in selection and in
+            forced progress. A `threshold` then asks more of what is further right.
         forced_progress (`str`, *optional*, defaults to `"best"`): What a threshold commits in any case: the row's
             `"best"` proposal; the best of the `"first_block"` that is activated and unfinished, when nothing in it was
             sure enough (d3LLM for Dream); both, `"best_and_first_block"` (d3LLM for LLaDA); or the best of
@@ -94,6 +101,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             committed before the next block opens; 1 decodes one block after another.
         block_activate_threshold (`float`, *optional*, defaults to 1.0): Share of the previous block that must be
             committed before a block is activated, that is, guaranteed progress.
+        max_active_blocks (`int`, *optional*): Blocks that are open at most, from the first unfinished one on (MBD,
+            arXiv 2606.29215). 1 decodes one block after another; any number when not given.
 
         attention (`str`, *optional*): `"bidirectional"`; `"block_causal"`, which hides later blocks from earlier ones;
             or `"causal"`, over slots in the order of their completion. That of the model when not given; bidirectional
@@ -198,6 +207,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 )
         for selection, field, score in (
             ("factor", "factor", "probability"),
+            ("frechet", None, "probability"),
             ("entropy_bound", "entropy_bound", "entropy"),
             ("bernoulli", None, "random"),
             ("runs", "run_threshold", "probability"),
@@ -207,6 +217,11 @@ class DiffusionGenerationConfig(GenerationConfig):
                 raise ValueError(f"`selection`={selection!r} needs a value for `{field}`")
             if self.selection == selection and self.score != score:
                 raise ValueError(f"`selection`={selection!r} is a rule on `score`={score!r}, not {self.score!r}")
+        if self.position_penalty and self.selection in ("bernoulli", "slots"):
+            raise ValueError(
+                f"`position_penalty`={self.position_penalty!r} does not fit `selection`={self.selection!r}, which "
+                "does not rank scores: leave it out"
+            )
         if self.edit_threshold is not None and self.score != "probability":
             raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
 

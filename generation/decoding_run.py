@@ -116,8 +116,8 @@ class DecodingRun:
 
     def advance_blocks(self) -> None:
         """Activates and opens blocks, and moves rows to their first unfinished one."""
-        canvas = self.canvas
-        canvas.advance_blocks(self.config.block_add_threshold, self.config.block_activate_threshold)
+        canvas, config = self.canvas, self.config
+        canvas.advance_blocks(config.block_add_threshold, config.block_activate_threshold, config.max_active_blocks)
         self.finished = canvas.committed.all(axis=1) & ~canvas.held
 
     def choose_window(self) -> None:

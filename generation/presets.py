@@ -119,6 +119,33 @@ PRESETS: dict[str, Preset] = {
             },
         ),
         Preset(
+            name="frechet",
+            summary="as many tokens as are surely right together, block by block, with a cache",
+            source="Fast-dLLM++, arXiv 2606.02955 (margin 0.25, prefix cache)",
+            values={
+                "score": "probability",
+                "selection": "frechet",
+                "frechet_margin": 0.25,
+                "block_size": 32,
+                "cache": "prefix",
+                "leave_completed_blocks": True,
+            },
+        ),
+        Preset(
+            name="wedlm",
+            summary="every token below an entropy, which is lower the further it is from the first mask",
+            source="WeDLM, arXiv 2512.22737 (threshold 0.6, penalty 0.02, window 16)",
+            values={
+                "score": "entropy",
+                "selection": "threshold",
+                "threshold": 0.6,
+                "position_penalty": 0.02,
+                "block_size": 16,
+                "block_add_threshold": 0.0,
+                "max_active_blocks": 2,
+            },
+        ),
+        Preset(
             name="dkv_cache",
             summary="LLaDA's order with a cache of tokens, each one forward after it was committed",
             source="dKV-Cache, arXiv 2505.15781, section 3 (dKV-Cache-Decode)",
@@ -203,6 +230,20 @@ PRESETS: dict[str, Preset] = {
             source="LLaDA 2.0, arXiv 2512.15745 (threshold 0.95)",
             values=BLOCK_DIFFUSION
             | {"selection": "threshold_or_count", "threshold": 0.95, "early_stop_rule": "new_eos"},
+        ),
+        Preset(
+            name="multi_bd",
+            summary="block-causal: several blocks at once, but never more than a few, with an exact cache",
+            source="Multi-Block Diffusion, arXiv 2606.29215 (thresholds 0.1, 0.9 and 0.95)",
+            values=BLOCK_DIFFUSION
+            | {
+                "selection": "threshold",
+                "threshold": 0.95,
+                "forced_progress": "every_block",
+                "block_add_threshold": 0.1,
+                "block_activate_threshold": 0.9,
+                "max_active_blocks": 4,
+            },
         ),
         Preset(
             name="llada21_quality",

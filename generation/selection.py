@@ -66,10 +66,12 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Intege
 
 
 def confident_quota(ordered: Floats, config: DiffusionGenerationConfig) -> Integers:
-    """How many of the surest proposals of each row (B,) `"factor"` and `"entropy_bound"` commit; at least one.
+    """How many of the surest proposals of each row (B,) a rule on their scores commits; at least one.
 
     - `"factor"`: as many as there are ranks r = 1, 2, ... with a probability of at least 1 - factor / (r + 1)
       (Fast-dLLM, arXiv 2505.22618, section 3.3);
+    - `"frechet"`: the most of them such that the Frechet bound on the probability that all are right, 1 - sum(1 - c),
+      exceeds what the last one leaves to another token, 1 - c, by the margin (Fast-dLLM++, arXiv 2606.02955);
     - `"entropy_bound"`: the longest run of the surest whose entropies, without the last one, sum to at most the bound
       (EB-Sampler, arXiv 2505.24857).
 
@@ -79,6 +81,9 @@ def confident_quota(ordered: Floats, config: DiffusionGenerationConfig) -> Integ
     if config.selection == "factor":
         ranks = np.arange(1, ordered.shape[1] + 1, dtype=np.float32)
         within = ordered >= 1 - config.factor / (ranks + 1)
+    elif config.selection == "frechet":
+        doubt = 1 - ordered
+        within = 1 - doubt.cumsum(axis=1) - doubt >= config.frechet_margin
     else:
         before = np.pad(-ordered[:, :-1], ((0, 0), (1, 0))).cumsum(axis=1)
         within = before <= config.entropy_bound
@@ -153,7 +158,7 @@ def by_run(
 def by_confidence(
     score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> Booleans:
-    """`"factor"` and `"entropy_bound"`: the surest, as many as their scores allow."""
+    """`"factor"`, `"frechet"` and `"entropy_bound"`: the surest, as many as their scores allow."""
     order = surest_first(score)
     return surest(order, eligible, confident_quota(gather(score, order), config))
 
@@ -172,6 +177,7 @@ RULES: dict[str, Rule] = {
     "count": by_schedule,
     "fraction": by_schedule,
     "factor": by_confidence,
+    "frechet": by_confidence,
     "entropy_bound": by_confidence,
     "runs": by_run,
     "bernoulli": by_chance,
@@ -219,19 +225,28 @@ def select(
     Returns:
         `Booleans` of shape `(B, K)`.
     """
-    score = np.where(eligible, proposal.score, np.float32(-np.inf))
+    score = ranked(proposal.score, positions, eligible, config.position_penalty)
     accepted = RULES[config.selection](score, eligible, positions, canvas, config)
     if config.selection not in MAY_ACCEPT_NOTHING:
         return accepted
     forced = config.forced_progress
     if config.forced_score not in (None, config.score):
-        score = np.where(eligible, proposal.forced_score, np.float32(-np.inf))
+        score = ranked(proposal.forced_score, positions, eligible, config.position_penalty)
     if forced in ("best", "best_and_first_block"):
         accepted = accepted | (eligible & (np.arange(score.shape[1]) == score.argmax(axis=1, keepdims=True)))
     if forced != "best":
         blocks = gather(canvas.block_of, positions)
         accepted = accepted | force_blocks(score, accepted, eligible, blocks, canvas, forced)
     return accepted
+
+
+def ranked(score: Floats, positions: Integers, eligible: Booleans, position_penalty: float) -> Floats:
+    """The scores (B, K) that a rule compares: -inf for what is not eligible; with a penalty, each less by that for
+    every position between it and the first eligible one of its row (WeDLM, arXiv 2512.22737)."""
+    if position_penalty:
+        first = np.where(eligible, positions, positions.max()).min(axis=1, keepdims=True)
+        score = score - np.float32(position_penalty) * (positions - first).astype(np.float32)
+    return np.where(eligible, score, np.float32(-np.inf))
 
 
 def force_blocks(

@@ -124,6 +124,7 @@ class LLaDA2MoePreTrainedModel(ExpertsPreTrainedModel):
     attention: str | None = "block_causal"
     attention_block_size = 32
     attention_grid = "absolute"
+    preset_values = {"multi_bd": {"max_active_blocks": 2}}
     # The most probable token, block after block, as for LLaDA.
     teacher_decoding = {"preset": "sdar_static"}
     # Experts are not layers but stacked weights: adapters reach them by `target_parameters`.

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from d3llm.generation import CanvasCache
-from tests.helpers.decoding import MASK, prompts
+from d3llm.generation.canvas import Canvas
+from d3llm.generation.decoding_run import DecodingRun
+from tests.helpers.decoding import MASK, left_pad, prompts
 
 
 @pytest.mark.parametrize("preset", ["llada", "d3llm"])
@@ -41,6 +43,58 @@ def test_the_first_blocks_take_the_remainder_of_the_steps(model):
     )
     last = output.commit_steps.view(3, 4).amax(dim=1)
     assert last.tolist() == [3, 6, 8]
+
+
+@pytest.fixture
+def active_blocks(monkeypatch):
+    """Unfinished opened blocks (rows,) of every forward."""
+    found, forward = [], DecodingRun.forward
+
+    def recorded(run):
+        opened = np.arange(run.canvas.masks_left.shape[1]) < run.canvas.opened[:, None]
+        found.append((opened & (run.canvas.masks_left > 0)).sum(axis=1))
+        return forward(run)
+
+    monkeypatch.setattr(DecodingRun, "forward", recorded)
+    return found
+
+
+@pytest.mark.parametrize("cache", ["none", "block", "opened", "delayed"])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_no_more_blocks_are_active_than_asked_for(model, active_blocks, most, cache):
+    ids, mask = left_pad(prompts([4, 9, 13]))
+    ids[2, -3] = MASK
+    given = {"preset": "d3llm", "threshold": 1.5, "block_add_threshold": 0.0, "cache": cache, "block_size": 4}
+    given |= {"max_new_tokens": 30, "early_stop": False, "attention_mask": mask, "return_dict_in_generate": True}
+    output = model.generate(ids, **given, max_active_blocks=most)
+    assert max(rows.max() for rows in active_blocks) == most
+    active_blocks.clear()
+    unbounded = model.generate(ids, **given)
+    assert max(rows.max() for rows in active_blocks) > most
+    if most == 1:
+        sequential = model.generate(ids, **given | {"block_add_threshold": 1.0})
+        assert torch.equal(output.commit_steps, sequential.commit_steps)
+        assert torch.equal(output.sequences, sequential.sequences)
+        assert not torch.equal(output.commit_steps, unbounded.commit_steps)
+    many = model.generate(ids, **given, max_active_blocks=30)
+    assert torch.equal(many.commit_steps, unbounded.commit_steps)
+
+
+def test_a_finished_block_after_an_unfinished_one_keeps_its_place():
+    canvas = Canvas.from_prompt(
+        np.ones((1, 2), dtype=np.int64),
+        None,
+        new_tokens=8,
+        block_size=2,
+        mask_token_id=MASK,
+        seeds=np.zeros(1, dtype=np.int64),
+    )
+    for committed, opened in (([], 3), ([3, 4, 5], 3), ([2], 4), ([], 5), ([], 5)):
+        canvas.committed = canvas.committed.copy()
+        canvas.committed[0, committed] = True
+        canvas.count_masks()
+        canvas.advance_blocks(0.0, 1.0, 2)
+        assert canvas.opened.tolist() == [opened]
 
 
 def test_a_cache_is_kept_up_to_the_first_difference():

@@ -130,7 +130,12 @@ def test_a_threshold_that_nothing_reaches_is_one_token_per_forward(model):
 
 
 @pytest.mark.parametrize(
-    "cautious", [{"preset": "fast_dllm_factor", "factor": 0.0}, {"selection": "entropy_bound", "entropy_bound": 0.0}]
+    "cautious",
+    [
+        {"preset": "fast_dllm_factor", "factor": 0.0},
+        {"preset": "frechet", "frechet_margin": 1.0},
+        {"selection": "entropy_bound", "entropy_bound": 0.0},
+    ],
 )
 def test_the_most_cautious_quota_is_one_token_per_forward(model, cautious):
     ids = prompts([6])[0][None]
@@ -354,6 +359,11 @@ def test_generate_returns_ids_unless_asked(model):
         ({"score": "random"}, "'random' has no threshold"),
         ({"selection": "factor", "score": "probability"}, "`selection`='factor' needs a value for `factor`"),
         ({"preset": "fast_dllm_factor", "score": "margin"}, "rule on `score`='probability'"),
+        ({"preset": "frechet", "score": "margin"}, "`selection`='frechet' is a rule on `score`='probability'"),
+        ({"preset": "frechet", "frechet_margin": 1.1}, "`frechet_margin`=1.1 is out of its range"),
+        ({"position_penalty": -0.1}, "`position_penalty`=-0.1 is out of its range"),
+        ({"preset": "dream_origin", "position_penalty": 0.1}, "does not fit `selection`='bernoulli'"),
+        ({"max_active_blocks": 0}, "`max_active_blocks`=0 must be a whole number of at least 1"),
         ({"cache": "paged"}, "`cache`='paged' is unknown"),
         ({"preset": "llada", "steps": 3, "max_new_tokens": 64, "block_size": 8}, "`steps`=3 is less than one forward"),
         ({"preset": "d3llm", "steps": 8}, "`steps`=8 contradicts `selection`='threshold'"),

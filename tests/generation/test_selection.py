@@ -7,7 +7,7 @@ from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
 from d3llm.generation.decoding_diffusion import RUNS
 from d3llm.generation.fields import CHOICES
-from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, select
+from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, confident_quota, ranked, select
 
 
 MASK = 9
@@ -53,6 +53,52 @@ def test_factor_asks_more_of_each_rank(scores, committed):
     assert accepted == [score in best for score in scores]
 
 
+@pytest.mark.parametrize(
+    ("margin", "scores", "committed"),
+    [
+        (0.5, [0.875, 0.75, 0.5], 1),  # 0.875 - 0.125 = 0.75, then 0.625 - 0.25 = 0.375, then 0.125 - 0.5
+        (0.375, [0.875, 0.75, 0.5], 2),
+        (0.25, [0.875, 0.875, 0.75], 3),  # 0.75 - 0.125, then 0.5 - 0.25 = 0.25 exactly
+        (0.26, [0.875, 0.875, 0.75], 2),
+        (0.0, [0.5, 0.25, 0.125], 1),
+        (1.0, [0.5, 0.25, 0.125], 1),  # one in any case
+        (1.0, [1.0, 1.0, 0.5], 2),
+    ],
+)
+def test_the_frechet_bound_of_the_set_exceeds_its_weakest_competitor(margin, scores, committed):
+    accepted = selected(masked_block(3), scores, score="probability", selection="frechet", frechet_margin=margin)
+    assert accepted == [True] * committed + [False] * (3 - committed)
+
+
+def quotas(confidences: np.ndarray, **fields) -> np.ndarray:
+    """How many of rows (B, K) of sorted probabilities a rule commits (B,)."""
+    config = DiffusionGenerationConfig(score="probability", **fields).resolve()
+    return confident_quota(confidences.astype(np.float32), config)
+
+
+def test_frechet_of_equal_confidences_is_a_factor_of_one_less_the_margin():
+    generator = np.random.default_rng(0)
+    for margin in (0.0, 0.02, 0.25, 0.5, 0.9):
+        confidence = 1 - generator.uniform(0, 1, (200, 1)) ** 3
+        # nothing at the very edge, which rounding decides
+        edges = (1 - margin) / (np.arange(1, 33) + 1)
+        confidence = confidence[np.abs(1 - confidence - edges).min(axis=1) > 1e-5]
+        equal = confidence.repeat(32, axis=1)
+        frechet = quotas(equal, selection="frechet", frechet_margin=margin)
+        assert np.array_equal(frechet, quotas(equal, selection="factor", factor=1 - margin))
+        assert len(set(frechet.tolist())) > 1
+
+
+def test_frechet_commits_less_the_larger_the_margin_and_never_nothing():
+    confidences = -np.sort(-(1 - np.random.default_rng(0).uniform(0, 1, (300, 32)) ** 4), axis=1)
+    found = np.stack([quotas(confidences, selection="frechet", frechet_margin=m) for m in np.linspace(0, 1, 21)])
+    assert (np.diff(found, axis=0) <= 0).all() and (found[0] > found[-1]).all()
+    assert (found >= 1).all() and (found[-1] == 1).sum() > 200
+    # the same by the bound as the paper writes it
+    totals = confidences.cumsum(axis=1) - np.arange(32)
+    assert np.array_equal(found[5], (totals.clip(min=0) - (1 - confidences) > 0.25).sum(axis=1).clip(min=1))
+
+
 @pytest.mark.parametrize(("bound", "committed"), [(0.0, 1), (0.1, 1), (0.125, 2), (0.37, 2), (0.375, 3)])
 def test_the_entropy_bound_leaves_out_the_last_one(bound, committed):
     accepted = selected(masked_block(3), [-0.125, -0.25, -0.5], selection="entropy_bound", entropy_bound=bound)
@@ -76,6 +122,48 @@ def test_a_scheduled_threshold_makes_up_for_what_was_not_sure_and_goes_no_furthe
         found.append(sum(selected(canvas, scores, **fields)))
         advance(canvas)
     assert found == [2, 1, 3, 2]  # of two per forward the second forward left one
+
+
+@pytest.mark.parametrize(("score", "scores"), [("entropy", [-0.5, -0.25, -0.25, 0]), ("margin", [0.5, 0.75, 0.75, 1])])
+def test_a_position_penalty_asks_more_of_what_is_further_right(score, scores):
+    fields = {"score": score, "threshold": 0.5, "position_penalty": 0.25}
+    assert selected(masked_block(4), scores, **fields) == [True, True, False, False]
+    assert selected(masked_block(4), scores, **fields | {"position_penalty": 0.0}) == [True] * 4
+
+
+def test_the_distance_is_that_from_the_first_mask_of_the_row():
+    canvas = masked_block(4)
+    fields = {"score": "entropy", "threshold": 0.5, "position_penalty": 0.25}
+    assert selected(canvas, [-0.5, -0.5, -0.5, -0.5], **fields) == [True, False, False, False]
+    assert selected(canvas, [0, -0.5, -0.25, -0.5], **fields) == [False, True, True, False]
+    assert selected(canvas, [0, 0, 0, -0.5], **fields) == [False, False, False, True]
+
+
+def test_rows_and_padded_candidates_have_their_own_first_mask():
+    positions = np.array([[2, 3, 5, 0], [4, 6, 7, 8]])
+    eligible = np.array([[False, True, True, False], [True, True, True, True]])
+    found = ranked(np.full((2, 4), -1, dtype=np.float32), positions, eligible, 0.5)
+    nothing = -np.inf
+    assert found.tolist() == [[nothing, -1.0, -2.0, nothing], [-1.0, -2.0, -2.5, -3.0]]
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("fields", "committed"),
+    [
+        ({"selection": "threshold", "threshold": 0.0}, 1),  # forced progress
+        ({"selection": "count"}, 1),
+        ({"selection": "threshold", "threshold": 0.0, "forced_score": "probability"}, 1),
+        ({"selection": "entropy_bound", "entropy_bound": 1.0}, 2),
+    ],
+)
+def test_what_every_rule_ranks_is_less_the_penalty(fields, committed):
+    scores = [-0.75, -1.0, -0.5, -0.5]
+    for penalty in (0.0, 0.5):
+        accepted = selected(masked_block(4), scores, score="entropy", position_penalty=penalty, **fields)
+        best = np.argsort([-s + penalty * distance for distance, s in enumerate(scores)], kind="stable")
+        assert np.flatnonzero(accepted).tolist() == sorted(best[: sum(accepted)].tolist())
+        assert penalty == 0 or sum(accepted) == committed
 
 
 def test_every_selection_has_its_rule():
