@@ -74,11 +74,12 @@ class Ties:
             self._count(run, proposal, accepted)
             return accepted
 
-        run_class.propose, run_class.select = watched_propose, watched_select
+        run_class.propose, run_class.select = watched_propose, watched_select  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *error: object) -> None:
-        decoding_run.DecodingRun.propose, decoding_run.DecodingRun.select = self.methods
+        run_class = decoding_run.DecodingRun
+        run_class.propose, run_class.select = self.methods  # type: ignore[method-assign]
 
     def summary(self) -> dict[str, float | int]:
         """For the result file."""
