@@ -101,7 +101,7 @@ class Ties:
             return select(proposal, run.positions, run.eligible, run.canvas, run.config)
 
         made = decision(proposal)
-        nudge = (0.5 - made) * proposal.score.dtype.type(self.within)
+        nudge = (0.5 - made) * self.within  # in float64: it may be less than what a score in float32 resolves
         nudged = replace(proposal, score=proposal.score + nudge, forced_score=proposal.forced_score + nudge)
         scores = (decision(nudged) != made).any(axis=1)
         tokens = (accepted & (self.gaps <= self.within)).any(axis=1)
