@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("benchmarks/README.md", "docs/training.md")
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
+LOSSLESS = ("states", "forwards", "row forwards", "TPF", "seconds", "tokens/s", "equal texts", "ties")
 AGAINST = ("equal rows", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs")
 
 
@@ -82,6 +83,23 @@ def attention_cells(row: dict[str, Any]) -> list[str]:
     return [attention, decoder, *problem_cells(row), *measured]
 
 
+def lossless_cells(row: dict[str, Any]) -> list[str]:
+    widest = row["ties"][0] if row.get("ties") else None
+    return [
+        row["model"],
+        f"`{row['preset']}`",
+        str(row["batch_size"]),
+        "-" if row["draft_states"] == 1 else str(row["draft_states"]),
+        f"{row['forwards']:,}",
+        f"{row['row_forwards']:,}",
+        f"{row['tokens_per_forward']:.2f}",
+        f"{row['seconds']:.1f}",
+        f"{row['tokens_per_second']:.0f}",
+        f"{row['problems'] - len(row['differing'])}/{row['problems']}",
+        "-" if widest is None else f"{widest['either'] / widest['forwards']:.1%}",
+    ]
+
+
 def render(result: dict[str, Any]) -> str:
     rows = result["rows"]
     if rows and "attention" in rows[0]:
@@ -96,6 +114,8 @@ def render(result: dict[str, Any]) -> str:
             [row["precision"], row["model"], *problem_cells(row), f"{row['tokens_per_second']:.0f}"] for row in rows
         ]
         return markdown(["precision", "model", *OF_PROBLEMS, "tokens/s"], cells)
+    if rows and "identical" in rows[0]:
+        return markdown(["model", "preset", "batch", *LOSSLESS], [lossless_cells(row) for row in rows])
     if rows and "side" in rows[0]:
         return markdown(["side", "method", "batch", *AGAINST], [against_cells(row) for row in rows])
     shown = [title for title in COLUMNS if any(row.get(COLUMNS[title][0]) is not None for row in rows)]

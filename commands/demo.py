@@ -188,7 +188,8 @@ def _table(results: dict[Method, DecodingResult]) -> RenderableType:
     table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, early stop at EOS", title_justify="left")
     table.add_column("model")
     table.add_column("preset")
-    for name in ("accuracy (95 % interval)", "TPF", "TPS", "forwards"):
+    with_rows = any(result.row_forwards != result.forwards for result in results.values())
+    for name in ("accuracy (95 % interval)", "TPF", "TPS", "forwards", *(["row forwards"] if with_rows else [])):
         table.add_column(name, justify="right")
     for method, result in results.items():
         low, high = result.accuracy_interval
@@ -199,12 +200,13 @@ def _table(results: dict[Method, DecodingResult]) -> RenderableType:
             f"{result.tokens_per_forward:.2f}",
             f"{result.tokens_per_second:.0f}",
             f"{result.forwards}",
+            *([f"{result.row_forwards}"] if with_rows else []),
         )
     return table
 
 
 def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> dict[str, Any]:
-    """The measurements as JSON. `accuracy` and its interval are between 0 and 1; `forwards` is a sum over problems."""
+    """The measurements as JSON. `accuracy` and its interval are between 0 and 1; forwards (and of rows) are sums."""
     rows = [
         {
             "model": method.model,
@@ -214,6 +216,7 @@ def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> 
             "tokens_per_forward": result.tokens_per_forward,
             "tokens_per_second": result.tokens_per_second,
             "forwards": result.forwards,
+            "row_forwards": result.row_forwards,
             "tokens": result.tokens,
             "seconds": result.seconds,
         }

@@ -114,6 +114,7 @@ def run_harness(args: argparse.Namespace, points: list[Point]) -> None:
     from d3llm.evaluation.measurer import result_path
 
     from .loading import load_model
+    from .tables import count_forwards
 
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what its code tasks ask for
@@ -138,8 +139,8 @@ def run_harness(args: argparse.Namespace, points: list[Point]) -> None:
         sys.stdout.write(f"{task}: {', '.join(figures)}\n")
     if result["forwards"]:
         sys.stdout.write(
-            f"{result['tokens']} tokens in {result['forwards']} forwards, TPF {result['tokens_per_forward']:.2f}, "
-            f"TPS {result['tokens_per_second']:.0f}\n"
+            f"{result['tokens']} tokens in {count_forwards(result['forwards'], result['row_forwards'])}, "
+            f"TPF {result['tokens_per_forward']:.2f}, TPS {result['tokens_per_second']:.0f}\n"
         )
     sys.stdout.write(f"written to {path}\n")
 
@@ -281,10 +282,12 @@ def print_table(results: Sequence[Result]) -> None:
 
     from d3llm.evaluation.result import short_name
 
+    with_rows = any(result.row_forwards != result.forwards for result in results)
     table = Table(title="Measured points", title_justify="left")
     for name in ("task", "method", "point"):
         table.add_column(name)
-    for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", "seconds"):
+    rows = ["row forwards"] if with_rows else []
+    for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", *rows, "seconds"):
         table.add_column(name, justify="right")
     for result in results:
         low, high = result.interval_percent
@@ -299,6 +302,7 @@ def print_table(results: Sequence[Result]) -> None:
             "" if tps is None else f"{tps:.0f}",
             str(result.tokens),
             str(result.forwards),
+            *([str(result.row_forwards)] if with_rows else []),
             f"{result.seconds:.1f}",
         )
     table_console(160).print(table)

@@ -58,6 +58,7 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
 
     from .canvas import LiveCanvas
     from .loading import load_model
+    from .tables import count_forwards
 
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     input_ids = torch.tensor([encode_prompt(tokenizer, args.prompt, chat=args.chat)], device=model.device)
@@ -77,11 +78,15 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
             output = decode(LiveCanvas(tokenizer, show))
     else:
         output = decode()
-    for sequence, forwards, parallelism in zip(
-        output.sequences, output.forward_passes.tolist(), output.tokens_per_forward.tolist(), strict=True
+    for sequence, forwards, rows, parallelism in zip(
+        output.sequences,
+        output.forward_passes.tolist(),
+        output.row_forwards.tolist(),
+        output.tokens_per_forward.tolist(),
+        strict=True,
     ):
         tokens = round(forwards * parallelism)
         generated = sequence[input_ids.shape[1] :][:tokens]
         sys.stdout.write(tokenizer.decode(generated, skip_special_tokens=True).strip("\n") + "\n")
         if console.is_terminal:
-            console.print(f"{tokens} tokens in {forwards} forwards, TPF {parallelism:.2f}", style="dim")
+            console.print(f"{tokens} tokens in {count_forwards(forwards, rows)}, TPF {parallelism:.2f}", style="dim")

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
                         "text": row.text,
                         "tokens": row.tokens,
                         "forwards": row.forwards,
+                        "row_forwards": row.row_forwards,
                         "tokens_per_forward": round(row.tokens_per_forward, 4),
                     }
                     for row in batch.rows

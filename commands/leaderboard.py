@@ -86,6 +86,9 @@ def board_table(board: Board) -> Any:
         best, title = board.y_max[task], short_name(task)
         table.add_column(title if best is None else f"{title}\n(y_max {best:.2f})", justify="right")
     table.add_column("average", justify="right", style="bold")
+    rows = {method: board.rows_per_forward(method) for method in board.methods}
+    if any(rows.values()):
+        table.add_column("rows per\nforward", justify="right")
     for method in board.methods:
         cells = []
         for task in board.tasks:
@@ -93,7 +96,8 @@ def board_table(board: Board) -> Any:
             cell = "" if area is None else f"{area:.1f}"
             cells.append(cell if interval is None else f"{cell} ({interval[0]:.1f} to {interval[1]:.1f})")
         average = board.average(method)
-        table.add_row(short_name(method), *cells, "" if average is None else f"{average:.1f}")
+        last = [rows[method]] if any(rows.values()) else []
+        table.add_row(short_name(method), *cells, "" if average is None else f"{average:.1f}", *last)
     return table
 
 

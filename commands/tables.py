@@ -1,4 +1,4 @@
-"""A console for tables with names from files and arguments."""
+"""A console for tables with names from files and arguments, and how texts count forwards."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def table_console(width: int) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, width)
     return console
+
+
+def count_forwards(forwards: int, row_forwards: int) -> str:
+    """
+    Forwards in words, with their rows if they are not as many: drafts and guidance take several rows in one forward.
+
+    Args:
+        forwards (`int`): Forwards.
+        row_forwards (`int`): Row forwards.
+    """
+    return f"{forwards} forwards" + (f" ({row_forwards} row forwards)" if row_forwards != forwards else "")

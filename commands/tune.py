@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
     fields = next(point.fields for point, result in zip(points, results, strict=True) if result is chosen)
     said = ", ".join(f"{name}={value}" for name, value in chosen.point.items())
     tpf, accuracy = chosen.tokens_per_forward, chosen.accuracy_percent
-    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}, accuracy {accuracy:.1f}%)\n")
+    rows = f" at {chosen.rows_per_forward:.1f} rows per forward" if chosen.rows_per_forward > 1 else ""
+    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}{rows}, accuracy {accuracy:.1f}%)\n")
     if not args.dry_run:
         path = write_fields(Path(args.model), fields)
         sys.stdout.write(f"written to {path}\n")

@@ -78,13 +78,15 @@ def generate_autoregressively(
             kept = next((end + 1 for end, token in enumerate(tokens) if token in eos_token_ids), len(tokens))
             while kept and len(indices) > 1 and tokens[kept - 1] == pad_token_id and pad_token_id not in eos_token_ids:
                 kept -= 1  # the fill behind a stop string
+            forwards = forwards_of_model if assistant_model is not None else kept
             rows.append(
                 DecodedRow(
                     index=index,
                     sequence=0,
                     text=tokenizer.decode(tokens[:kept], skip_special_tokens=True),
                     tokens=kept,
-                    forwards=forwards_of_model if assistant_model is not None else kept,
+                    forwards=forwards,
+                    row_forwards=forwards,
                     token_ids=tokens[:kept],
                     commit_steps=list(range(1, kept + 1)) if assistant_model is None else [],
                 )

@@ -28,6 +28,7 @@ class DecodedRow:
         text (`str`): The decoded tokens up to the first EOS, without special tokens.
         tokens (`int`): Generated tokens up to and including the first EOS.
         forwards (`int`): Forwards of the transformer for this row.
+        row_forwards (`int`): Rows of these forwards that are its own: more with drafts and guidance.
         token_ids (`list[int]`): Those tokens.
         commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
         tail_steps (`list[int]`): The same for the positions after them, up to the end of the canvas.
@@ -38,6 +39,7 @@ class DecodedRow:
     text: str
     tokens: int
     forwards: int
+    row_forwards: int
     token_ids: list[int]
     commit_steps: list[int]
     tail_steps: list[int] = field(default_factory=list)
@@ -196,6 +198,7 @@ def generate_in_batches(
         )
         forwards = output.forward_passes.tolist()  # waits for a GPU
         seconds = time.perf_counter() - began
+        row_forwards = output.row_forwards.tolist()
         generated = output.sequences[:, input_ids.shape[1] :].tolist()
         commit_steps = output.commit_steps.tolist()
         tokens = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
@@ -207,6 +210,7 @@ def generate_in_batches(
                 text=tokenizer.decode(generated[row][: tokens[row]], skip_special_tokens=True),
                 tokens=tokens[row],
                 forwards=forwards[row],
+                row_forwards=row_forwards[row],
                 token_ids=generated[row][: tokens[row]],
                 commit_steps=commit_steps[row][: tokens[row]],
                 tail_steps=commit_steps[row][tokens[row] :],

@@ -65,7 +65,8 @@ def choose_in_batches(
         for index in indices:
             likelihoods = [score for score, owner in zip(scores, owners, strict=True) if owner == index]
             best = likelihoods.index(max(likelihoods))
-            results.append(DecodedRow(index, 0, str(best), 0, forwards * len(likelihoods), [], []))
+            taken = forwards * len(likelihoods)
+            results.append(DecodedRow(index, 0, str(best), 0, taken, taken, [], []))
         yield DecodedBatch(results, seconds)
 
 

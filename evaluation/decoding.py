@@ -20,12 +20,14 @@ class DecodedPrompt:
         correct (`bool`): Verdict of the checker.
         tokens (`int`): Generated tokens up to and including the first EOS.
         forwards (`int`): Forwards of the transformer for this row.
+        row_forwards (`int`): Rows of these forwards that are its own: more with drafts and guidance.
     """
 
     text: str
     correct: bool
     tokens: int
     forwards: int
+    row_forwards: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class DecodingResult:
     def forwards(self) -> int:
         """Forwards, summed over the prompts (a batch of 8 that takes 10 forwards counts 80)."""
         return sum(record.forwards for record in self.records)
+
+    @property
+    def row_forwards(self) -> int:
+        """Row forwards, summed over the prompts."""
+        return sum(record.row_forwards for record in self.records)
 
     @property
     def tokens_per_forward(self) -> float:
@@ -130,7 +137,8 @@ def evaluate_decoding(
     for batch in generate_in_batches(model, tokenizer, prompts, batch_size=batch_size, chat=chat, **generation_kwargs):
         seconds += batch.seconds
         for row in batch.rows:
-            records[row.index] = DecodedPrompt(row.text, check(row.index, row.text), row.tokens, row.forwards)
+            correct = check(row.index, row.text)
+            records[row.index] = DecodedPrompt(row.text, correct, row.tokens, row.forwards, row.row_forwards)
         if progress is not None:
             progress(len(batch.rows))
     return DecodingResult([records[index] for index in range(len(prompts))], seconds)

@@ -22,6 +22,7 @@ class Point:
         accuracy (`float`): In percent.
         tokens_per_second (`float`, *optional*): TPS.
         hardware (`str`, *optional*): The hardware on which the TPS was measured.
+        rows_per_forward (`float`, *optional*): Row forwards over forwards; `None` of a published point.
         samples (`dict[str, list]`, *optional*): Per sample `id`, `tokens`, `forwards`, `correct`, for intervals.
     """
 
@@ -29,6 +30,7 @@ class Point:
     accuracy: float
     tokens_per_second: float | None = None
     hardware: str | None = None
+    rows_per_forward: float | None = None
     samples: dict[str, list] | None = None
 
 
@@ -50,6 +52,12 @@ class Curve:
     method: str
     points: tuple[Point, ...]
     measured: bool = False
+
+    @property
+    def rows_per_forward(self) -> tuple[float, float] | None:
+        """The fewest and the most rows per forward of its points; `None` if they are not known."""
+        rows = [point.rows_per_forward for point in self.points if point.rows_per_forward is not None]
+        return (min(rows), max(rows)) if rows else None
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,16 @@ class Board:
         """Mean AUP over the table's tasks; `None` for a method that lacks one."""
         areas = [self.areas.get((method, task)) for task in self.tasks]
         return None if None in areas else sum(areas) / len(areas)  # type: ignore[arg-type]
+
+    def rows_per_forward(self, method: str) -> str:
+        """The rows per forward of a method's points, such as `"7.6"` or `"1.0 to 7.6"`, if any takes more than one
+        row; else nothing. AUP counts forwards, whatever their rows."""
+        of_tasks = [self.curves[method, task].rows_per_forward for task in self.tasks if (method, task) in self.curves]
+        known = [limit for rows in of_tasks if rows is not None for limit in rows]
+        if not known or max(known) == 1:
+            return ""
+        low, high = f"{min(known):.1f}", f"{max(known):.1f}"
+        return low if low == high else f"{low} to {high}"
 
 
 def published() -> dict[str, Any]:
@@ -149,6 +167,7 @@ def _point(result: Result) -> Point:
         result.accuracy_percent,
         result.tokens_per_second,
         result.hardware["device"],
+        result.rows_per_forward,
         cast(dict[str, list], result.samples),
     )
 

@@ -30,6 +30,7 @@ class DiffusionLM(LM):
     Attributes:
         tokens (`int`): Tokens generated so far, up to and including the first EOS of each text.
         forwards (`int`): Forwards for these tokens.
+        row_forwards (`int`): Rows of these forwards: more with drafts and guidance.
         seconds (`float`): Wall time for these tokens.
     """
 
@@ -47,7 +48,7 @@ class DiffusionLM(LM):
         self.batch_size, self.num_samples = batch_size, num_samples
         self.progress = progress
         self.generation_kwargs = generation_kwargs
-        self.tokens = self.forwards = 0
+        self.tokens = self.forwards = self.row_forwards = 0
         self.seconds = 0.0
 
     @property
@@ -80,6 +81,7 @@ class DiffusionLM(LM):
                 for row in batch.rows:
                     self.tokens += row.tokens
                     self.forwards += row.forwards
+                    self.row_forwards += row.row_forwards
                     ends = [row.text.find(stop) for stop in until if stop in row.text]
                     texts[indices[row.index]] = row.text[: min(ends, default=len(row.text))]
                 if self.progress is not None:
@@ -147,8 +149,9 @@ def run_harness(
         generation_kwargs: See [`DiffusionLM`].
 
     Returns:
-        `dict[str, Any]`: `results` by task, as from the harness; `num_samples`; and `tokens`, `forwards`, `seconds`,
-        `tokens_per_forward`, `tokens_per_second` over all generated texts (the last two are `None` without any).
+        `dict[str, Any]`: `results` by task, as from the harness; `num_samples`; and `tokens`, `forwards`,
+        `row_forwards`, `seconds`, `tokens_per_forward`, `tokens_per_second` over all generated texts (the last two are
+        `None` without any).
     """
     lm = DiffusionLM(model, tokenizer, batch_size=batch_size, progress=progress, **generation_kwargs)
     output = simple_evaluate(
@@ -164,6 +167,7 @@ def run_harness(
         "num_samples": output["n-samples"],
         "tokens": lm.tokens,
         "forwards": lm.forwards,
+        "row_forwards": lm.row_forwards,
         "seconds": lm.seconds,
         "tokens_per_forward": lm.tokens / lm.forwards if lm.forwards else None,
         "tokens_per_second": lm.tokens / lm.seconds if lm.seconds else None,

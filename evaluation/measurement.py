@@ -169,6 +169,7 @@ def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list
                 "correct": task.check(sample, text),
                 "tokens": row.tokens,
                 "forwards": row.forwards,
+                "row_forwards": row.row_forwards,
                 "seconds": batch.seconds / len(batch.rows),
                 "text": text,
             }

@@ -79,6 +79,12 @@ def caption(name: str) -> str:
     return short_name(name).replace("$", r"\$")
 
 
+def label(board: Board, method: str) -> str:
+    """A method in a legend, with its rows per forward if they are more than one."""
+    rows = board.rows_per_forward(method)
+    return caption(method) + (f" ({rows} rows per forward)" if rows else "")
+
+
 def draw_curves(board: Board) -> Figure:
     """Accuracy against TPF, one panel per task. The shaded area is the AUP of the best method."""
     columns = min(3, len(board.tasks))
@@ -99,7 +105,7 @@ def draw_curves(board: Board) -> Figure:
                 color=look["color"],
                 marker=look["marker"],
                 linestyle=look["linestyle"],
-                label=f"{caption(method)}: {board.areas[method, task]:.1f}",
+                label=f"{label(board, method)}: {board.areas[method, task]:.1f}",
                 zorder=3,
             )
             kept = board.kept[method, task]
@@ -162,7 +168,7 @@ def draw_bars(board: Board) -> Figure:
             color=look["color"],
             hatch=look["hatch"],
             edgecolor="white",
-            label=caption(method),
+            label=label(board, method),
         )
         tops = list(heights)
         for number, (_, task) in enumerate(present):
@@ -199,7 +205,7 @@ def draw_radar(board: Board) -> Figure:
             color=look["color"],
             marker=look["marker"],
             linestyle=look["linestyle"],
-            label=caption(method),
+            label=label(board, method),
         )
     axes.set_xticks(
         angles, [f"{caption(task)}\n(best {top:.0f})" for task, top in zip(board.tasks, best, strict=True)]

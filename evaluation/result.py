@@ -42,6 +42,7 @@ class Record(TypedDict):
     correct: bool
     tokens: Count
     forwards: Count
+    row_forwards: NotRequired[Count]  # not in older files: then as many as `forwards`
     seconds: Rate
     text: str
 
@@ -53,6 +54,7 @@ class Samples(TypedDict):
     correct: list[bool]
     tokens: list[Count]
     forwards: list[Count]
+    row_forwards: NotRequired[list[Count]]
 
 
 class Decoding(TypedDict):
@@ -106,6 +108,7 @@ class Result:
     tokens_per_second: Rate | None
     tokens: Count
     forwards: Count
+    row_forwards: Count
     seconds: Rate
     hardware: Hardware
     versions: dict[str, str]
@@ -119,14 +122,16 @@ class Result:
         A result of the keys of a result file.
 
         Args:
-            values (`Mapping[str, Any]`): Its content; keys of other versions are left out.
+            values (`Mapping[str, Any]`): Its content; keys of other versions are left out. Without `row_forwards`,
+                they are as many as `forwards`.
             file (`Path`, *optional*): Where it was read from.
 
         Returns:
             [`Result`]: The result.
         """
         known = {name: values[name] for name in KEYS if name in values}
-        return cls(**known, left_out=frozenset(KEYS) - known.keys(), file=file)
+        left_out = frozenset(KEYS) - known.keys()
+        return cls(**{"row_forwards": values["forwards"], **known}, left_out=left_out, file=file)
 
     @property
     def accuracy_percent(self) -> float:
@@ -138,6 +143,11 @@ class Result:
         """The interval of the accuracy, from 0 to 100."""
         low, high = self.accuracy_interval
         return 100 * low, 100 * high
+
+    @property
+    def rows_per_forward(self) -> float:
+        """Row forwards over forwards: 1 without drafts and guidance."""
+        return self.row_forwards / self.forwards if self.forwards else 1.0
 
     @property
     def preset(self) -> str | None:
@@ -180,7 +190,7 @@ _FORM = {
     each.name: NotRequired[each.type] if each.default is None else each.type  # type: ignore[valid-type]
     for each in fields(Result)
     if each.name not in NOT_IN_FILE
-} | {"chat": NotRequired[bool]}
+} | {"chat": NotRequired[bool], "row_forwards": NotRequired[Count]}
 ResultFile: Any = TypedDict("ResultFile", _FORM)  # type: ignore[misc]
 
 
@@ -300,14 +310,17 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     What the samples say together.
 
     Args:
-        records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`.
+        records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`,
+            and `row_forwards` if they are not as many as `forwards`.
 
     Returns:
         `dict[str, Any]`: Accuracy (a share of 1) with its interval, TPF, TPS, sums, and a list per quantity with a
         value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated.
     """
     correct = sum(record["correct"] for record in records)
-    tokens, forwards, seconds = (sum(record[name] for record in records) for name in ("tokens", "forwards", "seconds"))
+    samples = {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")}
+    samples["row_forwards"] = [record.get("row_forwards", record["forwards"]) for record in records]
+    tokens, forwards, seconds = sum(samples["tokens"]), sum(samples["forwards"]), sum(r["seconds"] for r in records)
     return {
         "accuracy": correct / len(records),
         "accuracy_interval": list(wilson_interval(correct, len(records))),
@@ -316,8 +329,9 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tokens_per_second": tokens / seconds if tokens else None,
         "tokens": tokens,
         "forwards": forwards,
+        "row_forwards": sum(samples["row_forwards"]),
         "seconds": seconds,
-        "samples": {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")},
+        "samples": samples,
     }
 
 
@@ -329,7 +343,7 @@ def short_name(name: str) -> str:
 
 def _check_samples(result: dict[str, Any], name: str) -> None:
     """Raises when the figures of a result are not what its samples say."""
-    columns = {key: result["samples"][key] for key in Samples.__annotations__}
+    columns = {key: result["samples"][key] for key in Samples.__annotations__ if key in result["samples"]}
     counts = {key: len(values) for key, values in columns.items()}
     if set(counts.values()) != {result["num_samples"]}:
         raise ValueError(f"{name}['num_samples'] is {result['num_samples']}, and `samples` has {counts}: {WAY_OUT}.")
@@ -338,10 +352,12 @@ def _check_samples(result: dict[str, Any], name: str) -> None:
     free = [record["id"] for record in records if record["tokens"] and not record["forwards"]]
     if free or (any(columns["tokens"]) and not result["seconds"]):
         raise ValueError(f"{name} has tokens that took no forward or no time: {WAY_OUT}.")
-    said = summarize(records)
-    for key in ("accuracy", "tokens", "forwards", "tokens_per_forward", "tokens_per_second"):
-        if not _same(result[key], said[key]):
-            raise ValueError(f"{name}['{key}'] is {result[key]}, and its samples say {said[key]}: {WAY_OUT}.")
+    if any(record.get("row_forwards", record["forwards"]) < record["forwards"] for record in records):
+        raise ValueError(f"{name} has a sample with fewer row forwards than forwards: {WAY_OUT}.")
+    said, figures = summarize(records), {"row_forwards": result["forwards"], **result}
+    for key in ("accuracy", "tokens", "forwards", "row_forwards", "tokens_per_forward", "tokens_per_second"):
+        if not _same(figures[key], said[key]):
+            raise ValueError(f"{name}['{key}'] is {figures[key]}, and its samples say {said[key]}: {WAY_OUT}.")
 
 
 def _same(one: float | None, other: float | None) -> bool:

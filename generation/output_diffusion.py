@@ -22,8 +22,9 @@ class DiffusionGenerationOutput(ModelOutput):
             0 = given. It is the pseudo-trajectory of d3LLM (arXiv 2601.07568). Positions that an EOS filled while they
             were masked have the forward that committed the EOS; those that it overwrote keep their own.
         forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the transformer for the row (NFE).
-        row_forwards (`torch.LongTensor` of shape `(B,)`): The same, with each draft of the row counted: K states in
-            one call are K.
+        row_forwards (`torch.LongTensor` of shape `(B,)`): Rows of these calls that are the row's own: K states of a
+            draft in one call are K, and with guidance each of them is two, with and without the given tokens. What
+            only fills the batch is not counted: padding, and drafts that other rows have and this one has not.
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
             divided by `forward_passes` (TPF).
         logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
@@ -59,6 +60,7 @@ class CanvasResult:
         self.logprobs = canvas.logprobs.copy()
         self.forward_passes = np.zeros_like(canvas.row_ids)
         self.drafts = np.zeros_like(canvas.row_ids)
+        self.rows_of_a_state = 2 if config.cfg_scale else 1
         self.with_logprobs = config.output_logprobs
         self.history: list[Integers] | None = [] if config.output_history else None
 
@@ -97,7 +99,7 @@ class CanvasResult:
             sequences=on_device(self.sequences),
             commit_steps=on_device(commit_steps.astype(np.int32)),
             forward_passes=on_device(self.forward_passes),
-            row_forwards=on_device(self.forward_passes + self.drafts),
+            row_forwards=on_device((self.forward_passes + self.drafts) * self.rows_of_a_state),
             tokens_per_forward=on_device(tokens_per_forward),
             logprobs=on_device(self.logprobs[:, self.region_start :]) if self.with_logprobs else None,
             history=on_device(np.stack(self.history, axis=1)) if self.history is not None else None,

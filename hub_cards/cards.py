@@ -82,7 +82,15 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         model_name=facts.name if facts.results else None,
         eval_results=_model_index(facts) or None,
     )
-    return _render("model_card.md.jinja", metadata, facts=facts, repo_id=repo_id, shorten=shorten, is_hub_id=is_hub_id)
+    return _render(
+        "model_card.md.jinja",
+        metadata,
+        facts=facts,
+        with_rows=any(map(_rows, facts.results)),
+        repo_id=repo_id,
+        shorten=shorten,
+        is_hub_id=is_hub_id,
+    )
 
 
 def eval_results(facts: ModelFacts) -> dict[str, str]:
@@ -99,12 +107,13 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
     for task in dict.fromkeys(result.task for result in facts.results):
         best = max((r for r in facts.results if r.task == task), key=lambda result: result.accuracy)
         if is_hub_id(best.dataset):
+            parallelism = f"TPF {best.tokens_per_forward:.2f}{_rows(best)}"
             entry = EvalResultEntry(
                 dataset_id=best.dataset or "",
                 task_id=task,
                 value=round(100 * best.accuracy, 2),
                 date=best.date,
-                notes=f"{describe_decoding(best.decoding)}, TPF {best.tokens_per_forward:.2f}, n={best.samples}",
+                notes=f"{describe_decoding(best.decoding)}, {parallelism}, n={best.samples}",
             )
             files[f".eval_results/{slug(task)}.yaml"] = yaml.safe_dump(
                 eval_result_entries_to_yaml([entry]), sort_keys=False
@@ -206,7 +215,10 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
         decoding = describe_decoding(result.decoding)
         measured = {
             "accuracy": (round(100 * result.accuracy, 2), f"accuracy ({decoding})"),
-            "tokens_per_forward": (round(result.tokens_per_forward, 4), f"tokens per forward ({decoding})"),
+            "tokens_per_forward": (
+                round(result.tokens_per_forward, 4),
+                f"tokens per forward{_rows(result)} ({decoding})",
+            ),
             "tokens_per_second": (
                 round(result.tokens_per_second, 2),
                 f"tokens per second ({decoding}; {result.hardware})",
@@ -218,6 +230,11 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
         name = f"accuracy under parallelism ({curve})"
         rows.append(_eval_result(area, "aup", round(area.aup, 2), name))
     return rows
+
+
+def _rows(result: TaskResult) -> str:
+    """What tokens per forward do not say: how many rows a forward takes, if it is not one."""
+    return f" at {result.rows_per_forward:.1f} rows per forward" if result.rows_per_forward > 1 else ""
 
 
 def _eval_result(row: TaskResult | TaskArea, kind: str, value: float, name: str) -> EvalResult:

@@ -30,6 +30,8 @@ class TaskResult:
         dataset (`str`, *optional*): Hub id of the dataset.
         split (`str`, *optional*): Its split.
         date (`str`, *optional*): Day of the run, ISO 8601.
+        rows_per_forward (`float`, *optional*, defaults to 1.0): Row forwards over forwards: more than 1 with drafts
+            and guidance.
     """
 
     task: str
@@ -43,6 +45,7 @@ class TaskResult:
     dataset: str | None = None
     split: str | None = None
     date: str | None = None
+    rows_per_forward: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class TrajectoryFacts:
         mask_token_id (`int`): The mask token of teacher and student.
         decoding (`dict[str, Any]`): The teacher's decoding parameters.
         prompts (`str`, *optional*): Dataset of the prompts.
+        row_forwards (`int`, *optional*): Rows of the forwards: more with drafts and guidance.
     """
 
     name: str
@@ -154,6 +158,7 @@ class TrajectoryFacts:
     mask_token_id: int
     decoding: dict[str, Any] = field(default_factory=dict)
     prompts: str | None = None
+    row_forwards: int | None = None
 
 
 Facts = TypeVar("Facts")

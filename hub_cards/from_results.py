@@ -159,6 +159,7 @@ def _task_result(result: Result, model_type: str | None) -> TaskResult:
         accuracy_interval=result.accuracy_interval,
         tokens_per_forward=result.tokens_per_forward or 0.0,
         tokens_per_second=result.tokens_per_second or 0.0,
+        rows_per_forward=result.rows_per_forward,
         hardware=f"{machine['device']}{threads}{processes}, batch size {result.batch_size}",
         decoding=_differences(dict(result.decoding), model_type),
         dataset=_dataset(result),

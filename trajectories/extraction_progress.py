@@ -57,4 +57,4 @@ class ExtractionProgress:
         return (self.counts.samples - self.before) / max(time.monotonic() - self.began, 1e-9)
 
     def _count(self, index: int) -> None:
-        self.counts += ChunkCounts(**self.parts.counts(index))
+        self.counts += ChunkCounts.of_part(self.parts.counts(index))

@@ -85,6 +85,7 @@ class Trajectory:
     Attributes:
         response_ids, commit_steps, num_forwards, correct, tail_steps: As in [`TrajectoryRow`].
         attempt (`int`): Number of the temperature it was decoded at, counted from 0; not a column.
+        row_forwards (`int`, *optional*): Rows of its forwards, if it was decoded; not a column.
     """
 
     response_ids: Sequence[int]
@@ -93,6 +94,7 @@ class Trajectory:
     correct: bool | None = None
     tail_steps: Sequence[int] = ()
     attempt: int = 0
+    row_forwards: int | None = None
 
     def row(self, **columns: Any) -> TrajectoryRow:
         """The row with these other columns."""

@@ -86,6 +86,7 @@ class TeacherRuns:
                 response_ids=row.token_ids,
                 commit_steps=row.commit_steps,
                 num_forwards=row.forwards,
+                row_forwards=row.row_forwards,
                 correct=self._verdict(sample, row.text),
                 attempt=attempt,
                 **{name: getattr(row, name) for name in OPTIONAL},

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..hub_cards.facts import TrajectoryFacts
 from .prompt_rows import Sample
@@ -23,7 +24,7 @@ class ChunkCounts:
         rows (`int`): Trajectories that were kept.
         correct_rows, wrong_rows (`int`): Those of them with a verdict.
         cut (`int`): Kept responses without an EOS: they were truncated.
-        prompt_tokens, response_tokens, forwards (`int`): Sums over them.
+        prompt_tokens, response_tokens, forwards, row_forwards (`int`): Sums over them.
     """
 
     samples: int = 0
@@ -39,6 +40,12 @@ class ChunkCounts:
     prompt_tokens: int = 0
     response_tokens: int = 0
     forwards: int = 0
+    row_forwards: int = 0
+
+    @classmethod
+    def of_part(cls, values: dict[str, Any]) -> "ChunkCounts":
+        """What a part says of itself; older ones say nothing of row forwards, which were as many as forwards."""
+        return cls(**{"row_forwards": values["forwards"], **values})
 
     @classmethod
     def of(
@@ -66,6 +73,7 @@ class ChunkCounts:
             prompt_tokens=sum(len(sample.prompt_ids) for sample, _ in kept),
             response_tokens=sum(len(trajectory.response_ids) for _, trajectory in kept),
             forwards=sum(trajectory.num_forwards for _, trajectory in kept),
+            row_forwards=sum(trajectory.row_forwards or trajectory.num_forwards for _, trajectory in kept),
         )
 
     def __add__(self, other: "ChunkCounts") -> "ChunkCounts":
@@ -89,7 +97,7 @@ def extraction_counts(parts: Parts) -> ChunkCounts:
     Returns:
         [`ChunkCounts`]: Their sum.
     """
-    return sum((ChunkCounts(**parts.counts(index)) for index in parts.finished()), ChunkCounts())
+    return sum((ChunkCounts.of_part(parts.counts(index)) for index in parts.finished()), ChunkCounts())
 
 
 def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFacts:
@@ -121,6 +129,7 @@ def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFa
         prompt_tokens=counts.prompt_tokens,
         response_tokens=counts.response_tokens,
         forwards=counts.forwards,
+        row_forwards=counts.row_forwards,
         cut=counts.cut,
         checked=counts.correct_rows + counts.wrong_rows,
         correct=counts.correct_rows,

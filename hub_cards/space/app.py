@@ -94,7 +94,9 @@ def fill(question: str, preset: str, max_new_tokens: int) -> Iterator[tuple[list
     if "error" in outcome:
         raise gr.Error(outcome["error"])
     output = outcome["output"]
-    yield state, f"{output.forward_passes[0]} forwards, {output.tokens_per_forward[0]:.1f} tokens per forward"
+    forwards, rows = output.forward_passes[0], output.get("row_forwards", output.forward_passes)[0]
+    counted = f"{forwards} forwards" + (f" ({rows} row forwards)" if rows != forwards else "")
+    yield state, f"{counted}, {output.tokens_per_forward[0]:.1f} tokens per forward"
 
 
 with gr.Blocks(title=SETTINGS["model"]) as demo:

@@ -97,7 +97,7 @@ def test_lines_are_those_of_single_prompts(capsys, tiny_checkpoint, files, sampl
         new = output.sequences[0, ids.shape[1] :].tolist()
         new = new[: new.index(0) + 1] if 0 in new else new
         forwards = int(output.forward_passes[0])
-        assert set(line) == {"id", "text", "tokens", "forwards", "tokens_per_forward"}
+        assert set(line) == {"id", "text", "tokens", "forwards", "row_forwards", "tokens_per_forward"}
         assert line["text"] == tokenizer.decode(new, skip_special_tokens=True)
         assert (line["tokens"], line["forwards"]) == (len(new), forwards)
         assert line["tokens_per_forward"] == pytest.approx(len(new) / forwards, abs=1e-4)

@@ -226,7 +226,7 @@ def test_a_process_decodes_its_turns_only(tmp_path):
     def decode(*, batch_size, done):
         for indices in batch_indices(lengths, batch_size):
             if not set(indices) <= done:
-                yield DecodedBatch([DecodedRow(index, 0, "", 1, 1, [0], [1]) for index in indices], 1.0)
+                yield DecodedBatch([DecodedRow(index, 0, "", 1, 1, 1, [0], [1]) for index in indices], 1.0)
 
     task = Task("t", "T", "", lambda *_: [], lambda *_: True)
     alone = measurement.Processes(0, 2, lambda value: [value])  # the other one never comes

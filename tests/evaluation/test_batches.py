@@ -74,7 +74,7 @@ def test_the_time_of_a_batch_is_shared_out_to_its_rows(tmp_path):
 
     def decode(*, batch_size, done):
         for indices in batch_indices([1] * 5, batch_size):
-            yield DecodedBatch([DecodedRow(index, 0, "", 4, 2, [0] * 4, [1] * 4) for index in indices], 6.0)
+            yield DecodedBatch([DecodedRow(index, 0, "", 4, 2, 6, [0] * 4, [1] * 4) for index in indices], 6.0)
 
     task = Task("t", "T", "", lambda *_: [], lambda *_: True)
     result = measure_samples(tmp_path / "r.json", task, samples, [[0]] * 5, decode, settings(), batch_size=2)

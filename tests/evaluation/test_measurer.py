@@ -190,7 +190,7 @@ def test_new_folders_of_the_quickstart_are_as_the_old_ones(tmp_path):
         json.loads((folder / "teacher-d3llm.threshold=0.5.json").read_text())
         for folder in (ROOT / "docs/results/student", tmp_path)
     )
-    assert list(new) == list(old)
+    assert [name for name in new if name != "row_forwards"] == list(old)  # those were made before it was counted
     same = ("task", "method", "model", "weights", "source", "split", "seed", "point", "decoding")
     assert {name: new[name] for name in same} == {name: old[name] for name in same}
     (settings,) = tmp_path.glob("*.settings.json")

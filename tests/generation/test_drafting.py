@@ -100,6 +100,12 @@ def test_a_single_branch_changes_nothing_and_more_are_counted(models):
         assert np.array_equal(lopa.commit_steps[row], alone.commit_steps[0])
 
 
+def test_guidance_takes_two_rows_a_forward(models):
+    ids, mask = left_pad(prompts([5, 9, 3]))
+    guided = models[0].generate(ids, attention_mask=mask, **RUN | BASES["d3llm"] | {"cfg_scale": 0.5})
+    assert torch.equal(guided.row_forwards, 2 * guided.forward_passes)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

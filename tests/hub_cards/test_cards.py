@@ -144,6 +144,22 @@ def test_local_names_stay_out_of_the_metadata():
     assert "quickstart teacher" in model_card(facts)
 
 
+def test_rows_are_told_beside_tokens_per_forward():
+    drafted = dataclasses.replace(MODEL.results[0], rows_per_forward=7.64)
+    card = model_card(dataclasses.replace(MODEL, results=[*MODEL.results, drafted]))
+    assert "| TPF | rows per forward | TPS |" in card and "| 9.11 | 7.6 | 288.9 |" in card
+    assert "| 1.00 | 1.0 | 31.5 |" in card
+    names = [result.metric_name for result in ModelCard(card).data.eval_results]
+    assert "tokens per forward at 7.6 rows per forward (d3llm)" in names
+    best = dataclasses.replace(drafted, accuracy=0.8)
+    (text,) = eval_results(dataclasses.replace(MODEL, results=[best])).values()
+    assert "TPF 9.11 at 7.6 rows per forward" in text
+    assert "15360 forwards (90000 row forwards)." in trajectory_card(
+        dataclasses.replace(TRAJECTORIES, row_forwards=90000)
+    )
+    assert trajectory_card(dataclasses.replace(TRAJECTORIES, row_forwards=15360)) == trajectory_card(TRAJECTORIES)
+
+
 def test_results_for_leaderboards():
     files = eval_results(MODEL)
     assert files.keys() == {".eval_results/gsm8k.yaml"}  # the other task has no data set on the Hub

@@ -223,7 +223,7 @@ def test_the_folder_is_a_data_set_with_a_card(tiny, problems, tmp_path):
     rows = dataset.to_list()
     assert facts.rows == counts.rows == 11
     assert facts.response_tokens == sum(len(row["response_ids"]) for row in rows)
-    assert facts.forwards == sum(row["num_forwards"] for row in rows)
+    assert facts.forwards == facts.row_forwards == sum(row["num_forwards"] for row in rows)
     assert facts.cut == sum(row["response_ids"][-1] != EOS for row in rows)
     assert (facts.mask_token_id, facts.license, facts.checked) == (MASK, "mit", 0)
     assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
