@@ -24,7 +24,7 @@ TESTS := tests
 QUICK := tests/modeling/test_models.py tests/modeling/test_export.py tests/generation/test_decoding.py \
 	tests/generation/test_features.py tests/trainers/test_trainer.py
 # ... without what runs many methods and lengths through our own code alone
-OURS := any_length or host_reads or ragged_batch
+OURS := any_length or host_read or ragged_batch
 
 test-newest:
 	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest

@@ -3,8 +3,6 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ import d3llm.modeling
 from d3llm.commands.main import main
 from d3llm.evaluation import ResultsFile, encode_prompt, generate_in_batches, read_prompts
 from tests.helpers.commands import copy_checkpoint, run_fails
+from tests.helpers.forks import Fork, run_script
 
 
 PROMPTS = [
@@ -129,8 +128,8 @@ def test_a_killed_process_is_taken_up_again(tiny_checkpoint, files, uninterrupte
         "ResultsFile.append = second_is_cut\n"
         "main(sys.argv[1:])\n"
     )
-    process = subprocess.run([sys.executable, "-c", code, *command(tiny_checkpoint, files, *SAMPLING)], check=False)
-    assert process.returncode == -signal.SIGKILL
+    killed = Fork(run_script, code, command(tiny_checkpoint, files, *SAMPLING)).wait()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     written = files[1].read_bytes()
     assert written.count(b"\n") == 2 and not written.endswith(b"\n")
     assert set(written.split(b"\n")[:2]) < set(uninterrupted.split(b"\n"))

@@ -3,11 +3,8 @@
 import copy
 import importlib.util
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +24,7 @@ from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAModelLM
 from tests.helpers.code_problems import HUMANEVAL, MBPP
 from tests.helpers.commands import run_fails
+from tests.helpers.forks import fork_ranks
 from tests.helpers.models import OF_WORDS, tiny_autoregressive, tiny_model
 from tests.helpers.paths import ROOT
 from tests.helpers.results import results_in, settings
@@ -190,15 +188,13 @@ def test_a_result_file_alone_is_read(tmp_path, uninterrupted, monkeypatch):
 @pytest.mark.processes
 def test_processes_share_the_samples(tmp_path, uninterrupted):
     flags = [*uninterrupted["flags"], "--output", tmp_path, "--preset", "d3llm", "--batch-size", "2"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-               "--main_process_port", "0", "-m", "d3llm.commands.main", "eval", *map(str, flags)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert run.returncode == 0, run.stderr
+    ranks = fork_ranks(main, ["eval", *map(str, flags)], environment={"ACCELERATE_USE_CPU": "true"})
+    first, second = (rank.wait() for rank in ranks)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     (result,) = results_in(tmp_path)
     assert result["hardware"]["processes"] == 2
     assert untimed(result) == untimed(uninterrupted["result"])
-    assert run.stdout.count("Measured points") == 1
+    assert (first.stdout + second.stdout).count("Measured points") == 1
     assert len(list(tmp_path.glob("*"))) == 3  # the result, the samples, their settings
 
 

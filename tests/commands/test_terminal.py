@@ -2,12 +2,12 @@
 
 import os
 import re
-import subprocess
-import sys
+import select
 
 import pytest
 
 from d3llm.commands.main import main
+from tests.helpers.forks import Fork
 
 
 pty = pytest.importorskip("pty")
@@ -16,21 +16,15 @@ pty = pytest.importorskip("pty")
 def run_in_terminal(arguments: list[str]) -> str:
     """Everything a command writes to a terminal of 100 columns."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "d3llm.commands.main", *arguments]
-    with subprocess.Popen(command, stdout=follower, stderr=follower, stdin=follower, env=environment) as process:
-        os.close(follower)
-        written = b""
-        while True:
-            try:
-                chunk = os.read(leader, 65536)
-            except OSError:  # Linux: the other end is closed
-                break
-            if not chunk:
-                break
-            written += chunk
+    environment = {"COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color"}
+    command = Fork(main, arguments, environment=environment, terminal=os.ttyname(follower))
+    written = b""
+    while select.select([leader], [], [], 0.1)[0] or command.process.is_alive():
+        if select.select([leader], [], [], 0)[0]:
+            written += os.read(leader, 65536)
+    os.close(follower)
     os.close(leader)
-    assert process.returncode == 0, written.decode()
+    assert command.wait().returncode == 0, written.decode()
     return written.decode()
 
 

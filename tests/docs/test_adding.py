@@ -1,9 +1,8 @@
 """docs/adding.md: its examples run, one after another as on the page, and do what the page says."""
 
 import re
-import subprocess
-import sys
 
+from tests.helpers.forks import Fork, run_script
 from tests.helpers.paths import ROOT
 
 
@@ -57,7 +56,7 @@ def test_the_examples_run(tmp_path):
     ):
         (tmp_path / name).write_text(block, encoding="utf-8")
     source = "\n".join([*blocks, CHECKS])
-    result = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
+    result = Fork(run_script, source, cwd=tmp_path).wait()
     assert result.returncode == 0, result.stderr
 
 

@@ -3,11 +3,10 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
+from tests.helpers.forks import Fork, run_script
 from tests.helpers.paths import ROOT
 from tests.helpers.support_matrix import families_table, presets_table
 
@@ -17,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_python_lines_run(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    result = Fork(run_script, block, cwd=tmp_path).wait()
     assert result.returncode == 0, result.stderr
     assert re.search(r"#### 7\n", result.stdout)
     assert re.search(r"\d+ forwards, \d+\.\d tokens per forward", result.stdout)

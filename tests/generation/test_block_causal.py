@@ -51,7 +51,7 @@ def test_the_block_cache_is_exact(model, preset, block_size, attention_block_siz
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_rows_of_a_ragged_batch_are_those_of_the_row_alone(model, preset):
-    texts = prompts([3, 11, 8, 5])
+    texts = prompts([3, 11])
     ids, mask = left_pad(texts)
     given = {"preset": preset, "attention_block_size": 8, "block_size": 4, "threshold": 0.4, "edit_forwards": 3}
     together = model.generate(ids, attention_mask=mask, **given, **RUN)

@@ -32,7 +32,7 @@ def test_a_ragged_batch_is_its_rows_alone(model, preset):
         with pytest.raises(ValueError, match=r"attention|logits"):
             model.generate(prompts([4])[0][None], **given)
         return
-    texts = prompts([3, 7, 5])
+    texts = prompts([3, 7])
     ids, mask = left_pad(texts)
     together = model.generate(ids, attention_mask=mask, **given)
     assert not (together.sequences[:, -NEW:] == MASK).any()

@@ -70,7 +70,7 @@ def test_what_else_a_run_can_have(flash_attention, family, cache, tmp_path):  # 
     model, flash = both(family, tmp_path, "flash_attention_2")
     ids, mask = left_pad(PADDED)
     sampled = {"temperature": 1.0, "num_return_sequences": 2, "top_k": 20}
-    for fields in ({}, {"cfg_scale": 0.7}, sampled | {"cfg_scale": 0.7}):
+    for fields in ({}, sampled | {"cfg_scale": 0.7}):
         for preset in ("d3llm", "fast_dllm"):
             assert_equal_runs(model, flash, ids, mask, preset=preset, cache=cache, **RAGGED, **fields)
 
@@ -116,7 +116,7 @@ def test_the_student_answers_the_same(flash_attention, fields):  # noqa: F811
         AutoModelForCausalLM.from_pretrained(folder, attn_implementation=name)
         for name in ("sdpa", "flash_attention_2")
     )
-    chats = [[{"role": "user", "content": problem.question}] for problem in generate_problems("test", 16, seed=3)]
+    chats = [[{"role": "user", "content": problem.question}] for problem in generate_problems("test", 6, seed=3)]
     inputs = tokenizer.apply_chat_template(
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )

@@ -6,6 +6,7 @@ import torch
 from benchmarks.host_reads import count_host_reads
 from benchmarks.watching import KernelCounter, Watch
 from d3llm.generation import PRESETS, decoding_run
+from d3llm.modeling import DreamModel
 from tests.helpers.decoding import OPEN_PRESETS, left_pad, prompts
 
 
@@ -15,6 +16,8 @@ CASES = [(name, PRESETS[name].values.get("cache", "none")) for name in OPEN_PRES
 CASES += [("d3llm", "block"), ("d3llm", "dual"), ("fast_dllm", "none"), ("fast_dllm", "block")]
 
 
+# Its shifted logits take the decoder whatever those of others take, and a kernel more.
+@pytest.mark.parametrize("model", [DreamModel], indirect=True, ids=["dream"])
 @pytest.mark.parametrize(("preset", "cache"), CASES)
 def test_kernels_and_reads_of_a_forward(model, preset, cache):
     arguments = {

@@ -44,8 +44,9 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
         assert streamed == returned
 
 
+@pytest.mark.parametrize("shipped", ["student"], indirect=True)
 @pytest.mark.parametrize("preset", OPEN_PRESETS)
-def test_answers_of_the_shipped_models(shipped, preset):
+def test_an_answer_of_the_student(shipped, preset):
     check_shipped(shipped, preset, answers=1, block_size=8)
 
 

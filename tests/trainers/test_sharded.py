@@ -1,8 +1,5 @@
 """Under FSDP2, on two processes: a step and its gradients, with and without adapters, and decoding."""
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,19 +8,17 @@ import torch
 from peft import LoraConfig
 
 from d3llm.trainers.evaluating_trainer import gathered_root
-from tests.helpers.paths import ROOT
+from tests.helpers.forks import fork_ranks
 from tests.helpers.trajectory_rows import make_trainer
 
 
 @pytest.mark.processes
 def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.trainers.test_sharded", str(tiny_checkpoint)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("plain: equal on 2 processes") == 2
-    assert run.stdout.count("adapters: equal on 2 processes") == 2
+    for rank in fork_ranks(check_both, tiny_checkpoint):
+        done = rank.wait()
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("plain: equal on 2 processes") == 1
+        assert done.stdout.count("adapters: equal on 2 processes") == 1
 
 
 def check(checkpoint: Path, peft_config: LoraConfig | None) -> None:
@@ -62,11 +57,6 @@ def check(checkpoint: Path, peft_config: LoraConfig | None) -> None:
     print(f"{'adapters' if peft_config else 'plain'}: equal on {trainer.accelerator.num_processes} processes")
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def check_both(checkpoint: Path) -> None:
     for peft_config in (None, LoraConfig(r=4, init_lora_weights=False)):
-        check(Path(sys.argv[1]), peft_config)
-
-
-if __name__ == "__main__":
-    main()
+        check(checkpoint, peft_config)

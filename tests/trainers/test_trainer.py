@@ -27,6 +27,7 @@ from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trajectories.fingerprints import tokenizer_fingerprint
 from d3llm.trajectories.row import STORED_FEATURES
+from tests.helpers.forks import fork_ranks
 from tests.helpers.packed_head import pack_head
 from tests.helpers.trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
@@ -176,13 +177,6 @@ def test_resumed_run_equals_an_unbroken_one(tiny_checkpoint, tmp_path):
     assert_same(weights(resumed.model), weights(whole.model))
 
 
-def distill_on_two_processes(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "d3llm.trainers.distill", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.processes
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.18"),
@@ -197,7 +191,10 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     to_whole, to_broken = ([*arguments, "--output_dir", str(folder)] for folder in (whole, broken))
     two = ["--per_device_train_batch_size", "2"]
 
-    run = distill_on_two_processes(*to_broken, *two)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "d3llm.trainers.distill", *to_broken, *two]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while last_checkpoint(str(broken)) is None:
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
@@ -210,10 +207,10 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     assert run.returncode != 0
     assert not (broken / "model.safetensors").exists()
     assert last_checkpoint(str(broken)) is not None
-    runs = [distill_on_two_processes(*to_broken, *two, "--resume"), distill_on_two_processes(*to_whole, *two)]
-    for run in runs:
-        _, errors = run.communicate(timeout=240)
-        assert run.returncode == 0, errors
+    for line in ([*to_broken, *two, "--resume"], [*to_whole, *two]):
+        for rank in fork_ranks(main, ["distill", *line]):
+            done = rank.wait()
+            assert done.returncode == 0, done.stderr
 
     def losses(folder: Path) -> list[float]:
         log = json.loads((folder / "trainer_state.json").read_text())["log_history"]

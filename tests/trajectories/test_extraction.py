@@ -30,6 +30,7 @@ from d3llm.trajectories.row import STORED_FEATURES
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
 from tests.helpers.extraction import EOS, MASK, NEW_TOKENS, contents, extract, rows_of, write_jsonl
+from tests.helpers.forks import fork_ranks
 from tests.helpers.models import OF_WORDS, WORDS, tiny_model
 
 
@@ -380,13 +381,13 @@ def test_the_command_says_what_is_wrong(tiny_checkpoint, problems, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0")
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+CPUS = {"ACCELERATE_USE_CPU": "true"}
 
 
-def launch(launcher: tuple[str, ...], line: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", *launcher, "-m", "d3llm.trajectories.extract", *line]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def launch(line: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    command += ["--main_process_port=0", "-m", "d3llm.trajectories.extract", *line]
+    environment = {**os.environ, **CPUS, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -396,7 +397,7 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     problems = write_jsonl(tmp_path / "problems.jsonl", rows)
     options = ["--chunk-size", "1", "--temperatures", "1.0", "--early-stop", "false"]
     folder = tmp_path / "killed"
-    run = launch(ACCELERATE, arguments(tiny_checkpoint, problems, folder, *options))
+    run = launch(arguments(tiny_checkpoint, problems, folder, *options))
     data = folder / "data"
     deadline = time.monotonic() + 120
     while len(list(data.glob("*.parquet")) if data.exists() else []) < 4:
@@ -409,9 +410,10 @@ def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     done = {path.name: path.stat().st_mtime_ns for path in data.glob("*.parquet")}
     assert 4 <= len(done) < 24 and not (folder / "README.md").exists()
 
-    resumed = launch(TORCHRUN, arguments(tiny_checkpoint, problems, folder, *options))
-    out, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    line = ["extract", *arguments(tiny_checkpoint, problems, folder, *options)]
+    ranks = [rank.wait() for rank in fork_ranks(main, line, environment=CPUS)]
+    out, err = ("".join(parts) for parts in zip(*(rank[1:] for rank in ranks), strict=True))
+    assert [rank.returncode for rank in ranks] == [0, 0], err
     share = -(-(24 - len(done)) // 2)
     assert f"process 1 of 2 makes {share} parts" in err and "process 2 of 2 makes" in err
     assert "24 trajectories of 24 samples" in out
