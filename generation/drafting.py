@@ -88,10 +88,9 @@ class DraftingRun(LaneRun):
                 break
             kept = np.where(moving, follows.argmax(axis=0) + 1, kept)
             self.record.reached = self.record.reached + moving
-            # drafts have those of the proposal that they were guessed from
             rows = (kept * len(batch) + batch)[moving]
-            filled = np.isnan(self.canvas.logprobs[rows])
-            self.canvas.logprobs[rows] = np.where(filled, np.float32(np.nan), logprobs[moving])
+            not_decoded = np.isnan(self.canvas.logprobs[rows])
+            self.canvas.logprobs[rows] = np.where(not_decoded, np.float32(np.nan), logprobs[moving])
         self.seen = self._seen(proposal, kept)
         return kept
 

@@ -168,7 +168,8 @@ class Outlook:
         least = np.where(accepted, score, np.inf).argmin(axis=1)
         accepted[rows[swapped], least[swapped]] = False
         accepted[rows[differs], option[differs]] ^= True
-        return parent, accepted, Proposal(self.proposed[rows, parent], score, score), name, chance
+        # in place of log-probabilities, which the run corrects, anything that is a number
+        return parent, accepted, Proposal(self.proposed[rows, parent], score, score, score), name, chance
 
 
 def names_of(tokens: Integers) -> Integers:

@@ -1,5 +1,7 @@
 """Drafts: the text of the decoder without them, in fewer forwards; branches; what does not go with them."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -40,21 +42,39 @@ def models(request):
     return built
 
 
-@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-def test_the_text_is_that_of_the_decoder_without_drafts(models, base):
-    for seed, model in enumerate(models):
-        ids, mask = left_pad(prompts([5, 9, 3], seed=seed))
-        plain = model.generate(ids, attention_mask=mask, **RUN | base)
-        assert torch.equal(plain.row_forwards, plain.forward_passes)
-        for states in (2, 64) if seed else (6,):
-            drafted = model.generate(ids, attention_mask=mask, draft_states=states, **RUN | base)
-            assert torch.equal(drafted.sequences, plain.sequences)
-            assert (drafted.forward_passes <= plain.forward_passes).all()
-            assert (drafted.row_forwards <= states * drafted.forward_passes).all()
-            assert (drafted.row_forwards >= drafted.forward_passes).all()
-            # what the decoder commits in different forwards may be committed in one, never the other way round
-            order = plain.commit_steps[:, :, None] < plain.commit_steps[:, None]
-            assert not (order & (drafted.commit_steps[:, :, None] > drafted.commit_steps[:, None])).any()
+def draws(number, seed):
+    """Random batches and fields."""
+    rng = random.Random(seed)
+    for _ in range(number):
+        base = rng.choice(list(BASES))
+        caches = ["none", "block"] if "attention_block_size" in BASES[base] else ["none"]
+        drafts = {
+            "draft_states": rng.choice([2, 3, 5, 8, 16, 64]),
+            "draft_order": rng.choice(["score", "score", "left_to_right"]),
+            "draft_chance": rng.choice([0.0, 0.02, 0.2]),
+        }
+        run = {"cache": rng.choice(caches), "early_stop_rule": rng.choice(["at_once", "no_gap"])}
+        run |= {"max_new_tokens": rng.choice([11, 24]), "early_stop": rng.random() < 0.8, "output_logprobs": True}
+        yield base, [rng.randint(2, 9) for _ in range(rng.randint(1, 4))], RUN | BASES[base] | run, drafts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_text_is_that_of_the_decoder_without_drafts(models, seed):
+    """Every text, and what is documented of the forwards, in 300 random runs."""
+    for base, lengths, given, drafts in draws(25, seed):
+        model, (ids, mask) = models[seed % 2], left_pad(prompts(lengths, seed=seed))
+        plain = model.generate(ids, attention_mask=mask, **given)
+        drafted = model.generate(ids, attention_mask=mask, **given | drafts)
+        run = f"{base}, {lengths}, {given}, {drafts}"
+        assert torch.equal(plain.row_forwards, plain.forward_passes), run
+        assert torch.equal(drafted.sequences, plain.sequences), run
+        torch.testing.assert_close(drafted.logprobs, plain.logprobs, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert (drafted.forward_passes <= plain.forward_passes).all(), run
+        assert (drafted.row_forwards <= drafts["draft_states"] * drafted.forward_passes).all(), run
+        assert (drafted.row_forwards >= drafted.forward_passes).all(), run
+        # what the decoder commits in different forwards may be committed in one, never the other way round
+        order = plain.commit_steps[:, :, None] < plain.commit_steps[:, None]
+        assert not (order & (drafted.commit_steps[:, :, None] > drafted.commit_steps[:, None])).any(), run
 
 
 def test_one_token_per_forward_takes_fewer_forwards(models):
