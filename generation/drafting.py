@@ -82,8 +82,8 @@ class DraftingRun(LaneRun):
         for _ in self.lanes[1:]:
             rows = kept * len(batch) + batch
             committed, tokens, logprobs = self._after(proposal, accepted, rows)
-            follows = np.stack([self._is(lane, committed, tokens, kept) for lane in self.lanes[1:]])
-            moving = moving & accepted[rows].any(axis=1) & follows.any(axis=0)
+            follows = np.stack([self.is_state(lane, committed, tokens, kept) for lane in self.lanes[1:]])
+            moving = moving & follows.any(axis=0)
             if not moving.any():
                 break
             kept = np.where(moving, follows.argmax(axis=0) + 1, kept)
@@ -107,7 +107,7 @@ class DraftingRun(LaneRun):
             logprobs[where] = proposal.logprobs[rows][at, columns]
         return committed, tokens, logprobs
 
-    def _is(self, lane: Lane, committed: Booleans, tokens: Integers, before: Integers) -> Booleans:
+    def is_state(self, lane: Lane, committed: Booleans, tokens: Integers, before: Integers) -> Booleans:
         """Whether a lane (B,) is the state with this `committed` (B, L), which follows from the lanes `before` (B,).
 
         The same commits in another order are the same state if they began from the same place.

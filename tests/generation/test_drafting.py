@@ -1,12 +1,16 @@
 """Drafts: the text of the decoder without them, in fewer forwards; branches; what does not go with them."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from d3llm.generation.drafting import PLACE, DraftingRun
+from d3llm.generation.lanes import Lane
 from d3llm.generation.presets import PRESETS
+from d3llm.generation.windows import WholeCanvas
 from d3llm.modeling import DreamModel, LLaDAModelLM, SDARForCausalLM
 from tests.helpers.decoding import MASK, left_pad, prompts
 from tests.helpers.models import tiny_model
@@ -20,6 +24,7 @@ BASES = {
     "dream": {"preset": "dream"},
     "dparallel": {"preset": "dparallel", "threshold": 1.0},
     "d3llm": {"preset": "d3llm", "threshold": 1.0},
+    "d3llm in small blocks": {"preset": "d3llm", "threshold": 1.0, "block_size": 2},
     "fast_dllm": {"preset": "fast_dllm", "threshold": 0.4, "cache": "none"},
     "factor": {"preset": "fast_dllm_factor", "cache": "none"},
     "frechet": {"preset": "frechet", "frechet_margin": 0.05, "cache": "none"},
@@ -75,6 +80,22 @@ def test_the_text_is_that_of_the_decoder_without_drafts(models, seed):
         # what the decoder commits in different forwards may be committed in one, never the other way round
         order = plain.commit_steps[:, :, None] < plain.commit_steps[:, None]
         assert not (order & (drafted.commit_steps[:, :, None] > drafted.commit_steps[:, None])).any(), run
+
+
+@pytest.mark.parametrize("place", [*PLACE, "settled"])
+def test_the_same_commits_from_another_place_are_another_state(place):
+    """Two lanes of a row, of which the second follows from the first, and a third one that leads to the same set."""
+    canvas = SimpleNamespace(**{name: np.zeros(3, dtype=np.int64) for name in PLACE})
+    policy = WholeCanvas()
+    policy.settled = np.zeros(3, dtype=np.int64)
+    run = DraftingRun.__new__(DraftingRun)
+    run.canvas, run.policy = canvas, policy
+    committed, tokens, first = np.ones((1, 4), dtype=np.bool_), np.ones((1, 4), dtype=np.int64), np.array([0])
+    lane = Lane(canvas, policy, None, np.ones(1, dtype=np.bool_), first, committed, tokens)
+    assert run.is_state(lane, committed, tokens, np.array([2]))
+    getattr(policy if place == "settled" else canvas, place)[2] = 1
+    assert not run.is_state(lane, committed, tokens, np.array([2]))
+    assert run.is_state(lane, committed, tokens, first)
 
 
 def test_one_token_per_forward_takes_fewer_forwards(models):
