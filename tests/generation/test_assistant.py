@@ -210,5 +210,5 @@ def test_what_does_not_go_with_speculative_sampling(family, fields, message):
 
 def test_sampling_does_not_go_with_exact_drafts():
     model = tiny_model(LLaDAModelLM)
-    with pytest.raises(ValueError, match="`draft_states`=8 does not go with `temperature`=0.5"):
+    with pytest.raises(ValueError, match=r"`draft_states`=8 does not go with `temperature`=0\.5"):
         model.generate(prompts([4])[0][None], assistant_model=model, max_new_tokens=4, temperature=0.5)
