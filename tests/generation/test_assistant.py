@@ -8,6 +8,7 @@ from d3llm.generation import speculation
 from d3llm.modeling import DreamModel, Fast_dLLM_QwenForCausalLM, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
 from tests.helpers.decoding import MASK, left_pad, prompts
 from tests.helpers.models import tiny_autoregressive, tiny_model
+from tests.helpers.two_devices import FIRST, SECOND, Labels
 
 
 RUN = {"max_new_tokens": 24, "return_dict_in_generate": True, "eos_token_id": 7, "block_size": 8}
@@ -212,3 +213,18 @@ def test_sampling_does_not_go_with_exact_drafts():
     model = tiny_model(LLaDAModelLM)
     with pytest.raises(ValueError, match=r"`draft_states`=8 does not go with `temperature`=0\.5"):
         model.generate(prompts([4])[0][None], assistant_model=model, max_new_tokens=4, temperature=0.5)
+
+
+@pytest.mark.parametrize("rule", [BASES["llada"], SPECULATIVE | {"temperature": 1.0}], ids=["exact", "sampled"])
+def test_an_assistant_on_another_device(rule):
+    model, assistant, ids = double(SDARForCausalLM, 0), double(LLaDAModelLM, 1), prompts([6])[0][None]
+    given = RUN | {"attention": "block_causal", "cache": "none", "seed": 0} | rule
+    expected = model.generate(ids, assistant_model=assistant, **given)
+    labels = Labels()
+    for module, device in ((model, FIRST), (assistant, SECOND)):
+        labels.of.update({tensor: device for tensor in (*module.parameters(), *module.buffers())})
+    with labels:
+        output = model.generate(ids.to(FIRST), assistant_model=assistant, **given)
+        assert output.sequences.device == output.assistant_forwards.device == FIRST
+    assert torch.equal(output.commit_steps, expected.commit_steps)
+    assert torch.equal(output.sequences, expected.sequences)
