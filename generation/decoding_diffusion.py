@@ -248,7 +248,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         assistant: Any = None,
     ) -> DiffusionGenerationOutput:
         if config.assistant_rule == "lossless_distribution":
-            check_speculation(self, config, with_processor=bool(logits_processor))
+            check_speculation(self, config, with_processor=bool(logits_processor), with_cache=earlier is not None)
             config.early_stop_rule = "at_once"  # nothing is masked before an EOS
         attention_mask = prepare_padding(prompt, attention_mask)
         special = self.special_tokens(config)

@@ -9,26 +9,32 @@ has more than p, and what follows is dropped (Leviathan et al., arXiv 2211.17192
 target's, whatever the draft: that of an assistant, or of the model itself.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from .canvas import Booleans, Proposal
+from .canvas import Booleans, Integers, PerRow, Proposal, gather
+from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_run import DecodingRun
 from .noise import Draw
+from .output_diffusion import DiffusionGenerationOutput
 from .proposals import largest, restrict
 from .visibility import Visibility
-from .windows import Window
+from .windows import Window, indices_of
 
 
-def check_speculation(model: Any, config: DiffusionGenerationConfig, with_processor: bool) -> None:
+def check_speculation(
+    model: Any, config: DiffusionGenerationConfig, *, with_processor: bool, with_cache: bool
+) -> None:
     """Raises a `ValueError` for a model or a config whose decoding from left to right is not verified so."""
     faults = {
         f"`attention`={config.attention!r}: use it on block-causal models": config.attention != "block_causal",
         f"{type(model).__name__}, whose masked positions predict the token after them": model.logits_shift > 0,
-        f"`cache`={config.cache!r}: use 'none'": config.cache != "none",
+        f"`cache`={config.cache!r}: use 'block' or 'none'": config.cache not in ("none", "block"),
+        "the cache of an earlier run": with_cache,
         f"`draft_states`={config.draft_states}: leave it out": config.draft_states > 1,
         f"`branches`={config.branches}: leave it out": config.branches > 1,
         f"`cfg_scale`={config.cfg_scale}": bool(config.cfg_scale),
@@ -46,15 +52,24 @@ class Causal(Visibility):
     """Every position sees those up to itself; and beside a canvas of L positions there are masks, each of which sees
     what is before its position, and itself."""
 
-    def mask_beside(self, positions: torch.LongTensor, first_real: torch.LongTensor) -> torch.Tensor:
-        """The attention mask (B, 1, L + K, L + K) of a canvas and masks at `positions` (B, K)."""
-        batch, beside = positions.shape
-        length = self.length
-        slots = torch.arange(length, device=positions.device)
-        last = torch.cat([slots.expand(batch, -1).maximum(first_real[:, None]), positions - 1], dim=1)
+    def mask_beside(
+        self, window: torch.LongTensor, positions: torch.LongTensor, first_real: torch.LongTensor, beside: int
+    ) -> torch.Tensor:
+        """The attention mask (B, 1, W + K, L + `beside`) of a window (B, W) of the canvas, and of masks at `positions`
+        (B, K) in the first of so many slots beside it."""
+        slots = torch.arange(self.length, device=positions.device)
+        last = torch.cat([window.maximum(first_real[:, None]), positions - 1], dim=1)
         before = (slots >= first_real[:, None])[:, None] & (slots <= last[:, :, None])
-        itself = torch.eye(length + beside, device=positions.device, dtype=torch.bool)[:, length:]
-        return self.as_mask(torch.cat([before, itself.expand(batch, -1, -1)], dim=2)[:, None])
+        itself = torch.eye(positions.shape[1], beside, device=positions.device, dtype=torch.bool)
+        itself = torch.cat([itself.new_zeros(window.shape[1], beside), itself]).expand(len(window), -1, -1)
+        return self.as_mask(torch.cat([before, itself], dim=2)[:, None])
+
+
+@dataclass
+class Settled(PerRow):
+    """Of each row the positions before this one (B,) have the keys and values of their final tokens in the cache."""
+
+    before: Integers
 
 
 class SpeculativeRun(DecodingRun):
@@ -63,11 +78,20 @@ class SpeculativeRun(DecodingRun):
 
     Attributes:
         rounds (`int`): Rounds so far; random numbers are a function of these.
+        settled ([`Settled`]): What the verifying forward reads from the cache, if there is one.
         draft (`DecodingRun`): The run of the drafter in this round.
         draft_states (`torch.Tensor` of shape `(B, K, hidden)`): The hidden states that its proposals are from.
     """
 
-    rounds = 0
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.rounds, self.settled = 0, Settled(np.zeros_like(self.canvas.row_ids))
+        if self.cache is not None:
+            masks = int(self.canvas.masks_at_start.max())
+            self.cache = CanvasCache(len(self.cache.layers), self.canvas.length + masks)
+
+    def states(self) -> list[Any]:
+        return [*super().states(), self.settled]
 
     def choose_window(self) -> None:
         candidates = self.masked & (self.canvas.block_of == self.canvas.current[:, None])
@@ -91,19 +115,32 @@ class SpeculativeRun(DecodingRun):
         tokens = canvas.tokens.copy()
         rows, columns = self.eligible.nonzero()
         tokens[rows, self.positions[rows, columns]] = self.drafts[rows, columns]
-        tokens = np.append(tokens, np.full_like(self.positions, self.special.mask), axis=1)
-        positions = np.append(np.tile(canvas.positions, (batch, 1)), self.positions, axis=1)
-        visibility = Causal(self.model, canvas, False, self.device)
-        seen = visibility.mask_beside(self.upload(self.positions), self.upload(canvas.first_real))
-        output = self.call(
-            input_ids=self.upload(tokens),
-            position_ids=self.upload((positions - canvas.first_real[:, None]).clip(min=0)),
-            attention_mask=seen,
-            logits_to_keep=self.upload(np.tile(canvas.length + np.arange(beside), (batch, 1))),
-            run_head=False,
-            return_dict=True,
-        )
-        return output.hidden_states[0]
+        window, slots = np.tile(canvas.positions, (batch, 1)), beside
+        if self.cache is not None:
+            recomputed = (canvas.positions >= self.settled.before[:, None]) & (canvas.positions < self.end[:, None])
+            window = indices_of(recomputed, int(recomputed.sum(axis=1).max()), canvas.first_real)
+            slots = self.cache.layers[0].canvas_length - canvas.length
+        tokens = np.append(gather(tokens, window), np.full_like(self.positions, self.special.mask), axis=1)
+        positions = np.append(window, self.positions, axis=1)
+        inputs = {
+            "input_ids": self.upload(tokens),
+            "position_ids": self.upload((positions - canvas.first_real[:, None]).clip(min=0)),
+            "attention_mask": Causal(self.model, canvas, False, self.device).mask_beside(
+                self.upload(window), self.upload(self.positions), self.upload(canvas.first_real), slots
+            ),
+            "logits_to_keep": self.upload(np.tile(window.shape[1] + np.arange(beside), (batch, 1))),
+            "run_head": False,
+            "return_dict": True,
+        }
+        if self.cache is not None:
+            beside_canvas = np.tile(canvas.length + np.arange(beside), (batch, 1))
+            inputs |= {"cache": self.cache, "cache_positions": self.upload(np.append(window, beside_canvas, axis=1))}
+        return self.call(**inputs).hidden_states[0]
+
+    @property
+    def end(self) -> Integers:
+        """Where the candidates of each row end (B,)."""
+        return np.where(self.window.candidates, self.canvas.positions + 1, 0).max(axis=1)
 
     def propose(self, states: torch.Tensor) -> Proposal:
         """The token of each candidate: the draft, if `self.agrees` says so, or another. The one read of the forward
@@ -125,7 +162,14 @@ class SpeculativeRun(DecodingRun):
         return Proposal(numbers[0].view(np.int32).astype(np.int64), logprobs, logprobs, logprobs)
 
     def select(self, proposal: Proposal) -> Booleans:
+        drawn_again = self.eligible & ~self.agrees
+        first = gather(self.positions, drawn_again.argmax(axis=1)[:, None])[:, 0]
+        self.settled.before = np.where(drawn_again.any(axis=1), first, self.end)
         return accepted_from_the_left(self.agrees, self.eligible)
+
+    def output(self) -> DiffusionGenerationOutput:
+        self.cache = None  # its keys and values are of another attention than those of other runs
+        return super().output()
 
 
 def accepted_from_the_left(agrees: Booleans, eligible: Booleans) -> Booleans:

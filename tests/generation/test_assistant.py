@@ -20,7 +20,7 @@ BASES = {
     "frechet": {"preset": "frechet", "frechet_margin": 0.05, "cache": "none"},
     "sdar": {"preset": "sdar", "threshold": 0.5, "attention_block_size": 8, "cache": "block"},
 }
-SPECULATIVE = {"preset": "sdar", "cache": "none", "assistant_rule": "lossless_distribution"}
+SPECULATIVE = {"preset": "sdar", "assistant_rule": "lossless_distribution"}
 LEFT_TO_RIGHT = {"preset": "sdar_static", "block_size": 1, "attention_block_size": 1, "cache": "none"}
 
 
@@ -100,7 +100,7 @@ def test_at_temperature_0_the_text_is_that_of_decoding_from_left_to_right(family
     assert (output.row_forwards == output.forward_passes).all()
     assert (output.assistant_forwards == (0 if other is None else output.forward_passes)).all()
     for row, text in enumerate(prompts([5, 9, 3])):
-        alone = model.generate(text[None], assistant_model=other, **RUN | SPECULATIVE)
+        alone = model.generate(text[None], assistant_model=other, **RUN | SPECULATIVE | {"cache": "none"})
         assert torch.equal(alone.commit_steps[0], output.commit_steps[row])
 
 
@@ -151,7 +151,7 @@ def test_samples_are_those_of_their_seed_alone():
     given = RUN | SPECULATIVE | {"temperature": 1.0}
     together = model.generate(ids, attention_mask=mask, seed=[3, 4, 5], **given)
     for row, text in enumerate(texts):
-        alone = model.generate(text[None], seed=3 + row, **given)
+        alone = model.generate(text[None], seed=3 + row, **given | {"cache": "none"})
         assert torch.equal(alone.sequences[0, -24:], together.sequences[row, -24:])
         assert alone.forward_passes[0] == together.forward_passes[row]
 
@@ -198,7 +198,7 @@ def test_another_eos_does_not_fit():
     [
         (LLaDAModelLM, {}, "`attention`='bidirectional': use it on block-causal models"),
         (Fast_dLLM_QwenForCausalLM, {"preset": "fast_dllm_v2"}, "predict the token after them"),
-        (SDARForCausalLM, {"preset": "sdar"}, "`cache`='block': use 'none'"),
+        (SDARForCausalLM, {"preset": "sdar", "cache": "dual"}, "`cache`='dual': use 'block' or 'none'"),
         (SDARForCausalLM, {"cache": "none", "preset": "sdar", "cfg_scale": 1.0}, "`cfg_scale`=1.0"),
     ],
 )
@@ -222,7 +222,7 @@ def test_an_assistant_on_another_device(rule):
     expected = model.generate(ids, assistant_model=assistant, **given)
     labels = Labels()
     for module, device in ((model, FIRST), (assistant, SECOND)):
-        labels.of.update({tensor: device for tensor in (*module.parameters(), *module.buffers())})
+        labels.of.update(dict.fromkeys((*module.parameters(), *module.buffers()), device))
     with labels:
         output = model.generate(ids.to(FIRST), assistant_model=assistant, **given)
         assert output.sequences.device == output.assistant_forwards.device == FIRST
