@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from d3llm.generation import speculation
+from d3llm.generation import DiffusionGenerationConfig, speculation
+from d3llm.generation.foresight import moved
 from d3llm.modeling import DreamModel, Fast_dLLM_QwenForCausalLM, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
 from tests.helpers.decoding import MASK, left_pad, prompts
 from tests.helpers.models import tiny_autoregressive, tiny_model
@@ -228,3 +229,15 @@ def test_an_assistant_on_another_device(rule):
         assert output.sequences.device == output.assistant_forwards.device == FIRST
     assert torch.equal(output.commit_steps, expected.commit_steps)
     assert torch.equal(output.sequences, expected.sequences)
+
+
+def test_a_score_moves_as_that_of_the_assistant_has():
+    score, before, now = (np.array([[value]], dtype=np.float32) for value in (0.9, 0.8, 0.6))
+    for kind in ("probability", "margin"):  # twice the doubt
+        config = DiffusionGenerationConfig(score=kind, selection="count").resolve()
+        assert np.allclose(moved(score, before, now, config), 0.8)
+        assert np.allclose(moved(score, before, before, config), score)
+    config = DiffusionGenerationConfig(score="entropy").resolve()
+    assert np.allclose(moved(-score, -now, -before, config), -1.2)
+    config = DiffusionGenerationConfig(score="position", selection="count").resolve()
+    assert np.array_equal(moved(-score, -before, -now, config), -score)
