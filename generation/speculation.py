@@ -83,6 +83,8 @@ class SpeculativeRun(DecodingRun):
         draft_states (`torch.Tensor` of shape `(B, K, hidden)`): The hidden states that its proposals are from.
     """
 
+    drafts: Integers
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.rounds, self.settled = 0, Settled(np.zeros_like(self.canvas.row_ids))
