@@ -23,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     generate_file.add_arguments(parser)
     add_decoding_arguments(parser)
+    parser.add_argument("--assistant", metavar="DIR", help="checkpoint folder of a model that drafts for this one")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -57,14 +58,17 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
     from d3llm.evaluation import encode_prompt
 
     from .canvas import LiveCanvas
-    from .loading import load_model
+    from .loading import load_assistant, load_model
     from .tables import count_forwards
 
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
+    assistant = load_assistant(args)
     input_ids = torch.tensor([encode_prompt(tokenizer, args.prompt, chat=args.chat)], device=model.device)
 
     def decode(streamer: LiveCanvas | None = None):
-        return model.generate(input_ids, return_dict_in_generate=True, streamer=streamer, **fields)
+        return model.generate(
+            input_ids, return_dict_in_generate=True, streamer=streamer, assistant_model=assistant, **fields
+        )
 
     console = Console(highlight=False)
     if console.is_terminal and fields.get("num_return_sequences", 1) == 1:
@@ -78,10 +82,11 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
             output = decode(LiveCanvas(tokenizer, show))
     else:
         output = decode()
-    for sequence, forwards, rows, parallelism in zip(
+    for sequence, forwards, rows, drafting, parallelism in zip(
         output.sequences,
         output.forward_passes.tolist(),
         output.row_forwards.tolist(),
+        output.assistant_forwards.tolist(),
         output.tokens_per_forward.tolist(),
         strict=True,
     ):
@@ -89,4 +94,5 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
         generated = sequence[input_ids.shape[1] :][:tokens]
         sys.stdout.write(tokenizer.decode(generated, skip_special_tokens=True).strip("\n") + "\n")
         if console.is_terminal:
-            console.print(f"{tokens} tokens in {count_forwards(forwards, rows)}, TPF {parallelism:.2f}", style="dim")
+            counted = count_forwards(forwards, rows, drafting)
+            console.print(f"{tokens} tokens in {counted}, TPF {parallelism:.2f}", style="dim")

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         `ValueError`: After all other prompts are decoded, if some lines of the file are not prompts.
     """
     from d3llm.common.files import check_writable
-    from d3llm.common.fingerprints import fingerprint, fingerprint_files
+    from d3llm.common.fingerprints import fingerprint
     from d3llm.common.progress import RunProgress
     from d3llm.evaluation import (
         ResultsFile,
@@ -62,19 +62,21 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         read_prompts,
     )
 
-    from .loading import load_model
+    from .loading import load_assistant, load_model
 
     lines, faults = read_prompts(args.input)
     for fault in faults:
         sys.stderr.write(f"d3llm: warning: {args.input}, {fault}; skipped\n")
     check_writable(args.output)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
+    assistant = load_assistant(args)
     encoded = [_encode(tokenizer, line, args) for line in lines]
     config = _resolve(model, lines, encoded, fields, args.input)
     sequences = range(config.num_return_sequences)
     settings = {
         "model": str(folder.resolve()),
-        "weights": fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))]),
+        "weights": _fingerprint_of_weights(folder),
+        **({} if assistant is None else {"assistant": _fingerprint_of_weights(Path(args.assistant))}),
         "prompts": fingerprint([[line.id, ids] for line, ids in zip(lines, encoded, strict=True)]),
         **decoding_fields(config),
     }
@@ -87,7 +89,13 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         }
         with RunProgress("decoding", len(lines), len(done)) as progress:
             for batch in generate_in_batches(
-                model, tokenizer, encoded, batch_size=args.batch_size or BATCH_SIZE, done=done, **fields
+                model,
+                tokenizer,
+                encoded,
+                batch_size=args.batch_size or BATCH_SIZE,
+                done=done,
+                assistant_model=assistant,
+                **fields,
             ):
                 results.append(
                     {
@@ -97,6 +105,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
                         "tokens": row.tokens,
                         "forwards": row.forwards,
                         "row_forwards": row.row_forwards,
+                        **({} if assistant is None else {"assistant_forwards": row.assistant_forwards}),
                         "tokens_per_forward": round(row.tokens_per_forward, 4),
                     }
                     for row in batch.rows
@@ -107,6 +116,12 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")
     if faults:
         raise ValueError(f"{args.input} has {len(faults)} lines that are not prompts, the first is {faults[0]}.")
+
+
+def _fingerprint_of_weights(folder: Path) -> str:
+    from d3llm.common.fingerprints import fingerprint_files
+
+    return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse.Namespace) -> list[int]:

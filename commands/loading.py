@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def load_model(
     model = loading.load_model(folder, local_files_only=True)
     _warn_of_damage(folder, model)
     return _put(model, device), tokenizer
+
+
+def load_assistant(args: argparse.Namespace) -> PreTrainedModel | None:
+    """Loads the model that `--assistant` names, if there is one."""
+    if args.assistant is None:
+        return None
+    return load_model(args.assistant, device=args.device, trust_remote_code=args.trust_remote_code)[0]
 
 
 def is_diffusion_model(folder: str | Path) -> bool:

@@ -24,12 +24,15 @@ def table_console(width: int) -> Console:
     return console
 
 
-def count_forwards(forwards: int, row_forwards: int) -> str:
+def count_forwards(forwards: int, row_forwards: int, assistant_forwards: int = 0) -> str:
     """
     Forwards in words, with their rows if they are not as many: drafts and guidance take several rows in one forward.
+    Those of an assistant are told beside them.
 
     Args:
         forwards (`int`): Forwards.
         row_forwards (`int`): Row forwards.
+        assistant_forwards (`int`, *optional*, defaults to 0): Forwards of the assistant.
     """
-    return f"{forwards} forwards" + (f" ({row_forwards} row forwards)" if row_forwards != forwards else "")
+    rows = f" ({row_forwards} row forwards)" if row_forwards != forwards else ""
+    return f"{forwards} forwards{rows}" + (f" and {assistant_forwards} of the assistant" if assistant_forwards else "")

@@ -13,7 +13,7 @@ from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
 from .prompts import Messages, encode_prompt
 
 
-CALLABLES = ("logits_processor", "stopping_criteria")  # arguments of `generate` that are not fields
+CALLABLES = ("logits_processor", "stopping_criteria", "assistant_model")  # arguments of `generate` that are not fields
 INHERITED_FIELDS = ("top_k", "top_p", "stop_strings", "eos_token_id", "pad_token_id")  # those that affect the text
 
 
@@ -32,6 +32,7 @@ class DecodedRow:
         token_ids (`list[int]`): Those tokens.
         commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
         tail_steps (`list[int]`): The same for the positions after them, up to the end of the canvas.
+        assistant_forwards (`int`): Forwards of the assistant for this row.
     """
 
     index: int
@@ -43,6 +44,7 @@ class DecodedRow:
     token_ids: list[int]
     commit_steps: list[int]
     tail_steps: list[int] = field(default_factory=list)
+    assistant_forwards: int = 0
 
     @property
     def tokens_per_forward(self) -> float:
@@ -164,7 +166,7 @@ def generate_in_batches(
         done (`Collection[int]`, *optional*): Indices of prompts that are already decoded.
         seeds (`Sequence[int]`, *optional*): A seed for each prompt; by default `seed` applies to all.
         generation_kwargs: Further arguments of `generate`: fields of `DiffusionGenerationConfig` such as `preset` or
-            `max_new_tokens`, `generation_config`, `logits_processor`, `stopping_criteria`.
+            `max_new_tokens`, `generation_config`, `logits_processor`, `stopping_criteria`, `assistant_model`.
 
     Yields:
         [`DecodedBatch`]: One batch after another.
@@ -198,7 +200,7 @@ def generate_in_batches(
         )
         forwards = output.forward_passes.tolist()  # waits for a GPU
         seconds = time.perf_counter() - began
-        row_forwards = output.row_forwards.tolist()
+        row_forwards, assistant_forwards = output.row_forwards.tolist(), output.assistant_forwards.tolist()
         generated = output.sequences[:, input_ids.shape[1] :].tolist()
         commit_steps = output.commit_steps.tolist()
         tokens = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
@@ -214,6 +216,7 @@ def generate_in_batches(
                 token_ids=generated[row][: tokens[row]],
                 commit_steps=commit_steps[row][: tokens[row]],
                 tail_steps=commit_steps[row][tokens[row] :],
+                assistant_forwards=assistant_forwards[row],
             )
             for row in range(len(generated))
         ]

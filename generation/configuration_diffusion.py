@@ -121,6 +121,11 @@ class DiffusionGenerationConfig(GenerationConfig):
             committed: `"score"` the surest first, or `"left_to_right"`.
         draft_chance (`float`, *optional*, defaults to 0.02): How likely a state must be to be worth a row, as the
             scores and the row's record of drafts that came true say; 0 takes all.
+        assistant_rule (`str`, *optional*, defaults to `"exact"`): What an `assistant_model` drafts: for `"exact"` the
+            states of `draft_states`, so that the text is that of the model alone; for `"lossless_distribution"` the
+            masks of a block, of which speculative sampling keeps the first ones, so that the text has the distribution
+            of block-causal decoding from left to right, one token per forward. Without an assistant the model itself
+            drafts. `score`, `selection` and what belongs to them then mean nothing.
         branches (`int`, *optional*, defaults to 1): States of a row that a forward takes: the present one, and the
             same with one of the surest remaining candidates each. The surest of them is kept (LoPA).
 
@@ -190,7 +195,7 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
             )
         config._check_selection()
-        config._check_drafts()
+        config.check_drafts()
         config._check_slots()
         config.check_blocks()
         return config
@@ -225,8 +230,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         if self.edit_threshold is not None and self.score != "probability":
             raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
 
-    def _check_drafts(self) -> None:
-        """Drafts need a decoder that decides the same again, and a cache that does."""
+    def check_drafts(self) -> None:
+        """Raises a `ValueError` for drafts of a decoder that does not decide the same again, or a cache not exact."""
         name = "draft_states" if self.draft_states > 1 else "branches"
         if getattr(self, name) == 1:
             return

@@ -12,6 +12,8 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from .assistant import prepare_assistant, prepare_drafter
+from .assisted_drafting import AssistedRun
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
@@ -31,16 +33,19 @@ from .preparation import (
     prepare_stops,
 )
 from .slots import SlotRun
+from .speculation import SpeculativeRun, check_speculation
 
 
 # Selections that are more than a rule on the proposals of one forward, by name.
 RUNS: dict[str, type[DecodingRun]] = {"slots": SlotRun}
 
 
-def run_class_of(config: DiffusionGenerationConfig) -> type[DecodingRun]:
-    """What runs a loop with these parameters."""
+def run_class_of(config: DiffusionGenerationConfig, assisted: bool = False) -> type[DecodingRun]:
+    """What runs a loop with these parameters, `assisted` by a second model."""
+    if config.assistant_rule == "lossless_distribution":
+        return SpeculativeRun
     if config.draft_states > 1:
-        return DraftingRun
+        return AssistedRun if assisted else DraftingRun
     if config.branches > 1:
         return BranchingRun
     return RUNS.get(config.selection, DecodingRun)
@@ -112,6 +117,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         cache: CanvasCache | str | None = None,
+        assistant_model: Any = None,
         **kwargs: Any,
     ) -> torch.LongTensor | DiffusionGenerationOutput:
         r"""
@@ -149,6 +155,8 @@ class DiffusionGenerationMixin(GenerationMixin):
                 tokens; so it is after a run in slots, which saw each other in the order of their completion. With
                 blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the earlier run
                 unless the preset has one. Batch of one only. Also as `past_key_values`, besides the name of a policy.
+            assistant_model ([`DiffusionGenerationMixin`], *optional*): A second model with the same tokens, on any
+                device. It drafts, and this one verifies, by `assistant_rule`; a `draft_states` of 1 becomes 8.
             kwargs: Any field of [`DiffusionGenerationConfig`].
 
         Returns:
@@ -170,6 +178,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         prompt = prepare_prompt(inputs, kwargs.pop("input_ids", None))
         earlier = prepare_earlier_cache(cache, kwargs)
         config = self.diffusion_config(generation_config, kwargs, prompt.shape[1])
+        if assistant_model is not None:
+            prepare_assistant(self, assistant_model, config, prompt.shape[1])
         if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
             config.cache = cache.policy
         output = self._fill(
@@ -182,6 +192,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             tokenizer=tokenizer,
             streamer=streamer,
             earlier=earlier,
+            assistant=assistant_model,
         )
         return output if config.return_dict_in_generate else output.sequences
 
@@ -234,7 +245,11 @@ class DiffusionGenerationMixin(GenerationMixin):
         tokenizer: PreTrainedTokenizerBase | None,
         streamer: BaseStreamer | None,
         earlier: CanvasCache | None = None,
+        assistant: Any = None,
     ) -> DiffusionGenerationOutput:
+        if config.assistant_rule == "lossless_distribution":
+            check_speculation(self, config, with_processor=bool(logits_processor), with_cache=earlier is not None)
+            config.early_stop_rule = "at_once"  # nothing is masked before an EOS
         attention_mask = prepare_padding(prompt, attention_mask)
         special = self.special_tokens(config)
         if not new_tokens and not (prompt == special.mask).any():
@@ -258,8 +273,9 @@ class DiffusionGenerationMixin(GenerationMixin):
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
-        run_class = run_class_of(config)
+        run_class = run_class_of(config, assisted=assistant is not None)
         run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
+        run.drafter = prepare_drafter(self, assistant, canvas, config, special, stops)
         while True:
             run.end_rows()
             run.advance_blocks()

@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
-from .canvas import Booleans, Canvas, Integers, Proposal, gather
+from .canvas import Booleans, Canvas, Floats, Integers, Proposal, gather
 from .canvas_cache import CanvasCache
 from .compilation import CompiledCall
 from .configuration_diffusion import DiffusionGenerationConfig
@@ -57,6 +57,7 @@ class DecodingRun:
             real, `eligible` (B, K) says.
         drafts (`Integers` of shape `(B, K)`, *optional*): Tokens of the candidates to score in place of a proposal of
             the model; -1 where it proposes one.
+        drafter ([`~d3llm.generation.assistant.Drafter`], *optional*): What drafts for the runs that verify.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class DecodingRun:
         if config.credit_weight:
             self.credits = Credits(canvas, config.credit_weight, config.credit_power, config.credit_decay)
         self.drafts: Integers | None = None
+        self.drafter: Any = None
         self.forwards = 0
 
     def make_policy(self, kept: int) -> WholeCanvas:
@@ -206,7 +208,7 @@ class DecodingRun:
         """Runs the head on the hidden states of the candidates: a token and a score for each. This is the one host
         read per forward."""
         proposal = propose(
-            self._logits_in_parts(states),
+            self.logits_in_parts(states),
             self.positions,
             self.canvas,
             self.config,
@@ -216,12 +218,16 @@ class DecodingRun:
             self.credits,
             self.drafts,
         )
-        if faults := np.isnan(proposal.score).sum():
+        self.check_numbers(proposal.score)
+        return proposal
+
+    def check_numbers(self, scores: Floats) -> None:
+        """Raises a `ValueError` for scores (B, K) that are not numbers."""
+        if faults := np.isnan(scores).sum():
             raise ValueError(
                 f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: the weights are "
                 f"damaged, or {self.model.dtype} is too narrow for them"
             )
-        return proposal
 
     def select(self, proposal: Proposal) -> Booleans:
         """Which proposals (B, K) to write."""
@@ -244,11 +250,11 @@ class DecodingRun:
             self.stream.end()
         return self.result.output(self.special.eos, self.cache, self.device)
 
-    def _logits_in_parts(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Logits (candidates, vocab), row after row of the batch."""
+    def logits_in_parts(self, states: torch.Tensor, device_type: str | None = None) -> Iterator[torch.Tensor]:
+        """Logits (candidates, vocab), row after row of the batch, in the parts that suit this type of device."""
         vocab_size = self.model.config.vocab_size  # the weights of a head may be packed
         at_a_time, in_a_pass = (
-            max(1, elements.get(states.device.type, MOST_ELEMENTS) // vocab_size)
+            max(1, elements.get(device_type or states.device.type, MOST_ELEMENTS) // vocab_size)
             for elements in (HEAD_ELEMENTS, PASS_ELEMENTS)
         )
         for part in states.flatten(0, 1).split(at_a_time):

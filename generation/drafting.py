@@ -51,8 +51,6 @@ class DraftingRun(LaneRun):
 
     def draft(self) -> None:
         """Adds the likeliest states, as many as are worth a row."""
-        if self.seen is None:
-            return
         batch, length = self.canvas.tokens.shape
         outlook, positions = Outlook(batch, length), np.tile(np.arange(length), (batch, 1))
         chance: Floats = np.ones(batch, dtype=np.float32)
@@ -60,7 +58,10 @@ class DraftingRun(LaneRun):
         trust = self.record.reached / self.record.expected
         for _ in range(1, self.config.draft_states):
             lane = self.lanes[-1]
-            proposal, shown = self.seen.near(lane.canvas)
+            foreseen = self.foresee(lane)
+            if foreseen is None:
+                return
+            proposal, shown = foreseen
             if self.config.draft_order == "left_to_right":
                 proposal.score = -positions.astype(np.float32)
             eligible = lane.window.eligible & shown & lane.exists[:, None]
@@ -74,6 +75,11 @@ class DraftingRun(LaneRun):
                 return
             self.record.expected = self.record.expected + chance
             self.add_lane(parent, positions, proposal, chosen)
+
+    def foresee(self, lane: Lane) -> tuple[Proposal, Booleans] | None:
+        """What stands in for a proposal at this state, for all positions (B, L), and which of them it has; `None` as
+        long as nothing was seen."""
+        return None if self.seen is None else self.seen.near(lane.canvas)
 
     def keep(self, proposal: Proposal, accepted: Booleans) -> Integers:
         """The last lane (B,) that the decoder passes through."""

@@ -145,6 +145,7 @@ SELECTIONS = [
 ]
 STOP_RULES = ("at_once", "no_gap", "new_eos", "block")
 DRAFT_ORDERS = ("score", "left_to_right")
+ASSISTANT_RULES = ("exact", "lossless_distribution")
 CACHES = ("none", "prefix", "dual", "delayed", "block", "opened", "vicinity")
 PROGRESS = ("best", "first_block", "best_and_first_block", "every_block")
 TOKEN = Whole()
@@ -198,6 +199,7 @@ RUN_FIELDS = {
     "temperature": Field(0.0, Number()),
     "num_return_sequences": Field(1, Whole(1, MOST_COPIES)),
     "seed": Field(None, OneOrMore(Whole(0, 2**64 - 1))),
+    "assistant_rule": Field("exact", Choice(ASSISTANT_RULES), added=True),
     "output_logprobs": Field(False, Flag()),
     "output_history": Field(False, Flag()),
     "mask_token_id": Field(None, TOKEN),

@@ -49,15 +49,18 @@ class Seen(PerRow):
     def near(self, canvas: Canvas) -> tuple[Proposal, Booleans]:
         """What stands in for a proposal at this state: that of the nearest state, for all positions (B, L), and which
         of them it has. Of equals it is the one that was kept, then the first."""
+        rows, nearest = np.arange(len(self.kept)), self.nearest(canvas)
+        proposal = Proposal(self.proposed[rows, nearest], self.score[rows, nearest], self.forced_score[rows, nearest])
+        return proposal, self.shown[rows, nearest]
+
+    def nearest(self, canvas: Canvas) -> Integers:
+        """The number (B,) of that state."""
         committed, tokens = canvas.committed[:, None], canvas.tokens[:, None]
         lacks = committed & (~self.committed | (tokens != self.tokens))
         more = self.committed & ~committed
         distance = PRICE_OF_LACKING * lacks.sum(axis=2, dtype=np.float32) + more.sum(axis=2, dtype=np.float32)
         distance -= np.where(np.arange(distance.shape[1]) == self.kept[:, None], np.float32(0.25), 0)
-        nearest = np.where(self.exists, distance, np.inf).argmin(axis=1)
-        rows = np.arange(len(nearest))
-        proposal = Proposal(self.proposed[rows, nearest], self.score[rows, nearest], self.forced_score[rows, nearest])
-        return proposal, self.shown[rows, nearest]
+        return np.where(self.exists, distance, np.inf).argmin(axis=1)
 
 
 def doubt(score: Floats, config: DiffusionGenerationConfig) -> Floats:
@@ -67,6 +70,14 @@ def doubt(score: Floats, config: DiffusionGenerationConfig) -> Floats:
         return -score
     unsure = -score if config.score == "entropy" else 1 - score
     return np.log(np.maximum(unsure, LEAST_DOUBT))
+
+
+def moved(score: Floats, before: Floats, now: Floats, config: DiffusionGenerationConfig) -> Floats:
+    """A score, after its doubt has changed as that of another model has, from `before` to `now`."""
+    if config.score == "position":
+        return score
+    factor = np.exp(doubt(now, config) - doubt(before, config))
+    return score * factor if config.score == "entropy" else 1 - (1 - score) * factor
 
 
 def chances(

@@ -25,6 +25,8 @@ class DiffusionGenerationOutput(ModelOutput):
         row_forwards (`torch.LongTensor` of shape `(B,)`): Rows of these calls that are the row's own: K states of a
             draft in one call are K, and with guidance each of them is two, with and without the given tokens. What
             only fills the batch is not counted: padding, and drafts that other rows have and this one has not.
+        assistant_forwards (`torch.LongTensor` of shape `(B,)`): Calls of the `assistant_model` for the row; 0 without
+            one. They are not in `forward_passes` and `row_forwards`.
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
             divided by `forward_passes` (TPF).
         logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
@@ -39,6 +41,7 @@ class DiffusionGenerationOutput(ModelOutput):
     commit_steps: torch.IntTensor | None = None
     forward_passes: torch.LongTensor | None = None
     row_forwards: torch.LongTensor | None = None
+    assistant_forwards: torch.LongTensor | None = None
     tokens_per_forward: torch.FloatTensor | None = None
     logprobs: torch.FloatTensor | None = None
     history: torch.LongTensor | None = None
@@ -60,6 +63,7 @@ class CanvasResult:
         self.logprobs = canvas.logprobs.copy()
         self.forward_passes = np.zeros_like(canvas.row_ids)
         self.drafts = np.zeros_like(canvas.row_ids)
+        self.assistant_forwards = np.zeros_like(canvas.row_ids)
         self.rows_of_a_state = 2 if config.cfg_scale else 1
         self.with_logprobs = config.output_logprobs
         self.history: list[Integers] | None = [] if config.output_history else None
@@ -73,6 +77,10 @@ class CanvasResult:
     def count_rows(self, row_ids: Integers, states: Integers) -> None:
         """Count the `states` (rows,) of which a forward took these rows of the batch; one is the row itself."""
         self.drafts[row_ids] += states - 1
+
+    def count_assistant(self, row_ids: Integers) -> None:
+        """Count a forward of the assistant for these rows of the batch."""
+        self.assistant_forwards[row_ids] += 1
 
     def store(self, canvas: Canvas, forwards: int) -> None:
         """Copy the remaining rows into the output; called when at least one has finished."""
@@ -100,6 +108,7 @@ class CanvasResult:
             commit_steps=on_device(commit_steps.astype(np.int32)),
             forward_passes=on_device(self.forward_passes),
             row_forwards=on_device((self.forward_passes + self.drafts) * self.rows_of_a_state),
+            assistant_forwards=on_device(self.assistant_forwards),
             tokens_per_forward=on_device(tokens_per_forward),
             logprobs=on_device(self.logprobs[:, self.region_start :]) if self.with_logprobs else None,
             history=on_device(np.stack(self.history, axis=1)) if self.history is not None else None,

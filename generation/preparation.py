@@ -252,8 +252,7 @@ def prepare_stops(
 def prepare_special_tokens(model_config: Any, config: DiffusionGenerationConfig) -> SpecialTokens:
     """The token ids that a run needs, checked against the vocabulary."""
     mask = find_mask_token(model_config, config)
-    eos = [] if config.eos_token_id is None else config.eos_token_id
-    eos = [eos] if isinstance(eos, int) else list(eos)
+    eos = tokens_that_end(config)
     # models with several stop tokens were trained on answers padded with one of them
     candidates = [config.pad_token_id] if config.pad_token_id in eos else [*eos, config.pad_token_id]
     fill = next((token for token in candidates if token is not None), mask)
@@ -262,6 +261,12 @@ def prepare_special_tokens(model_config: Any, config: DiffusionGenerationConfig)
         if vocab_size is not None and tokens and max(tokens) >= vocab_size:
             raise ValueError(f"`{name}`={max(tokens)} is outside of the model's vocabulary of {vocab_size} tokens")
     return SpecialTokens(mask, eos, fill)
+
+
+def tokens_that_end(config: GenerationConfig) -> list[int]:
+    """The EOS tokens of decoding parameters."""
+    eos = [] if config.eos_token_id is None else config.eos_token_id
+    return [eos] if isinstance(eos, int) else list(eos)
 
 
 def find_mask_token(model_config: Any, generation_config: Any) -> int:

@@ -21,6 +21,7 @@ class Visibility:
 
     def __init__(self, model: Any, canvas: Canvas, block_causal: bool, device: torch.device):
         self.implementation, self.dtype = model.config._attn_implementation, model.dtype
+        self.length = canvas.length
         padding, blocks = canvas.attention_mask, canvas.attention_block_of if block_causal else None
         self.padding, self.blocks = (
             None if values is None else torch.from_numpy(values).to(device) for values in (padding, blocks)
