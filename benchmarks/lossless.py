@@ -90,7 +90,7 @@ class Ties:
     def _gaps(run: Any, states: torch.Tensor) -> Any:
         """What lies between the two largest logits of each candidate (B, K)."""
         gaps = []
-        for logits in run._logits_in_parts(states):
+        for logits in run.logits_in_parts(states):
             logits[:, run.special.mask] = -torch.inf
             best = logits.topk(2, dim=-1).values.float()
             gaps.append(best[:, 0] - best[:, 1])
@@ -142,7 +142,8 @@ class Way:
     def summary(self) -> dict[str, Any]:
         """The figures of a row of the result file."""
         sums = {
-            name: sum(getattr(row, name) for row in self.decoded) for name in ("tokens", "forwards", "row_forwards")
+            name: sum(getattr(row, name) for row in self.decoded)
+            for name in ("tokens", "forwards", "row_forwards", "assistant_forwards")
         }
         ties = {} if self.ties is None else {"ties": self.ties}
         return {
@@ -182,7 +183,9 @@ def side_by_side(
         yield
 
 
-def measure(model: Any, tokenizer: Any, args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def measure(
+    model: Any, tokenizer: Any, args: argparse.Namespace, assistant: Any = None
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of the result file, after each batch."""
     problems = generate_problems(args.split, args.problems, args.seed)
     prompts, names = [problem.question for problem in problems], [str(index) for index in range(len(problems))]
@@ -191,6 +194,8 @@ def measure(model: Any, tokenizer: Any, args: argparse.Namespace) -> Iterator[li
         first = None
         for batch_size in args.batch_sizes:
             ways = [Way({**decoding(args, preset), "draft_states": states}) for states in (1, *args.states)]
+            if assistant is not None:
+                ways += [Way({**way.fields, "assistant_model": assistant}) for way in ways[1:]]
             first = first or ways[0]
             for way in ways:  # warm-up
                 model.generate(torch.ones(1, 4, dtype=torch.long), **way.fields)
@@ -213,7 +218,9 @@ def measure(model: Any, tokenizer: Any, args: argparse.Namespace) -> Iterator[li
 def row_of(args: argparse.Namespace, preset: str, batch_size: int, way: Way) -> dict[str, Any]:
     """A row of the result file."""
     settings = {"preset": preset, "cache": args.cache or "own", "draft_states": way.fields["draft_states"]}
-    return {"model": model_folder(args).name, **settings, "batch_size": batch_size, **way.summary()}
+    if "assistant_model" in way.fields:
+        settings["assistant"] = model_folder(args.assistant).name
+    return {"model": model_folder(args.model).name, **settings, "batch_size": batch_size, **way.summary()}
 
 
 def decoding(args: argparse.Namespace, preset: str) -> dict[str, Any]:
@@ -223,8 +230,8 @@ def decoding(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     return {"preset": preset, "max_new_tokens": args.new_tokens, **cache, **threshold}
 
 
-def model_folder(args: argparse.Namespace) -> Path:
-    return checkpoint_path(args.model) if args.model in SHIPPED else Path(args.model)
+def model_folder(name: str) -> Path:
+    return checkpoint_path(name) if name in SHIPPED else Path(name)
 
 
 def write_result(args: argparse.Namespace, rows: list[dict[str, Any]], weights: str) -> None:
@@ -236,9 +243,12 @@ def write_result(args: argparse.Namespace, rows: list[dict[str, Any]], weights: 
 def line_of(row: dict[str, Any]) -> str:
     """A row on the terminal."""
     ties = row.get("ties")
+    assisted = (
+        f", {row['assistant']} as assistant ({row['assistant_forwards']} forwards)" if "assistant" in row else ""
+    )
     told = "".join(f", ties within {t['within']:g} in {t['either']} of {t['forwards']}" for t in ties or ())
     return (
-        f"{row['model']} {row['preset']}, {row['draft_states']} states, batch {row['batch_size']}: "
+        f"{row['model']} {row['preset']}, {row['draft_states']} states{assisted}, batch {row['batch_size']}: "
         f"{row['problems']} problems, {row['forwards']} forwards ({row['row_forwards']} row forwards), "
         f"TPF {row['tokens_per_forward']:.2f}, {row['seconds']:.1f} s, TPS {row['tokens_per_second']:.0f}, "
         f"identical {row['identical']:.1%}{told}"
@@ -250,6 +260,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="teacher", help="teacher, student, or a checkpoint folder (default: teacher)"
     )
+    parser.add_argument("--assistant", help="drafts too, with `assistant_model`: teacher, student, or a folder")
     parser.add_argument("--presets", nargs="+", default=["llada"], help="each without drafts and with them")
     parser.add_argument("--threshold", type=float, help="of the presets (default: their own)")
     parser.add_argument("--cache", help="one that is exact for the model (default: the preset's own)")
@@ -269,8 +280,10 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {values}")
     if not all(math.isfinite(tie) and tie >= 0 for tie in args.ties):
         parser.error(f"--ties must be numbers from 0 on, got {args.ties}")
-    if not (model_folder(args) / "config.json").is_file():
-        parser.error(f"--model: no checkpoint in {args.model}: give teacher, student or a folder with a config.json")
+    for name in ("model", "assistant"):
+        given = getattr(args, name)
+        if given is not None and not (model_folder(given) / "config.json").is_file():
+            parser.error(f"--{name}: no checkpoint in {given}: give teacher, student or a folder with a config.json")
     return args
 
 
@@ -282,15 +295,16 @@ def main() -> None:
     try:
         if args.json is not None:
             check_writable(args.json)
-        folder = model_folder(args)
+        folder = model_folder(args.model)
         model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
+        assistant = None if args.assistant is None else load_model(model_folder(args.assistant)).eval()
         for preset in args.presets:
             for states in (1, *args.states):  # refused before anything is decoded
                 resolve_generation_config(model, [1], **decoding(args, preset), draft_states=states)
     except (OSError, ValueError) as error:
         sys.exit(f"lossless: error: {error}")
     weights, rows = checkpoint_fingerprint(folder), []
-    for rows in measure(model, tokenizer, args):
+    for rows in measure(model, tokenizer, args, assistant):
         if args.json is not None:
             write_result(args, rows, weights)
     for row in rows:

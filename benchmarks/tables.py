@@ -22,7 +22,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("benchmarks/README.md", "docs/training.md")
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
-LOSSLESS = ("states", "forwards", "row forwards", "TPF", "seconds", "tokens/s", "equal texts", "ties")
+LOSSLESS = (
+    "states",
+    "assistant, its forwards",
+    "forwards",
+    "row forwards",
+    "TPF",
+    "seconds",
+    "tokens/s",
+    "equal texts",
+    "ties",
+)
 AGAINST = ("equal rows", "forwards", "theirs", "seconds", "theirs", "theirs / ours", "head", "theirs")
 
 
@@ -90,6 +100,7 @@ def lossless_cells(row: dict[str, Any]) -> list[str]:
         f"`{row['preset']}`",
         str(row["batch_size"]),
         "-" if row["draft_states"] == 1 else str(row["draft_states"]),
+        f"{row['assistant']}, {row['assistant_forwards']:,}" if "assistant" in row else "-",
         f"{row['forwards']:,}",
         f"{row['row_forwards']:,}",
         f"{row['tokens_per_forward']:.2f}",

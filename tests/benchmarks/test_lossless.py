@@ -43,11 +43,22 @@ def test_every_way_is_measured_beside_the_preset_alone(monkeypatch, tmp_path, gi
     assert tables.render(result).count("| 3/3 |") == 6 and "repeat" in tables.describe(result)
 
 
+def test_an_assistant_drafts_beside_the_model_alone(monkeypatch, tmp_path, given, tiny_checkpoint, capsys):
+    run(monkeypatch, *given, "--states", 4, "--assistant", tiny_checkpoint)
+    result = json.loads((tmp_path / "out.json").read_text())
+    for row in result["rows"]:
+        assert row["identical"] == 1.0 and ("assistant" in row) == (row["assistant_forwards"] > 0)
+    assert ["assistant" in row for row in result["rows"]] == [False, False, True] * 2
+    assert "as assistant (" in capsys.readouterr().out and tables.render(result).count("| 3/3 |") == 6
+
+
 def test_texts_that_differ_are_an_error_and_named(monkeypatch, tmp_path, given):
     def trusting(run, proposal, accepted):
-        return sum(lane.exists for lane in run.lanes).astype("int64") - 1
+        last = sum(lane.exists for lane in run.lanes).astype("int64") - 1
+        run.seen = run._seen(proposal, last)
+        return last
 
-    monkeypatch.setattr(DraftingRun, "_last_right_lane", trusting)
+    monkeypatch.setattr(DraftingRun, "keep", trusting)
     with pytest.raises(SystemExit, match="texts differ from those of the preset alone"):
         run(monkeypatch, *given, "--states", 8)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
