@@ -105,12 +105,16 @@ def student_facts(
 
 def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
     """Raises a `ValueError` for a recipe that needs commit steps, on data without them."""
-    splits = args.kl_weight and args.near_forwards
-    needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if splits else None
-    if needs is not None:
+    needs = {
+        "corruption='trajectory'": args.corruption == "trajectory",
+        "`kl_weight`": args.kl_weight and args.near_forwards,
+        "`certainty_next`": args.certainty_next is not None,
+    }
+    if any(needs.values()):
+        first = next(what for what, is_so in needs.items() if is_so)
         raise ValueError(
-            f"{name} holds prompts and completions, which have no commit steps, but {needs} needs them: set "
-            "corruption='random' (and `kl_weight` 0), or record them with `d3llm extract`."
+            f"{name} holds prompts and completions, which have no commit steps, but {first} needs them: set "
+            "corruption='random' (and `kl_weight` 0, and no `certainty_next`), or record them with `d3llm extract`."
         )
 
 

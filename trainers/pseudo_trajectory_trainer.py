@@ -469,6 +469,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
             None if blocks is None else blocks.repeat(views, 1),
         )
+        losses = replace(losses, certainty=losses.certainty * inputs["certain"][picked])
         sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row, position], view)
         if args.ddo_weight:
             of_rows = discriminative_losses(
