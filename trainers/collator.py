@@ -108,13 +108,15 @@ def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
     needs = {
         "corruption='trajectory'": args.corruption == "trajectory",
         "`kl_weight`": args.kl_weight and args.near_forwards,
-        "`certainty_next`": args.certainty_next is not None,
+        "`order_weight`": args.order_weight,
+        "`next_commits`": args.next_commits,
     }
     if any(needs.values()):
         first = next(what for what, is_so in needs.items() if is_so)
         raise ValueError(
             f"{name} holds prompts and completions, which have no commit steps, but {first} needs them: set "
-            "corruption='random' (and `kl_weight` 0, and no `certainty_next`), or record them with `d3llm extract`."
+            "corruption='random' (with `kl_weight` and `order_weight` 0, without `next_commits`), or record them with "
+            "`d3llm extract`."
         )
 
 
