@@ -10,6 +10,7 @@ that of the order, and `left_to_right` the same on those responses in the order 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def train(variant: str, folder: Path, seed: int) -> None:
         tokenizer.save_pretrained(unfinished)
 
 
-def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The result of one model."""
+def measure(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The result of one model, after each preset."""
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
 
     def decode(problems: list[Any], fields: dict[str, Any]) -> tuple[Way, int]:
@@ -106,7 +107,10 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
         right = sum(QUICKSTART.check(samples[row.index], row.text) for row in way.decoded)
         return way, right
 
-    drafted, rows = generate_problems("validation", args.problems, args.seed), []
+    drafted = generate_problems("validation", args.problems, args.seed)
+    answered = generate_problems("validation", args.answers, args.seed + 1)
+    rows: list[dict[str, Any]] = []
+    correct: dict[str, int] = {}
     for preset in args.presets:
         alone: Way | None = None
         for states in (1, args.states):
@@ -116,16 +120,18 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
             figures = {key: way.summary()[key] for key in ("forwards", "row_forwards", "tokens_per_forward")}
             rows.append({"preset": preset, "draft_states": states, **figures, "correct": right, "same_texts": same})
             print(name, rows[-1], flush=True)
-    answered = generate_problems("validation", args.answers, args.seed + 1)
-    correct = {preset: decode(answered, PRESETS[preset])[1] for preset in args.checked}
-    return {"model": name, "weights": checkpoint_fingerprint(folder), "rows": rows, "correct": correct}
+        if preset in args.checked:
+            correct[preset] = decode(answered, PRESETS[preset])[1]
+        yield {"model": name, "weights": checkpoint_fingerprint(folder), "rows": rows, "correct": correct}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", nargs="+", choices=[*SHIPPED, *VARIANTS], default=[*SHIPPED, *VARIANTS])
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--checked", nargs="*", choices=PRESETS, default=["llada"], help="presets whose answers count")
+    parser.add_argument(
+        "--checked", nargs="*", choices=PRESETS, default=["llada", "left to right"], help="presets whose answers count"
+    )
     parser.add_argument("--states", type=int, default=8, help="of `draft_states`")
     parser.add_argument("--problems", type=int, default=8, help="to decode with drafts and without them, in one batch")
     parser.add_argument("--answers", type=int, default=64, help="problems whose answers are counted, without drafts")
@@ -142,8 +148,8 @@ def main() -> None:
             folder = Path(checkpoint_path(name)) if name in SHIPPED else args.folder / name
             if name not in SHIPPED:
                 train(name, folder, args.train_seed)
-            if args.json is not None:
-                result = {**measure(name, folder, args), "settings": settings, "machine": describe_machine()}
+            for result in measure(name, folder, args) if args.json is not None else ():
+                result |= {"settings": settings, "machine": describe_machine()}
                 args.json.mkdir(parents=True, exist_ok=True)
                 write_atomically(args.json / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
     except (OSError, ValueError) as error:
