@@ -44,8 +44,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Of a model this small, and all of its weights.
 TRAINING = {"learning_rate": 4e-4, "max_steps": 80, "per_device_train_batch_size": 32, "max_new_tokens": NEW_TOKENS}
-LOSSES = ("corruption", "layout", "min_mask_ratio", "max_mask_ratio", "raise_mask_ratio", "window_sizes")
-LOSSES += ("entropy_weight", "order_weight", "next_commits", "lr_scheduler_type")
+LOSSES = (
+    *("corruption", "layout", "min_mask_ratio", "max_mask_ratio", "raise_mask_ratio", "window_sizes"),
+    *("entropy_weight", "order_weight", "next_commits", "lr_scheduler_type"),
+)
 PRESETS = {
     "llada": {"preset": "llada"},
     "left to right": {"preset": "llada", "score": "position"},
@@ -123,6 +125,23 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[
         if preset in args.checked:
             correct[preset] = decode(answered, PRESETS[preset])[1]
         yield {"model": name, "weights": checkpoint_fingerprint(folder), "rows": rows, "correct": correct}
+
+
+def table(folder: Path) -> str:
+    """The result files of a folder, as the table of docs/training.md."""
+    titles = ["model", "decoding", "forwards", "with drafts", "TPF", "with drafts", "right answers"]
+    lines = [titles, ["---"] * len(titles)]
+    for file in sorted(folder.glob("*.json"), key=lambda file: (file.stem not in SHIPPED, file.stem)):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        for alone, drafted in zip(result["rows"][::2], result["rows"][1::2], strict=True):
+            forwards = f"{drafted['forwards']} ({alone['forwards'] / drafted['forwards']:.2f} times fewer)"
+            rates = [f"{row['tokens_per_forward']:.2f}" for row in (alone, drafted)]
+            right = result["correct"].get(alone["preset"])
+            answers = "-" if right is None else f"{right}/{result['settings']['answers']}"
+            lines.append(
+                [result["model"].replace("_", " "), alone["preset"], str(alone["forwards"]), forwards, *rates, answers]
+            )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:

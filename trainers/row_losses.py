@@ -30,7 +30,7 @@ def sum_up_rows(
     """
     views, rows, length = inputs["supervised"].shape
     row = picked[0] * rows + picked[1]
-    sums = {}
+    sums: dict[str, Tensor] = {}
     if args.ddo_weight:
         of_rows = discriminative_losses(losses, row, views * rows, args.ddo_beta, args.ddo_fake_weight)
         sums |= {"discriminative": of_rows.sum(), "rows": inputs["counts"][3].float()}
