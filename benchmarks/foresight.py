@@ -138,9 +138,9 @@ def table(folder: Path) -> str:
             rates = [f"{row['tokens_per_forward']:.2f}" for row in (alone, drafted)]
             right = result["correct"].get(alone["preset"])
             answers = "-" if right is None else f"{right}/{result['settings']['answers']}"
-            lines.append(
-                [result["model"].replace("_", " "), alone["preset"], str(alone["forwards"]), forwards, *rates, answers]
-            )
+            name = result["model"] if result["model"] in SHIPPED else f"`foresight`, {result['model']}"
+            cells = [name.replace("_", " "), alone["preset"], str(alone["forwards"]), forwards, *rates, answers]
+            lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
