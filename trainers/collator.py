@@ -105,12 +105,18 @@ def student_facts(
 
 def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
     """Raises a `ValueError` for a recipe that needs commit steps, on data without them."""
-    splits = args.kl_weight and args.near_forwards
-    needs = "corruption='trajectory'" if args.corruption == "trajectory" else "`kl_weight`" if splits else None
-    if needs is not None:
+    needs = {
+        "corruption='trajectory'": args.corruption == "trajectory",
+        "`kl_weight`": args.kl_weight and args.near_forwards,
+        "`order_weight`": args.order_weight,
+        "`next_commits`": args.next_commits,
+    }
+    if any(needs.values()):
+        first = next(what for what, is_so in needs.items() if is_so)
         raise ValueError(
-            f"{name} holds prompts and completions, which have no commit steps, but {needs} needs them: set "
-            "corruption='random' (and `kl_weight` 0), or record them with `d3llm extract`."
+            f"{name} holds prompts and completions, which have no commit steps, but {first} needs them: set "
+            "corruption='random' (with `kl_weight` and `order_weight` 0, without `next_commits`), or record them with "
+            "`d3llm extract`."
         )
 
 

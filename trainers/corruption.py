@@ -314,9 +314,23 @@ def mask_probability(ratio: Tensor) -> Tensor:
 
 def _last(key: Tensor, inside: Tensor, count: Tensor) -> Tensor:
     """In each row, the `count` positions `inside` with the largest keys. Keys must not be negative."""
-    order = key.masked_fill(~inside, -1).argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(key.shape[1], device=key.device).expand_as(order))
-    return rank >= key.shape[1] - count[:, None]
+    return ranks(key, inside) >= (inside.sum(dim=1) - count)[:, None]
+
+
+def ranks(key: Tensor, inside: Tensor) -> Tensor:
+    """
+    The places of positions in the order of their keys.
+
+    Args:
+        key (`Tensor` of shape `(..., N)`): Distinct keys, such as [`Region.commit_order`], not negative.
+        inside (`Tensor` of shape `(..., N)`): Positions that have a place.
+
+    Returns:
+        `torch.LongTensor` of shape `(..., N)`: From 0 in each row; negative for the other positions.
+    """
+    order = key.masked_fill(~inside, -1).argsort(dim=-1, stable=True)
+    place = torch.arange(key.shape[-1], device=key.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, place) - (~inside).sum(dim=-1, keepdim=True)
 
 
 def _views(

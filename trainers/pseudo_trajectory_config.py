@@ -98,6 +98,13 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Temperature of the distribution whose entropy is taken.
         complementary_entropy (`bool`, *optional*, defaults to `False`):
             Whether the complementary view has this loss too.
+        order_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the loss of the order: how likely the trajectory's next commits are at the scores of the state
+            shown, as drafts (`draft_states`) foresee them. The student then commits in an order that is easier to
+            foresee.
+        next_commits (`int`, *optional*):
+            K, for the losses of certainty and order at the next K commits alone: of the masked positions of a view,
+            the K that the trajectory commits first after the state shown. By default all of them.
         kl_weight (`float`, *optional*, defaults to 0.0):
             Weight of KL(teacher ‖ student). If not 0, masked positions that the teacher committed within
             `near_forwards` of the state get the cross entropy, and the others get this divergence (TAD).
@@ -238,6 +245,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
     complementary_entropy: bool = field(
         default=False, metadata={"help": "Whether the complementary view has the certainty-forcing loss too."}
     )
+    order_weight: Weight = field(default=0.0, metadata={"help": "Weight of the loss of the order of commits."})
+    next_commits: Count | None = field(
+        default=None, metadata={"help": "The losses of certainty and order count at the next K commits alone."}
+    )
     kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
     near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
     ddo_weight: Weight = field(
@@ -286,6 +297,12 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.block_ratios != "shared" and self.corruption != "random":
             raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
+        if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
+            raise ValueError(
+                "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
+            )
+        if self.order_weight and self.layout == "complementary":
+            raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 

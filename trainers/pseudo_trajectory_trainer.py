@@ -39,7 +39,7 @@ from .corruption import Corruption, Region, corrupt_reference, corrupt_response,
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
-from .losses import TokenLosses, discriminative_losses, token_losses
+from .losses import TokenLosses, token_losses
 from .preflight import (
     check_best_metric,
     check_canvas,
@@ -51,6 +51,7 @@ from .preflight import (
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
+from .row_losses import sum_up_rows
 from .targets import add_targets
 from .trl_base import _ForwardRedirection
 from .writing_trainer import WritingTrainer
@@ -66,6 +67,7 @@ MEANS = {
     "complementary_certainty": "complementary_correct",
     "divergence": "far",
     "discriminative": "rows",
+    "order": "next",
     "masked_entropy": "all",
     "share_correct": "all",
 }
@@ -437,10 +439,10 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         The loss of a batch with targets. With n the number of positions of each kind, it is
 
             (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far
-             +  w_DDO sum DDO / rows) * loss_scale
+             +  w_DDO sum DDO / rows  +  w_O sum O / n) * loss_scale
 
-        where ' marks the complementary view and H is summed over correctly predicted positions. DDO is a number for
-        each row of a view that has positions in the loss.
+        where ' marks the complementary view, and H is summed over correctly predicted positions. DDO is a number for
+        each row of a view that has positions in the loss. H and the loss O of the order are of the next commits alone.
 
         Args:
             model (`nn.Module`): The wrapped model.
@@ -469,12 +471,9 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             torch.stack([view * rows + row, inputs["input_ids"].shape[1] - length + position]),
             None if blocks is None else blocks.repeat(views, 1),
         )
+        losses = replace(losses, certainty=losses.certainty * inputs["is_next"][picked])
         sums = self.sum_up(losses, inputs["far"][picked], inputs["weights"][row, position], view)
-        if args.ddo_weight:
-            of_rows = discriminative_losses(
-                losses, view * rows + row, views * rows, args.ddo_beta, args.ddo_fake_weight
-            )
-            sums |= {"discriminative": of_rows.sum(), "rows": inputs["counts"][3].float()}
+        sums |= sum_up_rows(losses, inputs, picked, args)
         counts = (
             inputs["counts"]
             if num_items_in_batch is None or args.normalization == "microbatch"
@@ -489,6 +488,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         loss = loss + args.entropy_weight * sums["certainty"] / correct
         if args.complementary_entropy:
             loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
+        if args.order_weight:
+            loss = loss + args.order_weight * sums["order"] / masked
         if args.ddo_weight:
             loss = loss + args.ddo_weight * sums["discriminative"] / in_loss
         loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
@@ -580,6 +581,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         args = self.args
         given = {"complementary": args.layout == "complementary"}
         given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
+        given |= {"order": bool(args.order_weight)}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])

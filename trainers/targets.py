@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .corruption import Corruption, mask_probability
+from .corruption import Corruption, mask_probability, ranks
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
@@ -12,10 +12,14 @@ def add_targets(
     batch: dict[str, Any], corruption: Corruption, args: PseudoTrajectoryConfig, mask_token_id: int
 ) -> None:
     """
-    Adds to a batch of B rows the inputs of the loss: `noisy_ids` `(views * B, L)`, `supervised` `(views, B, N)`, `far`
-    `(views, B, N)`, `weights` `(B, N)`, and `counts` `(4,)`, the denominators of the means: positions of each view
-    that get the cross entropy, those that get the divergence, and rows of the views with positions in the loss. For
-    block-causal attention also `blocks` `(B, L)`.
+    Adds to a batch of B rows the inputs of the loss: `noisy_ids` `(views * B, L)`; `supervised`, `far`, `rank` and
+    `is_next`, each `(views, B, N)`; `weights` `(B, N)`; and `counts` `(4,)`, the denominators of the means: positions
+    of each view that get the cross entropy, those that get the divergence, and rows of the views with positions in the
+    loss. For block-causal attention also `blocks` `(B, L)`.
+
+    `rank` is the place of a position in the loss among those of its row and view, in the order of the trajectory, from
+    0. Among those with the same commit step, those further left are first: where an early stop filled the tail, the
+    leftmost EOS is the one that was committed. `is_next` are the first `next_commits`, or all.
 
     Args:
         batch (`dict[str, Any]`): From [`~d3llm.trainers.collator.TrajectoryCollator`].
@@ -38,6 +42,9 @@ def add_targets(
         weights = (1 / mask_probability(ratio)).expand_as(weights)
         counts = (corruption.end - corruption.start).sum().expand(views)
     rows = corruption.supervised.any(dim=2).sum()
+    key = batch["commit_steps"].long() * length + torch.arange(length, device=far.device)
+    batch["rank"] = ranks(key.expand_as(far), corruption.supervised)
+    batch["is_next"] = corruption.supervised & (batch["rank"] < (args.next_commits or length))
     batch["noisy_ids"] = noisy.flatten(0, 1)
     batch["supervised"], batch["far"], batch["weights"] = corruption.supervised, far, weights
     batch["counts"] = torch.cat([counts, counts.new_zeros(2 - views), torch.stack([far.sum(), rows])])

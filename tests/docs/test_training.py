@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields
 
+from benchmarks.foresight import table
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.quickstart.ablation import ablation_rows, markdown_table
 from d3llm.trainers.distill import RECIPES
@@ -48,3 +49,4 @@ def test_the_tables_state_the_result_files():
         low, high = board.intervals[method, task]
         assert f"| {name} | `{preset}` | {area:.1f} ({low:.1f} to {high:.1f}) |\n" in PAGE
     assert markdown_table(ablation_rows(ROOT / "docs/results/ablation")) in PAGE
+    assert table(ROOT / "docs/results/foresight") in PAGE

@@ -180,6 +180,9 @@ def test_what_needs_an_order_is_refused(tiny_checkpoint, tmp_path):
     teacher = LLaDAModelLM.from_pretrained(tiny_checkpoint)
     with pytest.raises(ValueError, match=f"`kl_weight` needs them: {way_out}"):
         random_trainer(tiny_checkpoint, tmp_path, texts(), teacher=teacher, kl_weight=1.0, layout="single")
+    for options in ({"next_commits": 8}, {"order_weight": 1.0, "layout": "single"}):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}` needs them: {way_out}"):
+            random_trainer(tiny_checkpoint, tmp_path, texts(), **options)
 
 
 @pytest.mark.parametrize("corruption", ["random", "block"])

@@ -138,6 +138,30 @@ FOR_BLOCKS = {
         "eos_tail": 256,
     },
 }
+# Those that are this package's own.
+OWN = {
+    "foresight": {
+        "max_new_tokens": 256,
+        "corruption": "trajectory",
+        "layout": "single",
+        "min_mask_ratio": 0.0,
+        "max_mask_ratio": 1.0,
+        "raise_mask_ratio": False,
+        "window_sizes": [32],
+        "entropy_weight": 0.0,
+        "order_weight": 1.0,
+        "next_commits": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 2e-5,
+        "lr_scheduler_type": "cosine",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "use_peft": True,
+        "lora_r": 128,
+        "lora_alpha": 128,
+        "lora_dropout": 0.0,
+    },
+}
 # What a recipe says beside them: the model, and how it is held in memory.
 OTHER_FIELDS = {"model_name_or_path", "dtype", "bf16", "trust_remote_code", "activation_checkpointing"}
 OTHER_FIELDS |= {"teacher_name_or_path"}
@@ -146,15 +170,16 @@ OTHER_FIELDS |= {"teacher_name_or_path"}
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_has_the_published_values(name):
     groups = parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
-    if name in FOR_BLOCKS:
-        published = FOR_BLOCKS[name]
+    others = FOR_BLOCKS | OWN
+    if name in others:
+        published = others[name]
     else:
         published = {field: values[COLUMNS.index(name)] for field, values in PUBLISHED.items()}
     published = {field: value for field, value in published.items() if value is not ...}
     found = {field: getattr(group, field) for field in published for group in groups if hasattr(group, field)}
     assert found == published
     fields = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    assert fields.keys() <= PUBLISHED.keys() | FOR_BLOCKS.get(name, {}).keys() | OTHER_FIELDS
+    assert fields.keys() <= PUBLISHED.keys() | others.get(name, {}).keys() | OTHER_FIELDS
 
 
 def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: int) -> torch.Tensor:
@@ -172,6 +197,8 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
         return near + mean("divergence", "far")
     if name == "t3d":
         return mean("discriminative", "rows") + 0.2 * near
+    if name == "foresight":
+        return near + mean("order", "masked")
     certainty = mean("certainty", "masked")
     if name == "d3llm_dream_coder":
         return near + certainty
@@ -194,7 +221,7 @@ def student_of(name: str, folder: Path) -> PreTrainedModel:
 def test_the_published_methods_are_there():
     assert [
         *("d2f", "d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "d3llm_sdar", "dparallel_dream"),
-        *("dparallel_llada", "fast_dllm_v2", "llada_sft", "t3d", "tad"),
+        *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "t3d", "tad"),
     ] == NAMES
 
 
@@ -233,7 +260,9 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
         assert sums["far"] > 0
     if name == "d2f":
         assert sums["masked"] == 0 and sums["far"] == supervised.sum()
-    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f")
+    if name == "foresight":
+        assert sums["order"] > 0 and 0 < sums["next"] < supervised.sum()
+    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f", "foresight")
     assert ("blocks" in batch) == (name in FOR_BLOCKS)
     assert (len(supervised) == 2) == (name not in single)
     trainer.train()

@@ -484,6 +484,10 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"kl_weight": 1.0}, "use `layout='single'`"),
         ({"loss_weighting": "inverse_ratio"}, "needs `corruption='random'`"),
         ({"masking": "reference", "corruption": "random"}, "does not work with"),
+        ({"next_commits": 8, "entropy_weight": 0.0}, "whose `entropy_weight` and `order_weight` are 0"),
+        ({"next_commits": 0}, "`next_commits` is 0"),
+        ({"order_weight": 1.0}, "in one view: use `layout='single'`"),
+        ({"order_weight": -1.0}, "`order_weight` is -1.0"),
     ],
 )
 def test_config_refuses_what_cannot_be(tmp_path, options, message):
