@@ -178,7 +178,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="self_speculative",
-            summary="llada's text, token by token, with a chain of guessed states verified in each forward",
+            summary="llada's text, token by token, with guessed states verified in each forward",
             source="FreeDave, arXiv 2510.00294; docs/decoding.md says how it is done here",
             values={
                 "score": "probability",
@@ -186,6 +186,12 @@ PRESETS: dict[str, Preset] = {
                 "block_size": 32,
                 "draft_states": 8,
             },
+        ),
+        Preset(
+            name="self_speculative_left_to_right",
+            summary="one token after another from left to right, with guessed states verified in each forward",
+            source="FreeDave, arXiv 2510.00294; docs/decoding.md says how it is done here",
+            values={"score": "position", "selection": "count", "block_size": 32, "draft_states": 8},
         ),
         Preset(
             name="lopa",
