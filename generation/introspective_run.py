@@ -16,6 +16,10 @@ from .preparation import prepare_seeds
 from .row_cache import RowCache, attention_mask, run_body
 
 
+# On a CPU, MKL takes longer for 2 or 3 rows than for 4.
+LEAST_ROWS_ON_CPU = 4
+
+
 class DrafterLike(Protocol):
     """What decoding asks of a drafter, see `Drafter` of modeling."""
 
@@ -137,8 +141,11 @@ class IntrospectiveRun:
         groups = min(groups, max(1, (self.settings.max_rows - judged.shape[1]) // max(most, 1)))
         anchors = np.sort(np.argsort(-chances, axis=1, kind="stable")[:, :groups], axis=1)
         used = np.take_along_axis(useful, anchors, axis=1)
+        if self.device.type == "cpu" and most and width + groups * most > 1:
+            width = max(width, LEAST_ROWS_ON_CPU - groups * most)
         return Plan(width, judged, np.minimum(anchors, rows.drafts[:, None]), used)
 
+    @torch.inference_mode()
     def forward(self, plan: Plan) -> tuple[Integers, Integers, Integers, Floats]:
         """
         One call of the base, and the one read of its results.
@@ -151,12 +158,9 @@ class IntrospectiveRun:
         batch, groups = plan.anchors.shape
         hidden, tokens = self.run_base(plan)
         judged = torch.from_numpy(plan.judged).to(self.device)
-        predicting = hidden[:, : plan.width]
-        if judged.shape[1] != plan.width:
-            predicting = hidden.gather(1, judged.clamp(max=plan.width - 1)[:, :, None].expand(-1, -1, hidden.shape[2]))
         known = rows.cached[:, None] + plan.judged + 1
         chosen = self.next_tokens.choose(
-            self.base.get_output_embeddings()(predicting),
+            self.logits(hidden, plan.judged),
             rows.seeds,
             known - rows.prompts[:, None],
             lambda row, column: rows.texts[row, : known[row, column]],
@@ -210,6 +214,16 @@ class IntrospectiveRun:
             position_ids=position_ids[..., 0],
         )
         return hidden.to(self.device), tokens
+
+    def logits(self, hidden: torch.Tensor, judged: Integers) -> torch.Tensor:
+        """The base's logits (B, J, V) at its rows `judged` (B, J)."""
+        head, (batch, count) = self.base.get_output_embeddings(), judged.shape
+        if count == 1:
+            places = torch.from_numpy(judged[:, 0]).to(hidden.device)
+            return head(hidden[torch.arange(batch, device=hidden.device), places, None])
+        # With drafts, the rows that predict are the first ones.
+        taken = max(count, LEAST_ROWS_ON_CPU) if batch == 1 and self.device.type == "cpu" else count
+        return head(hidden[:, :taken])[:, :count]
 
     def read(
         self, chosen: torch.Tensor, accepted: torch.Tensor, drafts: torch.Tensor, confidences: torch.Tensor

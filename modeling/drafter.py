@@ -42,11 +42,6 @@ class Adapter(nn.Module):
         down, up = self.down.to(rows.dtype), self.up.to(rows.dtype)
         return F.linear(F.linear(rows, down), up) * self.scaling
 
-    def add_to(self, output: torch.Tensor, rows: torch.Tensor) -> None:
-        """Adds in place to output (R, outputs), for rows (R, inputs); without gradients."""
-        # A few rows cost less on this side of the product.
-        output.addmm_((self.down @ rows.t()).t(), self.up.t(), alpha=self.scaling)
-
 
 class Drafter(nn.Module):
     """
@@ -262,7 +257,9 @@ class Drafter(nn.Module):
         """Puts each part where and as it is used, the LoRA and the mask rows like the base; returns the drafter. The
         sampler keeps its dtype, in which drafts are made."""
         for layer, adapter in zip(self._layers.values(), self.adapters.values(), strict=True):
-            adapter.to(layer.weight.device, self.base.dtype)
+            for weight in adapter.parameters():
+                # Column by column in memory, as products with few rows read it.
+                weight.data = weight.data.to(layer.weight.device, self.base.dtype).t().contiguous().t()
         embedding = self.base.get_input_embeddings().weight
         self.mask_embeddings.data = self.mask_embeddings.data.to(embedding.device, self.base.dtype)
         self.sampler.to(self.base.get_output_embeddings().weight.device)
@@ -277,17 +274,20 @@ class Drafter(nn.Module):
         return self._head
 
     def _hook(self, adapter: Adapter) -> Any:
+        """Called 7 times per layer: what does not change is looked up here."""
+        down, up, scaling = adapter.down.detach().t(), adapter.up.detach().t(), adapter.scaling
+
         def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
             first = self.first_mask_row
             if first is None:
                 return None
-            rows = inputs[0][:, first:]
+            rows = inputs[0]
             if torch.is_grad_enabled():
-                return torch.cat([output[:, :first], output[:, first:] + adapter(rows)], dim=1)
-            if rows.shape[0] == 1:
-                adapter.add_to(output[0, first:], rows[0])
+                return torch.cat([output[:, :first], output[:, first:] + adapter(rows[:, first:])], dim=1)
+            if len(rows) == 1 and down.dtype == rows.dtype:
+                output[0, first:].addmm_(rows[0, first:] @ down, up, alpha=scaling)
             else:
-                output[:, first:] += adapter(rows)
+                output[:, first:] += adapter(rows[:, first:])
             return None
 
         return add
