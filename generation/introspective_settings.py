@@ -98,13 +98,14 @@ def prepare_settings(
     Raises:
         `ValueError`: For a field that is unknown, out of its range or means another decoder.
     """
-    fields = {name: value for name, value in fields.items() if value is not None}
-    own = {name: fields.pop(name, field.default) for name, field in OWN_FIELDS.items()}
-    for name, value in own.items():
-        if fault := None if value is None else OWN_FIELDS[name].kind.fault(value):
+    own = {name: field.default for name, field in OWN_FIELDS.items()} | {"draft_tokens": window}
+    for name in [name for name in fields if name in own]:
+        value = fields.pop(name)
+        if value is None:
+            continue
+        if fault := OWN_FIELDS[name].kind.fault(value):
             raise ValueError(f"`{name}`={shown(value)} {fault}")
-    if own["draft_tokens"] is None:
-        own["draft_tokens"] = window
+        own[name] = value
     if own["draft_tokens"] > window:
         raise ValueError(f"`draft_tokens`={own['draft_tokens']} exceeds the window of the drafter, which is {window}")
     given = [fields, *(vars(config) for config in (generation_config, base.generation_config) if config is not None)]

@@ -52,7 +52,7 @@ class NextTokens:
     def __init__(self, base: PreTrainedModel, config: GenerationConfig, device: torch.device):
         self.base, self.config, self.device = base, config, device
         self.samples = bool(config.do_sample)
-        self.processors = self._processors(0)
+        self.processors = self._processors(prompt_length=1)
         self.needs_text = not all(isinstance(processor, WITHOUT_TEXT) for processor in self.processors)
 
     def choose(
