@@ -17,6 +17,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from .canvas import Integers
 from .fields import Field, Number, OneOrMore, Whole, shown, suggestion
 from .preparation import prepare_padding, prepare_prompt
+from .row_cache import check_attention
 
 
 PRESET = "introspective"
@@ -141,7 +142,9 @@ def prepare_settings(
 
 
 def check_prompt(base: PreTrainedModel, input_ids: Any) -> torch.LongTensor:
-    """The prompts (B, P); raises a `ValueError` for what is not tokens, is empty, or is longer than the base takes."""
+    """The prompts (B, P); raises a `ValueError` for what is not tokens, is empty, or is longer than the base takes, and
+    for a base whose attention takes no masks."""
+    check_attention(base)
     prompt = prepare_prompt(None, input_ids)
     longest = getattr(base.config, "max_position_embeddings", None)
     if longest is not None and prompt.shape[1] > longest:

@@ -90,6 +90,16 @@ class RowCache(Cache):
             layer.keys, layer.values = layer.keys[rows.to(layer.keys.device)], layer.values[rows.to(layer.keys.device)]
 
 
+def check_attention(base: PreTrainedModel) -> None:
+    """Raises a `ValueError` for an attention that does not take a mask of any form."""
+    attention = base.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(
+            f"drafts need `attn_implementation`='sdpa' or 'eager', not {attention!r}: call "
+            "set_attn_implementation('sdpa')"
+        )
+
+
 def attention_mask(base: PreTrainedModel, visible: torch.BoolTensor) -> torch.Tensor:
     """
     A mask as the attention of a model takes it.

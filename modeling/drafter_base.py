@@ -8,11 +8,10 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ..generation.row_cache import attention_mask, run_body
+from ..generation.row_cache import attention_mask, check_attention, run_body
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ATTENTIONS = ("sdpa", "eager")
 # Their frequencies depend on the largest position of a forward, and mask rows are ahead of the text.
 MOVING_ROTARY = ("dynamic", "longrope")
 FINGERPRINT_ROWS = 64  # of the embedding
@@ -85,12 +84,7 @@ def check_base(base: PreTrainedModel) -> None:
     if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
         raise ValueError(f"{kind} is not a causal language model of transformers: load one by AutoModelForCausalLM")
     projections(base)
-    attention = base.config._attn_implementation
-    if attention not in ATTENTIONS:
-        raise ValueError(
-            f"drafts need `attn_implementation`='sdpa' or 'eager', not {attention!r}: call "
-            "set_attn_implementation('sdpa')"
-        )
+    check_attention(base)
     for layer in DynamicCache(config=base.config).layers:
         if type(layer) is not DynamicLayer:
             raise ValueError(
