@@ -142,8 +142,8 @@ def prepare_settings(
 
 
 def check_prompt(base: PreTrainedModel, input_ids: Any) -> torch.LongTensor:
-    """The prompts (B, P); raises a `ValueError` for what is not tokens, is empty, or is longer than the base takes, and
-    for a base whose attention takes no masks."""
+    """The prompts (B, P); raises a `ValueError` for what is not tokens, is empty, or is longer than the base takes,
+    and for a base whose attention takes no masks."""
     check_attention(base)
     prompt = prepare_prompt(None, input_ids)
     longest = getattr(base.config, "max_position_embeddings", None)
