@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .drafter_base import describe_base, projections
+from .drafter_base import check_base, describe_base, projections
 from .drafter_config import DrafterConfig
 from .drafter_files import read_drafter, write_drafter
 
@@ -85,7 +85,7 @@ class Drafter(nn.Module):
         )
         self._base = (base,)  # in a tuple, since a module would become a part of this one
         self._head: torch.Tensor | None = None
-        self._embedding_scale: torch.Tensor | None = None
+        self._embedding_scale: float | None = None
 
     @property
     def base(self) -> PreTrainedModel:
@@ -93,11 +93,11 @@ class Drafter(nn.Module):
         return self._base[0]
 
     @property
-    def embedding_scale(self) -> torch.Tensor:
+    def embedding_scale(self) -> float:
         """One divided by the root mean square of the base's embedding matrix."""
         if self._embedding_scale is None:
             weight = self.base.get_input_embeddings().weight.detach()
-            self._embedding_scale = weight.float().pow(2).mean().rsqrt()
+            self._embedding_scale = float(weight.float().pow(2).mean().rsqrt())
         return self._embedding_scale
 
     @classmethod
@@ -126,8 +126,9 @@ class Drafter(nn.Module):
             [`Drafter`]: In float32 on the device of the base's embedding.
 
         Raises:
-            `ValueError`: For a size out of its range, or a base without the projections.
+            `ValueError`: For a size out of its range, or a base that cannot draft.
         """
+        check_base(base)
         config = DrafterConfig(
             window=window,
             sampler_size=sampler_size or base.config.hidden_size,
@@ -162,8 +163,9 @@ class Drafter(nn.Module):
 
         Raises:
             `OSError`: For a folder that lacks a file, or has a damaged one.
-            `ValueError`: For a drafter of another base.
+            `ValueError`: For a drafter of another base, or a base that cannot draft.
         """
+        check_base(base)
         config, tensors = read_drafter(Path(folder))
         config.check_base(describe_base(base), folder)
         drafter = cls(config, base)
@@ -219,7 +221,7 @@ class Drafter(nn.Module):
             `torch.Tensor` of shape `(..., D)`: The input of the base's head, in the dtype of `hidden`.
         """
         weights = [self.sampler[name].weight.to(hidden.dtype) for name in ("in", "out")]
-        scaled = embedded.to(hidden.dtype) * self.embedding_scale.to(hidden.device, hidden.dtype)
+        scaled = embedded.to(hidden.dtype) * self.embedding_scale
         return hidden + F.linear(F.silu(F.linear(torch.cat([hidden, scaled], dim=-1), weights[0])), weights[1])
 
     @torch.no_grad()

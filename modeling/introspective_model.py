@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfi
 from ..generation.introspective import IntrospectiveGenerationMixin
 from .checkpoint import load_errors
 from .drafter import Drafter
-from .drafter_base import check_base
 from .drafter_files import read_drafter
 
 
@@ -20,11 +19,8 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
     A causal model that drafts for itself.
 
     Args:
-        base (`PreTrainedModel`): A Llama, Qwen2 or Qwen3 of transformers, which stays as it is.
-        drafter ([`Drafter`]): Of this base.
-
-    Raises:
-        `ValueError`: For a base that cannot draft.
+        drafter ([`Drafter`]): With its base, whose weights stay as they are. It is put into the form in which it
+            decodes, see [`Drafter.for_decoding`].
 
     Example:
 
@@ -37,10 +33,9 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
     ```
     """
 
-    def __init__(self, base: PreTrainedModel, drafter: Drafter):
-        check_base(base)
-        self.base = base.eval()
+    def __init__(self, drafter: Drafter):
         self.drafter = drafter.for_decoding()
+        self.base = drafter.base.eval()
 
     @classmethod
     def from_pretrained(
@@ -70,8 +65,7 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
         if isinstance(base, (str, Path)):
             with load_errors(base, "base model"):
                 base = AutoModelForCausalLM.from_pretrained(base, **kwargs)
-        check_base(base)
-        return cls(base, Drafter.from_pretrained(drafter_folder, base))
+        return cls(Drafter.from_pretrained(drafter_folder, base))
 
     @property
     def config(self) -> PretrainedConfig:

@@ -33,7 +33,7 @@ def learnt(family: str) -> IntrospectiveModel:
     prompts, mask = ragged_prompts()
     options: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
     texts = base.generate(prompts, attention_mask=mask, **options)[:, -NEW:]
-    return IntrospectiveModel(base, learnt_drafter(base, texts))
+    return IntrospectiveModel(learnt_drafter(base, texts))
 
 
 @pytest.fixture(scope="module", params=CAUSAL)
@@ -105,7 +105,7 @@ def test_any_number_of_drafts_and_rows_gives_the_same_text(llama, draft_tokens, 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_nonsense_drafts_cost_forwards_and_change_nothing(family):
     base = tiny_causal(family, seed=1)
-    model = IntrospectiveModel(base, random_drafter(base))
+    model = IntrospectiveModel(random_drafter(base))
     prompts, mask = ragged_prompts()
     output = model.generate(prompts, mask, max_new_tokens=NEW, return_dict_in_generate=True)
     assert torch.equal(output.sequences, own_text(model, prompts, mask))
@@ -197,6 +197,61 @@ def test_the_likeliest_acceptances_keep_their_groups(llama):
     run.rows.confidences = np.array([[0.9, 0.3, 0.2]], dtype=np.float32)
     # exactly 0, 1, 2 and 3 accepted: 0.1, 0.6, 0.1 and 0.2
     assert run.plan().anchors.tolist() == [[1, 3]]
+
+
+def test_rows_see_the_text_before_them_and_masks_their_own_group(llama, monkeypatch):
+    taken = []
+    body = introspective_run.run_body
+
+    def spy(base, cache, **inputs):
+        taken.append(inputs)
+        return body(base, cache, **inputs)
+
+    monkeypatch.setattr(introspective_run, "run_body", spy)
+    run = run_of(llama, ragged_prompts(2)[0], max_rows=100, draft_tokens=3)
+    with llama.drafter.attached(), torch.no_grad():
+        run.forward(run.plan())
+        run.rows.ends, run.rows.cached, run.rows.drafts = np.array([9, 6]), np.array([8, 5]), np.array([2, 1])
+        run.forward(run.plan())
+    seen, positions = taken[1]["attention_mask"][:, 0], taken[1]["position_ids"]
+    width, window = 3, 3  # of the base rows, and of each of 3 groups
+    for row, (cached, drafts) in enumerate([(8, 2), (5, 1)]):
+        for place in range(drafts + 1):
+            assert positions[row, place] == cached + place
+            assert seen[row, place].nonzero()[:, 0].tolist() == list(range(cached + place + 1))
+        for group in range(drafts + 1):
+            for number in range(window):
+                taken_row = width + group * window + number
+                assert positions[row, taken_row] == cached + group + 1 + number
+                own = [cached + width + group * window + before for before in range(number + 1)]
+                assert seen[row, taken_row].nonzero()[:, 0].tolist() == list(range(cached + group + 1)) + own
+
+
+@pytest.mark.parametrize("accepted", [0, 1, 2])
+@pytest.mark.parametrize("max_rows", [100, 7])
+def test_the_group_after_the_last_accepted_draft_drafts_anew(llama, monkeypatch, accepted, max_rows):
+    text = own_text(llama, one_prompt())[0].numpy()
+    run = run_of(llama, one_prompt(), max_rows=max_rows, draft_tokens=3)
+    hidden, picked = [], []
+    run_base, propose = run.run_base, llama.drafter.propose
+    monkeypatch.setattr(run, "run_base", lambda plan: hidden.append(run_base(plan)) or hidden[-1])
+    monkeypatch.setattr(llama.drafter, "propose", lambda rows, *rest: picked.append(rows) or propose(rows, *rest))
+    with llama.drafter.attached(), torch.no_grad():
+        run.forward(run.plan())
+        run.rows.ends, run.rows.cached, run.rows.drafts = np.array([8]), np.array([7]), np.array([2])
+        run.rows.texts[0, :10] = text[:10]
+        if accepted < 2:
+            run.rows.texts[0, 8 + accepted] = (text[8 + accepted] + 1) % 48
+        run.rows.confidences = np.array([[0.9, 0.8, 0]], dtype=np.float32)  # both are accepted, most likely
+        plan = run.plan()
+        _, count, _, confidences = run.forward(plan)
+    assert count.tolist() == [accepted]
+    if max_rows == 7:
+        assert plan.anchors.tolist() == [[2]]
+        assert confidences.any() == (accepted == 2)
+    else:
+        first = plan.width + 3 * accepted
+        assert torch.equal(picked[-1], hidden[-1][0][:, first : first + 3])
 
 
 def run_of(model: IntrospectiveModel, prompts: torch.Tensor, **fields: Any) -> IntrospectiveRun:
@@ -301,7 +356,7 @@ def test_sampled_texts_have_the_base_s_distribution():
     prompts = torch.tensor([[2, 3, 4]])
     warped = {"do_sample": True, "temperature": 0.8, "top_k": 5}
     likely = base.generate(prompts, attention_mask=torch.ones_like(prompts), min_new_tokens=12, max_new_tokens=12)
-    model = IntrospectiveModel(base, learnt_drafter(base, likely, steps=40))
+    model = IntrospectiveModel(learnt_drafter(base, likely, steps=40))
     texts = torch.cartesian_prod(*[torch.arange(6)] * 3)
     with torch.no_grad():
         logits = base(torch.cat([prompts.expand(216, -1), texts], dim=1)).logits[:, 2:5] / 0.8

@@ -315,7 +315,7 @@ def test_bases_that_cannot_draft_are_refused(make, message):
 
 def test_other_attention_is_refused():
     base = tiny_causal("llama")
-    model = IntrospectiveModel(base, random_drafter(base))
+    model = IntrospectiveModel(random_drafter(base))
     base.config._attn_implementation = "flash_attention_2"
     for refused in (lambda: check_base(base), lambda: model.generate(torch.tensor([[3, 4]]))):
         with pytest.raises(ValueError, match="set_attn_implementation\\('sdpa'\\)"):
