@@ -248,10 +248,9 @@ class IntrospectiveRun:
         """How many (B,) of the tokens of a forward each row keeps: up to its end. Writes them into the texts."""
         rows, places = self.rows, np.arange(chosen.shape[1])
         room = rows.prompts + self.settings.max_new_tokens - rows.ends
-        kept = np.minimum(accepted + 1, room)
         is_eos = np.isin(chosen, self.settings.eos_token_ids)
         first_eos = np.where(is_eos.any(axis=1), is_eos.argmax(axis=1), chosen.shape[1])
-        kept = np.minimum(kept, first_eos + 1)
+        kept = np.minimum(accepted, first_eos) + 1  # within `room`, since drafts are
         columns = np.minimum(rows.ends[:, None] + places, rows.texts.shape[1] - 1)
         within = places < kept[:, None]
         old = np.take_along_axis(rows.texts, columns, axis=1)

@@ -267,6 +267,7 @@ def test_low_confidence_ends_a_chain(llama):
     for least in (0, 0.5, 1):
         output = llama.generate(prompts, mask, draft_confidence=least, **options)
         assert torch.equal(output.sequences, own_text(llama, prompts, mask))
+        assert (output.accepted <= output.proposed).all()
         proposed.append(int(output.proposed.sum()))
     assert proposed[0] > proposed[1] > proposed[2]
     some, every = (llama.generate(prompts, mask, draft_confidence=least, **options) for least in (0.5, 0))
