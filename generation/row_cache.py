@@ -135,6 +135,6 @@ def run_body(base: PreTrainedModel, cache: Cache | None = None, **inputs: torch.
 
 
 @cached
-def _cache_name(model_class: type) -> str:
+def _cache_name(model_class: Any) -> str:
     """The keyword of the cache, which is another since transformers 5.24."""
     return "past_key_values" if "past_key_values" in signature(model_class.forward).parameters else "cache"

@@ -13,7 +13,7 @@ from .drafter_base import PROJECTIONS
 SCHEMA = "d3llm-drafter-1"
 MOST_MASK_ROWS = 8
 OF_BASE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "fingerprint")
-RANGES = {
+RANGES: dict[str, Whole | Number] = {
     "window": Whole(1, MOST_MASK_ROWS),
     "sampler_size": Whole(1),
     "head_tokens": Whole(1),
@@ -21,7 +21,7 @@ RANGES = {
     "alpha": Number(0, inclusive=False),
 }
 # Other values add something to the base that the hooks of a drafter do not.
-PLAIN_LORA = {
+PLAIN_LORA: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
     "use_dora": (False, None),
@@ -87,15 +87,9 @@ class DrafterConfig:
         for name, plain in PLAIN_LORA.items():
             if lora.get(name, plain[0]) not in plain:
                 raise ValueError(f"`{name}`={shown(lora[name])} of the adapter is not that of a plain LoRA")
-        return cls(
-            window=own.get("window"),
-            sampler_size=own.get("sampler_size"),
-            head_tokens=own.get("head_tokens"),
-            rank=lora.get("r"),
-            alpha=lora.get("lora_alpha"),
-            base=own.get("base"),
-            base_name=lora.get("base_model_name_or_path"),
-        )
+        values: dict[str, Any] = {name: own.get(name) for name in ("window", "sampler_size", "head_tokens", "base")}
+        values |= {"rank": lora.get("r"), "alpha": lora.get("lora_alpha")}
+        return cls(**values, base_name=lora.get("base_model_name_or_path"))
 
     def files(self) -> dict[str, dict[str, Any]]:
         """Contents of the config files by their names."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ def write_drafter(folder: Path, config: DrafterConfig, tensors: dict[str, torch.
     of_lora = {name: tensor for name, tensor in stored.items() if ".lora_" in name}
     of_own = {name: tensor for name, tensor in stored.items() if name not in of_lora}
     for name, part in ((LORA_FILE, of_lora), (OWN_FILE, of_own)):
-        _write(folder / name, lambda path, part=part: save_file(part, path, metadata={"format": "pt"}))
+        _write(folder / name, partial(_save, part))
     for name, content in config.files().items():
         text = json.dumps(content, indent=2) + "\n"
-        _write(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        _write(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -77,6 +78,10 @@ def _read(path: Path, reader: Callable[[Path], dict[str, Any]]) -> dict[str, Any
         return reader(path)
     except Exception as error:  # safetensors raises an exception of its own
         raise OSError(f"Cannot read {path}: {first_line(error)} (is the file complete?)") from error
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _write(path: Path, writer: Callable[[Path], Any]) -> None:
