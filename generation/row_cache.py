@@ -5,7 +5,6 @@ slots up to the last one of any row; the mask says which of them a query sees. T
 length stays where it is: the next forward overwrites it. So nothing is gathered or moved.
 """
 
-from functools import cache as cached
 from inspect import signature
 from typing import Any
 
@@ -21,11 +20,11 @@ class Slots:
     """Where a forward writes: slots (B, R), `start` if they are the same run in all rows, and the `end` of all."""
 
     def __init__(self) -> None:
-        self.slots: torch.LongTensor | None = None
+        self.slots = torch.empty(0, 0, dtype=torch.long)
         self.start: int | None = None
         self.end = 0
 
-    def place(self, slots: torch.LongTensor, start: int | None, end: int) -> None:
+    def place(self, slots: torch.Tensor, start: int | None, end: int) -> None:
         """Sets the slots of the next forward."""
         self.slots, self.start, self.end = slots, start, end
 
@@ -36,6 +35,9 @@ class RowLayer(DynamicLayer):
     Args:
         slots (`Slots`): Where the next forward writes, one object for all layers.
     """
+
+    keys: Any
+    values: Any
 
     def __init__(self, slots: Slots):
         super().__init__()
@@ -134,7 +136,6 @@ def run_body(base: PreTrainedModel, cache: Cache | None = None, **inputs: torch.
     return body(**inputs, **caching).last_hidden_state
 
 
-@cached
 def _cache_name(model_class: Any) -> str:
     """The keyword of the cache, which is another since transformers 5.24."""
     return "past_key_values" if "past_key_values" in signature(model_class.forward).parameters else "cache"
