@@ -6,6 +6,7 @@ if __name__ != "d3llm.generation":  # a second copy of every class
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig, register_preset
 from .decoding_diffusion import DiffusionGenerationMixin
+from .introspective import IntrospectiveGenerationMixin, IntrospectiveOutput
 from .output_diffusion import DiffusionGenerationOutput
 from .presets import PRESETS, Preset
 from .selection import register_rule
@@ -21,6 +22,8 @@ __all__ = [
     "DiffusionGenerationConfig",
     "DiffusionGenerationMixin",
     "DiffusionGenerationOutput",
+    "IntrospectiveGenerationMixin",
+    "IntrospectiveOutput",
     "Preset",
     "register_preset",
     "register_rule",

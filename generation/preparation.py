@@ -169,7 +169,7 @@ def prepare_padding(prompt: torch.LongTensor, attention_mask: torch.Tensor | Non
     return None if attention_mask.all() else attention_mask
 
 
-def prepare_seeds(config: DiffusionGenerationConfig, rows: int) -> Integers:
+def prepare_seeds(config: Any, rows: int) -> Integers:
     """A seed for each of so many `rows`: that of its prompt, or the one for all, and a derived one for each further
     return sequence."""
     if config.seed is None:

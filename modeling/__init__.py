@@ -15,7 +15,10 @@ from .configuration_mmada import MMadaConfig
 from .configuration_refusion import ReFusionConfig
 from .configuration_sdar import SDARConfig
 from .configuration_sdar_moe import SDARMoeConfig
+from .drafter import Drafter
+from .drafter_config import DrafterConfig
 from .families import FAMILIES, add_family, families, family_names, find_family
+from .introspective_model import IntrospectiveModel
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
@@ -52,10 +55,13 @@ for family in FAMILIES:
 
 __all__ = [
     "FAMILIES",
+    "Drafter",
+    "DrafterConfig",
     "DreamConfig",
     "DreamModel",
     "Fast_dLLM_QwenConfig",
     "Fast_dLLM_QwenForCausalLM",
+    "IntrospectiveModel",
     "LLaDA2MoeConfig",
     "LLaDA2MoeModelLM",
     "LLaDAConfig",
