@@ -22,6 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from d3llm.trainers.distill import main
+    from d3llm.trainers import distill, distill_drafter
 
-    main(args.fields)
+    is_drafter = distill_drafter.is_meant(args.fields)
+    (distill_drafter if is_drafter else distill).main(args.fields)

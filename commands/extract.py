@@ -39,12 +39,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows = parser.add_argument_group("trajectories")
     rows.add_argument(
         "--order",
-        help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, or published for the "
-        "datasets d3LLM/trajectory_data_*",
+        help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, ar for the own "
+        "texts of an autoregressive model, or published for the datasets d3LLM/trajectory_data_*",
     )
     rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank")
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")
+    rows.add_argument("--loops", help="drop (default) or keep texts that end in a loop, with --order ar")
     rows.add_argument("--keep", help="all (default), or correct: leave wrong answers out")
     rows.add_argument(
         "--temperatures",
@@ -59,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     output.add_argument("--license", metavar="ID", help="of the prompts, for the card (default: other)")
     output.add_argument("--chunk-size", type=int, metavar="N", help="samples per part (default: 64)")
     output.add_argument("--batch-size", type=int, metavar="N", help="rows decoded at once (default: 16)")
-    add_decoding_arguments(parser, model_flag="--teacher")
+    add_decoding_arguments(parser, "--teacher", "--model")
     parser.set_defaults(run=run)
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from d3llm.common.processes import Processes
     from d3llm.trajectories.extract import ExtractionConfig, extract_trajectories
 
-    from .loading import load_model
+    from .loading import load_autoregressive_model, load_model
 
     teacher = args.model if _is_hub_id(args.model) else checkpoint_folder(args).resolve().name
     names = [field.name for field in dataclasses.fields(ExtractionConfig)]
@@ -82,18 +83,19 @@ def run(args: argparse.Namespace) -> None:
     disable_progress_bars()
     with _log_to_stderr():
         processes = Processes.launched()
-        model, tokenizer = load_model(
-            _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args),
-            device=args.device or processes.device,
-            trust_remote_code=args.trust_remote_code,
-            weights=config.order == "teacher",
-        )
+        folder = _download(args.model) if _is_hub_id(args.model) else checkpoint_folder(args)
+        options = {"device": args.device or processes.device, "trust_remote_code": args.trust_remote_code}
+        if config.order == "ar":
+            model, tokenizer = load_autoregressive_model(folder, **options)
+        else:
+            model, tokenizer = load_model(folder, **options, weights=config.order == "teacher")
         counts = extract_trajectories(model, tokenizer, config, processes)
     if counts is not None:
         share = f", {counts.share_correct:.1%} answered right" if counts.share_correct is not None else ""
         unjudged = f", {counts.unjudged} without an answer" if counts.unjudged and config.check != "none" else ""
         too_long = f", {len(counts.too_long)} prompts too long" if counts.too_long else ""
-        notes = f"{share}{unjudged}{too_long}"
+        loops = f", {counts.looping} end in a loop" if counts.looping else ""
+        notes = f"{share}{unjudged}{too_long}{loops}"
         sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{notes} in {args.output}\n")
 
 

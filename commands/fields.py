@@ -23,12 +23,15 @@ class _Help(argparse.Action):
         parser.exit()
 
 
-def add_decoding_arguments(parser: argparse.ArgumentParser, *, model_flag: str = "--model") -> None:
+def add_decoding_arguments(parser: argparse.ArgumentParser, *model_flags: str) -> None:
     """Adds the arguments of all commands that decode. The parser must be created with `add_help=False`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message and exit")
     parser.add_argument(
-        model_flag, dest="model", metavar="DIR", help="checkpoint folder (default: the shipped teacher)"
+        *(model_flags or ("--model",)),
+        dest="model",
+        metavar="DIR",
+        help="checkpoint folder (default: the shipped teacher)",
     )
     parser.add_argument("--preset", metavar="NAME", help="see `d3llm presets` (default: the checkpoint's own)")
     parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")

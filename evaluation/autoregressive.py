@@ -46,7 +46,7 @@ def generate_autoregressively(
         raise ValueError(
             f"Assisted generation decodes one prompt at a time: `batch_size` must be 1, got {batch_size}."
         )
-    eos_token_ids = _eos_token_ids(model, tokenizer)
+    eos_token_ids = eos_token_ids_of(model, tokenizer)
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad_token_id}
     if stop_strings:  # not by name: an assistant would ask for a tokenizer that it is not given
@@ -76,7 +76,8 @@ def generate_autoregressively(
         rows = []
         for index, tokens in zip(indices, generated, strict=True):
             kept = next((end + 1 for end, token in enumerate(tokens) if token in eos_token_ids), len(tokens))
-            while kept and len(indices) > 1 and tokens[kept - 1] == pad_token_id and pad_token_id not in eos_token_ids:
+            filled = bool(stop_strings) and len(indices) > 1 and pad_token_id not in eos_token_ids
+            while filled and kept and tokens[kept - 1] == pad_token_id:
                 kept -= 1  # the fill behind a stop string
             forwards = forwards_of_model if assistant_model is not None else kept
             rows.append(
@@ -94,7 +95,8 @@ def generate_autoregressively(
         yield DecodedBatch(rows, seconds)
 
 
-def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_token_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What ends a text of an autoregressive model; raises a `ValueError` if nothing does."""
     ids = model.generation_config.eos_token_id
     ids = tokenizer.eos_token_id if ids is None else ids
     if ids is None:

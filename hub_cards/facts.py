@@ -138,7 +138,7 @@ class TrajectoryFacts:
         forwards (`int`): Forwards of the teacher for all rows.
         cut (`int`): Responses that `max_new_tokens` truncated.
         checked (`int`), correct (`int`): Rows whose answer was checked, and those among them that are correct.
-        mask_token_id (`int`): The mask token of teacher and student.
+        mask_token_id (`int`, *optional*): The mask token of teacher and student; an autoregressive model has none.
         decoding (`dict[str, Any]`): The teacher's decoding parameters.
         prompts (`str`, *optional*): Dataset of the prompts.
         row_forwards (`int`, *optional*): Rows of the forwards: more with drafts and guidance.
@@ -155,7 +155,7 @@ class TrajectoryFacts:
     cut: int
     checked: int
     correct: int
-    mask_token_id: int
+    mask_token_id: int | None
     decoding: dict[str, Any] = field(default_factory=dict)
     prompts: str | None = None
     row_forwards: int | None = None

@@ -292,6 +292,11 @@ def _check_rows(dataset: Dataset, student: StudentFacts, max_new_tokens: int, na
 
 
 def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: str) -> None:
+    if decode_config["mask_token_id"] is None:
+        raise ValueError(
+            f"{name} holds texts of an autoregressive model, which train a drafter (recipe introspective_smollm2): "
+            "for a masked-diffusion student, extract them again with --order left_to_right."
+        )
     if decode_config["mask_token_id"] != student.mask_token_id:
         raise ValueError(
             f"{name} comes from a teacher whose mask token is {decode_config['mask_token_id']}; the student's is "

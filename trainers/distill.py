@@ -121,13 +121,16 @@ class _Parser(TrlParser):
         pass
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajectoryConfig, ModelConfig]:
+def parse_arguments(
+    argv: Sequence[str], run: type = DistillArguments, trainer: type = PseudoTrajectoryConfig
+) -> tuple[Any, Any, ModelConfig]:
     """
     Reads the command line and the recipe named by `--config`: a YAML file, or a shipped recipe without its suffix. The
     command line overrides the recipe.
 
     Args:
         argv (`Sequence[str]`): The arguments.
+        run (`type`, *optional*), trainer (`type`, *optional*): The dataclasses of the run and of the trainer.
 
     Returns:
         `tuple`: Arguments of the run, of the trainer and of the model.
@@ -136,7 +139,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DistillArguments, PseudoTrajec
         `ValueError`: For an unknown field or an invalid value.
         `OSError`: If there is no such recipe.
     """
-    kinds: Any = (DistillArguments, PseudoTrajectoryConfig, ModelConfig)
+    kinds: Any = (run, trainer, ModelConfig)
     recipe, argv = split_recipe(argv)
     if recipe is not None:
         path = find_recipe(recipe)

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from ..common.files import own_folder
@@ -18,9 +19,9 @@ class CannotWriteError(OSError):
     """A checkpoint could not be written."""
 
 
-class WritingTrainer(EvaluatingTrainer):
+class WritingMixin(Trainer):
     """
-    Part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`].
+    The part of a trainer that owns its output folder and reports what could not be written.
 
     Raises:
         `OSError`: If a checkpoint cannot be written.
@@ -52,3 +53,7 @@ class WritingTrainer(EvaluatingTrainer):
                 f"Cannot write to {self.args.output_dir} after step {self.state.global_step}: {error}. Checkpoints of "
                 "earlier steps are complete: free some space and resume from the last one."
             ) from error
+
+
+class WritingTrainer(WritingMixin, EvaluatingTrainer):
+    """Part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`]."""

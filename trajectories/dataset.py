@@ -26,7 +26,7 @@ from .row import NULLABLE, OPTIONAL, STEPS, STORED_FEATURES, TOKENS, TRAJECTORY_
 class DecodeConfig(TypedDict):
     """What training needs of `decode_config`; the other fields are there to be read."""
 
-    mask_token_id: Whole
+    mask_token_id: Whole | None  # an autoregressive model has none
     eos_token_id: list[Whole]
     max_new_tokens: NotRequired[Count | None]
     tokenizer: NotRequired[str | None]

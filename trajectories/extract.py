@@ -22,12 +22,15 @@ from ..common.fingerprints import fingerprint_weights
 from ..common.processes import Processes
 from ..evaluation import decoding_fields, resolve_generation_config
 from ..evaluation.answer_checks import ANSWERS, CHECKS, CheckName
+from ..evaluation.autoregressive import eos_token_ids_of
 from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
+from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from ..modeling.loading import load_autoregressive_model, load_tokenizer
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
 from .fingerprints import tokenizer_fingerprint
+from .greedy_runs import GreedyRuns
 from .orders import (
     ARRank,
     CommitSteps,
@@ -46,6 +49,8 @@ from .trajectory_facts import ChunkCounts, extraction_counts, trajectory_facts
 
 
 logger = logging.getLogger(__name__)
+
+AR_TOKENS = 256  # `max_new_tokens` of an autoregressive model, unless given
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,11 @@ class ExtractionConfig:
         teacher (`str`): What the rows call the teacher.
         order (`str`, *optional*, defaults to `"teacher"`): Where the order comes from: the `"teacher"`'s run;
             `"random"`, `"left_to_right"`, a `"column"`, or `"ar_rank"` (what an autoregressive model finds most
-            probable first) for responses of the dataset; `"published"` for d3LLM/trajectory_data_*.
+            probable first) for responses of the dataset; `"published"` for d3LLM/trajectory_data_*; `"ar"` for the
+            own greedy texts of an autoregressive model, which train a drafter.
         order_model (`str`, *optional*): Causal language model of `"ar_rank"`, with the teacher's token ids.
         decoding (`dict[str, Any]`, *optional*): Fields of `DiffusionGenerationConfig` that differ from one token per
-            forward in blocks of 32.
+            forward in blocks of 32; with `order="ar"` only `max_new_tokens`, 256 by default.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.1, 0.2, 0.3, 0.4)`): One for each attempt;
             the next one is made where the answer is wrong.
         seed (`int`, *optional*, defaults to 0): Seed of everything that is sampled.
@@ -84,6 +90,8 @@ class ExtractionConfig:
         keep (`str`, *optional*, defaults to `"all"`): Which rows to keep: `"all"`, of a sample that never gets right
             the first attempt; or `"correct"`, without the wrong ones. A sample without an answer has no verdict, and
             is kept in both cases.
+        loops (`str`, *optional*, defaults to `"drop"`): Whether texts of an autoregressive model that end in a
+            loop are rows too: `"drop"` or `"keep"`, see [`~d3llm.trajectories.greedy_runs.ends_in_loop`].
 
         > The output
 
@@ -116,13 +124,15 @@ class ExtractionConfig:
     check: Literal["none"] | CheckName = "none"
     allow_code_execution: bool = False
     keep: Literal["correct", "all"] = "all"
+    loops: Literal["drop", "keep"] = "drop"
     license: License = "other"
     chunk_size: Count = 64
     batch_size: Annotated[int, Field(ge=1)] = 16
 
     def __post_init__(self):
         check_fields(self)
-        needed = {"column": ["response", "order"], "teacher": [], "published": []}.get(self.order, ["response"])
+        own = {"column": ["response", "order"], "teacher": [], "published": [], "ar": []}
+        needed = own.get(self.order, ["response"])
         if self.check != "none":
             needed.append("answer")
         for column in ("answer", "response", "order"):
@@ -138,13 +148,23 @@ class ExtractionConfig:
             raise ValueError("check='code' runs untrusted programs: allow it with --allow-code-execution.")
         if self.keep == "correct" and self.check == "none" and self.order != "published":
             raise ValueError("keep='correct' needs a check that says what is correct.")
-        if self.decoding and self.order != "teacher":
+        self._check_decoding()
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"{self.output} is not a folder: give another --output.")
+
+    def _check_decoding(self) -> None:
+        if self.decoding and self.order not in ("teacher", "ar"):
             raise ValueError(f"Nothing is decoded with order={self.order!r}: remove {', '.join(self.decoding)}.")
         for name in ("temperature", "seed", "num_return_sequences", "do_sample"):
             if name in self.decoding:
                 raise ValueError(f"`{name}` is set by the extraction: use its `temperatures` and `seed`.")
-        if self.output.exists() and not self.output.is_dir():
-            raise ValueError(f"{self.output} is not a folder: give another --output.")
+        of_diffusion = sorted(self.decoding.keys() - {"max_new_tokens"})
+        if self.order == "ar" and of_diffusion:
+            raise ValueError(
+                f"`{of_diffusion[0]}` is a field of diffusion models: with order='ar' give only `max_new_tokens`."
+            )
+        if self.order != "ar" and self.loops == "keep":
+            raise ValueError(f"`loops` is for the texts of order='ar': leave it out with order={self.order!r}.")
 
 
 def extract_trajectories(
@@ -203,8 +223,8 @@ def extract_trajectories(
     if not counts.rows:
         raise ValueError(
             f"No trajectory is left of {counts.samples} samples: {counts.wrong} were answered wrong (--keep all keeps "
-            f"them), {len(counts.too_long)} have prompts too long (a smaller --max-new-tokens makes room). Give "
-            "another --output."
+            f"them), {len(counts.too_long)} have prompts too long (a smaller --max-new-tokens makes room), "
+            f"{counts.looping} end in a loop. Give another --output."
         )
     finish(parts, config.license)
     return counts
@@ -251,21 +271,32 @@ class Extraction:
             chat=config.chat,
             vocab_size=vocab_size,
         )
-        decoding = self._decoding_fields(model)
-        resolved = resolve_generation_config(model, [1], **decoding)
-        decoding["max_new_tokens"] = resolved.max_new_tokens
-        eos = resolved.eos_token_id
-        self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        mask_token_id = model.special_tokens(resolved).mask
-        positions = model.config.max_position_embeddings
-        is_decoded = config.order == "teacher"
-        if is_decoded and resolved.max_new_tokens > LARGEST_STEP:
+        is_causal = config.order == "ar"
+        if is_causal != (not isinstance(model, MaskedDiffusionPreTrainedModel)):
             raise ValueError(
-                f"`max_new_tokens` is {resolved.max_new_tokens}: commit steps go up to {LARGEST_STEP}, give less."
+                f"order={config.order!r} is for {'autoregressive' if is_causal else 'masked-diffusion'} models, and "
+                f"the teacher is a {type(model).__name__}: give another --order or --teacher."
             )
-        self.room = positions - resolved.max_new_tokens if is_decoded and positions is not None else None
+        decoding = {"max_new_tokens": AR_TOKENS, **config.decoding} if is_causal else self._decoding_fields(model)
+        mask_token_id: int | None = None
+        if is_causal:
+            self.eos_token_ids = eos_token_ids_of(model, tokenizer)
+            shown = decoding
+        else:
+            resolved = resolve_generation_config(model, [1], **decoding)
+            decoding["max_new_tokens"] = resolved.max_new_tokens
+            eos = resolved.eos_token_id
+            self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+            mask_token_id = model.special_tokens(resolved).mask
+            shown = decoding_fields(resolved) if config.order == "teacher" else {}
+        max_new_tokens = decoding["max_new_tokens"]
+        positions = model.config.max_position_embeddings
+        is_decoded = config.order in ("teacher", "ar")
+        if is_decoded and max_new_tokens > LARGEST_STEP:
+            raise ValueError(f"`max_new_tokens` is {max_new_tokens}: commit steps go up to {LARGEST_STEP}, give less.")
+        self.room = positions - max_new_tokens if is_decoded and positions is not None else None
         self.decode_config = {
-            **(decoding_fields(resolved) if is_decoded else {}),
+            **shown,
             "seed": config.seed,
             "mask_token_id": mask_token_id,
             "eos_token_id": self.eos_token_ids,
@@ -284,6 +315,14 @@ class Extraction:
                 check=CHECKS.get(config.check),
                 answer_column=config.answer_column,
             )
+        elif config.order == "ar":
+            self.order = GreedyRuns(
+                model,
+                tokenizer,
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=self.eos_token_ids,
+                batch_size=config.batch_size,
+            )
         elif config.order == "random":
             self.order = RandomOrder(*given, seed=config.seed)
         elif config.order == "left_to_right":
@@ -297,6 +336,7 @@ class Extraction:
             order_model = load_order_model(config.order_model, tokenizer, device)
             self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
         else:
+            assert mask_token_id is not None  # a masked-diffusion model has one
             self.order = PublishedTrajectories(mask_token_id, self.eos_token_ids, vocab_size)
         count = -(-len(self.samples) // config.chunk_size)
         self.parts = Parts(config.output, self._settings(model), count)
@@ -325,7 +365,8 @@ class Extraction:
         kept = [
             (sample, trajectory)
             for sample, trajectory in zip(fits, trajectories, strict=True)
-            if self.config.keep == "all" or trajectory.correct is not False
+            if (self.config.keep == "all" or trajectory.correct is not False)
+            and not (self.config.loops == "drop" and trajectory.loops)
         ]
         counts = ChunkCounts.of(
             chunk,
@@ -362,6 +403,7 @@ class Extraction:
         columns = ("prompt_column", "answer_column", "response_column", "order_column")
         return {
             **{name: getattr(self.config, name) for name in (*names, *columns)},
+            **({"loops": self.config.loops} if self.config.order == "ar" else {}),
             "weights": fingerprint_weights(model),
             "dataset": self.samples.name,
             "rows": self.samples.fingerprint,

@@ -2,7 +2,8 @@
 Where the order of a response comes from.
 
 An order is a function of a chunk of samples that gives a [`Trajectory`] for each. The teacher's own run is in
-`teacher_runs.py`; the others here take the response from the dataset, and commit one token per forward.
+`teacher_runs.py`, that of an autoregressive model in `greedy_runs.py`; the others here take the response from the
+dataset, and commit one token per forward.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
 from .row import Trajectory
 
 
-OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published"]
+OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published", "ar"]
 ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 CommitSteps = list[Annotated[int, Field(ge=0, le=LARGEST_STEP)]]
 

@@ -44,8 +44,8 @@ class TrajectoryRow:
             without one, whose commit steps are all 0.
         teacher (`str`): The name of the model; empty for data that no model made.
         decode_config (`str`): JSON object: the resolved fields of `DiffusionGenerationConfig` of a teacher's run,
-            among them `mask_token_id`, `eos_token_id` (a list) and `temperature`, and `tokenizer`, see
-            [`~d3llm.trajectories.fingerprints.tokenizer_fingerprint`].
+            among them `mask_token_id` (`None` of an autoregressive model), `eos_token_id` (a list) and `temperature`,
+            and `tokenizer`, see [`~d3llm.trajectories.fingerprints.tokenizer_fingerprint`].
         tail_steps (`Sequence[int]`): The commit steps of the positions after the response, up to the end of the
             generated region: EOS, most of them filled in by the early stop. Empty where they are unknown.
     """
@@ -86,6 +86,7 @@ class Trajectory:
         response_ids, commit_steps, num_forwards, correct, tail_steps: As in [`TrajectoryRow`].
         attempt (`int`): Number of the temperature it was decoded at, counted from 0; not a column.
         row_forwards (`int`, *optional*): Rows of its forwards, if it was decoded; not a column.
+        loops (`bool`): Whether the text of an autoregressive model ends in a loop; not a column.
     """
 
     response_ids: Sequence[int]
@@ -95,6 +96,7 @@ class Trajectory:
     tail_steps: Sequence[int] = ()
     attempt: int = 0
     row_forwards: int | None = None
+    loops: bool = False
 
     def row(self, **columns: Any) -> TrajectoryRow:
         """The row with these other columns."""

@@ -11,6 +11,9 @@ from .row import Trajectory
 from .store import Parts
 
 
+SHOWN_SETTINGS = ("temperatures", "check", "keep", "loops")
+
+
 @dataclass
 class ChunkCounts:
     """
@@ -23,6 +26,7 @@ class ChunkCounts:
         retried (`int`): Samples that became correct at a later attempt.
         rows (`int`): Trajectories that were kept.
         correct_rows, wrong_rows (`int`): Those of them with a verdict.
+        looping (`int`): Texts of an autoregressive model that end in a loop, kept or not.
         cut (`int`): Kept responses without an EOS: they were truncated.
         prompt_tokens, response_tokens, forwards, row_forwards (`int`): Sums over them.
     """
@@ -36,6 +40,7 @@ class ChunkCounts:
     rows: int = 0
     correct_rows: int = 0
     wrong_rows: int = 0
+    looping: int = 0
     cut: int = 0
     prompt_tokens: int = 0
     response_tokens: int = 0
@@ -69,6 +74,7 @@ class ChunkCounts:
             rows=len(kept),
             correct_rows=kept_verdicts[True],
             wrong_rows=kept_verdicts[False],
+            looping=sum(trajectory.loops for trajectory in trajectories),
             cut=sum(trajectory.response_ids[-1] not in eos_token_ids for _, trajectory in kept),
             prompt_tokens=sum(len(sample.prompt_ids) for sample, _ in kept),
             response_tokens=sum(len(trajectory.response_ids) for _, trajectory in kept),
@@ -134,6 +140,6 @@ def trajectory_facts(folder: str | Path, license: str = "other") -> TrajectoryFa
         checked=counts.correct_rows + counts.wrong_rows,
         correct=counts.correct_rows,
         mask_token_id=settings["decode_config"]["mask_token_id"],
-        decoding={**decoding, **{name: settings[name] for name in ("temperatures", "check", "keep")}},
+        decoding={**decoding, **{name: settings[name] for name in SHOWN_SETTINGS if name in settings}},
         prompts=settings["dataset"].rpartition("/")[0],
     )

@@ -7,6 +7,8 @@ from benchmarks.foresight import table
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.quickstart.ablation import ablation_rows, markdown_table
 from d3llm.trainers.distill import RECIPES
+from d3llm.trainers.distill_drafter import is_meant
+from d3llm.trainers.introspective_config import IntrospectiveConfig
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
 from d3llm.trainers.trl_base import _BaseConfig
@@ -18,7 +20,10 @@ PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 def test_the_recipes_on_the_page_are_those_that_are_shipped():
     table = re.findall(r"^\| `(\w+)` \| (?:last|random|each)", PAGE, re.MULTILINE)
-    assert sorted(table) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    drafters = re.findall(r"^\| `(\w+)` \| a drafter", PAGE, re.MULTILINE)
+    assert drafters
+    assert sorted(table + drafters) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert all(is_meant(["--config", name]) for name in drafters)
 
 
 def test_what_is_logged_is_explained():
@@ -28,11 +33,12 @@ def test_what_is_logged_is_explained():
 
 def test_every_field_is_in_the_docstring_of_the_config():
     inherited = {field.name for field in fields(_BaseConfig)}
-    own = [field for field in fields(PseudoTrajectoryConfig) if field.name not in inherited]
-    assert len(own) >= 20
-    for field in own:
-        assert f"        {field.name} (`" in (PseudoTrajectoryConfig.__doc__ or ""), field.name
-        assert field.metadata["help"]
+    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13)):
+        own = [field for field in fields(config) if field.name not in inherited]
+        assert len(own) >= at_least
+        for field in own:
+            assert f"        {field.name} (`" in (config.__doc__ or ""), field.name
+            assert field.metadata["help"]
 
 
 def test_the_python_on_the_page_compiles():
