@@ -50,7 +50,7 @@ class ChunkCounts:
     @classmethod
     def of_part(cls, values: dict[str, Any]) -> "ChunkCounts":
         """What a part says of itself; older ones say nothing of row forwards, which were as many as forwards."""
-        return cls(**{"row_forwards": values["forwards"], **values})
+        return cls(**{"row_forwards": values.get("forwards", 0), **values})
 
     @classmethod
     def of(

@@ -46,7 +46,7 @@ def test_logits_are_divided_for_the_cache_of_a_cpu_alone(model, monkeypatch):
     def logits_in_parts():
         run = object.__new__(decoding_run.DecodingRun)
         run.model, run.head = model, lambda part: parts.append(len(part)) or part.new_zeros(len(part), vocab_size)
-        return [len(part) for part in run._logits_in_parts(states)]
+        return [len(part) for part in run.logits_in_parts(states)]
 
     for sizes in (decoding_run.HEAD_ELEMENTS, decoding_run.PASS_ELEMENTS):
         monkeypatch.setitem(sizes, "cpu", 64 * vocab_size)
