@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from d3llm.evaluation import read_results
+from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.generation import PRESETS
 from d3llm.generation.fields import CHOICES, METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.modeling import FAMILIES
@@ -12,6 +14,13 @@ from tests.helpers.paths import ROOT
 
 
 PAGE = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
+LOSSLESS = (
+    "teacher-llada",
+    "teacher-self_speculative",
+    "teacher-self_speculative_left_to_right",
+    "student-left_to_right",
+    "student-self_speculative_left_to_right",
+)
 
 
 def sections(heading: str) -> dict[str, str]:
@@ -69,3 +78,24 @@ def test_the_python_compiles(block):
             for keyword in call.keywords:
                 if keyword.arg in CHOICES and isinstance(keyword.value, ast.Constant):
                     assert ast.literal_eval(keyword.value) in CHOICES[keyword.arg]
+
+
+def lossless_table() -> list[str]:
+    """The rows of the lossless decoders, and of those that they have the texts of."""
+    folders = [ROOT / "docs/results" / name for name in ("student", "lossless")]
+    (board,) = make_boards(measured_curves(folders), "table", "teacher-llada")
+    results = {result.method: result for result in read_results(folders)}
+    lines = []
+    for method in LOSSLESS:
+        result, low_high = results[method], board.intervals[method, "quickstart"]
+        model, _, preset = method.partition("-")
+        accuracy, interval = f"{result.accuracy:.1%}", " to ".join(f"{end:.1%}" for end in result.accuracy_interval)
+        area = f"{board.areas[method, 'quickstart']:.0f} ({low_high[0]:.0f} to {low_high[1]:.0f})"
+        numbers = f"{result.tokens_per_forward:.2f} | {result.forwards:,} | {result.row_forwards:,}"
+        shown = f"| {model} | `{preset}` | {accuracy} ({interval}) | {numbers} | {result.seconds:.0f} | {area} |"
+        lines.append(shown)
+    return lines
+
+
+def test_the_lossless_rows_are_those_of_the_result_files():
+    assert "\n".join(lossless_table()) + "\n" in PAGE
