@@ -87,10 +87,10 @@ def lossless_table() -> list[str]:
     results = {result.method: result for result in read_results(folders)}
     lines = []
     for method in LOSSLESS:
-        result, low_high = results[method], board.intervals[method, "quickstart"]
+        result, low_high = results[method], board.intervals[method, "Quickstart"]
         model, _, preset = method.partition("-")
         accuracy, interval = f"{result.accuracy:.1%}", " to ".join(f"{end:.1%}" for end in result.accuracy_interval)
-        area = f"{board.areas[method, 'quickstart']:.0f} ({low_high[0]:.0f} to {low_high[1]:.0f})"
+        area = f"{board.areas[method, 'Quickstart']:.0f} ({low_high[0]:.0f} to {low_high[1]:.0f})"
         numbers = f"{result.tokens_per_forward:.2f} | {result.forwards:,} | {result.row_forwards:,}"
         shown = f"| {model} | `{preset}` | {accuracy} ({interval}) | {numbers} | {result.seconds:.0f} | {area} |"
         lines.append(shown)
