@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def draw_prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
         kinds["mbpp"] = [row["text"] for row in read_lines(args.mbpp) if row["task_id"] in MBPP_TEST]
     each = -(-args.prompts // len(kinds))
     drawn = [[(kind, prompt) for prompt in pick.sample(texts, min(each, len(texts)))] for kind, texts in kinds.items()]
-    return [prompt for turn in zip(*drawn, strict=False) for prompt in turn][: args.prompts]
+    return [prompt for turn in zip_longest(*drawn) for prompt in turn if prompt is not None][: args.prompts]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

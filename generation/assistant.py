@@ -18,7 +18,7 @@ DRAFT_STATES = 8  # with an assistant, unless the caller asks for more than one
 
 
 @dataclass
-class Drafter:
+class Proposer:
     """
     A model that proposes tokens for the states of a run. It has no cache, since it sees drafts that are dropped.
 
@@ -49,15 +49,15 @@ class Drafter:
         return run
 
 
-def prepare_drafter(
+def prepare_proposer(
     model: Any,
     assistant: Any,
     canvas: Canvas,
     config: DiffusionGenerationConfig,
     special: SpecialTokens,
     stops: Stops,
-) -> Drafter | None:
-    """The drafter of a run: the assistant; the model itself for a rule that needs a drafter; or none."""
+) -> Proposer | None:
+    """The proposer of a run: the assistant; the model itself for a rule that needs a proposer; or none."""
     if assistant is None and config.assistant_rule == "exact":
         return None
     drafts = model if assistant is None else assistant
@@ -69,7 +69,7 @@ def prepare_drafter(
         end_of_prompt = np.full_like(canvas.first_real, canvas.region_start or canvas.length)
         first = canvas.first_real + size if drafts.attention_grid == "absolute" else end_of_prompt
         blocks = blocks_of_positions(starts_of_blocks(first, size, canvas.length))
-    return Drafter(drafts, own, blocks, special, stops, assistant is not None)
+    return Proposer(drafts, own, blocks, special, stops, assistant is not None)
 
 
 def prepare_assistant(model: Any, assistant: Any, config: DiffusionGenerationConfig, prompt_length: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import Booleans, Integers, PerRow, Proposal
+from .canvas import Booleans, Floats, Integers, PerRow, Proposal
 from .drafting import DraftingRun
 from .foresight import Seen, moved
 from .lanes import Lane
@@ -22,7 +22,7 @@ class Views(PerRow):
 
     shown: Booleans
     tokens: Integers
-    score: Any
+    score: Floats
 
 
 class AssistedRun(DraftingRun):
@@ -52,7 +52,7 @@ class AssistedRun(DraftingRun):
     def look(self, lane: Lane) -> Views:
         """Runs the assistant at a state."""
         canvas, rows = lane.canvas, lane.exists
-        run = self.drafter.run_on(canvas, lane.window.eligible & rows[:, None], self.forwards)
+        run = self.proposer.run_on(canvas, lane.window.eligible & rows[:, None], self.forwards)
         proposal = run.propose(run.forward())
         self.result.count_assistant(canvas.row_ids[rows])
         at, columns = run.eligible.nonzero()
@@ -69,8 +69,9 @@ class AssistedRun(DraftingRun):
         shown, tokens, score = view.shown[:, 0], view.tokens[:, 0], view.score[:, 0]
         if self.seen is None or self.views is None:
             return Proposal(tokens, score, score), shown
-        proposal, known = self.seen.near(lane.canvas)
-        near = np.arange(len(known)), self.seen.nearest(lane.canvas)
+        nearest = self.seen.nearest(lane.canvas)
+        proposal, known = self.seen.proposal_at(nearest)
+        near = np.arange(len(nearest)), nearest
         both = known & shown & self.views.shown[near]
         proposal.score = np.where(
             both, moved(proposal.score, self.views.score[near], score, self.config), proposal.score

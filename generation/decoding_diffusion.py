@@ -12,7 +12,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from .assistant import prepare_assistant, prepare_drafter
+from .assistant import prepare_assistant, prepare_proposer
 from .assisted_drafting import AssistedRun
 from .canvas import Canvas
 from .canvas_cache import CanvasCache
@@ -275,7 +275,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
         run_class = run_class_of(config, assisted=assistant is not None)
         run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
-        run.drafter = prepare_drafter(self, assistant, canvas, config, special, stops)
+        run.proposer = prepare_proposer(self, assistant, canvas, config, special, stops)
         while True:
             run.end_rows()
             run.advance_blocks()

@@ -57,7 +57,7 @@ class DecodingRun:
             real, `eligible` (B, K) says.
         drafts (`Integers` of shape `(B, K)`, *optional*): Tokens of the candidates to score in place of a proposal of
             the model; -1 where it proposes one.
-        drafter ([`~d3llm.generation.assistant.Drafter`], *optional*): What drafts for the runs that verify.
+        proposer ([`~d3llm.generation.assistant.Proposer`], *optional*): What drafts for the runs that verify.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DecodingRun:
         if config.credit_weight:
             self.credits = Credits(canvas, config.credit_weight, config.credit_power, config.credit_decay)
         self.drafts: Integers | None = None
-        self.drafter: Any = None
+        self.proposer: Any = None
         self.forwards = 0
 
     def make_policy(self, kept: int) -> WholeCanvas:

@@ -7,6 +7,7 @@ arXiv 2510.00294, whose states are one chain; here they are a graph, guessed fro
 all of its states).
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +39,17 @@ class DraftingRun(LaneRun):
 
     Attributes:
         seen ([`~d3llm.generation.foresight.Seen`], *optional*): What the last forward has shown.
+        foreseen ([`DiffusionGenerationConfig`]): By which the states are guessed: with the scores of `draft_order`.
+        record ([`Record`]): Of the drafts so far.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.seen: Seen | None = None
+        self.foreseen = self.config
+        if self.config.draft_order == "left_to_right":
+            self.foreseen = copy.copy(self.config)
+            self.foreseen.score = "position"
         rows = len(self.canvas.tokens)
         self.record = Record(np.full(rows, PRIOR), np.full(rows, PRIOR))
 
@@ -55,21 +62,21 @@ class DraftingRun(LaneRun):
         outlook, positions = Outlook(batch, length), np.tile(np.arange(length), (batch, 1))
         chance: Floats = np.ones(batch, dtype=np.float32)
         name = names_of_states(self.canvas)
-        trust = self.record.reached / self.record.expected
+        trust, config = self.record.reached / self.record.expected, self.foreseen
         for _ in range(1, self.config.draft_states):
             lane = self.lanes[-1]
             foreseen = self.foresee(lane)
             if foreseen is None:
                 return
             proposal, shown = foreseen
-            if self.config.draft_order == "left_to_right":
+            if config.draft_order == "left_to_right":
                 proposal.score = -positions.astype(np.float32)
             eligible = lane.window.eligible & shown & lane.exists[:, None]
-            accepted = select(proposal, positions, eligible, lane.canvas, self.config)
+            accepted = select(proposal, positions, eligible, lane.canvas, config)
             accepted = eligible & lane.policy.accept(accepted, eligible)
-            outlook.add(lane.canvas, name, chance, proposal, accepted, eligible, self.config)
+            outlook.add(lane.canvas, name, chance, proposal, accepted, eligible, config)
             parent, chosen, proposal, name, chance = outlook.likeliest()
-            worth = (chance > 0) & (chance * trust >= self.config.draft_chance)
+            worth = (chance > 0) & (chance * trust >= config.draft_chance)
             chance, chosen = np.where(worth, chance, np.float32(0)), chosen & worth[:, None]
             if not chosen.any():
                 return
@@ -79,7 +86,7 @@ class DraftingRun(LaneRun):
     def foresee(self, lane: Lane) -> tuple[Proposal, Booleans] | None:
         """What stands in for a proposal at this state, for all positions (B, L), and which of them it has; `None` as
         long as nothing was seen."""
-        return None if self.seen is None else self.seen.near(lane.canvas)
+        return None if self.seen is None else self.seen.proposal_at(self.seen.nearest(lane.canvas))
 
     def keep(self, proposal: Proposal, accepted: Booleans) -> Integers:
         """The last lane (B,) that the decoder passes through."""

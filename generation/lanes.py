@@ -4,7 +4,6 @@ A state is what a row may look like a few commits from now. It costs rows instea
 them.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +49,7 @@ class LaneRun(DecodingRun):
 
     def draft(self) -> None:
         """Adds states to `lanes`, which has the present one."""
+        raise NotImplementedError
 
     def keep(self, proposal: Proposal, accepted: Booleans) -> Integers:
         """Which lane to keep (B,), of `proposal` and `accepted` for the rows of the first lane, then of the second,
@@ -61,20 +61,24 @@ class LaneRun(DecodingRun):
         everywhere, first = np.ones_like(canvas.ended), np.zeros_like(batch)
         self.lanes = [Lane(canvas, self.policy, self.window, everywhere, first, canvas.committed, canvas.tokens)]
         self.draft()
+        if len(self.lanes) == 1:
+            return super().forward()
         self.result.count_rows(canvas.row_ids, np.sum([lane.exists for lane in self.lanes], axis=0))
         self.canvas, self.policy, self.window = (
             join_rows([getattr(lane, name) for lane in self.lanes]) for name in ("canvas", "policy", "window")
         )
-        if len(self.lanes) > 1:
-            exist = np.flatnonzero([lane.exists for lane in self.lanes])
-            for state in (self.canvas, self.policy, self.window):
-                state.select_rows(exist)
-            self._select_on_device(np.tile(batch, len(self.lanes))[exist])
+        exist = np.flatnonzero([lane.exists for lane in self.lanes])
+        for state in (self.canvas, self.policy, self.window):
+            state.select_rows(exist)
+        self._select_on_device(np.tile(batch, len(self.lanes))[exist])
         return super().forward()
 
     def select(self, proposal: Proposal) -> Booleans:
         """Which proposals of the state that is kept to write; the others are dropped."""
         accepted = super().select(proposal)
+        if len(self.lanes) == 1:
+            self.keep(proposal, accepted)
+            return accepted
         # every lane gets a row of each text again, for those that do not exist any one
         forwarded = np.concatenate([lane.exists for lane in self.lanes]).cumsum() - 1
         for state in (self.canvas, self.policy, self.window, proposal):
@@ -82,8 +86,6 @@ class LaneRun(DecodingRun):
         self.positions, self.eligible = self.positions[forwarded], self.eligible[forwarded]
         accepted = accepted[forwarded]
         kept = self.keep(proposal, accepted)
-        if len(self.lanes) == 1:
-            return accepted
         rows = kept * len(kept) + np.arange(len(kept))
         for state in (self.canvas, self.policy, self.window, proposal):
             state.select_rows(rows)
@@ -96,12 +98,15 @@ class LaneRun(DecodingRun):
     def add_lane(self, parent: Integers, positions: Integers, proposal: Proposal, chosen: Booleans) -> None:
         """Adds the state after lane `parent` (B,) of each row and the `chosen` proposals (B, K), as the loop would
         bring it to its forward. Rows without any have no such state."""
-        before = [join_rows([getattr(lane, name) for lane in self.lanes]) for name in ("canvas", "policy", "window")]
-        rows = parent * len(parent) + np.arange(len(parent))
-        for state in before:
-            state.select_rows(rows)
+        numbers, of_parents = np.unique(parent, return_inverse=True)
+        rows = of_parents * len(parent) + np.arange(len(parent))
         kept = self.canvas, self.policy, self.window
-        self.canvas, self.policy = copy.deepcopy(before[:2])
+        self.canvas, self.policy, before = (
+            join_rows([getattr(self.lanes[number], name) for number in numbers])
+            for name in ("canvas", "policy", "window")
+        )
+        for state in (self.canvas, self.policy, before):
+            state.select_rows(rows)
         self.forwards += 1  # the forward that verifies it
         self.canvas.commit(positions, proposal, chosen, self.forwards)
         committed, tokens = self.canvas.committed, self.canvas.tokens
@@ -110,7 +115,7 @@ class LaneRun(DecodingRun):
         self.choose_window()
         self.forwards -= 1
         # a state has the keys and values of those that it follows from computed in its own row
-        self.window.positions = self.window.positions | before[2].positions
+        self.window.positions = self.window.positions | before.positions
         exists = np.any(chosen, axis=1)
         self.lanes.append(Lane(self.canvas, self.policy, self.window, exists, parent, committed, tokens))
         self.canvas, self.policy, self.window = kept

@@ -79,7 +79,7 @@ class SpeculativeRun(DecodingRun):
     Attributes:
         rounds (`int`): Rounds so far; random numbers are a function of these.
         settled ([`Settled`]): What the verifying forward reads from the cache, if there is one.
-        draft (`DecodingRun`): The run of the drafter in this round.
+        draft (`DecodingRun`): The run of the proposer in this round.
         draft_states (`torch.Tensor` of shape `(B, K, hidden)`): The hidden states that its proposals are from.
     """
 
@@ -100,15 +100,15 @@ class SpeculativeRun(DecodingRun):
         self.window = Window(np.ones_like(candidates), candidates, candidates)
 
     def forward(self) -> torch.Tensor:
-        canvas, drafter = self.canvas, self.drafter
+        canvas, proposer = self.canvas, self.proposer
         self.rounds += 1
-        self.draft = drafter.run_on(canvas, self.window.candidates, 2 * self.rounds - 2)
+        self.draft = proposer.run_on(canvas, self.window.candidates, 2 * self.rounds - 2)
         self.draft_states = self.draft.forward()
         self.positions, self.eligible = self.draft.positions, self.draft.eligible
         self.drafts = self.draft.propose(self.draft_states).tokens
-        if drafter.is_assistant:
+        if proposer.is_assistant:
             self.result.count_assistant(canvas.row_ids)
-        self.forwards += 1 if drafter.is_assistant else 2
+        self.forwards += 1 if proposer.is_assistant else 2
         return self._verify()
 
     def _verify(self) -> torch.Tensor:

@@ -99,7 +99,7 @@ def test_the_nearest_state_stands_in():
     )
 
     def nearest(committed):
-        return int(seen.near(canvas_with(committed))[0].score[0, 0])
+        return int(seen.proposal_at(seen.nearest(canvas_with(committed)))[0].score[0, 0])
 
     assert nearest({1: 10}) == 1
     assert nearest({1: 10, 2: 11}) == 1  # a state that has more is further than one that lacks as much
