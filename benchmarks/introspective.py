@@ -1,8 +1,8 @@
 """A causal model and its drafter beside the model alone, on the same prompts in one run.
 
-The ways of decoding take turns prompt by prompt, greedily: plain `generate()`, the drafter, prompt lookup of
-transformers, and its assisted generation by an early exit of the model itself. Forwards are those that reach the last
-layer. Every text is compared with the plain one token by token: one that differs is an error.
+The ways of decoding take turns prompt by prompt, greedily: plain `generate()`, the same with packed weights, the
+drafter, prompt lookup of transformers, and its assisted generation by an early exit of the model itself. Forwards are
+those that reach the last layer. Each text is compared with the plain one token by token: one that differs is an error.
 
 Prompts are questions of GSM8K's test split, descriptions of MBPP's test split, and `instructions.txt`, as many of
 each, drawn with the seed. The result file is written after each prompt.
@@ -15,13 +15,13 @@ import argparse
 import json
 import random
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -29,45 +29,46 @@ from transformers.utils import logging
 from benchmarks.machine import describe_machine
 from d3llm import IntrospectiveModel
 from d3llm.common.files import check_writable, write_atomically
+from d3llm.evaluation.greedy_ways import PLAIN, WAYS, GreedyText, GreedyWays
 
 
 INSTRUCTIONS = Path(__file__).with_name("instructions.txt")
+FILES = ("base", "drafter", "gsm8k", "mbpp", "json")  # a result does not tell where they were
+RESAMPLED = 2000
 MBPP_TEST = range(11, 511)  # ids, as its authors divide it
-WAYS = ("plain", "drafter", "prompt lookup", "early exit")
+OTHERS = [way for way in WAYS if way != PLAIN]
 
 
 @dataclass
-class Way:
+class Cost:
     """
-    A way of decoding, and what it took so far.
+    What a way of decoding took so far, prompt by prompt.
 
     Attributes:
-        run (`Callable`): From the inputs to the ids of the whole text (T,), and its output if it has more to tell.
-        tokens, forwards, rows (`int`): New tokens, forwards to the last layer, and rows of those of the drafter.
-        seconds (`float`): Inside `generate()`, the prompt's forward too.
+        tokens, forwards, rows (`list[int]`): New tokens, forwards to the last layer, and rows of those of the drafter.
+        seconds (`list[float]`): Inside `generate()`, the prompt's forward too.
         differing (`list[str]`): Prompts whose text is not the plain one.
-        proposed, accepted (`list[int]`): Drafts by their place.
+        proposed, accepted (`list[int]`): Drafts by their place, of all prompts.
     """
 
-    run: Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, Any]]
-    tokens: int = 0
-    forwards: int = 0
-    rows: int = 0
-    seconds: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    forwards: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     proposed: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
 
-    def add(self, text: list[int], plain: list[int], forwards: int, seconds: float, output: Any, prompt: str) -> None:
-        self.tokens += len(text)
-        self.forwards += forwards
-        self.seconds += seconds
-        self.rows += forwards if output is None else int(output.row_forwards.sum())
-        if text != plain:
+    def add(self, text: GreedyText, plain: GreedyText, prompt: str) -> None:
+        self.tokens.append(len(text.tokens))
+        self.forwards.append(text.forwards)
+        self.seconds.append(text.seconds)
+        self.rows.append(text.forwards if text.output is None else int(text.output.row_forwards.sum()))
+        if text.tokens != plain.tokens:
             self.differing.append(prompt)
-        if output is not None:
+        if text.output is not None:
             for name in ("proposed", "accepted"):
-                before, new = getattr(self, name), getattr(output, name)[0].tolist()
+                before, new = getattr(self, name), getattr(text.output, name)[0].tolist()
                 setattr(self, name, [a + b for a, b in zip(before or [0] * len(new), new, strict=True)])
 
 
@@ -88,76 +89,52 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def make_ways(base: Any, drafted: IntrospectiveModel, args: argparse.Namespace) -> dict[str, Way]:
-    options = {"do_sample": False, "max_new_tokens": args.new_tokens}
-
-    def by_transformers(**more: Any) -> Way:
-        return Way(lambda inputs: (base.generate(**inputs, **options, **more)[0], None))
-
-    def by_drafter(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
-        output = drafted.generate(
-            **inputs,
-            **options,
-            draft_tokens=args.draft_tokens,
-            max_rows=args.max_rows,
-            draft_confidence=args.draft_confidence,
-            return_dict_in_generate=True,
-        )
-        return output.sequences[0], output
-
-    ways = {
-        "plain": by_transformers(),
-        "drafter": Way(by_drafter),
-        "prompt lookup": by_transformers(prompt_lookup_num_tokens=args.lookup_tokens),
-        "early exit": by_transformers(assistant_early_exit=base.config.num_hidden_layers * 2 // 3),
-    }
-    return {name: ways[name] for name in ("plain", *args.ways)}
-
-
-def measure(base: Any, tokenizer: Any, ways: dict[str, Way], prompts: list[tuple[str, str]]) -> Iterator[int]:
+def measure(ways: GreedyWays, costs: dict[str, Cost], tokenizer: Any, prompts: list[tuple[str, str]]) -> Iterator[int]:
     """Decodes the prompts in all ways in turn; yields how many are done, after each."""
-    forwards = 0
-
-    def count(*_: Any) -> None:
-        nonlocal forwards
-        forwards += 1
-
-    handle = base.get_decoder().layers[-1].register_forward_hook(count)
     for number, (_, prompt) in enumerate(prompts, 1):
         inputs = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
-        plain: list[int] | None = None
-        for way in ways.values():
-            forwards, start = 0, time.perf_counter()
-            sequence, output = way.run(inputs)
-            seconds, text = time.perf_counter() - start, sequence[inputs["input_ids"].shape[1] :].tolist()
-            plain = text if plain is None else plain
-            way.add(text, plain, forwards, seconds, output, prompt)
+        texts = {way: ways.decode(way, inputs) for way in costs}
+        for way, text in texts.items():
+            costs[way].add(text, texts[PLAIN], prompt)
         yield number
-    handle.remove()
 
 
-def rows_of(ways: dict[str, Way], done: int) -> list[dict[str, Any]]:
-    """The rows of the result file."""
-    plain = ways["plain"]
-    return [
-        {
-            "way": name,
-            "prompts": done,
-            "tokens": way.tokens,
-            "forwards": way.forwards,
-            "row_forwards": way.rows,
-            "tokens_per_forward": way.tokens / way.forwards,
-            "seconds": way.seconds,
-            "times_faster": plain.seconds / way.seconds,
-            "identical": 1 - len(way.differing) / done,
-            "differing": way.differing,
-            "proposed": way.proposed,
-            "accepted": way.accepted,
-        }
-        for name, way in ways.items()
-    ]
+def rows_of(costs: dict[str, Cost], kinds: list[str]) -> list[dict[str, Any]]:
+    """The rows of the result file: for each way all prompts, and those of each kind."""
+    plain = costs[PLAIN].seconds
+    rows = []
+    for way, cost in costs.items():
+        row = {"way": way, "prompts": len(kinds), **summary(cost, plain, [*range(len(kinds))])}
+        of_kind = {kind: [place for place, other in enumerate(kinds) if other == kind] for kind in sorted({*kinds})}
+        row["kinds"] = {kind: summary(cost, plain, places) for kind, places in of_kind.items()}
+        row |= {"identical": 1 - len(cost.differing) / len(kinds)}
+        rows.append(row | {name: getattr(cost, name) for name in ("differing", "proposed", "accepted")})
+    return rows
+
+
+def summary(cost: Cost, plain: list[float], places: list[int]) -> dict[str, Any]:
+    """The sums over some prompts, and their ratios with intervals by resampling the prompts."""
+    tokens, forwards, seconds, alone = (
+        np.array(values)[places] for values in (cost.tokens, cost.forwards, cost.seconds, plain)
+    )
+    return {
+        "tokens": int(tokens.sum()),
+        "forwards": int(forwards.sum()),
+        "row_forwards": int(np.array(cost.rows)[places].sum()),
+        "tokens_per_forward": tokens.sum() / forwards.sum(),
+        "tokens_per_forward_interval": interval(tokens, forwards),
+        "seconds": seconds.sum(),
+        "times_faster": alone.sum() / seconds.sum(),
+        "times_faster_interval": interval(alone, seconds),
+    }
+
+
+def interval(above: np.ndarray, below: np.ndarray) -> list[float]:
+    """95 % of the ratios of sums over resampled prompts."""
+    drawn = np.random.default_rng(0).integers(len(above), size=(RESAMPLED, len(above)))
+    return np.quantile(above[drawn].sum(axis=1) / below[drawn].sum(axis=1), [0.025, 0.975]).tolist()
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -179,7 +156,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the choice of prompts")
     parser.add_argument("--new-tokens", type=int, default=96)
-    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=list(WAYS[1:]), help="beside plain decoding")
+    parser.add_argument("--ways", nargs="+", choices=OTHERS, default=OTHERS, help="beside plain decoding")
     parser.add_argument("--draft-tokens", type=int, help="default: the window of the drafter")
     parser.add_argument("--max-rows", type=int, default=16)
     parser.add_argument("--draft-confidence", type=float, default=0.0)
@@ -204,14 +181,21 @@ def main() -> None:
         prompts = draw_prompts(args)
         tokenizer = AutoTokenizer.from_pretrained(args.base)
         base = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32).eval()
-        base.generation_config.max_length = None
-        ways = make_ways(base, IntrospectiveModel.from_pretrained(args.drafter, base), args)
+        ways = GreedyWays(
+            IntrospectiveModel.from_pretrained(args.drafter, base),
+            max_new_tokens=args.new_tokens,
+            lookup_tokens=args.lookup_tokens,
+            draft_tokens=args.draft_tokens,
+            max_rows=args.max_rows,
+            draft_confidence=args.draft_confidence,
+        )
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"introspective: error: {error}")
     rows: list[dict[str, Any]] = []
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    for done in measure(base, tokenizer, ways, prompts):
-        rows = rows_of(ways, done)
+    settings = {name: value for name, value in vars(args).items() if name not in FILES}
+    costs = {way: Cost() for way in (PLAIN, *args.ways)}
+    for done in measure(ways, costs, tokenizer, prompts):
+        rows = rows_of(costs, [kind for kind, _ in prompts[:done]])
         if args.json is not None:
             result = {"rows": rows, "settings": settings, "machine": describe_machine()}
             write_atomically(args.json, (json.dumps(result, indent=1) + "\n").encode())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .canvas import LiveCanvas
 
+DEFAULTS = {"problems": 100, "batch_size": 8, "seed": 0}
 MAX_NEW_TOKENS = 96
 PAUSE = 0.04  # seconds per forward while the canvas is shown, when nothing is measured
 
@@ -52,10 +53,10 @@ METHODS = (
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("demo", help="watch the shipped models solve unseen problems, and measure them")
-    parser.add_argument(
-        "--problems", type=int, default=100, metavar="N", help="number of problems (default: %(default)s)"
-    )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows per batch (default: %(default)s)")
+    counts = {"problems": "number of problems", "batch_size": "rows per batch", "seed": "seed of the problems"}
+    for name, meaning in counts.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, metavar="N", help=f"{meaning} (default: {DEFAULTS[name]})")
     parser.add_argument(
         "--threads",
         type=int,
@@ -63,16 +64,46 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="CPU threads; one is faster on a busy machine (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the problems (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
     parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="write a picture of the canvases and the table to a file"
     )
+    parser.add_argument(
+        "--real",
+        action="store_true",
+        help="show SmolLM2-135M-Instruct and its drafter instead (extra `real`), with a --prompt of your own",
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="with --real: the question")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    for name, highest in (("problems", 10_000), ("batch_size", 1024), ("threads", os.cpu_count() or 1)):
+    _check_kind(args)
+    if args.real:
+        from . import real_demo
+
+        real_demo.run(args)
+    else:
+        run_quickstart(args)
+
+
+def _check_kind(args: argparse.Namespace) -> None:
+    """Each kind of demo has options of its own."""
+    options = {True: ("prompt",), False: ("problems", "batch_size", "seed", "svg")}
+    for name in options[not args.real]:
+        if getattr(args, name) is not None:
+            is_for = "with" if name in options[True] else "without"
+            raise ValueError(f"--{name.replace('_', '-')} is for the demo {is_for} --real: omit one of them.")
+    if not 1 <= args.threads <= (os.cpu_count() or 1):
+        raise ValueError(f"--threads must be 1 to {os.cpu_count() or 1}, got {args.threads}.")
+
+
+def run_quickstart(args: argparse.Namespace) -> None:
+    """Shows the shipped diffusion models and measures them."""
+    for name, default in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    for name, highest in (("problems", 10_000), ("batch_size", 1024)):
         if not 1 <= getattr(args, name) <= highest:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 to {highest}, got {getattr(args, name)}.")
     import torch

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +50,25 @@ def config_fields() -> dict[str, Any]:
     return fields
 
 
-def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
+def read_options(options: list[str], names: Iterable[str]) -> dict[str, Any]:
     """
-    Parses the given fields: `["--block-size", "8", "--cache=block"]` gives `{"block_size": 8, "cache": "block"}`.
+    Reads options: `["--block-size", "8", "--cache=block"]` gives `{"block_size": 8, "cache": "block"}`.
 
     Args:
-        args (`argparse.Namespace`): The parsed arguments, with the unknown ones as `fields`.
+        options (`list[str]`): As on the command line.
+        names (`Iterable[str]`): The names that there are.
 
     Returns:
-        `dict[str, Any]`: Arguments of `generate`, with the preset. Their values are already checked by the config, so
-        that errors are reported before the weights are loaded.
+        `dict[str, Any]`: Their values, each a JSON value or a text.
 
     Raises:
-        `ValueError`: For an unknown field or an invalid value.
+        `ValueError`: For an unknown option or one without a value.
     """
-    from d3llm.generation import DiffusionGenerationConfig
-    from d3llm.generation.fields import FIELDS, Flag, suggestion
+    from d3llm.generation.fields import suggestion
 
-    defaults = config_fields()
-    fields = {f"--{name.replace('_', '-')}": name for name in defaults}
+    fields = {f"--{name.replace('_', '-')}": name for name in names}
     values: dict[str, Any] = {}
-    rest = list(args.fields)
+    rest = list(options)
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
         if flag not in fields:
@@ -85,8 +84,30 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
             values[name] = text
         if values[name] is None:
             raise ValueError(f"{flag} needs a value: omit it for the default")
-        if isinstance(FIELDS[name].kind, Flag) and not isinstance(values[name], bool):
-            raise ValueError(f"{flag} is true or false, not {text}")
+    return values
+
+
+def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Parses the given fields.
+
+    Args:
+        args (`argparse.Namespace`): The parsed arguments, with the unknown ones as `fields`.
+
+    Returns:
+        `dict[str, Any]`: Arguments of `generate`, with the preset. Their values are already checked by the config, so
+        that errors are reported before the weights are loaded.
+
+    Raises:
+        `ValueError`: For an unknown field or an invalid value.
+    """
+    from d3llm.generation import DiffusionGenerationConfig
+    from d3llm.generation.fields import FIELDS, Flag
+
+    values = read_options(args.fields, config_fields())
+    for name, value in values.items():
+        if isinstance(FIELDS[name].kind, Flag) and not isinstance(value, bool):
+            raise ValueError(f"--{name.replace('_', '-')} is true or false, not {value}")
     if args.preset is not None:
         values["preset"] = args.preset
     config = DiffusionGenerationConfig(**values)

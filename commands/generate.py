@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import generate_file
+from . import generate_drafted, generate_file
 from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
 
 
@@ -24,6 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     generate_file.add_arguments(parser)
     add_decoding_arguments(parser)
     parser.add_argument("--assistant", metavar="DIR", help="checkpoint folder of a model that drafts for this one")
+    parser.add_argument("--drafter", metavar="DIR", help="drafter of --model, which is a causal model then")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -37,6 +38,9 @@ def run(args: argparse.Namespace) -> None:
     generate_file.check_arguments(args)
     if args.input is None and not args.prompt.strip():
         raise ValueError("--prompt is empty: give at least one word.")
+    if args.drafter is not None:
+        generate_drafted.run(args)
+        return
     fields = parse_fields(args)
     (run_prompt if args.input is None else generate_file.run)(args, checkpoint_folder(args), fields)
 

@@ -1,4 +1,4 @@
-"""`d3llm quickstart`: trains the embedded models again."""
+"""`d3llm quickstart`: trains the embedded models again, and makes the one that a package brings."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("quickstart", help="train the embedded models")
+    parser = subparsers.add_parser("quickstart", help="train the embedded models again")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     teacher = actions.add_parser("train-teacher", help="train the teacher from scratch")
     teacher.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")
@@ -38,6 +38,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="run only these seeds, to divide the work (default: all seeds of ablation.yaml)",
     )
     ablation.set_defaults(run=run_ablate)
+    smollm2 = actions.add_parser(
+        "smollm2", help="print the folder of SmolLM2-135M-Instruct (extra `real`), which is made at first"
+    )
+    smollm2.set_defaults(run=run_smollm2)
 
 
 def run_train_teacher(args: argparse.Namespace) -> None:
@@ -65,6 +69,15 @@ def run_ablate(args: argparse.Namespace) -> None:
 
     log_progress()
     sys.stdout.write(markdown_table(ablation_rows(run_ablation(args.output, seeds=args.seeds))))
+
+
+def run_smollm2(args: argparse.Namespace) -> None:
+    from d3llm.quickstart.smollm2 import smollm2_folder
+
+    from .loading import quiet_libraries
+
+    quiet_libraries()
+    sys.stdout.write(f"{smollm2_folder()}\n")
 
 
 def log_progress() -> None:

@@ -5,8 +5,9 @@ A group follows one of the base rows, and is used if exactly the drafts up to th
 drafts after any acceptance (I-DLM, arXiv 2604.11035). The base's weights alone act on base rows: the text is its own.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,11 +43,18 @@ class IntrospectiveOutput(ModelOutput):
     accepted: torch.LongTensor | None = None
 
 
+class PackedLike(Protocol):
+    """What decoding asks of packed weights, see `PackedWeights` of modeling."""
+
+    def used(self) -> AbstractContextManager[None]: ...
+
+
 class IntrospectiveGenerationMixin:
     """`generate()` of a causal model, `base`, with a `drafter`."""
 
     base: PreTrainedModel
     drafter: DrafterLike
+    packed: PackedLike
 
     @torch.no_grad()
     def generate(
@@ -106,7 +114,7 @@ class IntrospectiveGenerationMixin:
         run = IntrospectiveRun(self.base, self.drafter, settings, *unpadded(prompt, attention_mask, settings))
         if streamer is not None:
             streamer.put(prompt.cpu())
-        with self.drafter.attached():
+        with self.drafter.attached(), self.packed.used():
             for tokens in run.forwards():
                 if streamer is not None:
                     streamer.put(torch.from_numpy(tokens))

@@ -16,10 +16,6 @@ from .preparation import prepare_seeds
 from .row_cache import RowCache, attention_mask, run_body
 
 
-# On a CPU, MKL takes longer for 2 or 3 rows than for 4.
-LEAST_ROWS_ON_CPU = 4
-
-
 class DrafterLike(Protocol):
     """What decoding asks of a drafter, see `Drafter` of modeling."""
 
@@ -141,8 +137,6 @@ class IntrospectiveRun:
         groups = min(groups, max(1, (self.settings.max_rows - judged.shape[1]) // max(most, 1)))
         anchors = np.sort(np.argsort(-chances, axis=1, kind="stable")[:, :groups], axis=1)
         used = np.take_along_axis(useful, anchors, axis=1)
-        if self.device.type == "cpu" and most and width + groups * most > 1:
-            width = max(width, LEAST_ROWS_ON_CPU - groups * most)
         return Plan(width, judged, np.minimum(anchors, rows.drafts[:, None]), used)
 
     @torch.inference_mode()
@@ -221,9 +215,7 @@ class IntrospectiveRun:
         if count == 1:
             places = torch.from_numpy(judged[:, 0]).to(hidden.device)
             return head(hidden[torch.arange(batch, device=hidden.device), places, None])
-        # With drafts, the rows that predict are the first ones.
-        taken = max(count, LEAST_ROWS_ON_CPU) if batch == 1 and self.device.type == "cpu" else count
-        return head(hidden[:, :taken])[:, :count]
+        return head(hidden[:, :count])  # with drafts, the rows that predict are the first ones
 
     def read(
         self, chosen: torch.Tensor, accepted: torch.Tensor, drafts: torch.Tensor, confidences: torch.Tensor

@@ -182,6 +182,10 @@ class Drafter(nn.Module):
         """
         write_drafter(Path(folder), self.config, self._stored())
 
+    def linear_layers(self) -> list[nn.Module]:
+        """The layers of the base that its forward goes through here: the projections and the head."""
+        return [*self._layers.values(), self.base.get_output_embeddings()]
+
     @contextmanager
     def attached(self) -> Iterator[Drafter]:
         """Lets the LoRA act on the mask rows of the base's forwards, see `first_mask_row`; the base is as before once

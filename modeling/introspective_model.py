@@ -12,6 +12,7 @@ from ..generation.introspective import IntrospectiveGenerationMixin
 from .checkpoint import load_errors
 from .drafter import Drafter
 from .drafter_files import read_drafter
+from .packed_weights import PackedWeights
 
 
 class IntrospectiveModel(IntrospectiveGenerationMixin):
@@ -21,6 +22,8 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
     Args:
         drafter ([`Drafter`]): With its base, whose weights stay as they are. It is put into the form in which it
             decodes, see [`Drafter.for_decoding`].
+        pack_weights (`bool`): Whether a base in float32 on a CPU multiplies by copies of its weights that suit few
+            rows, see [`~d3llm.modeling.packed_weights.PackedWeights`]. They take the memory of the weights again.
 
     Example:
 
@@ -33,13 +36,18 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
     ```
     """
 
-    def __init__(self, drafter: Drafter):
+    def __init__(self, drafter: Drafter, pack_weights: bool = True):
         self.drafter = drafter.for_decoding()
         self.base = drafter.base.eval()
+        self.packed = PackedWeights(drafter.linear_layers() if pack_weights else ())
 
     @classmethod
     def from_pretrained(
-        cls, drafter_folder: str | Path, base_model: PreTrainedModel | str | Path | None = None, **kwargs: Any
+        cls,
+        drafter_folder: str | Path,
+        base_model: PreTrainedModel | str | Path | None = None,
+        pack_weights: bool = True,
+        **kwargs: Any,
     ) -> IntrospectiveModel:
         """
         Loads a drafter and its base.
@@ -48,6 +56,7 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
             drafter_folder (`str` or `Path`): As written by `Drafter.save_pretrained`.
             base_model (`PreTrainedModel`, `str` or `Path`, *optional*): The base, its folder, or its name on the Hub;
                 by default the one that the drafter names.
+            pack_weights (`bool`): As for the class.
             kwargs: For `AutoModelForCausalLM.from_pretrained`: `dtype`, `device_map`, `attn_implementation` and so on.
 
         Returns:
@@ -65,7 +74,7 @@ class IntrospectiveModel(IntrospectiveGenerationMixin):
         if isinstance(base, (str, Path)):
             with load_errors(base, "base model"):
                 base = AutoModelForCausalLM.from_pretrained(base, **kwargs)
-        return cls(Drafter.from_pretrained(drafter_folder, base))
+        return cls(Drafter.from_pretrained(drafter_folder, base), pack_weights)
 
     @property
     def config(self) -> PretrainedConfig:

@@ -26,9 +26,26 @@ def checkpoint_path(name: str) -> Path:
     """
     if name not in CHECKPOINTS:
         raise ValueError(f"Unknown checkpoint {name!r}: expected one of {', '.join(CHECKPOINTS)}.")
+    return embedded_folder(name, "model.safetensors")
+
+
+def embedded_folder(name: str, weights: str) -> Path:
+    """
+    A folder of this package with weights.
+
+    Args:
+        name (`str`): Name of the folder.
+        weights (`str`): Name of the file with the weights.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        `FileNotFoundError`: If the installation lacks the file.
+    """
     folder = _FOLDER / name
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} has no model.safetensors: install d3llm again, or from a full clone.")
+    if not (folder / weights).is_file():
+        raise FileNotFoundError(f"{folder} has no {weights}: install d3llm again, or from a full clone.")
     return folder
 
 
