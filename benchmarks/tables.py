@@ -19,7 +19,7 @@ from d3llm.common.files import write_atomically
 
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("benchmarks/README.md", "docs/training.md")
+PAGES = ("benchmarks/README.md", "docs/training.md", "docs/autoregressive.md")
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
 LOSSLESS = (
@@ -65,8 +65,11 @@ def describe(result: dict[str, Any]) -> str:
     versions += f", Python {machine['python']}"
     if settings is None:
         return f"{where}; {versions}."
-    repeats = f"{settings['repeats']} repeat{'s' * (settings['repeats'] != 1)}"
-    return f"{where}; {versions}; {repeats}, seed {settings['seed']}."
+    if "repeats" not in settings:
+        of = f"{settings['prompts']} prompts, up to {settings['new_tokens']} new tokens"
+    else:
+        of = f"{settings['repeats']} repeat{'s' * (settings['repeats'] != 1)}"
+    return f"{where}; {versions}; {of}, seed {settings['seed']}."
 
 
 def problem_cells(row: dict[str, Any]) -> list[str]:
@@ -111,6 +114,38 @@ def lossless_cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def introspective_tables(rows: list[dict[str, Any]]) -> str:
+    """What each way takes; what the drafter takes for each kind of prompt; how often its drafts are accepted."""
+    titles = ["way", "the same text", "forwards", "TPF (95 % interval)", "seconds", "times as fast (95 % interval)"]
+    ways = [[row["way"], f"{row['identical']:.1%}", *introspective_cells(row)] for row in rows]
+    (drafter,) = (row for row in rows if row["way"] == "drafter")
+    kinds = [[kind, *introspective_cells(row)] for kind, row in drafter["kinds"].items()]
+    plain = rows[0]["tokens"]
+    reached = [f"{count / drafter['forwards']:.0%}" for count in drafter["accepted"]]
+    given = [f"{a / p:.0%}" for a, p in zip(drafter["accepted"], drafter["proposed"], strict=True)]
+    places = [str(place) for place in range(1, len(reached) + 1)]
+    return "\n\n".join(
+        [
+            markdown(titles, ways),
+            f"The drafter by kind of prompt ({plain:,} tokens in all):",
+            markdown(["prompts", *titles[2:]], kinds),
+            "The drafter by place of a draft after the last token:",
+            markdown(["draft", *places], [["accepted, of all forwards", *reached], ["of those verified", *given]]),
+        ]
+    )
+
+
+def introspective_cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["tokens_per_forward_interval"]
+    slow, fast = row["times_faster_interval"]
+    return [
+        f"{row['forwards']:,}",
+        f"{row['tokens_per_forward']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['seconds']:.0f}",
+        f"{row['times_faster']:.2f} ({slow:.2f} to {fast:.2f})",
+    ]
+
+
 def render(result: dict[str, Any]) -> str:
     rows = result["rows"]
     if rows and "attention" in rows[0]:
@@ -125,6 +160,8 @@ def render(result: dict[str, Any]) -> str:
             [row["precision"], row["model"], *problem_cells(row), f"{row['tokens_per_second']:.0f}"] for row in rows
         ]
         return markdown(["precision", "model", *OF_PROBLEMS, "tokens/s"], cells)
+    if rows and "way" in rows[0]:
+        return introspective_tables(rows)
     if rows and "identical" in rows[0]:
         return markdown(["model", "preset", "batch", *LOSSLESS], [lossless_cells(row) for row in rows])
     if rows and "side" in rows[0]:

@@ -266,7 +266,7 @@ def test_the_command_trains_resumes_and_saves_the_folder(tmp_path, capsys):
     assert main(command) == 0
     base = base_model()
     drafter = Drafter.from_pretrained(tmp_path / "drafter", base)
-    assert drafter.config.window == 4 and drafter.config.head_tokens == 24
+    assert drafter.config.window == 5 and drafter.config.head_tokens == 24
     state = json.loads((tmp_path / "drafter" / "trainer_state.json").read_text())
     assert any("eval_tokens_per_forward" in entry for entry in state["log_history"])
     saved = load_file(tmp_path / "drafter" / "drafter.safetensors")
