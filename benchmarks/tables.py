@@ -20,6 +20,8 @@ from d3llm.common.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("benchmarks/README.md", "docs/training.md", "docs/autoregressive.md")
+DRAFTER = "docs/results/introspective.json"
+SENTENCE = re.compile(r"(<!-- drafter -->\n).*?(<!-- end of drafter -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 OF_PROBLEMS = ("problems", "accuracy (95 % interval)", "TPF")
 LOSSLESS = (
@@ -40,6 +42,10 @@ def main() -> None:
     for page in filter(Path.is_file, (ROOT / name for name in PAGES)):
         text = page.read_text(encoding="utf-8")
         write_atomically(page, TABLE.sub(functools.partial(filled, page.parent), text).encode())
+    if (ROOT / DRAFTER).is_file():
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        sentence = drafter_sentence(json.loads((ROOT / DRAFTER).read_text(encoding="utf-8")))
+        write_atomically(ROOT / "README.md", SENTENCE.sub(rf"\1{sentence}\n\2", text).encode())
 
 
 def filled(folder: Path, table: re.Match[str]) -> str:
@@ -133,6 +139,24 @@ def introspective_tables(rows: list[dict[str, Any]]) -> str:
             markdown(["draft", *places], [["accepted, of all forwards", *reached], ["of those verified", *given]]),
         ]
     )
+
+
+def drafter_sentence(result: dict[str, Any]) -> str:
+    """What the README says of the shipped drafter."""
+    rows = {row["way"]: row for row in result["rows"]}
+    drafter, packed = rows["drafter"], rows["packed"]
+
+    def figure(name: str) -> str:
+        low, high = drafter[f"{name}_interval"]
+        return f"{drafter[name]:.2f} ({low:.2f} to {high:.2f})"
+
+    text = (
+        f"On {drafter['prompts']} held-out prompts {drafter['identical']:.1%} of the texts are the model's own. It "
+        f"needs a forward for {figure('tokens_per_forward')} tokens, and is {figure('times_faster')} times as fast as "
+        f"`generate()` of transformers on {result['settings']['threads']} cores; packing the weights alone gives "
+        f"{packed['times_faster']:.2f} times ([result file]({DRAFTER}))."
+    )
+    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
 
 
 def introspective_cells(row: dict[str, Any]) -> list[str]:

@@ -35,12 +35,17 @@ def test_all_ways_are_measured_on_the_same_prompts(monkeypatch, tmp_path, folder
     run(monkeypatch, folders, "--prompts", 4, "--gsm8k", questions, "--json", tmp_path / "out.json")
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [row["way"] for row in rows] == list(introspective.WAYS)
-    plain, drafter = rows[:2]
+    plain, packed, drafter = rows[:3]
+    assert packed["forwards"] == plain["forwards"]
     assert plain["tokens"] == plain["forwards"] and all(row["tokens"] == plain["tokens"] for row in rows)
     assert all(row["identical"] == 1.0 and row["prompts"] == 4 for row in rows)
     assert sum(drafter["proposed"]) > 0 and drafter["row_forwards"] > drafter["forwards"]
     assert drafter["tokens"] == drafter["forwards"] + sum(drafter["accepted"])
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert drafter["kinds"]["gsm8k"]["tokens"] + drafter["kinds"]["instruction"]["tokens"] == drafter["tokens"]
+    low, high = drafter["times_faster_interval"]
+    assert low <= drafter["times_faster"] <= high
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert str(tmp_path) not in (tmp_path / "out.json").read_text()
 
 
 def test_prompts_are_drawn_of_each_kind_and_never_of_a_training_split(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from benchmarks import tables
 from tests.helpers.forks import Fork, run_script
 from tests.helpers.paths import ROOT
 from tests.helpers.support_matrix import families_table, presets_table
@@ -85,3 +86,10 @@ def test_the_numbers_are_those_of_the_result_file():
 
 def test_the_tables_of_families_and_presets_are_those_of_the_code():
     assert families_table() in README and presets_table() in README
+
+
+def test_what_is_said_of_the_drafter_is_in_its_result_file():
+    result = json.loads((ROOT / tables.DRAFTER).read_text())
+    assert f"<!-- drafter -->\n{tables.drafter_sentence(result)}\n" in README
+    page = (ROOT / "docs/autoregressive.md").read_text(encoding="utf-8")
+    assert tables.introspective_tables(result["rows"]) in page
