@@ -124,21 +124,19 @@ def introspective_tables(rows: list[dict[str, Any]]) -> str:
     """What each way takes; what the drafter takes for each kind of prompt; how often its drafts are accepted."""
     titles = ["way", "the same text", "forwards", "TPF (95 % interval)", "seconds", "times as fast (95 % interval)"]
     ways = [[row["way"], f"{row['identical']:.1%}", *introspective_cells(row)] for row in rows]
-    (drafter,) = (row for row in rows if row["way"] == "drafter")
-    kinds = [[kind, *introspective_cells(row)] for kind, row in drafter["kinds"].items()]
-    plain = rows[0]["tokens"]
-    reached = [f"{count / drafter['forwards']:.0%}" for count in drafter["accepted"]]
-    given = [f"{a / p:.0%}" for a, p in zip(drafter["accepted"], drafter["proposed"], strict=True)]
-    places = [str(place) for place in range(1, len(reached) + 1)]
-    return "\n\n".join(
-        [
-            markdown(titles, ways),
-            f"The drafter by kind of prompt ({plain:,} tokens in all):",
+    parts = [markdown(titles, ways)]
+    for drafter in (row for row in rows if row["way"] == "drafter"):
+        kinds = [[kind, *introspective_cells(row)] for kind, row in drafter["kinds"].items()]
+        reached = [f"{count / drafter['forwards']:.0%}" for count in drafter["accepted"]]
+        given = [f"{a / p:.0%}" for a, p in zip(drafter["accepted"], drafter["proposed"], strict=True)]
+        places = [str(place) for place in range(1, len(reached) + 1)]
+        parts += [
+            f"The drafter by kind of prompt, of {drafter['tokens']:,} tokens in all:",
             markdown(["prompts", *titles[2:]], kinds),
-            "The drafter by place of a draft after the last token:",
+            "Its drafts by their place after the last token:",
             markdown(["draft", *places], [["accepted, of all forwards", *reached], ["of those verified", *given]]),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 def drafter_sentence(result: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from d3llm import IntrospectiveModel
     from d3llm.common.files import check_writable, write_atomically
     from d3llm.evaluation.greedy_ways import WAYS, GreedyWays
-    from d3llm.quickstart.smollm2 import drafter_folder, smollm2_folder
+    from d3llm.quickstart.smollm2 import DECODING, drafter_folder, smollm2_folder
 
     from .loading import quiet_libraries
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
-    ways = GreedyWays(model, max_new_tokens=MAX_NEW_TOKENS)
+    ways = GreedyWays(model, max_new_tokens=MAX_NEW_TOKENS, **DECODING)
     ways.decode("drafter", inputs)  # so that no way pays for what the first call sets up
     ways.decode("plain", inputs)
     console.print(f"[bold]{prompt}[/bold]\n")
