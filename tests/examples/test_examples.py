@@ -53,7 +53,7 @@ def test_evaluate(run, tmp_path):
     printed = run("evaluate.py")
     assert re.search(r"^llada: \d+% right .* tokens per forward$", printed, re.MULTILINE)
     assert re.search(r"^d3llm: \d+% right", printed, re.MULTILINE)
-    assert len(list((tmp_path / "results").glob("*.json"))) == 2
+    assert len(list((tmp_path / "results").glob("*.sums.json"))) == 2
 
 
 def test_push(run, hub):
