@@ -1,6 +1,7 @@
 """`d3llm convert`: converts an adapter, a sharded checkpoint or a folder with old code to a clean model folder.
 
-With `--to` it puts an autoregressive checkpoint into a diffusion class.
+With `--to FAMILY` it puts an autoregressive checkpoint into a diffusion class, and with `--to gguf` it writes a file
+for llama.cpp.
 """
 
 import argparse
@@ -22,7 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--to",
         metavar="FAMILY",
-        help="put the autoregressive model in DIR into a diffusion class, to be trained: dream, fast_dllm_v2, ...",
+        help="a family: put the autoregressive model in DIR into this diffusion class, to be trained; or gguf: write "
+        "a LLaDA or Dream as a file for llama.cpp",
     )
     parser.add_argument("--mask-token", metavar="TEXT", help="with --to: text of the mask token (default: <|mask|>)")
     parser.set_defaults(run=run)
@@ -36,6 +38,9 @@ def run(args: argparse.Namespace) -> None:
     from .loading import quiet_libraries
 
     quiet_libraries()
+    if args.to == "gguf":
+        _write_gguf(args)
+        return
     known = {"license": args.license, "base_model_id": args.base_model_id}
     if args.to is None:
         if args.mask_token is not None:
@@ -57,3 +62,15 @@ def run(args: argparse.Namespace) -> None:
             f"The row of the mask token {mask_token} is {mask_row}. The model is not trained yet: d3llm distill "
             f"--config {recipe} --model_name_or_path {args.output} ...\n"
         )
+
+
+def _write_gguf(args: argparse.Namespace) -> None:
+    from d3llm.hub_cards.convert_gguf import convert_gguf
+
+    for name in ("base_model", "base_model_id", "mask_token"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with --to gguf: the file has what DIR has.")
+    for warning in convert_gguf(args.source, args.output, license=args.license):
+        sys.stderr.write(f"d3llm: warning: {warning}\n")
+    size = args.output.stat().st_size / 1e6
+    sys.stdout.write(f"{args.output}, {size:.1f} MB, for llama-diffusion-cli -m {args.output}\n")

@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
+from . import (
+    convert,
+    demo,
+    distill,
+    doctor,
+    eval,
+    extract,
+    generate,
+    infill,
+    leaderboard,
+    presets,
+    push,
+    quickstart,
+    tune,
+)
 
 
 OUT_OF_MEMORY = "not enough memory: use fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
@@ -25,8 +39,8 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """
-    Builds the parser. Each sub-command sets `run`, a function of the parsed arguments. If a command sets
-    `takes_fields`, unknown arguments are passed to it as `args.fields`.
+    Builds the parser. Each sub-command sets `run`, a function of the parsed arguments, which may return an exit code.
+    If a command sets `takes_fields`, unknown arguments are passed to it as `args.fields`.
     """
     parser = _Parser(prog="d3llm", description="Fast diffusion language models in the Hugging Face stack.")
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
@@ -35,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         convert,
         demo,
         distill,
+        doctor,
         eval,
         extract,
         generate,
@@ -57,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments; by default those of the process.
 
     Returns:
-        `int`: Exit code. Errors that a user can cause, a `ValueError`, an `OSError` or a missing package, give one
-            line on stderr and code 2.
+        `int`: Exit code: 0, or what the command returns. Errors that a user can cause, a `ValueError`, an `OSError`
+            or a missing package, give one line on stderr and code 2.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
@@ -72,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        args.run(args)
+        code = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe, as in `d3llm presets | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code or 0
 
 
 def _leave_process_group() -> None:

@@ -44,6 +44,30 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def whole_file(output: Path) -> Iterator[Path]:
+    """
+    Has a large file written under a temporary name and renames it once it is complete.
+
+    Args:
+        output (`Path`): The file.
+
+    Yields:
+        `Path`: The temporary file to write to, in the same folder.
+
+    Raises:
+        `OSError`: If it cannot be written; the old file stays, and no temporary one is left.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
+    with _claimed(output) as (temporary, file):
+        yield temporary
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows cannot rename an open file
+        os.replace(temporary, output)
+
+
+@contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
     """
     Writes a folder under a temporary name and renames it once it is complete. A folder of that name is replaced.

@@ -100,6 +100,7 @@ class ModelFacts:
         chat (`bool`): Whether the tokenizer has a chat template.
         versions (`dict[str, str]`): Versions of the libraries that made the model.
         tags (`list[str]`): Further tags of the card.
+        serving (`dict[str, Any]`): Of a model that SGLang serves: `algorithm` and `config`, how it decodes it there.
     """
 
     name: str
@@ -121,6 +122,7 @@ class ModelFacts:
     chat: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
+    serving: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from .cards import is_hub_id
 from .facts import ModelFacts, TaskArea, TaskResult
+from .serving import sglang_serving
 
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
     if not folder.is_dir():
         raise OSError(f"There is no folder {folder}.")
     config = read_json(folder / "config.json")
+    decoding = decoding_fields(_generation_config(folder))
     found: dict[str, Any] = {
         "name": folder.resolve().name,
         "architecture": (config.get("architectures") or ["?"])[0],
         "parameters": sum(math.prod(shape) for shape in tensor_shapes(folder).values()),
-        "decoding": decoding_fields(_generation_config(folder)),
+        "decoding": decoding,
+        "serving": sglang_serving(config, decoding),
         "chat": (folder / "chat_template.jinja").is_file(),
         "versions": library_versions(),
     }

@@ -13,6 +13,7 @@ from .contents import Content, read
 from .facts import MODEL_FACTS, TRAJECTORY_FACTS, ModelFacts, TrajectoryFacts, facts_json, read_facts
 from .folder import RUN_STATE, folder_files
 from .push_checks import check_card, check_code, check_files, suspicious_calls
+from .serving import SGLANG_FILE, sglang_yaml
 from .streaming import folder_streaming_faults
 from .weights import check_weights, read_json_object, weights_without_numbers
 
@@ -66,6 +67,8 @@ def model_repository(
         if picture is not None and facts.picture:
             files[facts.picture] = picture
         files["README.md"] = model_card(facts, repo_id).encode()
+        if facts.serving:
+            files[SGLANG_FILE] = sglang_yaml(facts.serving).encode()
         files[MODEL_FACTS] = facts_json(facts).encode()
         files |= {path: text.encode() for path, text in eval_results(facts).items()}
         if facts.picture and facts.picture not in files:

@@ -13,6 +13,7 @@ from .cards import is_hub_id, model_card
 from .facts import MODEL_FACTS, ModelFacts, facts_json
 from .from_results import decoding_fields, library_versions
 from .push_checks import card_metadata
+from .serving import SGLANG_FILE, sglang_serving, sglang_yaml
 
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,18 @@ def write_training_card(
         [`ModelFacts`]: The facts. The licence is that on the base model's card, or `"other"` if it names none.
     """
     base_model = model.config._name_or_path or None
+    decoding = decoding_fields(model.generation_config.to_dict())
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    is_adapter = (folder / "adapter_config.json").is_file()  # SGLang takes whole models
+    serving = {} if is_adapter else sglang_serving(config, decoding)
     facts = ModelFacts(
         name=name,
         license=license_of(base_model),
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         base_model=base_model if is_hub_id(base_model) else base_model and Path(base_model).name,
-        decoding=decoding_fields(model.generation_config.to_dict()),
+        decoding=decoding,
+        serving=serving,
         chat=chat,
         versions=library_versions(),
         **known,
@@ -51,7 +57,10 @@ def write_training_card(
 
 
 def write_card(folder: Path, facts: ModelFacts) -> None:
-    """Writes the card of a model and the facts it is based on to the model's folder."""
+    """Writes the card of a model, the facts it is based on and what an engine needs to the model's folder."""
+    if facts.serving:
+        (folder / SGLANG_FILE).parent.mkdir(exist_ok=True)
+        write_atomically(folder / SGLANG_FILE, sglang_yaml(facts.serving).encode())
     write_atomically(folder / "README.md", model_card(facts).encode())
     write_atomically(folder / MODEL_FACTS, facts_json(facts).encode())
 

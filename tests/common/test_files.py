@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from d3llm.common.files import own_folder, remove_leftovers, remove_leftovers_in, whole_folder, write_atomically
+from d3llm.common.files import (
+    own_folder,
+    remove_leftovers,
+    remove_leftovers_in,
+    whole_file,
+    whole_folder,
+    write_atomically,
+)
 from d3llm.evaluation import ResultsFile
 from d3llm.hub_cards.convert import convert
 from d3llm.modeling import remote_code
@@ -33,9 +40,16 @@ NEW_FOLDER = {"out/a": b"new a", "out/inside/b": b"new b"}
 OLD_FOLDER = {"out/a": b"old a", "out/c": b"old c"}
 
 
-def test_a_file_is_the_old_or_the_new_one_after_every_kill(tmp_path):
+def write_in_pieces(path: Path, content: bytes) -> None:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(content[:1])
+        file.write(content[1:])
+
+
+@pytest.mark.parametrize("write_file", [write_atomically, write_in_pieces])
+def test_a_file_is_the_old_or_the_new_one_after_every_kill(tmp_path, write_file):
     def write(folder: Path) -> None:
-        write_atomically(folder / "out.json", b"new")
+        write_file(folder / "out.json", b"new")
 
     for folder in every_kill(write, tmp_path, lambda folder: (folder / "out.json").write_bytes(b"old")):
         assert (folder / "out.json").read_bytes() in (b"old", b"new")

@@ -1,0 +1,86 @@
+"""`d3llm doctor`: whether this machine, and a model on it, will work. One line per check, with the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Literal, NamedTuple
+
+
+class Check(NamedTuple):
+    """
+    What a check found.
+
+    Attributes:
+        name (`str`): What was checked.
+        status (`str`): `"ok"`; `"warning"`, when something works less well than it could, or was not checked; or
+            `"error"`, when something does not work.
+        found (`str`): One line.
+        remedy (`str`, *optional*): What to do about it.
+    """
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    found: str
+    remedy: str | None = None
+
+    def line(self) -> str:
+        """The check as a line of text."""
+        return f"{self.status:<8}{self.name:<11}{self.found}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "doctor", help="check versions, device, attention kernels, network and, with --model, memory and decoding"
+    )
+    parser.add_argument("--model", metavar="DIR_OR_REPO", help="also check this checkpoint folder or Hub id")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows of a batch (default: 1)")
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="positions of the canvas, prompt included (default: 1024)",
+    )
+    parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--no-self-test", action="store_true", help="do not load the weights of --model")
+    parser.add_argument(
+        "--timeout", type=float, default=3.0, metavar="SECONDS", help="of the request to the Hub (default: 3)"
+    )
+    parser.add_argument("--json", action="store_true", help="write the checks as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the checks and prints each as soon as it is done. Exit code 1 if one of them is an error."""
+    for name in ("batch_size", "length", "timeout"):
+        if not getattr(args, name) > 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give a number over 0.")
+
+    from .doctor_machine import machine_checks
+    from .loading import quiet_libraries
+
+    quiet_libraries()
+    done: list[Check] = []
+
+    def report(check: Check) -> None:
+        done.append(check)
+        if not args.json:
+            sys.stdout.write(check.line() + "\n")
+            sys.stdout.flush()
+
+    for check in machine_checks(device=args.device, timeout=args.timeout):
+        report(check)
+    if args.model is not None:
+        from .doctor_model import model_checks
+
+        shape = {"batch_size": args.batch_size, "length": args.length}
+        for check in model_checks(args.model, device=args.device, self_test=not args.no_self_test, **shape):
+            report(check)
+    failed = any(check.status == "error" for check in done)
+    if args.json:
+        sys.stdout.write(
+            json.dumps({"ok": not failed, "checks": [check._asdict() for check in done]}, indent=2) + "\n"
+        )
+    return int(failed)

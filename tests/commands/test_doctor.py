@@ -1,0 +1,155 @@
+"""`d3llm doctor`: one line per check with the remedy, JSON, and the exit code."""
+
+import json
+
+import pytest
+import torch
+
+from d3llm.commands import doctor_machine, doctor_model
+from d3llm.commands.doctor import Check
+from d3llm.commands.main import main
+from d3llm.generation.canvas_cache import CanvasCache, CanvasLayer
+from d3llm.modeling import DreamModel, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
+from tests.helpers.commands import copy_checkpoint, run_fails
+from tests.helpers.models import tiny_model
+
+
+FAMILIES = [LLaDAModelLM, DreamModel, SDARForCausalLM, LLaDA2MoeModelLM]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_good_folder_has_a_line_per_check_and_code_0(offline, tiny_checkpoint, capsys):
+    assert main(["doctor", "--model", str(tiny_checkpoint), "--device", "cpu", "--length", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "versions",
+        "device",
+        "attention",
+        "hub",
+        "model",
+        "memory",
+        "code",
+        "decoding",
+    ]
+    assert {line.split()[0] for line in lines} == {"ok", "warning"}
+    assert lines[3].startswith("warning") and "HF_HUB_OFFLINE" in lines[3]
+
+
+def test_json_holds_the_same_and_an_error_gives_code_1(offline, tiny_checkpoint, capsys):
+    assert main(["doctor", "--json", "--model", str(tiny_checkpoint), "--length", "4096", "--device", "cpu"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert answer["checks"][-1] == {
+        "name": "model",
+        "status": "error",
+        "found": answer["checks"][-1]["found"],
+        "remedy": "give --length 128 or less",
+    }
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--length", "--timeout"])
+def test_a_number_that_makes_no_sense_is_refused(option, capsys):
+    assert option in run_fails(capsys, "doctor", option, "0")
+
+
+def test_versions_out_of_range_and_missing_are_named_with_a_command():
+    requirements = ["numpy<1", "no-such-package-of-d3llm>=2", 'other; extra == "x"', 'old; python_version < "3"']
+    check = doctor_machine.check_versions(requirements, ">=99")
+    assert check.status == "error"
+    assert "numpy" in check.found and "no-such-package-of-d3llm is not installed" in check.found
+    assert "Python" in check.found and "other" not in check.found and "old" not in check.found
+    assert check.remedy == 'use Python >=99, pip install "numpy<1" "no-such-package-of-d3llm>=2"'
+    assert doctor_machine.check_versions(["numpy", 'numpy<1; extra == "x"'], None).found.startswith("numpy")
+
+
+def test_a_device_that_is_not_there():
+    check = doctor_machine.check_device("cuda:7" if not torch.cuda.is_available() else "meta")
+    assert check.status == "error" and check.remedy
+
+
+def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
+    monkeypatch.setattr(doctor_machine, "_tiny_logits", lambda kernel, *_: torch.tensor([float(len(kernel))]))
+    check = doctor_machine.check_kernels(torch.device("cpu"))
+    assert check.status == "error" and "sdpa: computes something else" in check.found
+    assert check.remedy == 'load models with attn_implementation="eager"'
+
+
+def test_the_hub(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert "not logged in" in doctor_machine.check_hub(2).found
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert doctor_machine.check_hub(2) == Check("hub", "ok", f"{hub.url} answers, logged in")
+    monkeypatch.setenv("HF_TOKEN", "hf_revoked")
+    assert doctor_machine.check_hub(2).remedy == "log in again: hf auth login"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    check = doctor_machine.check_hub(0.5)
+    assert check.status == "warning" and "does not answer" in check.found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cache_is_as_large_as_told(family):
+    model = tiny_model(family)
+    cache = CanvasCache(model.config.num_hidden_layers, 24)
+    model(torch.ones(3, 24, dtype=torch.long), cache=cache, cache_positions=slice(0, 24))
+    stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert doctor_model.needed_memory(model, "", "cpu", batch_size=3, length=24).cache == stored
+
+
+def test_a_batch_that_does_not_fit_is_told_which_does():
+    model = tiny_model(LLaDAModelLM)
+    shape = {"batch_size": 64, "length": 128}
+    five = doctor_model.needed_memory(model, "", "cpu", batch_size=5, length=128)
+    check = doctor_model.check_memory(model, "", "cpu", free=sum(five), **shape)
+    assert (check.status, check.remedy) == ("error", "--batch-size 5 fits")
+    assert doctor_model.check_memory(model, "", "cpu", free=10**12, **shape).status == "ok"
+    assert "quantize" in doctor_model.check_memory(model, "", "cpu", free=10, **shape).remedy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_self_test_passes_for_every_kind_of_family(family):
+    model = tiny_model(family)
+    assert doctor_model.batch_fault(model) is None
+    assert doctor_model.cache_fault(model) is None
+
+
+def test_the_self_test_finds_a_cache_and_a_batch_that_are_wrong(monkeypatch):
+    model = tiny_model(LLaDAModelLM)
+    update = CanvasLayer.update
+
+    def late(self, keys, values, *args, **kwargs):
+        found = update(self, keys, values, *args, **kwargs)
+        return found if keys.shape[2] == self.canvas_length else tuple(2 * states for states in found)
+
+    monkeypatch.setattr(CanvasLayer, "update", late)
+    assert doctor_model.cache_fault(model)
+    forward = type(model).forward
+    monkeypatch.setattr(
+        type(model),
+        "forward",
+        lambda self, *args, **inputs: forward(self, *args, **{**inputs, "attention_mask": None}),
+    )
+    assert doctor_model.batch_fault(model)
+
+
+def test_code_of_another_version_is_a_warning(tiny_checkpoint, tmp_path):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    model = LLaDAModelLM.from_pretrained(folder)
+    assert doctor_model.check_code(model, folder).status == "ok"
+    (folder / "modeling_llada.py").write_text("old")
+    check = doctor_model.check_code(model, folder)
+    assert check.status == "warning" and check.found.startswith("modeling_llada.py in") and "convert" in check.remedy
+
+
+def test_weights_that_are_damaged_fail_the_self_test(tiny_checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values())).fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    check = doctor_model.check_decoding(str(folder), torch.device("cpu"))
+    assert check.status == "error" and "not numbers" in check.found
