@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
+from . import (
+    chat,
+    convert,
+    demo,
+    distill,
+    eval,
+    extract,
+    generate,
+    infill,
+    leaderboard,
+    presets,
+    push,
+    quickstart,
+    tune,
+)
 
 
 OUT_OF_MEMORY = "not enough memory: use fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
@@ -32,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
+        chat,
         convert,
         demo,
         distill,
