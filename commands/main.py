@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from . import (
     chat,
+    compare,
     convert,
     demo,
     distill,
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         chat,
+        compare,
         convert,
         demo,
         distill,
