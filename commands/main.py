@@ -21,6 +21,7 @@ from . import (
     presets,
     push,
     quickstart,
+    space,
     tune,
 )
 
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         presets,
         push,
         quickstart,
+        space,
         tune,
     ):
         command.add_parser(subparsers)
