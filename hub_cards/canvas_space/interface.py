@@ -80,7 +80,7 @@ def build(settings: Settings) -> gr.Blocks:
             label="Maximum new tokens",
         )
         button = gr.Button("Fill both canvases", variant="primary", elem_id="fill")
-        forward = gr.Slider(1, 1, value=1, step=1, label="Forward", elem_id="forward", visible=False)
+        forward = gr.Slider(1, MOST_NEW_TOKENS, value=1, step=1, label="Forward", elem_id="forward", visible=False)
         scale = gr.HTML(elem_id="scale")
         state = gr.State([], time_to_live=KEPT_SECONDS)
         shown = [*outputs, forward, scale, state]
@@ -119,7 +119,7 @@ class Demo:
         except ValueError as error:
             raise gr.Error(str(error)) from error
         most = max(recording.forwards for recording, _ in kept)
-        slider = gr.update(minimum=1, maximum=most, value=most, visible=most > 1)
+        slider = gr.update(maximum=max(2, most), value=most, visible=most > 1)
         yield (*self.show(kept), slider, scale_html(most), kept)
 
     def show(self, kept: list[tuple[Recording, str]], forward: float = float("inf")) -> list[str]:

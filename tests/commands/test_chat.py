@@ -5,11 +5,12 @@ import json
 import os
 import select
 
+import huggingface_hub
 import pytest
 from transformers import AutoTokenizer
 
 from d3llm.commands.canvas import LiveCanvas
-from d3llm.commands.chat import COMMANDS, Chat
+from d3llm.commands.chat import COMMANDS, Chat, typed_lines
 from d3llm.commands.conversation import Conversation
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM, SDARForCausalLM
@@ -183,13 +184,38 @@ def test_wrong_arguments(capsys, arguments, said):
     assert said in run_fails(capsys, "chat", *arguments)
 
 
+def test_typed_lines_are_edited_and_remembered(tmp_path, monkeypatch):
+    pytest.importorskip("prompt_toolkit")
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("one twx\x7fo\rdropped\x03last\r\x04")
+        assert list(typed_lines()) == ["one two", "last"]
+    history = (tmp_path / "d3llm/chat_history").read_text()
+    assert "+one two" in history and "dropped" not in history
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "file"))  # nothing can be written there
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("\x04")
+        assert list(typed_lines()) == []
+
+
+def main_at_home(home: str, arguments: list[str]) -> int:
+    """The command line with another folder of the Hugging Face cache."""
+    huggingface_hub.constants.HF_HOME = home
+    return main(arguments)
+
+
 def test_a_chat_in_a_terminal(tiny_checkpoint, tmp_path):
     pty = pytest.importorskip("pty")
     pytest.importorskip("prompt_toolkit")
     leader, follower = pty.openpty()
     environment = {"COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
     arguments = ["chat", "--model", str(tiny_checkpoint), "--preset", "llada", "--max-new-tokens", "8"]
-    command = Fork(main, arguments, environment=environment, terminal=os.ttyname(follower))
+    command = Fork(main_at_home, str(tmp_path), arguments, environment=environment, terminal=os.ttyname(follower))
     typed = iter([b"one plus twx\x7fo is\r", b"/threshold 0.5\r", b"\x03", b"\x04"])
     written = b""
     while command.process.is_alive() or select.select([leader], [], [], 0)[0]:
