@@ -4,6 +4,7 @@ import io
 import json
 import os
 import select
+import time
 
 import huggingface_hub
 import pytest
@@ -217,8 +218,8 @@ def test_a_chat_in_a_terminal(tiny_checkpoint, tmp_path):
     arguments = ["chat", "--model", str(tiny_checkpoint), "--preset", "llada", "--max-new-tokens", "8"]
     command = Fork(main_at_home, str(tmp_path), arguments, environment=environment, terminal=os.ttyname(follower))
     typed = iter([b"one plus twx\x7fo is\r", b"/threshold 0.5\r", b"\x03", b"\x04"])
-    written = b""
-    while command.process.is_alive() or select.select([leader], [], [], 0)[0]:
+    written, deadline = b"", time.monotonic() + 120
+    while time.monotonic() < deadline and (command.process.is_alive() or select.select([leader], [], [], 0)[0]):
         if select.select([leader], [], [], 0.1)[0]:
             written += os.read(leader, 65536)
         elif "› ".encode() in written[-200:]:
@@ -227,7 +228,7 @@ def test_a_chat_in_a_terminal(tiny_checkpoint, tmp_path):
     os.close(follower)
     os.close(leader)
     text = written.decode()
-    assert command.wait().returncode == 0, text
+    assert command.wait(5).returncode == 0, text
     assert "forward 1, 1 tokens committed" in text and "TPF 1.00" in text and "tokens/s" in text
     assert "without a threshold" in text
 
