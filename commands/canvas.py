@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.text import Text
 
 from ..generation.streaming import CanvasStreamer
 
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from transformers import PreTrainedTokenizerBase
 
 MASKED = ("░░", "bright_black")
@@ -32,6 +34,7 @@ class LiveCanvas(CanvasStreamer):
     Attributes:
         frames (`list[list[int]]`): Tokens of the whole generated region after each forward.
         committed (`list[list[bool]]`): Which of them are committed.
+        drawing (`float`): Seconds spent in the listener and in pauses, which are not part of decoding.
     """
 
     def __init__(
@@ -46,16 +49,19 @@ class LiveCanvas(CanvasStreamer):
         self.pause = pause
         self.frames: list[list[int]] = []
         self.committed: list[list[bool]] = []
+        self.drawing = 0.0
 
     def show(self, tokens: list[int], committed: list[bool]) -> None:
         """Records a frame. The last one is shorter when the answer ends early: an EOS fills the rest."""
         missing = len(self.frames[0]) - len(tokens) if self.frames else 0
         self.frames.append(tokens + tokens[-1:] * missing)
         self.committed.append(committed + [True] * missing)
+        start = time.perf_counter()
         if self.listener is not None:
             self.listener(self)
         if self.pause:
             time.sleep(self.pause)
+        self.drawing += time.perf_counter() - start
 
     def count_committed(self, forward: int) -> int:
         """Tokens committed after a forward, counted from 1, up to and including the first EOS."""
@@ -103,6 +109,12 @@ class LiveCanvas(CanvasStreamer):
                 text.append(word, COMMITTED if kind(start) == "committed" else JUST_COMMITTED)
             start, drawn = end, stop
         return text
+
+    def with_caption(self) -> RenderableType:
+        """The canvas after the last forward, and how far it is."""
+        forward = len(self.frames)
+        caption = f"forward {forward}, {self.count_committed(forward)} tokens committed"
+        return Group(self.render(), Text(caption, "dim"))
 
     def _decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

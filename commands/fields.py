@@ -24,17 +24,23 @@ class _Help(argparse.Action):
         parser.exit()
 
 
-def add_decoding_arguments(parser: argparse.ArgumentParser, *model_flags: str) -> None:
-    """Adds the arguments of all commands that decode. The parser must be created with `add_help=False`."""
+def add_decoding_arguments(
+    parser: argparse.ArgumentParser, *model_flags: str, default_model: str = "teacher", nargs: str | None = None
+) -> None:
+    """Adds the arguments of all commands that decode. The parser must be created with `add_help=False`. With `nargs`
+    there may be several models and presets."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this help message and exit")
     parser.add_argument(
         *(model_flags or ("--model",)),
         dest="model",
+        nargs=nargs,
         metavar="DIR",
-        help="checkpoint folder (default: the shipped teacher)",
+        help=f"checkpoint folder (default: the shipped {default_model})",
     )
-    parser.add_argument("--preset", metavar="NAME", help="see `d3llm presets` (default: the checkpoint's own)")
+    parser.add_argument(
+        "--preset", nargs=nargs, metavar="NAME", help="see `d3llm presets` (default: the checkpoint's own)"
+    )
     parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the tokenizer run code from the folder")
     parser.set_defaults(takes_fields=True)
@@ -116,8 +122,8 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def checkpoint_folder(args: argparse.Namespace) -> Path:
-    """The folder given by `--model`; by default that of the shipped teacher."""
+def checkpoint_folder(args: argparse.Namespace, default: str = "teacher") -> Path:
+    """The folder given by `--model`; by default that of a shipped model."""
     from d3llm.quickstart import checkpoint_path
 
-    return checkpoint_path("teacher") if args.model is None else Path(args.model)
+    return checkpoint_path(default) if args.model is None else Path(args.model)

@@ -55,9 +55,8 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
         fields (`dict[str, Any]`): The given fields of `DiffusionGenerationConfig`.
     """
     import torch
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     from d3llm.evaluation import encode_prompt
 
@@ -79,9 +78,7 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
         with Live(console=console, transient=True, auto_refresh=False) as live:
 
             def show(streamer: LiveCanvas) -> None:
-                forward = len(streamer.frames)
-                caption = f"forward {forward}, {streamer.count_committed(forward)} tokens committed"
-                live.update(Group(streamer.render(), Text(caption, "dim")), refresh=True)
+                live.update(streamer.with_caption(), refresh=True)
 
             output = decode(LiveCanvas(tokenizer, show))
     else:

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from . import (
+    chat,
+    compare,
     convert,
     demo,
     distill,
@@ -20,6 +22,7 @@ from . import (
     presets,
     push,
     quickstart,
+    space,
     tune,
 )
 
@@ -46,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"d3llm {version('d3llm')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
+        chat,
+        compare,
         convert,
         demo,
         distill,
@@ -58,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         presets,
         push,
         quickstart,
+        space,
         tune,
     ):
         command.add_parser(subparsers)

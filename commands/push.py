@@ -43,8 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "folder", type=Path, nargs="?", metavar="DIR", help="folder of the metric's module (default: that of AUP)"
     )
 
-    space = _add_kind(kinds, "space", "the demo Space, which shows how a model fills its canvas")
-    space.add_argument("--model", required=True, metavar="OWNER/NAME", help="the model to run")
+    space = _add_kind(kinds, "space", "the demo Space, where two models or presets fill their canvases")
+    space.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="OWNER/NAME",
+        help="a model to run; give it twice for two models",
+    )
 
     _add_kind(kinds, "custom-generate", "the decoder, for third-party models")
     for kind in kinds.choices.values():

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from d3llm.quickstart.smollm2 import DECODING, drafter_folder, smollm2_folder
 
     from .loading import quiet_libraries
+    from .tables import beside
 
     prompt = PROMPT if args.prompt is None else args.prompt
     if not prompt.strip():
@@ -104,13 +105,13 @@ def run(args: argparse.Namespace) -> None:
     console.print(f"[bold]{prompt}[/bold]\n")
     texts: dict[str, GreedyText] = {}
     panels = {way: TextPanel(tokenizer, caption) for way, caption in SHOWN.items()}
-    with Live(_beside(panels), console=console, auto_refresh=False) as live:
+    with Live(beside([*panels.values()]), console=console, auto_refresh=False) as live:
         for way, panel in panels.items():
             if console.is_terminal:
-                panel.listener = lambda: live.update(_beside(panels), refresh=True)
+                panel.listener = lambda: live.update(beside([*panels.values()]), refresh=True)
             texts[way] = ways.decode(way, inputs, panel)
             panel.subtitle = f"{_facts(texts[way])}, {texts[way].seconds:.1f} s"
-        live.update(_beside(panels), refresh=True)
+        live.update(beside([*panels.values()]), refresh=True)
     with console.status("the same text by what transformers has"):
         texts |= {way: ways.decode(way, inputs) for way in WAYS if way not in texts}
     console.print()
@@ -121,16 +122,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _facts(text: GreedyText) -> str:
     return f"{len(text.tokens)} tokens in {text.forwards} forwards"
-
-
-def _beside(panels: dict[str, TextPanel]) -> RenderableType:
-    from rich.table import Table
-
-    grid = Table.grid(expand=True, padding=(0, 1))
-    for _ in panels:
-        grid.add_column(ratio=1)
-    grid.add_row(*panels.values())
-    return grid
 
 
 def _table(texts: dict[str, GreedyText]) -> RenderableType:

@@ -1,12 +1,13 @@
-"""A console for tables with names from files and arguments, and how texts count forwards."""
+"""A console for tables with names from files and arguments, views side by side, and how texts count forwards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 
 def table_console(width: int) -> Console:
@@ -36,3 +37,19 @@ def count_forwards(forwards: int, row_forwards: int, assistant_forwards: int = 0
     """
     rows = f" ({row_forwards} row forwards)" if row_forwards != forwards else ""
     return f"{forwards} forwards{rows}" + (f" and {assistant_forwards} of the assistant" if assistant_forwards else "")
+
+
+def beside(views: Sequence[RenderableType]) -> RenderableType:
+    """
+    Views side by side, each as wide as the others.
+
+    Args:
+        views (`Sequence[RenderableType]`): The views, from left to right.
+    """
+    from rich.table import Table
+
+    grid = Table.grid(expand=True, padding=(0, 1))
+    for _ in views:
+        grid.add_column(ratio=1)
+    grid.add_row(*views)
+    return grid

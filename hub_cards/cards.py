@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Sequence
 from importlib.metadata import requires
 from typing import Any
 
@@ -166,17 +167,17 @@ def metric_card(repo_id: str, name: str, description: str, arguments: str) -> st
     )
 
 
-def space_card(model: str) -> str:
+def space_card(models: Sequence[str]) -> str:
     """
     The card of a demo Space.
 
     Args:
-        model (`str`): Hub id of the model that it runs.
+        models (`Sequence[str]`): Hub ids of the models that it runs.
     """
-    metadata = SpaceCardData(
-        title=model.rpartition("/")[2], sdk="gradio", app_file="app.py", models=[model], tags=TAGS
-    )
-    return _render("space_card.md.jinja", metadata, model=model)
+    names = " and ".join(model.rpartition("/")[2] for model in models)
+    title = f"{names} fill their canvases" if len(models) > 1 else f"{names} fills its canvas"
+    metadata = SpaceCardData(title=title, sdk="gradio", app_file="app.py", models=[*models], tags=TAGS)
+    return _render("space_card.md.jinja", metadata, title=title, models=models)
 
 
 def custom_generate_card(repo_id: str) -> str:

@@ -138,23 +138,27 @@ def metric_repository(folder: Path | None, repo_id: str) -> Repository:
     return replace(repository, warnings=tuple(suspicious_calls(inside.files)))
 
 
-def space_repository(model: str) -> Repository:
+def space_repository(models: Sequence[str]) -> Repository:
     """
-    The demo Space, which shows how a model fills its canvas.
+    The demo Space, where two models or presets fill their canvases side by side.
 
     Args:
-        model (`str`): Hub id of the model.
+        models (`Sequence[str]`): Hub ids of one or two models.
 
     Raises:
-        `ValueError`: If `model` is not a Hub id.
+        `ValueError`: For another number of models, and for what is not a Hub id.
     """
-    if not is_hub_id(model):
-        raise ValueError(f"--model {model}: a Space runs a model on the Hub, written owner/name.")
-    settings = json.dumps({"model": model}, indent=2) + "\n"
+    if not 1 <= len(set(models)) == len(models) <= 2:
+        raise ValueError("--model: a Space has two sides, give one or two different models.")
+    for model in models:
+        if not is_hub_id(model):
+            raise ValueError(f"--model {model}: a Space runs a model on the Hub, written owner/name.")
+    settings = json.dumps({"models": {model: model for model in models}}, indent=2) + "\n"
     files: dict[str, Content] = {
         **_shipped("space"),
+        **{f"canvas_space/{name}": content for name, content in _shipped("canvas_space").items()},
         "settings.json": settings.encode(),
-        "README.md": space_card(model).encode(),
+        "README.md": space_card(models).encode(),
     }
     return Repository("space", files)
 

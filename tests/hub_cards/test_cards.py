@@ -102,7 +102,7 @@ CARDS = {
     "bare_model.md": (model_card(BARE_MODEL), "models"),
     "trajectories.md": (trajectory_card(TRAJECTORIES, "ada/trajectories"), "datasets"),
     "metric.md": (metric_card("ada/aup", "aup", "What it is.", "What it takes."), "spaces"),
-    "space.md": (space_card("ada/example"), "spaces"),
+    "space.md": (space_card(["ada/example"]), "spaces"),
     "custom_generate.md": (custom_generate_card("ada/decoder"), "models"),
 }
 

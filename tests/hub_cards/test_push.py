@@ -20,7 +20,7 @@ from d3llm.hub_cards import TrajectoryFacts, facts_json
 from d3llm.hub_cards import push as push_module
 from d3llm.hub_cards.facts import TRAJECTORY_FACTS
 from d3llm.hub_cards.push import PushError, push
-from d3llm.hub_cards.repositories import Repository, model_repository, space_repository
+from d3llm.hub_cards.repositories import Repository, model_repository
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.problems import extract_answer, generate_problems
 from tests.helpers.hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub
@@ -373,30 +373,13 @@ def test_the_spaces(hub, capsys, tmp_path):
     assert main(["push", "space", "--model", "ada/m", "ada/demo"]) == 0
     demo = hub.repository("ada/demo", "spaces")
     assert demo.sdk == "gradio"
-    assert json.loads(demo.head.files["settings.json"]) == {"model": "ada/m"}
+    assert json.loads(demo.head.files["settings.json"]) == {"models": {"ada/m": "ada/m"}}
+    assert {"canvas_space/interface.py", "canvas_space/frames.py"} <= demo.head.files.keys()
     assert main(["push", "metric", "ada/aup"]) == 0
     assert {"aup.py", "app.py", "requirements.txt"} <= hub.repository("ada/aup", "spaces").head.files.keys()
     assert main(["push", "metric", "ada/other"]) == 2
     assert "has no other.py" in capsys.readouterr().err
     assert main(["push", "space", "--model", str(tmp_path), "ada/demo"]) == 2
-
-
-def test_the_demo_shows_committed_and_draft_tokens(tiny_checkpoint, tmp_path, monkeypatch):
-    gradio = pytest.importorskip("gradio")
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    for path, content in space_repository("ada/m").files.items():
-        (tmp_path / path).write_bytes(content)
-    (tmp_path / "settings.json").write_text(json.dumps({"model": str(tiny_checkpoint)}))
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("demo_app", tmp_path / "app.py")
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    assert isinstance(app.demo, gradio.Blocks)
-    states = list(app.fill("one plus two", "llada", 32))
-    labels = {label for spans, _ in states for _, label in spans}
-    assert {"committed", "draft"} <= labels
-    assert "forwards" in states[-1][1]
 
 
 def test_the_loopback_hub_refuses_what_the_real_one_refuses(hub, tmp_path):
