@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from . import convert, demo, distill, eval, extract, generate, infill, leaderboard, presets, push, quickstart, tune
+from . import (
+    convert,
+    demo,
+    distill,
+    eval,
+    extract,
+    generate,
+    infill,
+    leaderboard,
+    presets,
+    push,
+    quickstart,
+    serve,
+    tune,
+)
 
 
 OUT_OF_MEMORY = "not enough memory: use fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
@@ -43,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         presets,
         push,
         quickstart,
+        serve,
         tune,
     ):
         command.add_parser(subparsers)
