@@ -22,6 +22,7 @@ from . import (
     presets,
     push,
     quickstart,
+    serve,
     space,
     tune,
 )
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         presets,
         push,
         quickstart,
+        serve,
         space,
         tune,
     ):

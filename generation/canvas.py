@@ -88,6 +88,7 @@ class Canvas(PerRow):
         attention_mask (`Integers` of shape `(B, L)`, *optional*): 0 = padding; `None` without any.
         first_real (`Integers` of shape `(B,)`): First position that is not padding.
         row_ids (`Integers` of shape `(B,)`): Row of the caller's batch.
+        began (`Integers` of shape `(B,)`): Forwards of the run that were made before the row joined it.
         masks_at_start, masks_left (`Integers` of shape `(B, M)`): Masked positions of a block at the start,
             and now.
         opened (`Integers` of shape `(B,)`): Blocks opened so far; positions of later blocks are not
@@ -115,6 +116,7 @@ class Canvas(PerRow):
     attention_mask: Integers | None
     first_real: Integers
     row_ids: Integers
+    began: Integers
     masks_at_start: Integers
     masks_left: Integers
     opened: Integers
@@ -178,6 +180,7 @@ class Canvas(PerRow):
             attention_mask=attention_mask,
             first_real=first_real,
             row_ids=np.arange(batch),
+            began=np.zeros(batch, dtype=np.int64),
             masks_at_start=np.zeros((batch, blocks), dtype=np.int64),
             masks_left=np.zeros((batch, blocks), dtype=np.int64),
             opened=np.ones(batch, dtype=np.int64),
@@ -214,6 +217,24 @@ class Canvas(PerRow):
     def region_starts(self) -> Integers:
         """Where the generated region of a row begins (B,): that of an infilled text begins after its padding."""
         return np.maximum(self.first_real, self.region_start)
+
+    def shift(self, offset: int) -> None:
+        """Move all rows to the right by so many positions, with padding before them; to the left, off their padding,
+        if that is negative. The blocks must be counted from the end of the prompt."""
+
+        def moved(values: NDArray, padding: Any) -> NDArray:
+            return np.pad(values, ((0, 0), (max(offset, 0), 0)), constant_values=padding)[:, max(-offset, 0) :]
+
+        mask = np.ones_like(self.tokens) if self.attention_mask is None else self.attention_mask
+        self.attention_mask = moved(mask, 0)
+        for name, padding in (("given", True), ("committed", True), ("logprobs", np.nan)):
+            setattr(self, name, moved(getattr(self, name), padding))
+        for name in ("tokens", "commit_steps", "block_of", "attention_block_of"):
+            setattr(self, name, moved(getattr(self, name), 0))
+        self.block_starts = self.block_starts + offset * (np.arange(self.block_starts.shape[1]) > 0)
+        self.first_real, self.region_start = self.first_real + offset, self.region_start + offset
+        if self.attention_mask.all():
+            self.attention_mask = None
 
     def without_padding(self) -> Integers:
         """The tokens (B, L) with the first token of a row in place of its padding."""

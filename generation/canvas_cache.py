@@ -96,6 +96,18 @@ class CanvasLayer(CacheLayerMixin):
             rows = rows.to(self.keys.device)  # of a model split over devices
             self.keys, self.values = self.keys[rows], self.values[rows]
 
+    def admit(self, rows: int, offset: int) -> None:
+        """Add empty rows before the others, which move to the right by `offset` slots, or to the left."""
+        self.canvas_length += offset
+        if self.is_initialized:
+            keys, values = self.keys, self.values
+            self.lazy_initialization(keys, values)
+            self.keys, self.values = (
+                torch.cat([buffer.new_zeros(rows, *buffer.shape[1:]), buffer]) for buffer in (self.keys, self.values)
+            )
+            to, of = max(offset, 0), max(-offset, 0)
+            self.keys[rows:, :, to:], self.values[rows:, :, to:] = keys[:, :, of:], values[:, :, of:]
+
     def resize(self, canvas_length: int, kept: int) -> None:
         """Switch to a canvas of another length, keeping the first `kept` slots."""
         keys, values = self.keys, self.values
@@ -130,6 +142,14 @@ class CanvasCache(Cache):
         """Keep only these batch rows (`torch.LongTensor` of shape `(rows,)`) of the keys and values."""
         for layer in self.layers:
             layer.select_rows(rows)
+
+    def admit(self, rows: int, offset: int) -> None:
+        """Add so many empty rows before the others, which move to the right by `offset` slots, or to the left if that
+        is negative. What their slots were computed from is forgotten."""
+        for layer in self.layers:
+            layer.admit(rows, offset)
+        if self.tokens is not None:
+            self.tokens = np.full((len(self.layers[0].keys), self.layers[0].canvas_length), -1)
 
     @contextmanager
     def for_rows(self, rows: torch.LongTensor | None) -> Iterator[None]:

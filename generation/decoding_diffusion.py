@@ -51,6 +51,11 @@ def run_class_of(config: DiffusionGenerationConfig, assisted: bool = False) -> t
     return RUNS.get(config.selection, DecodingRun)
 
 
+def attention_grid_of(model: Any, config: DiffusionGenerationConfig) -> str:
+    """Where the blocks of a run are counted from, `"prompt"` or `"absolute"`."""
+    return model.attention_grid if config.attention == "block_causal" else "prompt"
+
+
 class DiffusionGenerationMixin(GenerationMixin):
     """Diffusion decoding for a model that has `logit_rows` and whose forward takes `cache_positions` and
     `logits_to_keep` (see [`~d3llm.modeling.layers.MaskedDiffusionPreTrainedModel`])."""
@@ -182,7 +187,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             prepare_assistant(self, assistant_model, config, prompt.shape[1])
         if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
             config.cache = cache.policy
-        output = self._fill(
+        run = self.start_run(
             prompt,
             attention_mask,
             config,
@@ -194,6 +199,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             earlier=earlier,
             assistant=assistant_model,
         )
+        output = run.to_the_end()
         return output if config.return_dict_in_generate else output.sequences
 
     @torch.no_grad()
@@ -230,23 +236,37 @@ class DiffusionGenerationMixin(GenerationMixin):
         other["streamer"] = kwargs.pop("streamer", None)
         prompt = prepare_prompt(input_ids, None)
         config = self.diffusion_config(kwargs.pop("generation_config", None), kwargs, prompt.shape[1], fill=True)
-        output = self._fill(prompt, attention_mask, config, 0, **other)
+        output = self.start_run(prompt, attention_mask, config, 0, **other).to_the_end()
         return output if config.return_dict_in_generate else output.sequences
 
-    def _fill(
+    def start_run(
         self,
         prompt: torch.LongTensor,
         attention_mask: torch.Tensor | None,
         config: DiffusionGenerationConfig,
         new_tokens: int,
         *,
-        logits_processor: LogitsProcessorList | None,
-        stopping_criteria: StoppingCriteriaList | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        streamer: BaseStreamer | None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        streamer: BaseStreamer | None = None,
         earlier: CanvasCache | None = None,
         assistant: Any = None,
-    ) -> DiffusionGenerationOutput:
+        run_class: type[DecodingRun] | None = None,
+    ) -> DecodingRun:
+        """
+        A run before its first forward.
+
+        Args:
+            prompt (`torch.LongTensor` of shape `(B, P)`), attention_mask (`torch.Tensor`, *optional*): The prompts.
+            config ([`DiffusionGenerationConfig`]): With every field filled in, as [`diffusion_config`] gives it.
+            new_tokens (`int`): Length of the generated region; 0 for an infilled text.
+            logits_processor, stopping_criteria, tokenizer, streamer, earlier, assistant: See [`generate`].
+            run_class (`type`, *optional*): Of the run; by default what the config asks for.
+
+        Returns:
+            [`~d3llm.generation.decoding_run.DecodingRun`]: The run.
+        """
         if config.assistant_rule == "lossless_distribution":
             check_speculation(self, config, with_processor=bool(logits_processor), with_cache=earlier is not None)
             config.early_stop_rule = "at_once"  # nothing is masked before an EOS
@@ -260,7 +280,7 @@ class DiffusionGenerationMixin(GenerationMixin):
                 attention_mask = attention_mask.repeat_interleave(config.num_return_sequences, dim=0)
         if streamer is not None and len(prompt) > 1:
             raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
-        grid = self.attention_grid if config.attention == "block_causal" else "prompt"
+        grid = attention_grid_of(self, config)
         canvas = Canvas.from_prompt(
             prompt.numpy(force=True),
             None if attention_mask is None else attention_mask.numpy(force=True),
@@ -273,14 +293,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         )
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
-        run_class = run_class_of(config, assisted=assistant is not None)
+        run_class = run_class or run_class_of(config, assisted=assistant is not None)
         run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         run.proposer = prepare_proposer(self, assistant, canvas, config, special, stops)
-        while True:
-            run.end_rows()
-            run.advance_blocks()
-            run.choose_window()
-            if not run.keep_unfinished_rows():
-                return run.output()
-            proposal = run.propose(run.forward())
-            run.commit(proposal, run.select(proposal))
+        return run

@@ -137,11 +137,25 @@ class DecodingRun:
         self.result.store(self.canvas, self.forwards)
         if self.finished.all():
             return False
-        rows = np.flatnonzero(~self.finished)
+        self.keep_rows(np.flatnonzero(~self.finished))
+        return True
+
+    def keep_rows(self, rows: Integers) -> None:
+        """Keeps only these rows of the batch."""
         if self.cache is not None:
             self.cache.select_rows(self.upload(self.guidance.forwarded(rows)))
         for state in self.states():
             state.select_rows(rows)
+
+    def turn(self) -> bool:
+        """One turn of the loop; `False` when no row is left."""
+        self.end_rows()
+        self.advance_blocks()
+        self.choose_window()
+        if not self.keep_unfinished_rows():
+            return False
+        proposal = self.propose(self.forward())
+        self.commit(proposal, self.select(proposal))
         return True
 
     def states(self) -> list[Any]:
@@ -243,6 +257,12 @@ class DecodingRun:
     def upload(self, values: np.ndarray) -> torch.Tensor:
         """Values of the state, on the device of the model."""
         return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+    def to_the_end(self) -> DiffusionGenerationOutput:
+        """Takes turns until no row is left, and returns what `generate()` returns."""
+        while self.turn():
+            pass
+        return self.output()
 
     def output(self) -> DiffusionGenerationOutput:
         """What `generate()` returns."""

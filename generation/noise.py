@@ -40,12 +40,12 @@ class Draw:
     Attributes:
         seeds (`Integers` of shape `(candidates,)`): The seed of each candidate's row.
         generated (`Integers` of shape `(candidates,)`): Positions in the generated region.
-        forward (`int`): Number of the forward.
+        forward (`int` or `Integers` of shape `(candidates,)`): Number of the forward, for the row.
     """
 
     seeds: Integers
     generated: Integers
-    forward: int
+    forward: int | Integers
 
     def keys(self, stream: int) -> Integers:
         """One number per candidate (candidates,), from which those of a stream are mixed."""

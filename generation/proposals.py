@@ -40,11 +40,11 @@ def propose(
     rows = np.arange(len(positions)).repeat(positions.shape[1])
     generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
     shown = canvas.without_padding() if logits_processor else canvas.tokens
-    parts, start = [], 0
+    forwards, parts, start = (forward - canvas.began)[rows], [], 0  # of a row, whenever it joined the batch
     for part in logits:
         span = slice(start, start + len(part))
         start += len(part)
-        draw = Draw(canvas.seeds[rows[span]], generated[span], forward)
+        draw = Draw(canvas.seeds[rows[span]], generated[span], forwards[span])
         if logits_processor:
             part = logits_processor(torch.from_numpy(shown[rows[span]]).to(part.device), part.float())
         credited = None if credits is None else credits.of(rows[span], positions.flatten()[span])
@@ -56,7 +56,7 @@ def propose(
     scores = {kind: fields.pop(0) for kind in kinds_of_scores(config)}
     for kind, finite in scores.items():
         if kind in WITHOUT_THE_MODEL:
-            drawn = WITHOUT_THE_MODEL[kind](Draw(canvas.seeds[rows], generated, forward))
+            drawn = WITHOUT_THE_MODEL[kind](Draw(canvas.seeds[rows], generated, forwards))
             scores[kind] = np.where(np.isfinite(finite), drawn.reshape(positions.shape), np.float32(np.nan))
     score, forced_score = scores[config.score], scores[config.forced_score or config.score]
     if credits is not None:

@@ -66,7 +66,7 @@ class WholeCanvas(PerRow):
         Args:
             canvas ([`~d3llm.generation.canvas.Canvas`]): The state before it.
             open_positions (`Booleans` of shape `(B, L)`): Masked positions of opened blocks.
-            forward (`int`): Its number, counted from 1.
+            forward (`int`): Its number, counted from 1. For a row it is `forward - canvas.began`.
         """
         positions = self.recomputed(canvas, forward)
         candidates = open_positions & positions
@@ -166,7 +166,7 @@ class SettledBlocks(WholeCanvas):
         self.settled = np.zeros_like(canvas.opened)
         # forward at which a block was first seen complete; those of the prompt are complete before the first one
         given = (canvas.masks_left == 0) & (np.arange(canvas.masks_left.shape[1]) < canvas.opened[:, None])
-        self.completed_at = np.where(given, 0, -1)
+        self.completed_at = np.where(given, canvas.began[:, None], -1)
         # blocks settle together with the others of their attention block, which see them
         starts = canvas.block_starts.clip(max=canvas.length - 1)
         before, after = (gather(canvas.attention_block_of, at) for at in ((starts - 1).clip(min=0), starts))
@@ -186,12 +186,15 @@ class SettledBlocks(WholeCanvas):
         self.settled = ends.shape[1] - 1 - ends[:, ::-1].argmax(axis=1)
         return stabilising
 
-    def is_refresh(self, forward: int) -> bool:
-        return self.refresh_interval is not None and forward % self.refresh_interval == 0
+    def is_refresh(self, canvas: Canvas, forward: int) -> Booleans:
+        """Rows (B,) of which every position is recomputed by the interval."""
+        if self.refresh_interval is None:
+            return np.zeros_like(canvas.ended)
+        return (forward - canvas.began) % self.refresh_interval == 0
 
     def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         first, stabilising = self.settled, self.settle(canvas, forward)
-        reuse = (first > 0) & ~stabilising.any(axis=1) & (not self.is_refresh(forward))
+        reuse = (first > 0) & ~stabilising.any(axis=1) & ~self.is_refresh(canvas, forward)
         reuse = (reuse | (self.settled > first)) & (self.refresh_interval != 1)
         return (canvas.block_of >= first[:, None]) | ~reuse[:, None]
 
@@ -208,9 +211,8 @@ class OpenedBlocks(SettledBlocks):
     def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         first = self.settled
         self.settle(canvas, forward)
-        if forward == 1 or self.is_refresh(forward):
-            return np.ones_like(canvas.committed)
-        return (canvas.block_of >= first[:, None]) & canvas.in_opened_blocks()
+        whole = (forward - canvas.began == 1) | self.is_refresh(canvas, forward)
+        return whole[:, None] | ((canvas.block_of >= first[:, None]) & canvas.in_opened_blocks())
 
 
 class Vicinity(CurrentBlock):
@@ -226,7 +228,7 @@ class Vicinity(CurrentBlock):
     def recomputed(self, canvas: Canvas, forward: int) -> Booleans:
         start, end = (gather(canvas.block_starts, canvas.current[:, None] + edge) for edge in (0, 1))
         near = (canvas.positions >= start - self.margin) & (canvas.positions < end + self.margin)
-        return near | (forward <= self.warmup) | (canvas.forwards_in_block == 0)[:, None]
+        return near | ((forward - canvas.began <= self.warmup) | (canvas.forwards_in_block == 0))[:, None]
 
 
 class AroundPolicy(WholeCanvas):
