@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,14 @@ class TextPanel(BaseStreamer):
         caption (`str`): Title of the panel.
         listener (`Callable`, *optional*): Called after each forward.
         forwards (`list[list[int]]`): The tokens of each forward.
+        drawing (`float`): Seconds in the listener.
     """
 
     tokenizer: PreTrainedTokenizerBase
     caption: str
     listener: Any = None
     forwards: list[list[int]] = field(default_factory=list)
+    drawing: float = 0.0
     has_prompt: bool = False
     subtitle: str = ""
 
@@ -48,7 +51,9 @@ class TextPanel(BaseStreamer):
             return
         self.forwards.append(value.flatten().tolist())
         if self.listener is not None:
+            began = time.perf_counter()
             self.listener()
+            self.drawing += time.perf_counter() - began
 
     def end(self) -> None:
         pass
@@ -100,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
     ways = GreedyWays(model, max_new_tokens=MAX_NEW_TOKENS, **DECODING)
-    ways.decode("drafter", inputs)  # so that no way pays for what the first call sets up
-    ways.decode("plain", inputs)
+    for way in SHOWN:  # so that none pays for what the first call sets up
+        GreedyWays(model, max_new_tokens=4, **DECODING).decode(way, inputs)
     console.print(f"[bold]{prompt}[/bold]\n")
     texts: dict[str, GreedyText] = {}
     panels = {way: TextPanel(tokenizer, caption) for way, caption in SHOWN.items()}
@@ -110,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
             if console.is_terminal:
                 panel.listener = lambda: live.update(beside([*panels.values()]), refresh=True)
             texts[way] = ways.decode(way, inputs, panel)
+            texts[way].seconds -= panel.drawing
             panel.subtitle = f"{_facts(texts[way])}, {texts[way].seconds:.1f} s"
         live.update(beside([*panels.values()]), refresh=True)
     with console.status("the same text by what transformers has"):

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from ..modeling.introspective_model import IntrospectiveModel
 
 PLAIN = "plain"
+EARLY_EXIT = "early exit"
 WAYS = {
     PLAIN: "generate() of transformers",
     "packed": "the same with weights packed for few rows",
     "drafter": "the model's own drafts",
     "prompt lookup": "drafts from the prompt, by transformers",
-    "early exit": "drafts by the first layers, by transformers",
+    EARLY_EXIT: "drafts by the first layers, by transformers",
 }
-EARLY_EXIT = 2 / 3  # of the layers
-EARLY_DRAFTS = 2  # transformers' default of 20 takes five times as long as plain decoding here
+EXIT_AFTER = 2 / 3  # of the layers
+EARLY_DRAFTS = 2  # most of transformers' default of 20 are rejected
 
 
 @dataclass
@@ -59,11 +60,11 @@ class GreedyWays:
     def __init__(self, model: IntrospectiveModel, *, max_new_tokens: int, lookup_tokens: int = 4, **fields: Any):
         self.model = model
         self.greedy = {"do_sample": False, "max_new_tokens": max_new_tokens, "max_length": None}
-        exit_layer = max(1, round(model.config.num_hidden_layers * EARLY_EXIT))
+        exit_layer = max(1, round(model.config.num_hidden_layers * EXIT_AFTER))
         self.by_transformers: dict[str, dict[str, Any]] = {
             PLAIN: {},
             "prompt lookup": {"prompt_lookup_num_tokens": lookup_tokens},
-            "early exit": {"assistant_early_exit": exit_layer},
+            EARLY_EXIT: {"assistant_early_exit": exit_layer},
         }
         # Only there does transformers look for the number of drafts.
         self.early_exit_config = copy.deepcopy(model.base.generation_config)
@@ -89,7 +90,7 @@ class GreedyWays:
             forwards += 1
 
         own_config = base.generation_config
-        if way == "early exit":
+        if way == EARLY_EXIT:
             base.generation_config = self.early_exit_config
         counter = base.get_decoder().layers[-1].register_forward_hook(count)
         output, began = None, time.perf_counter()

@@ -1,7 +1,7 @@
 """Weights laid out once for products with few rows, on a CPU.
 
-`F.linear` lays a float32 weight out anew in each call that has more than one row, which takes longer than the product:
-9 rows of SmolLM2-135M took twice as long as one on the machine of docs/results. Laid out beforehand they take as long.
+`F.linear` lays a float32 weight out anew in each call that has more than one row, which takes about as long as the
+product itself. Weights that are laid out beforehand are only read, as for a single row.
 """
 
 from collections.abc import Iterable, Iterator

@@ -33,14 +33,13 @@ def find_weights() -> Path:
         `ImportError`: If it, or `gguf`, which reads it, is not installed.
     """
     spec = find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        if (Path(folder) / FILE).is_file():
-            break
-    else:
+    folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [folder / FILE for folder in folders if (folder / FILE).is_file()]
+    if not files:
         raise ImportError(f"The weights of {NAME} are not installed: {REMEDY}")
     if find_spec("gguf") is None:
         raise ImportError(f"The package gguf, which reads the weights of {NAME}, is not installed: {REMEDY}")
-    return Path(folder) / FILE
+    return files[0]
 
 
 def smollm2_folder() -> Path:
@@ -83,6 +82,6 @@ def drafter_folder() -> Path:
 
 
 def _dequantized() -> dict[str, Any]:
-    """Since transformers 5.2x, GGUF weights stay quantized unless one asks for others."""
+    """Releases of transformers that know quantized GGUF models keep the weights so unless one asks for others."""
     config = getattr(quantization_config, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks import introspective
+from benchmarks import drafter_prompts, introspective
 from d3llm import checkpoint_path
 from tests.helpers.introspective import random_drafter, tiny_causal
 
@@ -79,3 +79,15 @@ def test_a_base_that_is_not_there_is_told_in_one_line(monkeypatch, tmp_path, fol
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, folders, "--base", tmp_path / "nothing")
     assert str(stopped.value.code).startswith("introspective: error: ")
+
+
+def test_the_drafter_is_not_trained_on_what_is_measured(tmp_path):
+    (tmp_path / "gsm8k").write_text('{"question": "1 + 1?"}\n')
+    lines = [json.dumps({"task_id": number, "text": f"task {number}"}) for number in range(1, 975)]
+    (tmp_path / "mbpp").write_text("\n".join(lines))
+    drawn = drafter_prompts.draw_prompts(tmp_path / "gsm8k", tmp_path / "mbpp", 2000, seed=0)
+    prompts = {row["prompt"] for row in drawn}
+    assert len({row["id"] for row in drawn}) == len(drawn) == len(prompts) == 1000 + 1 + 464
+    assert prompts.isdisjoint(introspective.INSTRUCTIONS.read_text(encoding="utf-8").splitlines())
+    assert not any(f"task {number}" in prompts for number in introspective.MBPP_TEST)
+    assert drawn == drafter_prompts.draw_prompts(tmp_path / "gsm8k", tmp_path / "mbpp", 2000, seed=0)
