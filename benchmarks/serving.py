@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -60,14 +61,27 @@ def served(args: argparse.Namespace, port: int = 0):
             process.wait(60)
 
 
+CLIENTS = threading.local()
+
+
+def client_of_thread(port: int) -> openai.OpenAI:
+    """The client of this thread, with its own connection; a client takes as long to make as a short answer."""
+    if getattr(CLIENTS, "port", None) != port:
+        CLIENTS.port = port
+        CLIENTS.client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=3600
+        )
+    return CLIENTS.client
+
+
 def ask(port: int, model: str, text: str) -> Answered:
-    """One request of a client of its own."""
+    """One request."""
+    client = client_of_thread(port)
     began = time.perf_counter()
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=3600) as client:
-        try:
-            answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
-        except openai.OpenAIError as error:
-            return Answered(type(error).__name__, 0, time.perf_counter() - began, failed=True)
+    try:
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+    except openai.OpenAIError as error:
+        return Answered(type(error).__name__, 0, time.perf_counter() - began, failed=True)
     text, tokens = answer.choices[0].message.content or "", answer.usage.completion_tokens
     return Answered(text, tokens, time.perf_counter() - began)
 

@@ -209,7 +209,8 @@ class Chat:
             raise ValueError(f"{path} exists: save to another name")
         write_atomically(path, (json.dumps(self._record(), indent=2, ensure_ascii=False) + "\n").encode())
         self.saved.add(path.resolve())
-        self._note(f"saved {len(self.conversation.answers)} turns to {path}")
+        turns = len(self.conversation.answers)
+        self._note(f"saved {turns} {'turn' if turns == 1 else 'turns'} to {path}")
 
     def _record(self) -> dict[str, object]:
         """The conversation as `messages`, which chat templates and datasets take, and what each answer took."""
@@ -267,17 +268,17 @@ def typed_lines() -> Iterator[str]:
 
 def _session() -> PromptSession[str]:
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import NestedCompleter
+    from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
     from ..generation.presets import PRESETS
 
-    arguments = {"/preset": dict.fromkeys(PRESETS)}
+    lines = [*COMMANDS, *(f"/preset {name}" for name in PRESETS)]
     history: History = InMemoryHistory()
     path = _history_file()
     if path is not None:
         history = FileHistory(str(path))
-    completer = NestedCompleter.from_nested_dict({name: arguments.get(name) for name in COMMANDS})
+    completer = WordCompleter(lines, sentence=True)
     return PromptSession(history=history, completer=completer, complete_while_typing=False)
 
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     from d3llm.evaluation import (
         ResultsFile,
         decoding_fields,
-        generate_in_batches,
+        generate_as_rows_finish,
         read_prompts,
     )
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
             if all((line.id, number) in results.lines for number in sequences)
         }
         with RunProgress("decoding", len(lines), len(done)) as progress:
-            for batch in generate_in_batches(
+            for batch in generate_as_rows_finish(
                 model,
                 tokenizer,
                 encoded,

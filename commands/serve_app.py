@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from transformers import PreTrainedTokenizerBase
 from transformers.cli.serving.server import build_server
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 from ..evaluation import encode_prompt
 from .serve_answers import Answer, TextStreamer, error_of, error_response
@@ -61,7 +62,10 @@ class ChatHandler:
         try:
             prompt = await self._encode(request.messages)
             streamer = TextStreamer(job, self.tokenizer, request) if request.stream else None
-            self.worker.submit(job, prompt, streamer, request.fields)
+            fields = request.fields
+            if request.stop and await asyncio.to_thread(self._can_spell, request.stop):
+                fields = {**fields, "stop_strings": request.stop}  # otherwise the text is cut once it is there
+            self.worker.submit(job, prompt, streamer, fields)
             accepted = await job.events.get()
             if isinstance(accepted, Exception):
                 raise error_of(accepted)
@@ -83,6 +87,14 @@ class ChatHandler:
                 code="context_length_exceeded",
             )
         return prompt
+
+    def _can_spell(self, stop: list[str]) -> bool:
+        """Whether the decoder can tell where these strings begin, which takes a tokenizer for any text."""
+        try:
+            StopStringCriteria(self.tokenizer, stop)
+        except (ValueError, IndexError):
+            return False
+        return True
 
     def _eos(self) -> list[int]:
         model = self.worker.scheduler.model

@@ -148,8 +148,6 @@ def read_request(body: dict[str, Any], names: Sequence[str], limits: Limits) -> 
             fields[name] = request[source]
     stop = request.get("stop") or []
     stop = [stop] if isinstance(stop, str) else stop
-    if stop:
-        fields["stop_strings"] = stop
     most = {"max_new_tokens": limits.new_tokens, "steps": limits.new_tokens}
     for name, limit in (most | dict.fromkeys(("draft_states", "branches"), MOST_STATES)).items():
         if isinstance(fields.get(name), int) and fields[name] > limit:

@@ -7,6 +7,7 @@ from .batches import (
     DecodedBatch,
     DecodedRow,
     decoding_fields,
+    generate_as_rows_finish,
     generate_in_batches,
     resolve_generation_config,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "decoding_fields",
     "encode_prompt",
     "evaluate_decoding",
+    "generate_as_rows_finish",
     "generate_in_batches",
     "load_task",
     "measure",

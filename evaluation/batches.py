@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import DiffusionGenerationConfig
+from ..generation import DiffusionGenerationConfig, DiffusionGenerationOutput
 from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
+from ..generation.open_run import may_join
+from ..generation.scheduler import Scheduler
 from .prompts import Messages, encode_prompt
 
 
@@ -198,29 +200,93 @@ def generate_in_batches(
             tokenizer=tokenizer,
             **options,
         )
-        forwards = output.forward_passes.tolist()  # waits for a GPU
+        output.forward_passes = output.forward_passes.cpu()  # waits for a GPU
         seconds = time.perf_counter() - began
-        row_forwards, assistant_forwards = output.row_forwards.tolist(), output.assistant_forwards.tolist()
-        generated = output.sequences[:, input_ids.shape[1] :].tolist()
-        commit_steps = output.commit_steps.tolist()
-        tokens = (output.tokens_per_forward * output.forward_passes).round().long().tolist()
-        copies = len(generated) // len(indices)
-        rows = [
-            DecodedRow(
-                index=indices[row // copies],
-                sequence=row % copies,
-                text=tokenizer.decode(generated[row][: tokens[row]], skip_special_tokens=True),
-                tokens=tokens[row],
-                forwards=forwards[row],
-                row_forwards=row_forwards[row],
-                token_ids=generated[row][: tokens[row]],
-                commit_steps=commit_steps[row][: tokens[row]],
-                tail_steps=commit_steps[row][tokens[row] :],
-                assistant_forwards=assistant_forwards[row],
-            )
-            for row in range(len(generated))
-        ]
-        yield DecodedBatch(rows, seconds)
+        yield DecodedBatch(_rows_of(output, indices, input_ids.shape[1], tokenizer), seconds)
+
+
+def generate_as_rows_finish(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Messages | Sequence[int]],
+    *,
+    batch_size: int = 8,
+    chat: bool | None = None,
+    done: Collection[int] = (),
+    seeds: Sequence[int] | None = None,
+    **generation_kwargs: Any,
+) -> Iterator[DecodedBatch]:
+    """
+    Decodes prompts like [`generate_in_batches`], and lets the next prompt in as soon as a row is finished, so that none
+    waits for the slowest of its batch (see [`~d3llm.generation.scheduler.Scheduler`]). What cannot join a batch that
+    has begun is decoded by [`generate_in_batches`].
+
+    A prompt that is `done` is skipped. The text of another does not depend on which prompts it meets, but for the
+    rounding of the kernels: a batch of another size may compute another last bit.
+
+    Args:
+        model, tokenizer, prompts, batch_size, chat, done, seeds, generation_kwargs: See [`generate_in_batches`].
+
+    Yields:
+        [`DecodedBatch`]: The rows that are finished after a forward, and the seconds since the ones before.
+
+    Raises:
+        `ValueError`: As [`generate_in_batches`].
+        `RuntimeError`: If a forward fails.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "chat": chat, "done": done, "seeds": seeds}
+    encoded = [_token_ids(tokenizer, prompt, chat) for prompt in prompts]
+    fields = {name: value for name, value in generation_kwargs.items() if value is not None}
+    is_plain = bool(prompts) and batch_size > 1 and not fields.keys() & {*CALLABLES}
+    config = resolve_generation_config(model, [len(row) for row in encoded], **fields) if is_plain else None
+    if config is None or not may_join(model, config):
+        yield from generate_in_batches(model, tokenizer, prompts, **options, **generation_kwargs)
+        return
+    fields["max_new_tokens"] = config.max_new_tokens
+    base = fields.pop("generation_config", None)
+    scheduler, index_of = Scheduler(model, tokenizer, rows=batch_size), {}
+    for index in sorted(range(len(encoded)), key=lambda index: -len(encoded[index])):
+        if index not in done:
+            own = fields if seeds is None else {**fields, "seed": seeds[index]}
+            index_of[scheduler.add(encoded[index], generation_config=base, **own)] = index
+    began = time.perf_counter()
+    while scheduler.is_busy():
+        rows = []
+        for number, output in scheduler.step().items():
+            if isinstance(output, Exception):
+                raise output
+            index = index_of[number]
+            rows += _rows_of(output, [index], len(encoded[index]), tokenizer)
+        if rows:
+            now = time.perf_counter()
+            yield DecodedBatch(rows, now - began)
+            began = time.perf_counter()
+
+
+def _rows_of(
+    output: DiffusionGenerationOutput, indices: list[int], width: int, tokenizer: PreTrainedTokenizerBase
+) -> list[DecodedRow]:
+    """The rows of an output for the prompts of these indices, which are `width` tokens long with their padding."""
+    forwards, row_forwards = output.forward_passes.tolist(), output.row_forwards.tolist()
+    assistant_forwards = output.assistant_forwards.tolist()
+    generated, commit_steps = output.sequences[:, width:].tolist(), output.commit_steps.tolist()
+    tokens = (output.tokens_per_forward.cpu() * output.forward_passes.cpu()).round().long().tolist()
+    copies = len(generated) // len(indices)
+    return [
+        DecodedRow(
+            index=indices[row // copies],
+            sequence=row % copies,
+            text=tokenizer.decode(generated[row][: tokens[row]], skip_special_tokens=True),
+            tokens=tokens[row],
+            forwards=forwards[row],
+            row_forwards=row_forwards[row],
+            token_ids=generated[row][: tokens[row]],
+            commit_steps=commit_steps[row][: tokens[row]],
+            tail_steps=commit_steps[row][tokens[row] :],
+            assistant_forwards=assistant_forwards[row],
+        )
+        for row in range(len(generated))
+    ]
 
 
 def _token_ids(

@@ -121,6 +121,12 @@ class OpenRun(DecodingRun):
         self.dropped.add(number)
         self.feeds.pop(number, None)
 
+    def count_leaving(self) -> int:
+        """How many rows will leave before the next forward: those without a mask before their first EOS."""
+        canvas = self.canvas
+        ends = np.isin(canvas.tokens, self.special.eos) & canvas.committed & ~canvas.given
+        return int((canvas.committed | np.maximum.accumulate(ends, axis=1)).all(axis=1).sum())
+
     def keep_unfinished_rows(self) -> bool:
         self.finished = self.finished | np.isin(self.numbers, list(self.dropped))
         for row, number in enumerate(self.numbers.tolist()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from .configuration_diffusion import DiffusionGenerationConfig
@@ -59,7 +59,7 @@ class Scheduler:
     Args:
         model ([`DiffusionGenerationMixin`]): The model.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
-        rows (`int`, *optional*, defaults to 16): How many rows are decoded at a time, of all batches.
+        rows (`int`, *optional*, defaults to 16): How many rows are forwarded at a time, of all batches.
 
     Example:
 
@@ -78,12 +78,20 @@ class Scheduler:
         self.batches: deque[Batch] = deque()
         self.count = 0
 
-    def add(self, prompt: list[int], *, streamer: BaseStreamer | None = None, **fields: Any) -> int:
+    def add(
+        self,
+        prompt: list[int],
+        *,
+        generation_config: GenerationConfig | None = None,
+        streamer: BaseStreamer | None = None,
+        **fields: Any,
+    ) -> int:
         """
         Adds a request.
 
         Args:
             prompt (`list[int]`): The tokens, at least one.
+            generation_config (`GenerationConfig`, *optional*): As for `generate()`.
             streamer (`BaseStreamer`, *optional*): As for `generate()`.
             fields: Fields of [`DiffusionGenerationConfig`], with an int as `seed`.
 
@@ -95,7 +103,7 @@ class Scheduler:
         """
         if not prompt:
             raise ValueError("the prompt is empty: give at least one token")
-        config = self.model.diffusion_config(None, fields, len(prompt))
+        config = self.model.diffusion_config(generation_config, fields, len(prompt))
         if config.num_return_sequences > 1:
             raise ValueError(f"`num_return_sequences`={config.num_return_sequences}: add the prompt as many times")
         request = Request(self.count, prompt, config, streamer)
@@ -119,7 +127,7 @@ class Scheduler:
         return bool(self.waiting or self.batches)
 
     def running(self) -> int:
-        """How many rows are decoded."""
+        """How many rows are in batches."""
         return sum(len(batch.numbers) for batch in self.batches)
 
     @torch.no_grad()
@@ -148,7 +156,8 @@ class Scheduler:
     def _admit(self) -> dict[int, DiffusionGenerationOutput | Exception]:
         """Lets requests in; returns why some of them cannot begin."""
         failed: dict[int, DiffusionGenerationOutput | Exception] = {}
-        while self.waiting and self.running() < self.rows:
+        leaving = sum(batch.run.count_leaving() for batch in self.batches if isinstance(batch.run, OpenRun))
+        while self.waiting and self.running() - leaving < self.rows:
             request = self.waiting.popleft()
             batch = next((batch for batch in self.batches if batch.settings == request.settings), None)
             try:

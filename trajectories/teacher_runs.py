@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation import generate_in_batches
+from ..evaluation import generate_as_rows_finish
 from ..evaluation.answer_checks import Check
 from .prompt_rows import Sample
 from .row import OPTIONAL, Trajectory
@@ -71,7 +71,7 @@ class TeacherRuns:
     def _decode(self, samples: list[Sample], attempt: int) -> list[Trajectory]:
         if not samples:
             return []
-        batches = generate_in_batches(
+        batches = generate_as_rows_finish(
             self.model,
             self.tokenizer,
             [sample.prompt_ids for sample in samples],

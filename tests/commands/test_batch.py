@@ -46,17 +46,17 @@ def read(path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().decode().splitlines()]
 
 
-def calls_of_generate(monkeypatch) -> list[int]:
-    """Grows by the number of rows with each call of the model's `generate`."""
-    calls: list[int] = []
-    generate = d3llm.modeling.LLaDAModelLM.generate
+def prompts_started(monkeypatch) -> list[int]:
+    """Grows by the number of its rows with each run that begins."""
+    rows: list[int] = []
+    start_run = d3llm.modeling.LLaDAModelLM.start_run
 
-    def counted(self, inputs, **kwargs):
-        calls.append(len(inputs))
-        return generate(self, inputs, **kwargs)
+    def counted(self, prompt, *args, **kwargs):
+        rows.append(len(prompt))
+        return start_run(self, prompt, *args, **kwargs)
 
-    monkeypatch.setattr(d3llm.modeling.LLaDAModelLM, "generate", counted)
-    return calls
+    monkeypatch.setattr(d3llm.modeling.LLaDAModelLM, "start_run", counted)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +104,17 @@ def test_lines_are_those_of_single_prompts(capsys, tiny_checkpoint, files, sampl
 
 def test_a_finished_run_is_left_alone(capsys, monkeypatch, tiny_checkpoint, files):
     main(command(tiny_checkpoint, files))
-    before, calls = files[1].read_bytes(), calls_of_generate(monkeypatch)
+    before, started = files[1].read_bytes(), prompts_started(monkeypatch)
     capsys.readouterr()
     assert main(command(tiny_checkpoint, files)) == 0
     assert capsys.readouterr().out == f"7 texts in {files[1]}, 7 of 7 prompts were already done\n"
-    assert (files[1].read_bytes(), calls) == (before, [])
+    assert (files[1].read_bytes(), started) == (before, [])
     assert main(command(tiny_checkpoint, files, "--overwrite")) == 0
-    assert (files[1].read_bytes(), calls) == (before, [2, 2, 2, 1])
+    assert (files[1].read_bytes(), sum(started)) == (before, 7)
 
 
 def test_a_killed_process_is_taken_up_again(tiny_checkpoint, files, uninterrupted):
-    """SIGKILL in the second batch, with half a line of it written."""
+    """SIGKILL at the second writing, with half a line of it written."""
     code = (
         "import os, signal, sys\n"
         "from d3llm.commands.main import main\n"
@@ -131,8 +131,9 @@ def test_a_killed_process_is_taken_up_again(tiny_checkpoint, files, uninterrupte
     killed = Fork(run_script, code, command(tiny_checkpoint, files, *SAMPLING)).wait()
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     written = files[1].read_bytes()
-    assert written.count(b"\n") == 2 and not written.endswith(b"\n")
-    assert set(written.split(b"\n")[:2]) < set(uninterrupted.split(b"\n"))
+    whole = written.split(b"\n")[:-1]
+    assert whole and not written.endswith(b"\n")
+    assert set(whole) < set(uninterrupted.split(b"\n"))
     assert main(command(tiny_checkpoint, files, *SAMPLING)) == 0
     assert files[1].read_bytes() == uninterrupted
 
@@ -167,22 +168,15 @@ def test_a_cut_anywhere_is_taken_up_again(monkeypatch, tiny_checkpoint, files, u
         assert files[1].read_bytes() == uninterrupted
 
 
-@pytest.mark.parametrize(("lines", "rows"), [(2, [2, 2, 1]), (3, [2, 2, 1]), (6, [1])])
-def test_only_batches_with_something_missing_are_decoded(
-    monkeypatch, tiny_checkpoint, files, uninterrupted, lines, rows
-):
-    calls = calls_of_generate(monkeypatch)
+@pytest.mark.parametrize("lines", [1, 3, 6])
+def test_only_missing_prompts_are_decoded(monkeypatch, tiny_checkpoint, files, uninterrupted, lines):
+    started = prompts_started(monkeypatch)
     main(command(tiny_checkpoint, files, *SAMPLING))
-    assert calls == [2, 2, 2, 1]
-    model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModelForCausalLM, AutoTokenizer))
-    prompts = [prompt.get("prompt") or prompt["messages"] for prompt in PROMPTS]
-    plan = generate_in_batches(model, tokenizer, prompts, batch_size=2, preset="d3llm", max_new_tokens=1)
-    order = [row.index for batch in plan for row in batch.rows]
-    written = files[1].read_bytes().splitlines(keepends=True)
-    files[1].write_bytes(b"".join(written[index] for index in order[:lines]))
-    calls.clear()
+    assert sum(started) == 7
+    files[1].write_bytes(b"".join(uninterrupted.splitlines(keepends=True)[-lines:]))
+    started.clear()
     assert main(command(tiny_checkpoint, files, *SAMPLING)) == 0
-    assert calls == rows and files[1].read_bytes() == uninterrupted
+    assert sum(started) == 7 - lines and files[1].read_bytes() == uninterrupted
 
 
 def test_another_batch_size_goes_on(tiny_checkpoint, files, uninterrupted):
@@ -321,9 +315,9 @@ def test_return_sequences_have_a_line_each(monkeypatch, tiny_checkpoint, files):
     assert [(line["id"], line["sequence"]) for line in lines] == [(name, n) for name in IDS for n in range(3)]
     assert len({line["text"] for line in lines[:3]}) > 1
     files[1].write_bytes(whole[: len(whole) // 2])
-    calls = calls_of_generate(monkeypatch)
+    started = prompts_started(monkeypatch)
     assert main(command(tiny_checkpoint, files, *flags)) == 0
-    assert files[1].read_bytes() == whole and 0 < sum(calls) < 7
+    assert files[1].read_bytes() == whole and 0 < sum(started) < 7
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_fields_of_openai_and_of_the_decoder():
     request = read(
         model="path/tiny", max_tokens=7, max_completion_tokens=9, temperature=0, seed=3, stop="end", stream=True
     )
-    assert request.fields == {"max_new_tokens": 9, "temperature": 0.0, "seed": 3, "stop_strings": ["end"]}
+    assert request.fields == {"max_new_tokens": 9, "temperature": 0.0, "seed": 3}
     assert request.stream and request.stop == ["end"] and not request.drafts and not request.with_usage
     request = read(preset="d3llm", threshold=0.3, cache="block", drafts=True, stream_options={"include_usage": True})
     assert request.fields == {"preset": "d3llm", "threshold": 0.3, "cache": "block"}

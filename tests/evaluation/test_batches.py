@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import d3llm.modeling  # noqa: F401
-from d3llm.evaluation import encode_prompt, generate_in_batches
+from d3llm.evaluation import encode_prompt, generate_as_rows_finish, generate_in_batches
 from d3llm.evaluation.autoregressive import generate_autoregressively
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
@@ -42,6 +42,39 @@ def test_return_sequences_are_those_of_their_prompt(tiny_checkpoint, tokenizer):
         alone = model.generate(ids, seed=seeds[index], **options)[:, ids.shape[1] :].tolist()
         for sequence, tokens in enumerate(alone):
             assert found[index, sequence] == tokens[: len(found[index, sequence])]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"preset": "d3llm", "threshold": 1.5, "temperature": 1.0},
+        {"preset": "llada", "steps": 6},
+        {"preset": "llada", "steps": 6, "cfg_scale": 1.0},  # which no row may join
+        {"preset": "llada", "temperature": 2.0, "num_return_sequences": 2},
+    ],
+)
+def test_rows_that_are_let_in_have_the_output_of_fixed_batches(tiny_checkpoint, tokenizer, fields):
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    options = {"batch_size": 3, "max_new_tokens": 24, "block_size": 8, "seeds": list(range(8)), "done": {3}, **fields}
+    found = []
+    for decode in (generate_as_rows_finish, generate_in_batches):
+        rows = [row for batch in decode(model, tokenizer, PROMPTS * 2, **options) for row in batch.rows]
+        found.append(sorted((row for row in rows if row.index != 3), key=lambda row: (row.index, row.sequence)))
+    assert found[0] == found[1] and len(found[0]) == 7 * fields.get("num_return_sequences", 1)
+
+
+def test_no_row_waits_for_the_slowest_of_its_batch(tiny_checkpoint, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    rows = []
+    model.register_forward_pre_hook(lambda *args: rows.append(len(args[2]["input_ids"])), with_kwargs=True)
+    options = {"batch_size": 4, "preset": "d3llm", "threshold": 2.5, "max_new_tokens": 48, "block_size": 8}
+    counts = []
+    for decode in (generate_in_batches, generate_as_rows_finish):
+        rows.clear()
+        list(decode(model, tokenizer, [[index % 7 + 1] * (index % 5 + 1) for index in range(24)], **options))
+        counts.append((len(rows), sum(rows)))
+    (fixed, row_forwards), (open_, same) = counts
+    assert same == row_forwards and open_ < fixed
 
 
 def test_an_autoregressive_row_costs_a_forward_per_token_of_its_own(autoregressive, tokenizer):

@@ -99,8 +99,8 @@ def loaded(tiny_checkpoint) -> LoadedModel:
 
 def test_two_sides(loaded):
     sides = [Side(loaded, "tiny", preset, "one plus two is", 16) for preset in ("llada", "dparallel")]
-    states = sum(1 for _ in decode_sides(sides))
-    assert states >= 1
+    for _ in decode_sides(sides):
+        pass
     for side in sides:
         again = loaded.model.generate(side.input_ids, generation_config=side.config, return_dict_in_generate=True)
         assert side.recording.tokens[-1] == again.sequences[0, side.input_ids.shape[1] :].tolist()
