@@ -34,6 +34,9 @@ from d3llm.evaluation import encode_prompt
 from d3llm.quickstart.problems import generate_problems
 
 
+SEED = 1  # of the problems
+
+
 @dataclass(frozen=True)
 class Answered:
     """What a client got: the text or the name of an error, tokens, and seconds from request to answer."""
@@ -86,8 +89,8 @@ def ask(port: int, model: str, text: str) -> Answered:
     return Answered(text, tokens, time.perf_counter() - began)
 
 
-def alone(folder: Path, questions: list[str]) -> dict[str, str]:
-    """The texts of `generate()`, each prompt alone."""
+def alone(folder: Path, questions: list[str]) -> tuple[dict[str, str], int]:
+    """The texts of `generate()`, each prompt alone, and how many new tokens there can be."""
     model, tokenizer = load_model(folder, device="cpu")
     texts = {}
     for question in dict.fromkeys(questions):
@@ -96,7 +99,7 @@ def alone(folder: Path, questions: list[str]) -> dict[str, str]:
         tokens = round(float(output.tokens_per_forward[0] * output.forward_passes[0]))
         generated = output.sequences[0, prompt.shape[1] :][:tokens]
         texts[question] = tokenizer.decode(generated, skip_special_tokens=True)
-    return texts
+    return texts, model.generation_config.max_new_tokens
 
 
 def load(port: int, name: str, questions: list[str], clients: int) -> tuple[list[Answered], dict[str, Any]]:
@@ -136,19 +139,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """All parts of the load test."""
     folder = checkpoint_of(args.model)
     name = folder.name if args.model is None or Path(args.model).is_dir() else args.model
-    questions = [problem.question for problem in generate_problems("test", args.requests, seed=1)]
+    questions = [problem.question for problem in generate_problems("test", args.requests, seed=SEED)]
     with served(args) as (_, port):
         ask(port, name, questions[0])
         answers, together = load(port, name, questions, args.clients)
         _, one_by_one = load(port, name, questions[: args.one_by_one], 1)
-    texts = alone(folder, questions)
+    texts, new_tokens = alone(folder, questions)
     pairs = zip(answers, questions, strict=True)
     differing = sum(not answer.failed and answer.text != texts[question] for answer, question in pairs)
     return {
         "model": name,
-        "rows": args.rows,
-        "together": together,
-        "one_by_one": one_by_one,
+        "settings": {
+            "prompts": len(questions),
+            "new_tokens": new_tokens,
+            "seed": SEED,
+            "batch_size": args.rows,
+            "threads": torch.get_num_threads(),
+        },
+        "rows": [together, one_by_one],
         "speedup": together["requests_per_second"] / one_by_one["requests_per_second"],
         "answers_that_differ_from_generate": differing,
         "killed": killed_and_restarted(args, name, questions[: args.clients]),
@@ -170,7 +178,7 @@ def main() -> None:
     print(text)
     if args.json is not None:
         write_atomically(args.json, f"{text}\n".encode())
-    lost = result["answers_that_differ_from_generate"] or result["together"]["errors"]
+    lost = result["answers_that_differ_from_generate"] or result["rows"][0]["errors"]
     sys.exit(1 if lost or result["killed"]["errors_after"] else 0)
 
 

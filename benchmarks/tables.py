@@ -19,7 +19,7 @@ from d3llm.common.files import write_atomically
 
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("benchmarks/README.md", "docs/training.md", "docs/autoregressive.md")
+PAGES = ("benchmarks/README.md", "docs/training.md", "docs/autoregressive.md", "docs/serving.md")
 DRAFTER = "docs/results/introspective.json"
 SENTENCE = re.compile(r"(<!-- drafter -->\n).*?(<!-- end of drafter -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- (docs/results/\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -157,6 +157,31 @@ def drafter_sentence(result: dict[str, Any]) -> str:
     return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
 
 
+def serving_table(result: dict[str, Any]) -> str:
+    """Many clients at once and one alone, and what the other parts of the load test found."""
+    titles = ["clients", "requests", "lost", "requests/s", "tokens/s", "median wait, s", "95th percentile, s"]
+    cells = [
+        [
+            str(row["clients"]),
+            f"{row['requests']:,}",
+            str(sum(row["errors"].values())),
+            f"{row['requests_per_second']:.1f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['median_seconds']:.2f}",
+            f"{row['p95_seconds']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    killed, clients = result["killed"], result["rows"][0]["clients"]
+    below = (
+        f"Together they are served {result['speedup']:.1f} times as fast as one after another. "
+        f"{result['answers_that_differ_from_generate']} answers differ from `generate()`. Of {clients} clients of a "
+        f"server that was killed at its first answer {killed['failed']} got an error; started again on the same port, "
+        f"it answered after {killed['restart_seconds']:.1f} s."
+    )
+    return f"{markdown(titles, cells)}\n\n{textwrap.fill(below, width=120)}"
+
+
 def introspective_cells(row: dict[str, Any]) -> list[str]:
     low, high = row["tokens_per_forward_interval"]
     slow, fast = row["times_faster_interval"]
@@ -184,6 +209,8 @@ def render(result: dict[str, Any]) -> str:
         return markdown(["precision", "model", *OF_PROBLEMS, "tokens/s"], cells)
     if rows and "way" in rows[0]:
         return introspective_tables(rows)
+    if rows and "clients" in rows[0]:
+        return serving_table(result)
     if rows and "identical" in rows[0]:
         return markdown(["model", "preset", "batch", *LOSSLESS], [lossless_cells(row) for row in rows])
     if rows and "side" in rows[0]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ class Side:
         input_ids (`torch.LongTensor` of shape `(1, P)`): The prompt.
         config ([`DiffusionGenerationConfig`]): The decoding parameters, all filled in.
         streamer ([`LiveCanvas`]): The canvas.
-        seconds (`float`): Time of decoding so far.
+        seconds (`list[float]`): Time of decoding after each forward; at the end its last entry is that of all.
         facts (`dict[str, float]`, *optional*): Once it has ended: tokens, forwards and row forwards.
     """
 
@@ -79,7 +80,7 @@ class Side:
     input_ids: torch.Tensor
     config: DiffusionGenerationConfig
     streamer: LiveCanvas
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
     facts: dict[str, Any] | None = None
 
     @property
@@ -105,10 +106,11 @@ class Side:
         canvas = self.streamer.render(forward) if forward else Text("░░", "bright_black")
         if self.facts is not None and forward == self.facts["forwards"]:
             tokens = self.facts["tokens"]
-            state = f"{tokens} tokens in {forward} forwards, TPF {tokens / forward:.2f}, {self.seconds:.2f} s"
+            state = f"{tokens} tokens in {forward} forwards, TPF {tokens / forward:.2f}, {self.seconds[-1]:.2f} s"
         else:
             tokens = self.streamer.count_committed(forward) if forward else 0
-            state = f"forward {forward}: {tokens} tokens, {self.seconds:.2f} s"
+            seconds = self.seconds[forward - 1] if forward else 0.0
+            state = f"forward {forward}: {tokens} tokens, {seconds:.2f} s"
         return Panel(canvas, title=f"[bold]{self.name}[/bold], {self.decoding}", subtitle=state)
 
 
@@ -202,11 +204,14 @@ def decode_sides(sides: list[Side], turns: Turns, draw: Callable[[], None]) -> N
     def decode(number: int) -> None:
         side = sides[number]
 
-        def show(_: LiveCanvas) -> None:
-            side.seconds = turns.seconds[number]
+        def show() -> None:
+            side.seconds.append(turns.seconds[number])
             draw()
 
-        side.streamer.listener = lambda streamer: turns.next(number, lambda: show(streamer))
+        def after_forward(_: LiveCanvas) -> None:
+            turns.next(number, show)
+
+        side.streamer.listener = after_forward
         output = side.model.generate(
             side.input_ids,
             generation_config=side.config,
@@ -218,9 +223,9 @@ def decode_sides(sides: list[Side], turns: Turns, draw: Callable[[], None]) -> N
         tokens = round(float(output.tokens_per_forward) * forwards)
         side.facts = {"tokens": tokens, "forwards": forwards, "row_forwards": int(output.row_forwards)}
 
-    run_in_turns(turns, [lambda number=number: decode(number) for number in range(len(sides))])
+    run_in_turns(turns, [partial(decode, number) for number in range(len(sides))])
     for number, side in enumerate(sides):
-        side.seconds = turns.seconds[number]
+        side.seconds[-1] = turns.seconds[number]
 
 
 def show_table(console: Console, sides: list[Side]) -> None:
@@ -244,8 +249,8 @@ def show_table(console: Console, sides: list[Side]) -> None:
             f"{facts['forwards']}",
             *([f"{facts['row_forwards']}"] if with_rows else []),
             f"{facts['tokens'] / facts['forwards']:.2f}",
-            f"{side.seconds:.2f}",
-            f"{first.seconds / side.seconds:.1f}",
+            f"{side.seconds[-1]:.2f}",
+            f"{first.seconds[-1] / side.seconds[-1]:.1f}",
             "" if side is first else "the same" if side.text == first.text else "another",
         )
     console.print()

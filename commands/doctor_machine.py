@@ -171,7 +171,7 @@ def _tiny_logits(kernel: str, device: torch.device, dtype: torch.dtype) -> torch
     from ..modeling import LLaDAConfig
 
     shape: dict[str, Any] = {"d_model": 64, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 64, "vocab_size": 32}
-    special = {"embedding_size": 32, "mask_token_id": 31, "eos_token_id": 0, "pad_token_id": 0}
+    special: dict[str, Any] = {"embedding_size": 32, "mask_token_id": 31, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         config = LLaDAConfig(**shape, **special)

@@ -168,8 +168,8 @@ class Answer(Response):
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return as_event({**self.facts, "object": "chat.completion.chunk", "choices": [choice]})
 
-    def _read(self, output: DiffusionGenerationOutput) -> tuple[str, str, dict[str, Any]]:
-        """The text of an output, why it ends, and what it took."""
+    def _read(self, output: Any) -> tuple[str, str, dict[str, Any]]:
+        """The text of a `DiffusionGenerationOutput`, why it ends, and what it took."""
         forwards, parallelism = int(output.forward_passes[0]), float(output.tokens_per_forward[0])
         tokens = round(forwards * parallelism)
         generated = output.sequences[0, self.prompt_tokens :].tolist()[:tokens]

@@ -62,10 +62,8 @@ class ChatHandler:
         try:
             prompt = await self._encode(request.messages)
             streamer = TextStreamer(job, self.tokenizer, request) if request.stream else None
-            fields = request.fields
-            if request.stop and await asyncio.to_thread(self._can_spell, request.stop):
-                fields = {**fields, "stop_strings": request.stop}  # otherwise the text is cut once it is there
-            self.worker.submit(job, prompt, streamer, fields)
+            stop = await asyncio.to_thread(self._stop_fields, request.stop)
+            self.worker.submit(job, prompt, streamer, {**request.fields, **stop})
             accepted = await job.events.get()
             if isinstance(accepted, Exception):
                 raise error_of(accepted)
@@ -88,13 +86,14 @@ class ChatHandler:
             )
         return prompt
 
-    def _can_spell(self, stop: list[str]) -> bool:
-        """Whether the decoder can tell where these strings begin, which takes a tokenizer for any text."""
+    def _stop_fields(self, stop: list[str]) -> dict[str, Any]:
+        """The field of the decoder for stop strings. With a tokenizer that cannot spell any text it has none: the
+        answer is cut at them."""
         try:
             StopStringCriteria(self.tokenizer, stop)
         except (ValueError, IndexError):
-            return False
-        return True
+            return {}
+        return {"stop_strings": stop} if stop else {}
 
     def _eos(self) -> list[int]:
         model = self.worker.scheduler.model

@@ -165,7 +165,7 @@ def read_request(body: dict[str, Any], names: Sequence[str], limits: Limits) -> 
 def _as_text(message: dict[str, Any]) -> dict[str, str]:
     """A message whose content is one text, from one or from parts that are texts."""
     role, content = message.get("role"), message.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts: Any = [{"type": "text", "text": content}] if isinstance(content, str) else content
     is_text = isinstance(parts, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import DiffusionGenerationConfig, DiffusionGenerationOutput
+from ..generation import DiffusionGenerationConfig
 from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
 from ..generation.open_run import may_join
 from ..generation.scheduler import Scheduler
@@ -217,9 +217,9 @@ def generate_as_rows_finish(
     **generation_kwargs: Any,
 ) -> Iterator[DecodedBatch]:
     """
-    Decodes prompts like [`generate_in_batches`], and lets the next prompt in as soon as a row is finished, so that none
-    waits for the slowest of its batch (see [`~d3llm.generation.scheduler.Scheduler`]). What cannot join a batch that
-    has begun is decoded by [`generate_in_batches`].
+    Decodes prompts like [`generate_in_batches`], and lets the next prompt in as soon as a row is finished, so that
+    none waits for the slowest of its batch (see [`~d3llm.generation.scheduler.Scheduler`]). What cannot join a batch
+    that has begun is decoded by [`generate_in_batches`].
 
     A prompt that is `done` is skipped. The text of another does not depend on which prompts it meets, but for the
     rounding of the kernels: a batch of another size may compute another last bit.
@@ -263,10 +263,9 @@ def generate_as_rows_finish(
             began = time.perf_counter()
 
 
-def _rows_of(
-    output: DiffusionGenerationOutput, indices: list[int], width: int, tokenizer: PreTrainedTokenizerBase
-) -> list[DecodedRow]:
-    """The rows of an output for the prompts of these indices, which are `width` tokens long with their padding."""
+def _rows_of(output: Any, indices: list[int], width: int, tokenizer: PreTrainedTokenizerBase) -> list[DecodedRow]:
+    """The rows of a `DiffusionGenerationOutput` for the prompts of these indices, which are `width` tokens long with
+    their padding."""
     forwards, row_forwards = output.forward_passes.tolist(), output.row_forwards.tolist()
     assistant_forwards = output.assistant_forwards.tolist()
     generated, commit_steps = output.sequences[:, width:].tolist(), output.commit_steps.tolist()

@@ -132,8 +132,8 @@ class OpenRun(DecodingRun):
         for row, number in enumerate(self.numbers.tolist()):
             if number in self.feeds:
                 self.feeds[number].update(self._alone(row), self.special.eos)
-        for row in np.flatnonzero(self.finished):
-            self._leave(int(row))
+        for row in np.flatnonzero(self.finished).tolist():
+            self._leave(row)
         self.dropped = set()
         if self.finished.all():
             return False

@@ -182,7 +182,7 @@ class Scheduler:
         if batch is None:
             batch = Batch(run, request.settings)
             self.batches.append(batch)
-        else:
+        elif isinstance(batch.run, OpenRun):
             batch.run.join(run)
         batch.numbers.add(request.number)
 

@@ -168,7 +168,7 @@ def numbers_html(recording: Recording, forward: int) -> str:
     return f'<div class="numbers"><b>{escape(recording.name)}</b><br>{text}</div>'
 
 
-def scale_html(forwards: int) -> str:
-    """The hues of the forwards, from the first to the last."""
-    ends = f"<span>forward 1</span><span>{forwards}</span>"
+def scale_html() -> str:
+    """The hues of the forwards of a side, from its first to its last."""
+    ends = "<span>first forward</span><span>last forward of the side</span>"
     return f'<div class="scale"></div><div class="scale-ends">{ends}</div>'

@@ -58,7 +58,7 @@ def build(settings: Settings) -> gr.Blocks:
     names = list(demo.models)
     fitting = {preset: None for loaded in demo.models.values() for preset in loaded.presets}
     with gr.Blocks(title=TITLE) as page:
-        gr.HTML(f"<style>{STYLE}</style><h1>{TITLE}</h1>")
+        gr.HTML(f"<style>{STYLE}</style><h1>{TITLE}</h1>", padding=False)
         gr.Markdown(EXPLANATION)
         prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, elem_id="prompt")
         gr.Examples([[example] for example in settings.examples], [prompt], label="Examples")
@@ -112,7 +112,7 @@ class Demo:
         try:
             sides = [Side(self.models[name], name, preset, prompt, int(length)) for name, preset in chosen]
             kept = [(side.recording, name) for side, (name, _) in zip(sides, chosen, strict=True)]
-            hidden = gr.update(visible=False), "", []
+            hidden: tuple[Any, ...] = (gr.update(visible=False), "", [])
             yield (*self.show(kept), *hidden)
             for _ in decode_sides(sides):
                 yield (*self.show(kept), *hidden)
@@ -120,7 +120,7 @@ class Demo:
             raise gr.Error(str(error)) from error
         most = max(recording.forwards for recording, _ in kept)
         slider = gr.update(maximum=max(2, most), value=most, visible=most > 1)
-        yield (*self.show(kept), slider, scale_html(most), kept)
+        yield (*self.show(kept), slider, scale_html(), kept)
 
     def show(self, kept: list[tuple[Recording, str]], forward: float = float("inf")) -> list[str]:
         """The HTML of both sides after a forward; after the last one by default."""

@@ -92,8 +92,7 @@ def _run(
         os.dup2(opened, descriptor)
         os.close(opened)
     torch.set_num_threads(1)
-    sys.stdin = open(0, closefd=False)  # multiprocessing has closed it
-    with contextlib.redirect_stdout(open(1, "w", closefd=False)):
+    with contextlib.redirect_stdout(open(1, "w", closefd=False)), open(0, closefd=False) as sys.stdin:
         code = action(*arguments)
         sys.stdout.flush()
     sys.exit(code)
