@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 
@@ -39,12 +40,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--length",
         type=int,
-        default=1024,
         metavar="N",
-        help="positions of the canvas, prompt included (default: 1024)",
+        help="positions of the canvas, prompt included (default: 1024, or all that the model has)",
     )
     parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--no-self-test", action="store_true", help="do not load the weights of --model")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write into the folder of --model what it decodes here, for other machines",
+    )
     parser.add_argument(
         "--timeout", type=float, default=3.0, metavar="SECONDS", help="of the request to the Hub (default: 3)"
     )
@@ -55,10 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the checks and prints each as soon as it is done. Exit code 1 if one of them is an error."""
     for name in ("batch_size", "length", "timeout"):
-        if not getattr(args, name) > 0:
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give a number over 0.")
 
-    from .doctor_machine import machine_checks
+    if args.record and (args.model is None or not Path(args.model).is_dir()):
+        raise ValueError("--record writes into the folder of --model: give one.")
+
+    from .doctor_machine import choose_device, machine_checks
     from .loading import quiet_libraries
 
     quiet_libraries()
@@ -79,6 +87,11 @@ def run(args: argparse.Namespace) -> int:
         for check in model_checks(args.model, device=args.device, self_test=not args.no_self_test, **shape):
             report(check)
     failed = any(check.status == "error" for check in done)
+    if args.record and not failed:
+        from .doctor_model import record_decoding
+
+        written = record_decoding(Path(args.model), choose_device(args.device))
+        sys.stderr.write(f"recorded in {written}\n")
     if args.json:
         sys.stdout.write(
             json.dumps({"ok": not failed, "checks": [check._asdict() for check in done]}, indent=2) + "\n"

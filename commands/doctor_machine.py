@@ -42,7 +42,7 @@ def machine_checks(*, device: str | None, timeout: float) -> Iterator[Check]:
 def check_versions(requirements: Iterable[str], python: str | None) -> Check:
     """
     Checks the installed packages against what the package asks for. Packages of an extra that are not installed are
-    not missing.
+    not missing, and those of the extra `dev` do not count.
 
     Args:
         requirements (`Iterable[str]`): As in the metadata of the package, with markers.
@@ -55,6 +55,7 @@ def check_versions(requirements: Iterable[str], python: str | None) -> Check:
     for requirement in map(Requirement, requirements):
         needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         of_extra = requirement.marker is not None and "extra" in str(requirement.marker)
+        of_extra = of_extra and not requirement.marker.evaluate({"extra": "dev"})
         if not needed and not of_extra:
             continue
         try:

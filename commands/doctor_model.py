@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -16,10 +16,12 @@ from ..modeling.loading import load_empty_model, load_model
 from ..modeling.remote_code import flatten
 from .doctor import Check
 from .doctor_machine import choose_device, in_words, memory_of
+from .doctor_recorded import RECORD, decode_cases, recorded_fault, write_record
 
 
 PROMPTS = (3, 17, 9)  # tokens of the prompts of the self-test, which differ so that a batch has padding
 NEW_TOKENS = 48
+LENGTH = 1024
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest
 
 
@@ -38,7 +40,7 @@ class Memory(NamedTuple):
     states: int
 
 
-def model_checks(name: str, *, device: str | None, batch_size: int, length: int, self_test: bool) -> Iterator[Check]:
+def model_checks(name: str, *, device: str | None, batch_size: int, length: int | None, self_test: bool) -> Iterator[Check]:
     """
     The checks of a model, one after another.
 
@@ -46,7 +48,7 @@ def model_checks(name: str, *, device: str | None, batch_size: int, length: int,
         name (`str`): Folder or Hub id. Of a model on the Hub only config.json is read.
         device (`str`, *optional*): By default the GPU if there is one.
         batch_size (`int`): Rows of a batch.
-        length (`int`): Positions of the canvas.
+        length (`int`, *optional*): Positions of the canvas; by default `LENGTH`, or all that the model has.
         self_test (`bool`): Whether to load the weights of a folder and decode.
     """
     try:
@@ -57,6 +59,7 @@ def model_checks(name: str, *, device: str | None, batch_size: int, length: int,
     parameters = f"{sum(weight.numel() for weight in model.parameters()) / 1e6:,.1f} million parameters"
     found = f"{type(model).__name__}, {parameters}"
     longest = model.config.max_position_embeddings
+    length = min(LENGTH, longest) if length is None else length
     if length > longest:
         yield Check("model", "error", f"{found}, canvas of at most {longest}", f"give --length {longest} or less")
         return
@@ -155,7 +158,8 @@ def check_code(model: PreTrainedModel, folder: Path) -> Check:
 def check_decoding(name: str, device: torch.device) -> Check:
     """
     Decodes a few random prompts: a batch must give what each prompt gives alone, and a window that reads the rest from
-    the cache the logits of the whole canvas. In float32, since rounding differs between shapes.
+    the cache the logits of the whole canvas. What was recorded in the folder, if anything was, must come out again. In
+    float32, since rounding differs between shapes.
 
     Args:
         name (`str`): The folder.
@@ -165,12 +169,37 @@ def check_decoding(name: str, device: torch.device) -> Check:
         model = load_model(name, local_files_only=True, dtype=torch.float32).to(device)
         if not all(torch.isfinite(weight).all() for weight in model.parameters()):
             return Check("decoding", "error", "the weights hold values that are not numbers", "download them again")
-        faults = [fault for fault in (batch_fault(model), cache_fault(model)) if fault]
+        found = batch_fault(model), cache_fault(model), recorded_fault(model, Path(name))
+        faults = [fault for fault in found if fault]
     except Exception as error:  # whatever a model and its kernels raise
         return Check("decoding", "error", first_line(error), 'try --device cpu, or attn_implementation="eager"')
     if faults:
         return Check("decoding", "error", "; ".join(faults), "compare with --device cpu, and report it")
-    return Check("decoding", "ok", "a batch decodes as its rows alone, and a cached window as the whole canvas")
+    recorded = ", and the recorded answers come out again" if (Path(name) / RECORD).is_file() else ""
+    return Check("decoding", "ok", f"a batch decodes as its rows alone, a cached window as the whole canvas{recorded}")
+
+
+def record_decoding(folder: Path, device: torch.device) -> Path:
+    """
+    Records what a model decodes in float32 for the prompts of the self-test; see [`check_decoding`].
+
+    Args:
+        folder (`Path`): Its folder, where the record is written.
+        device (`torch.device`): Where to decode.
+
+    Returns:
+        `Path`: The record.
+    """
+    model = load_model(folder, local_files_only=True, dtype=torch.float32).to(device)
+    ids, options = _random_ids(model, len(PROMPTS), max(PROMPTS)), _options(model)
+    prompts = [ids[row : row + 1, -length:] for row, length in enumerate(PROMPTS)]
+    return write_record(folder, decode_cases(model, prompts, options), options)
+
+
+def _options(model: PreTrainedModel) -> dict[str, Any]:
+    """How the self-test decodes: by the model's own parameters, without an early stop."""
+    room = model.config.max_position_embeddings - max(PROMPTS)
+    return {"max_new_tokens": min(NEW_TOKENS, room), "early_stop": False}
 
 
 def batch_fault(model: PreTrainedModel) -> str | None:
@@ -187,8 +216,7 @@ def batch_fault(model: PreTrainedModel) -> str | None:
     padded, mask = prompts.clone(), torch.ones_like(prompts)
     for row, length in enumerate(PROMPTS):
         mask[row, : max(PROMPTS) - length] = 0
-    room = model.config.max_position_embeddings - max(PROMPTS)
-    options = {"max_new_tokens": min(NEW_TOKENS, room), "return_dict_in_generate": True, "early_stop": False}
+    options = {**_options(model), "return_dict_in_generate": True}
     batch = model.generate(padded, attention_mask=mask, **options)
     for row, length in enumerate(PROMPTS):
         alone = model.generate(prompts[row : row + 1, -length:], **options)

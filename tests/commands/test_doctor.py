@@ -7,9 +7,12 @@ import torch
 
 from d3llm.commands import doctor_machine, doctor_model
 from d3llm.commands.doctor import Check
+from d3llm.commands.doctor_recorded import RECORD, recorded_fault
 from d3llm.commands.main import main
 from d3llm.generation.canvas_cache import CanvasCache, CanvasLayer
 from d3llm.modeling import DreamModel, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
+from d3llm.modeling.loading import load_model
+from d3llm.quickstart import CHECKPOINTS, checkpoint_path
 from tests.helpers.commands import copy_checkpoint, run_fails
 from tests.helpers.models import tiny_model
 
@@ -63,6 +66,7 @@ def test_versions_out_of_range_and_missing_are_named_with_a_command():
     assert "numpy" in check.found and "no-such-package-of-d3llm is not installed" in check.found
     assert "Python" in check.found and "other" not in check.found and "old" not in check.found
     assert check.remedy == 'use Python >=99, pip install "numpy<1" "no-such-package-of-d3llm>=2"'
+    assert doctor_machine.check_versions(["numpy", 'ruff<0; extra == "dev"'], None).status == "ok"
     assert doctor_machine.check_versions(["numpy", 'numpy<1; extra == "x"'], None).found.startswith("numpy")
 
 
@@ -142,6 +146,31 @@ def test_code_of_another_version_is_a_warning(tiny_checkpoint, tmp_path):
     (folder / "modeling_llada.py").write_text("old")
     check = doctor_model.check_code(model, folder)
     assert check.status == "warning" and check.found.startswith("modeling_llada.py in") and "convert" in check.remedy
+
+
+def test_a_record_is_compared_where_there_is_one(offline, tiny_checkpoint, tmp_path, capsys):
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]
+    assert main([*arguments, "--record"]) == 0
+    record = json.loads((folder / RECORD).read_text())
+    assert [len(case["prompt"]) for case in record["cases"]] == list(doctor_model.PROMPTS)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "recorded answers come out again" in capsys.readouterr().out
+    record["cases"][1]["commit_steps"][0] += 1
+    (folder / RECORD).write_text(json.dumps(record))
+    assert main(arguments) == 1
+    assert "1 of 3 recorded answers" in capsys.readouterr().out
+    (folder / RECORD).write_text("{")
+    assert main(arguments) == 1
+    assert "damaged" in capsys.readouterr().out
+    assert "--record" in run_fails(capsys, "doctor", "--record")
+
+
+def test_the_shipped_models_decode_as_recorded():
+    for name in CHECKPOINTS:
+        assert (checkpoint_path(name) / RECORD).is_file()
+        assert recorded_fault(load_model(checkpoint_path(name)), checkpoint_path(name)) is None
 
 
 def test_weights_that_are_damaged_fail_the_self_test(tiny_checkpoint, tmp_path):
