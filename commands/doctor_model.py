@@ -40,7 +40,9 @@ class Memory(NamedTuple):
     states: int
 
 
-def model_checks(name: str, *, device: str | None, batch_size: int, length: int | None, self_test: bool) -> Iterator[Check]:
+def model_checks(
+    name: str, *, device: str | None, batch_size: int, length: int | None, self_test: bool
+) -> Iterator[Check]:
     """
     The checks of a model, one after another.
 
