@@ -152,6 +152,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_checkouts_are_compared_side_by_side(checkouts, checkpoint, tmp_path, capsys):
     output = tmp_path / "result.json"
     given = [argument for side, path in checkouts.items() for argument in (f"--{side}", str(path))]

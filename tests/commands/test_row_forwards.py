@@ -85,8 +85,7 @@ def test_the_leaderboard_tells_rows_per_forward_beside_areas(tmp_path, capsys):
     assert "forward" not in capsys.readouterr().out
     (tmp_path / "two.json").write_text(json.dumps(with_rows(2, tokens_per_forward=4.0)))
     (tmp_path / "eight.json").write_text(json.dumps(with_rows(8, tokens_per_forward=6.0)))
-    folder = tmp_path / "pictures"
-    assert main(["leaderboard", str(tmp_path), "--published", "--output", str(folder)]) == 0
+    assert main(["leaderboard", str(tmp_path), "--published"]) == 0
     (drafted,) = (line for line in capsys.readouterr().out.splitlines() if "ours" in line)
     assert "2.0 to 8.0" in drafted
     from d3llm.evaluation.leaderboard import make_boards, measured_curves

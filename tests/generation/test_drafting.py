@@ -65,8 +65,8 @@ def draws(number, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_text_is_that_of_the_decoder_without_drafts(models, seed):
-    """Every text, and what is documented of the forwards, in 300 random runs."""
-    for base, lengths, given, drafts in draws(25, seed):
+    """Every text, and what is documented of the forwards, in 144 random runs."""
+    for base, lengths, given, drafts in draws(12, seed):
         model, (ids, mask) = models[seed % 2], left_pad(prompts(lengths, seed=seed))
         plain = model.generate(ids, attention_mask=mask, **given)
         drafted = model.generate(ids, attention_mask=mask, **given | drafts)

@@ -46,7 +46,7 @@ def test_the_division_is_the_cheapest():
     ids=["dual", "prefix", "block", "block-no-refresh", "d2f", "guided"],
 )
 def test_work_is_close_to_need_and_rows_are_those_of_one_call(model, monkeypatch, arguments):
-    batch = 16 if model.logits_shift == 0 else 4  # a size for each family
+    batch = 8 if model.logits_shift == 0 else 4  # a size for each family
     ids, mask = left_pad(prompts(range(3, 3 + batch)))
     computed, needed, forward, call = [], [], decoding_run.DecodingRun.forward, model.forward
 

@@ -250,13 +250,18 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, problems, tmp_path, monke
         trajectory_facts(broken)
     monkeypatch.undo()
 
-    generate, calls = tiny[0].generate, []
-    monkeypatch.setattr(tiny[0], "generate", lambda *args, **kwargs: calls.append(1) or generate(*args, **kwargs))
+    start_run, started = tiny[0].start_run, []
+
+    def counted(prompt, *args, **kwargs):
+        started.extend(prompt)
+        return start_run(prompt, *args, **kwargs)
+
+    monkeypatch.setattr(tiny[0], "start_run", counted)
     extract(tiny, problems, broken)
-    assert len(calls) == 3  # two chunks of 4 and 3 samples in batches of 3
+    assert len(started) == 7  # two chunks of 4 and 3 samples
     assert contents(broken) == contents(whole)
     extract(tiny, problems, broken)
-    assert len(calls) == 3
+    assert len(started) == 7
 
 
 def test_the_rate_is_that_of_this_run(tmp_path):
@@ -392,6 +397,7 @@ def launch(line: list[str]) -> subprocess.Popen:
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed(tiny, tiny_checkpoint, tmp_path):
     rows = [{"prompt": " ".join(WORDS[: 1 + index % 7])} for index in range(24)]
     problems = write_jsonl(tmp_path / "problems.jsonl", rows)
