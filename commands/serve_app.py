@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from http import HTTPStatus
+from inspect import signature
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -106,9 +107,11 @@ class ServedModel:
     def __init__(self, worker: Worker, name: str):
         self.worker, self.name, self.created = worker, name, int(time.time())
 
-    def get_gen_models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         """The list of models."""
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "d3llm"}]
+
+    get_gen_models = list_models  # its name before transformers 5.24
 
     def is_cb_alive(self) -> bool:
         """Whether /health says `ok`."""
@@ -172,8 +175,9 @@ def build_app(worker: Worker, tokenizer: PreTrainedTokenizerBase, names: list[st
         `FastAPI`: The application; when it ends, so does the worker.
     """
     model, handler = ServedModel(worker, names[0]), ChatHandler(worker, tokenizer, names, limits)
-    unused: Any = None  # the handlers of routes that are removed
-    app = build_server(model, handler, unused, unused, unused, unused, generation_state=model)
+    # those of the other routes, which are removed; their number grows with the releases
+    handlers: dict[str, Any] = {n: None for n in signature(build_server).parameters if n.endswith("_handler")}
+    app = build_server(model_manager=model, generation_state=model, **{**handlers, "chat_handler": handler})
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in SERVED]
     app.add_middleware(BodyLimit, limits=limits)
     app.add_exception_handler(RequestError, _refused)
