@@ -53,9 +53,9 @@ def check_versions(requirements: Iterable[str], python: str | None) -> Check:
         faults.append(f"Python {platform.python_version()} is not {python}")
         remedies.append(f"use Python {python}")
     for requirement in map(Requirement, requirements):
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        of_extra = requirement.marker is not None and "extra" in str(requirement.marker)
-        of_extra = of_extra and not requirement.marker.evaluate({"extra": "dev"})
+        marker = requirement.marker
+        needed = marker is None or marker.evaluate({"extra": ""})
+        of_extra = marker is not None and "extra" in str(marker) and not marker.evaluate({"extra": "dev"})
         if not needed and not of_extra:
             continue
         try:
