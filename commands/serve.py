@@ -104,7 +104,7 @@ def checkpoint_of(model: str | None) -> Path:
 
     if model is None:
         return checkpoint_path("student")
-    if Path(model).exists() or model.count("/") != 1:
+    if Path(model).exists() or model.count("/") != 1 or model[0] in "/.~":
         return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
