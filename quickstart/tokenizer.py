@@ -10,8 +10,10 @@ MASK, UNKNOWN, USER, ASSISTANT, SYSTEM = "<|mdm_mask|>", "<|unknown|>", "<|user|
 SPECIAL_TOKENS = (END_OF_TEXT, MASK, UNKNOWN, USER, ASSISTANT, SYSTEM)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|> ' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}"
+    "{{ '<|' + message['role'] + '|> ' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|endoftext|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )

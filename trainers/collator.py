@@ -18,7 +18,7 @@ from ..trajectories.dataset import (
     read_decode_config,
     with_optional_columns,
 )
-from ..trajectories.fingerprints import tokenizer_fingerprint
+from ..trajectories.fingerprints import is_tokenizer_of
 from ..trajectories.row import OPTIONAL, PER_POSITION, STORED_FEATURES
 from .completions import column_names, encode_completions, has_completions
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
@@ -309,7 +309,7 @@ def _check_teacher(decode_config: dict[str, Any], student: StudentFacts, name: s
             "set `eos_token_id` in its generation_config.json."
         )
     taught = decode_config.get("tokenizer")
-    if student.tokenizer is not None and taught is not None and taught != tokenizer_fingerprint(student.tokenizer):
+    if student.tokenizer is not None and taught is not None and not is_tokenizer_of(taught, student.tokenizer):
         raise ValueError(
             f"{name} was made with another tokenizer or chat template than the student's: extract it again with the "
             "student's, or start from the teacher's checkpoint."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 
 import numpy as np
 from datasets import Dataset
@@ -11,9 +12,17 @@ from ..common.fingerprints import fingerprint
 from .row import PER_POSITION
 
 
+CHAT = [
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
-    A short digest of vocabulary and chat template: token ids of two tokenizers with the same one mean the same.
+    A short digest of the vocabulary and of what the chat template makes of a chat: token ids of two tokenizers with
+    the same one mean the same. Marks in a template that are not in its text, such as `{% generation %}`, do not count.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
@@ -21,7 +30,23 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     Returns:
         `str`: 16 hexadecimal digits.
     """
-    return fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    rendered = tokenizer.chat_template
+    if rendered is not None:
+        with suppress(Exception):  # a template may raise anything; then its source counts
+            rendered = [tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)]
+    return fingerprint([sorted(tokenizer.get_vocab().items()), rendered])
+
+
+def is_tokenizer_of(recorded: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """
+    Whether a recorded fingerprint is that of a tokenizer.
+
+    Args:
+        recorded (`str`): Of [`tokenizer_fingerprint`], or of the source of the template, as it once was.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+    """
+    of_source = fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    return recorded in (tokenizer_fingerprint(tokenizer), of_source)
 
 
 def rows_fingerprint(dataset: Dataset) -> str:
