@@ -10,7 +10,17 @@ from .tables import table_console
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
+
+    from d3llm.evaluation.differences import Difference
+    from d3llm.evaluation.factors import Factors
     from d3llm.evaluation.leaderboard import Board
+    from d3llm.evaluation.resampling import Estimate, Resampling
+    from d3llm.evaluation.result import Result
+
+FLOOR_RULES = {"drop": ("drop",), "cross": ("cross",), "both": ("drop", "cross")}
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -28,36 +38,126 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "or TASK=PERCENT,... (default: %(default)s)",
     )
     parser.add_argument(
-        "--baseline", metavar="METHOD", help="drop points more than 5 %% below this method's first point"
+        "--baseline",
+        metavar="METHOD|RESULT",
+        help="the teacher with one token per forward, as the name of a method or as its result files: drop points more "
+        "than 5 %% below it, and tell how many times its AUP a curve has, by decoder and by distillation",
+    )
+    parser.add_argument(
+        "--floor-rule",
+        choices=FLOOR_RULES,
+        default="drop",
+        help="drop points below the floor, as published, cut the curves where they cross it, or show both "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--difference",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("ONE", "OTHER"),
+        help="compare two methods by paired resampling; a pattern such as 'student-?-d3llm' is several runs of one",
+    )
+    parser.add_argument(
+        "--judged-by", metavar="CHECK", help="let this check of the task decide (default: the task's own)"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="resamples of an interval (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the resamples (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures, PNG and SVG")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    from d3llm.evaluation.leaderboard import MEASURED, make_boards, measured_curves, published, published_curves
+    from d3llm.evaluation.leaderboard import MEASURED, make_boards, published, published_curves, result_curves
+    from d3llm.evaluation.resampling import Resampling
 
-    if not args.results and not args.published:
-        raise ValueError("Nothing to show: give result files, --published, or both.")
     figures = published()
     if args.join is not None and (not args.published or args.join not in figures["tables"]):
         raise ValueError(f"--join must be one of {', '.join(figures['tables'])}, together with --published.")
-    curves = measured_curves(args.results, args.join or MEASURED) if args.results else []
-    if args.published:
-        curves += published_curves()
-    boards = make_boards(curves, parse_y_max(args.y_max), args.baseline)
-    console = table_console(140)
-    for board in boards:
-        console.print(board_table(board))
+    results, baseline = read_arguments(args)
+    y_max, resampling = parse_y_max(args.y_max), Resampling(args.resamples, args.seed)
+    table = args.join or MEASURED
+    curves = result_curves(results, table) + (published_curves() if args.published else [])
+    console = table_console(180)
+    for number, rule in enumerate(FLOOR_RULES[args.floor_rule]):
+        anchor: dict[str, Any] = {"baseline": baseline, "floor_rule": rule}
+        boards = make_boards(curves, y_max, resamples=args.resamples, seed=args.seed, **anchor)
+        for board in boards:
+            console.print(board_table(board))
+        for name, judged in by_further_checks(results):
+            for board in make_boards(result_curves(judged), y_max, resamples=args.resamples, seed=args.seed, **anchor):
+                console.print(board_table(board))
+        best = next((board.y_max for board in boards if board.table == table), {})
+        compare(console, results, args.difference, best, resampling, **anchor)
+        if args.output is not None and number == 0:
+            draw_boards(console, boards, args.output, figures)
     if args.published:
         console.print(closed_table(figures["closed"]))
-    if args.output is not None:
-        from d3llm.evaluation.plots import draw
 
-        args.output.mkdir(parents=True, exist_ok=True)
-        for board in boards:
-            paths = draw(board, args.output, figures["speed"], figures["closed"])
-            console.print(f"{len(paths)} pictures of the table {board.table} in {args.output}")
+
+def read_arguments(args: argparse.Namespace) -> tuple[list[Result], str | None]:
+    """The results that the arguments name, judged as they say, and the name of the baseline."""
+    from d3llm.evaluation.result import by_curve, read_results
+
+    results = read_results(args.results) if args.results else []
+    baseline = args.baseline
+    if baseline is not None and baseline not in {result.method for result in results} and Path(baseline).exists():
+        known = {result.file and result.file.resolve() for result in results}
+        of_teacher = read_results([Path(baseline)])
+        slowest = min(of_teacher, key=lambda result: result.tokens_per_forward or float("inf"))
+        baseline = slowest.method
+        results += [result for result in of_teacher if result.file and result.file.resolve() not in known]
+    if not results and not args.published:
+        raise ValueError("Nothing to show: give result files, --published, or both.")
+    if args.difference and not results:
+        raise ValueError("--difference compares measured results: give their files.")
+    if results and not by_curve(results):
+        raise ValueError(f"No results in {', '.join(map(str, args.results))}: give result files of `d3llm eval`.")
+    return ([result.judged(args.judged_by) for result in results] if args.judged_by else results), baseline
+
+
+def by_further_checks(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+    """The results by each further check that says other than the deciding one of some of them."""
+    for name in dict.fromkeys(name for result in results for name in result.differing_percent):
+        yield name, [result.judged(name) for result in results if name in (result.further_accuracy or {})]
+
+
+def compare(
+    console: Console,
+    results: list[Result],
+    pairs: list[list[str]],
+    best: dict[str, float | None],
+    resampling: Resampling,
+    *,
+    baseline: str | None,
+    floor_rule: str,
+) -> None:
+    """Prints the factors over a measured baseline, and the differences that are asked for."""
+    from d3llm.evaluation.differences import method_differences
+    from d3llm.evaluation.factors import curve_factors
+
+    options: dict[str, Any] = {"y_max": best, "floor_rule": floor_rule, "resampling": resampling}
+    if baseline is not None and any(result.method == baseline for result in results):
+        factors = curve_factors(results, baseline, **options)
+        for task in dict.fromkeys(factor.task for factor in factors):
+            console.print(factor_table(baseline, [factor for factor in factors if factor.task == task]))
+    for one, other in pairs:
+        found = method_differences(results, one, other, baseline=baseline, **options)
+        console.print(difference_table(one, other, found, resampling))
+
+
+def draw_boards(console: Console, boards: Sequence[Board], folder: Path, figures: dict[str, Any]) -> None:
+    """Draws the pictures of tables and says where they are."""
+    from d3llm.evaluation.plots import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for board in boards:
+        paths = draw(board, folder, figures["speed"], figures["closed"])
+        console.print(f"{len(paths)} pictures of the table {board.table} in {folder}")
 
 
 def parse_y_max(text: str) -> str | dict[str, float]:
@@ -80,7 +180,9 @@ def board_table(board: Board) -> Any:
 
     from d3llm.evaluation.result import short_name
 
-    table = Table(title=f"AUP, table {board.table}", title_justify="left")
+    judged = f", by {short_name(board.judged_by)}" if board.judged_by else ""
+    cut = ", curves cut where they cross the floor" if board.floor_rule == "cross" else ""
+    table = Table(title=f"AUP, table {board.table}{judged}{cut}", title_justify="left")
     table.add_column("method")
     for task in board.tasks:
         best, title = board.y_max[task], short_name(task)
@@ -99,6 +201,72 @@ def board_table(board: Board) -> Any:
         last = [rows[method]] if any(rows.values()) else []
         table.add_row(short_name(method), *cells, "" if average is None else f"{average:.1f}", *last)
     return table
+
+
+def factor_table(baseline: str, factors: Sequence[Factors]) -> Any:
+    """A table of AUP over a baseline's on one task, with both anchors, as decoder times distillation."""
+    from rich.table import Table
+
+    from d3llm.evaluation.result import short_name
+
+    first = factors[0]
+    own = f"TPF {first.baseline_tokens_per_forward:.2f}"
+    said = f"{first.baseline_accuracy:.1f}% at {own}, which the paper counts as 1.00"
+    title = f"Times the AUP of {short_name(baseline)} on {short_name(first.task)} ({said})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("method")
+    columns = (f"anchor\n{own}", "anchor\nTPF 1.00", f"decoder,\n{own}", "decoder,\nTPF 1.00", "distillation")
+    for name in ("AUP", *columns):
+        table.add_column(name, justify="right")
+    for factor in factors:
+        decoder = factor.decoder
+        table.add_row(
+            short_name(factor.method),
+            estimate(factor.area, 1),
+            estimate(factor.total.own),
+            estimate(factor.total.paper),
+            estimate(decoder and decoder.own),
+            estimate(decoder and decoder.paper),
+            estimate(factor.distillation),
+        )
+    return table
+
+
+def difference_table(one: str, other: str, differences: Sequence[Difference], resampling: Resampling) -> Any:
+    """A table of what one method has more of than another."""
+    from rich.table import Table
+
+    from d3llm.evaluation.result import short_name
+
+    runs = max((difference.runs for difference in differences), default=(1, 1))
+    drawn = f"problems, and of {runs[0]} and {runs[1]} runs" if max(runs) > 1 else "problems"
+    said = f"{resampling.resamples} resamples of {drawn}"
+    table = Table(title=f"{short_name(one)} minus {short_name(other)} ({said})", title_justify="left")
+    for name in ("task", "what", "at"):
+        table.add_column(name)
+    for name in (short_name(one), short_name(other), f"difference ({100 * resampling.level:g} % interval)"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for found in differences:
+        digits = 2 if found.quantity == "TPF" else 1
+        table.add_row(
+            short_name(found.task),
+            found.quantity,
+            " ".join(f"{name}={value}" for name, value in found.point.items()),
+            f"{found.one:.{digits}f}",
+            f"{found.other:.{digits}f}",
+            estimate(found.difference, digits, sign="+"),
+            "a difference" if found.shown else "no difference shown",
+        )
+    return table
+
+
+def estimate(value: Estimate | None, digits: int = 2, sign: str = "") -> str:
+    """A value with its interval as text; nothing where there is none."""
+    if value is None:
+        return ""
+    middle, low, high = (f"{each:{sign}.{digits}f}" for each in (value.value, value.low, value.high))
+    return f"{middle} ({low} to {high})"
 
 
 def closed_table(closed: dict[str, dict[str, Any]]) -> Any:

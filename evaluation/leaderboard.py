@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from .aup.aup import bootstrap_interval, compute_aup, points_above_floor
+from .aup.aup import bootstrap_interval, compute_aup, pieces_above_floor
 from .result import Result, by_curve, read_results, short_name
 
 
@@ -45,6 +45,7 @@ class Curve:
         method (`str`): Name of the method.
         points (`tuple[Point, ...]`): By rising TPF.
         measured (`bool`): Whether it comes from result files rather than from a published table.
+        judged_by (`str`, *optional*): Name of the check that the accuracies are by, if it has one.
     """
 
     table: str
@@ -52,6 +53,7 @@ class Curve:
     method: str
     points: tuple[Point, ...]
     measured: bool = False
+    judged_by: str | None = None
 
     @property
     def rows_per_forward(self) -> tuple[float, float] | None:
@@ -72,9 +74,11 @@ class Board:
         curves (`dict[tuple[str, str], Curve]`): Curves by method and task.
         y_max (`dict[str, float | None]`): Best accuracy of each task that the areas refer to; `None` for each
             method's own.
-        kept (`dict[tuple[str, str], list[tuple[float, float]]]`): The points (TPF, accuracy) above the floor.
+        pieces (`dict[tuple[str, str], list[list[tuple[float, float]]]]`): What of each curve is above the floor, as
+            points (TPF, accuracy).
         areas (`dict[tuple[str, str], float]`): AUP by method and task.
         intervals (`dict[tuple[str, str], tuple[float, float]]`): 95 % bootstrap intervals of measured curves.
+        floor_rule (`str`): What happens at the floor, see [`compute_aup`].
     """
 
     table: str
@@ -82,9 +86,17 @@ class Board:
     methods: list[str]
     curves: dict[tuple[str, str], Curve]
     y_max: dict[str, float | None]
-    kept: dict[tuple[str, str], list[tuple[float, float]]]
+    pieces: dict[tuple[str, str], list[list[tuple[float, float]]]]
     areas: dict[tuple[str, str], float]
     intervals: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    floor_rule: str = "drop"
+
+    @property
+    def judged_by(self) -> str | None:
+        """The checks that decided, if they have names."""
+        return (
+            " and ".join(dict.fromkeys(curve.judged_by for curve in self.curves.values() if curve.judged_by)) or None
+        )
 
     def average(self, method: str) -> float | None:
         """Mean AUP over the table's tasks; `None` for a method that lacks one."""
@@ -156,7 +168,7 @@ def result_curves(results: Sequence[Result], table: str = MEASURED) -> list[Curv
         `ValueError`: For points of one curve on different samples.
     """
     return [
-        Curve(table, task, method, tuple(map(_point, points)), measured=True)
+        Curve(table, task, method, tuple(map(_point, points)), measured=True, judged_by=points[0].judged_by)
         for (task, method), points in by_curve(results).items()
     ]
 
@@ -174,9 +186,11 @@ def _point(result: Result) -> Point:
 
 def make_boards(
     curves: Sequence[Curve],
-    y_max: str | Mapping[str, float] = "table",
+    y_max: str | Mapping[str, float | None] = "table",
     baseline: str | None = None,
     resamples: int = 1000,
+    seed: int = 0,
+    floor_rule: str = "drop",
 ) -> list[Board]:
     """
     Computes the AUP of every curve, table by table.
@@ -190,6 +204,9 @@ def make_boards(
         baseline (`str`, *optional*): Method whose first point sets the floor below which points are dropped.
         resamples (`int`, *optional*, defaults to 1000): Number of resamples for the intervals of measured curves; 0
             for no intervals.
+        seed (`int`, *optional*, defaults to 0): Seed of the resamples.
+        floor_rule (`str`, *optional*, defaults to `"drop"`): What happens at the floor: `"drop"`, as published, or
+            `"cross"`; see [`compute_aup`].
 
     Returns:
         `list[Board]`: The tables.
@@ -211,10 +228,12 @@ def make_boards(
                     "give the measured curve another name (--method)."
                 )
         tasks = list(dict.fromkeys(curve.task for curve in in_table))
-        best = {task: _y_max(y_max, task, [curve for curve in in_table if curve.task == task]) for task in tasks}
-        kept, areas, intervals = {}, {}, {}
+        best = {
+            task: best_accuracy(y_max, task, [curve for curve in in_table if curve.task == task]) for task in tasks
+        }
+        pieces, areas, intervals = {}, {}, {}
         for key, curve in by_key.items():
-            floor: dict[str, Any] = {}
+            floor: dict[str, Any] = {"floor_rule": floor_rule}
             if baseline is not None:
                 if (baseline, curve.task) not in by_key:
                     raise ValueError(f"The baseline {baseline!r} has no points on {curve.task} in the table {table}.")
@@ -223,24 +242,40 @@ def make_boards(
                 [point.tokens_per_forward for point in curve.points],
                 [point.accuracy for point in curve.points],
             )
-            kept[key] = points_above_floor(*points, **floor)
+            pieces[key] = pieces_above_floor(*points, **floor)
             areas[key] = compute_aup(*points, y_max=best[curve.task], **floor)
             if curve.measured and resamples:
                 columns: dict[str, Any] = {
                     name: [point.samples[name] for point in curve.points]  # type: ignore[index]
                     for name in ("tokens", "forwards", "correct")
                 }
-                intervals[key] = bootstrap_interval(**columns, resamples=resamples, y_max=best[curve.task], **floor)
-        board = Board(table, tasks, [], by_key, best, kept, areas, intervals)
+                intervals[key] = bootstrap_interval(
+                    **columns, resamples=resamples, seed=seed, y_max=best[curve.task], **floor
+                )
+        board = Board(table, tasks, [], by_key, best, pieces, areas, intervals, floor_rule)
         methods = list(dict.fromkeys(curve.method for curve in in_table))
         board.methods.extend(sorted(methods, key=lambda method: -(board.average(method) or -1)))
         boards.append(board)
     return boards
 
 
-def _y_max(convention: str | Mapping[str, float], task: str, curves: Sequence[Curve]) -> float | None:
-    if isinstance(convention, str):
-        return None if convention == "own" else max(point.accuracy for c in curves for point in c.points) or None
-    if task not in convention:
+def best_accuracy(y_max: str | Mapping[str, float | None], task: str, curves: Sequence[Curve]) -> float | None:
+    """
+    The accuracy that the areas of a task refer to.
+
+    Args:
+        y_max (`str` or `Mapping[str, float | None]`): The convention, see [`make_boards`], or the values of a board.
+        task (`str`): Title of the task.
+        curves (`Sequence[Curve]`): All curves of the table on this task.
+
+    Returns:
+        `float`, *optional*: In percent; `None` for each method's own.
+
+    Raises:
+        `ValueError`: For a task without a fixed value.
+    """
+    if isinstance(y_max, str):
+        return None if y_max == "own" else max(point.accuracy for c in curves for point in c.points) or None
+    if task not in y_max:
         raise ValueError(f"There is no y_max for the task {task}: give {task}=VALUE.")
-    return convention[task]
+    return y_max[task]

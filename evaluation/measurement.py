@@ -3,7 +3,7 @@
 import glob
 import json
 import platform
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -73,6 +73,7 @@ def measure_samples(
         "task": task.name,
         "title": task.title,
         "checker": task.checker,
+        **_checks(task.verdict, task.further_checks),
         "data": fingerprint([[s.id, list(p), repr(s.reference)] for s, p in zip(samples, prompts, strict=True)]),
         "num_samples": len(samples),
         "batch_size": batch_size,
@@ -152,21 +153,29 @@ def _kept_result(path: Path, settings: dict[str, Any]) -> Result | None:
         return None
     try:
         result = read_result(path)
-        kept = plan_values(result.to_dict())
-        same = {**kept, **plan_values(settings)} == kept
+        no_checks = dict.fromkeys(_checks("", ()))  # of a task without named checks: then the result must not have any
+        kept = no_checks | plan_values(result.to_dict() | _checks(result.judged_by, result.further_accuracy or ()))
+        same = kept | no_checks | plan_values(settings) == kept
     except (OSError, ValueError):
         return None
     return result if same else None
+
+
+def _checks(verdict: str | None, further: Iterable[str]) -> dict[str, Any]:
+    """What the settings say of named checks: samples that lack a verdict are not mixed with those that have it."""
+    return {} if verdict is None else {"judged_by": verdict, "further_checks": list(further)}
 
 
 def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     records = []
     for row in batch.rows:
         sample, text = samples[row.index], task.cut(row.text)
+        correct, further = task.judge(sample, text)
         records.append(
             {
                 "id": sample.id,
-                "correct": task.check(sample, text),
+                "correct": correct,
+                **({"further": further} if further else {}),
                 "tokens": row.tokens,
                 "forwards": row.forwards,
                 "row_forwards": row.row_forwards,

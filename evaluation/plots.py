@@ -108,7 +108,7 @@ def draw_curves(board: Board) -> Figure:
                 label=f"{label(board, method)}: {board.areas[method, task]:.1f}",
                 zorder=3,
             )
-            kept = board.kept[method, task]
+            kept = [point for piece in board.pieces[method, task] for point in piece]
             dropped = [(p.tokens_per_forward, p.accuracy) for p in points]
             dropped = [point for point in dropped if point not in kept]
             axes.plot(
@@ -124,7 +124,7 @@ def draw_curves(board: Board) -> Figure:
         axes.set_xlim(left=0)
         axes.set_title(caption(task))
         axes.set_xlabel("tokens per forward")
-        axes.set_ylabel("accuracy (%)")
+        axes.set_ylabel(f"accuracy by {caption(board.judged_by)} (%)" if board.judged_by else "accuracy (%)")
         axes.grid(color="0.88", linewidth=0.6)
         axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="lower right")
     figure.supxlabel(
@@ -139,16 +139,19 @@ def _shade_area(axes: Any, board: Board, method: str, task: str) -> None:
     """Shades the AUP of a method, and starts the accuracy axis just below the lowest value shown."""
     curves = [curve for (_, other), curve in board.curves.items() if other == task]
     accuracies = [point.accuracy for curve in curves for point in curve.points]
-    points = board.kept[method, task]
+    pieces = board.pieces[method, task]
     best = board.y_max[task] or max(point.accuracy for point in board.curves[method, task].points) or 1.0
-    weighted = [y * weight(y, best) for _, y in points]
-    axes.set_ylim(max(0, 5 * math.floor(min(weighted + accuracies) / 5) - 5), min(102.0, max(accuracies) + 3))
-    if points:
-        axes.fill_between([0, points[0][0]], points[0][1], color="0.87", zorder=0, linewidth=0)
-    if len(points) > 1:
-        parallelism = [tokens_per_forward for tokens_per_forward, _ in points]
-        axes.fill_between(parallelism, weighted, color="0.87", zorder=0, linewidth=0)
-        axes.plot(parallelism, weighted, color="0.4", linewidth=0.8, linestyle=":", zorder=1)
+    weighted = [[y * weight(y, best) for _, y in piece] for piece in pieces]
+    lowest = min([y for piece in weighted for y in piece] + accuracies)
+    axes.set_ylim(max(0, 5 * math.floor(lowest / 5) - 5), min(102.0, max(accuracies) + 3))
+    if pieces:
+        (parallelism, y), *_ = pieces[0]
+        axes.fill_between([0, parallelism], y, color="0.87", zorder=0, linewidth=0)
+    for piece, heights in zip(pieces, weighted, strict=True):
+        if len(piece) > 1:
+            positions = [tokens_per_forward for tokens_per_forward, _ in piece]
+            axes.fill_between(positions, heights, color="0.87", zorder=0, linewidth=0)
+            axes.plot(positions, heights, color="0.4", linewidth=0.8, linestyle=":", zorder=1)
 
 
 def draw_bars(board: Board) -> Figure:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +43,7 @@ class Record(TypedDict):
     tokens: Count
     forwards: Count
     row_forwards: NotRequired[Count]  # not in older files: then as many as `forwards`
+    further: NotRequired[dict[str, bool]]  # verdicts of further checks, by name
     seconds: Rate
     text: str
 
@@ -55,6 +56,14 @@ class Samples(TypedDict):
     tokens: list[Count]
     forwards: list[Count]
     row_forwards: NotRequired[list[Count]]
+    further: NotRequired[dict[str, list[bool]]]
+
+
+class CheckAccuracy(TypedDict):
+    """The accuracy by one check, a share of 1, with its interval."""
+
+    accuracy: Share
+    accuracy_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
 class Decoding(TypedDict):
@@ -78,6 +87,9 @@ class Result:
     `docs/evaluation.md` for each. Shares are of 1, as in the file; whoever needs percent takes the properties.
 
     Attributes:
+        judged_by (`str`, *optional*): Name of the check that `accuracy` is by; `None` of a task with a single check.
+        further_accuracy (`dict[str, dict]`, *optional*): `accuracy` and `accuracy_interval` by each further check of
+            the task, by its name.
         left_out (`frozenset[str]`): Keys that its file does not have: not every measurement knows all of them.
         file (`Path`, *optional*): Where it was read from, for errors.
     """
@@ -86,6 +98,7 @@ class Result:
     task: Name
     title: Name
     checker: str
+    judged_by: Name | None = None
     data: str
     num_samples: AtLeastOne
     batch_size: AtLeastOne
@@ -104,6 +117,7 @@ class Result:
     accuracy: Share
     accuracy_interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
     interval: str
+    further_accuracy: dict[Name, CheckAccuracy] | None = None
     tokens_per_forward: Rate | None
     tokens_per_second: Rate | None
     tokens: Count
@@ -143,6 +157,50 @@ class Result:
         """The interval of the accuracy, from 0 to 100."""
         low, high = self.accuracy_interval
         return 100 * low, 100 * high
+
+    @property
+    def differing_percent(self) -> dict[str, tuple[float, float, float]]:
+        """Accuracy and its interval, from 0 to 100, by each further check that says other than the deciding one."""
+        return {
+            name: (100 * by["accuracy"], 100 * by["accuracy_interval"][0], 100 * by["accuracy_interval"][1])
+            for name, by in (self.further_accuracy or {}).items()
+            if by["accuracy"] != self.accuracy
+        }
+
+    def judged(self, by: str) -> "Result":
+        """
+        The same samples with another of the task's checks as the deciding one.
+
+        Args:
+            by (`str`): Name of the check.
+
+        Returns:
+            [`Result`]: The result by that check; what decided is one of its further checks.
+
+        Raises:
+            `ValueError`: If the samples were not judged by it.
+        """
+        further = dict(self.further_accuracy or {})
+        if by == self.judged_by:
+            return self
+        if self.judged_by is None or by not in further:
+            known = ", ".join(filter(None, [self.judged_by, *further])) or "no named check"
+            raise ValueError(f"{self.file or short_name(self.method)} was not judged by {by!r}: it has {known}.")
+        columns = self.samples["further"]
+        own: CheckAccuracy = {"accuracy": self.accuracy, "accuracy_interval": self.accuracy_interval}
+        return replace(
+            self,
+            judged_by=by,
+            accuracy=further[by]["accuracy"],
+            accuracy_interval=further[by]["accuracy_interval"],
+            further_accuracy={self.judged_by: own} | {name: value for name, value in further.items() if name != by},
+            samples={
+                **self.samples,
+                "correct": columns[by],
+                "further": {self.judged_by: self.samples["correct"]}
+                | {name: values for name, values in columns.items() if name != by},
+            },
+        )
 
     @property
     def rows_per_forward(self) -> float:
@@ -286,8 +344,19 @@ def by_curve(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
                 f"{short_name(method)} was measured on {short_name(title)} with different samples: make a curve of "
                 "one set of samples, or give the points different names (--method)."
             )
+        judges = {point.judged_by or "its only check": point for point in _of_task(curves, title)}
+        if len(judges) > 1:
+            said = " and ".join(f"{short_name(point.method)} by {check}" for check, point in judges.items())
+            raise ValueError(
+                f"{short_name(title)} was judged by different checks, {said}: compare results by one of them, or "
+                "measure again (`d3llm eval`)."
+            )
         points.sort(key=lambda point: point.tokens_per_forward or 0.0)
     return curves
+
+
+def _of_task(curves: Mapping[tuple[str, str], list[Result]], title: str) -> list[Result]:
+    return [result for (task, _), results in curves.items() if task == title for result in results]
 
 
 def area(curve: Sequence[Result], **anchor: Any) -> float:
@@ -296,7 +365,7 @@ def area(curve: Sequence[Result], **anchor: Any) -> float:
 
     Args:
         curve (`Sequence[Result]`): The points.
-        anchor (`Any`): `y_max` and `baseline_accuracy`, in percent; see [`compute_aup`].
+        anchor (`Any`): `y_max` and `baseline_accuracy`, in percent, and `floor_rule`; see [`compute_aup`].
 
     Returns:
         `float`: Percent times tokens per forward.
@@ -311,28 +380,35 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`,
-            and `row_forwards` if they are not as many as `forwards`.
+            and `row_forwards` if they are not as many as `forwards`; `further`, the verdicts of further checks.
 
     Returns:
         `dict[str, Any]`: Accuracy (a share of 1) with its interval, TPF, TPS, sums, and a list per quantity with a
-        value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated.
+        value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated. `further_accuracy`
+        if there are further checks.
     """
     correct = sum(record["correct"] for record in records)
     samples = {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")}
     samples["row_forwards"] = [record.get("row_forwards", record["forwards"]) for record in records]
+    checks = records[0].get("further", {})
+    further = {name: [record["further"][name] for record in records] for name in checks}
     tokens, forwards, seconds = sum(samples["tokens"]), sum(samples["forwards"]), sum(r["seconds"] for r in records)
     return {
-        "accuracy": correct / len(records),
-        "accuracy_interval": list(wilson_interval(correct, len(records))),
+        **_share(correct, len(records)),
         "interval": "95 % Wilson",
+        **({"further_accuracy": {n: _share(sum(v), len(v)) for n, v in further.items()}} if further else {}),
         "tokens_per_forward": tokens / forwards if tokens else None,
         "tokens_per_second": tokens / seconds if tokens else None,
         "tokens": tokens,
         "forwards": forwards,
         "row_forwards": sum(samples["row_forwards"]),
         "seconds": seconds,
-        "samples": samples,
+        "samples": samples | ({"further": further} if further else {}),
     }
+
+
+def _share(correct: int, total: int) -> dict[str, Any]:
+    return {"accuracy": correct / total, "accuracy_interval": list(wilson_interval(correct, total))}
 
 
 def short_name(name: str) -> str:
@@ -344,7 +420,8 @@ def short_name(name: str) -> str:
 def _check_samples(result: dict[str, Any], name: str) -> None:
     """Raises when the figures of a result are not what its samples say."""
     columns = {key: result["samples"][key] for key in Samples.__annotations__ if key in result["samples"]}
-    counts = {key: len(values) for key, values in columns.items()}
+    further = columns.pop("further", {})
+    counts = {key: len(values) for key, values in (columns | further).items()}
     if set(counts.values()) != {result["num_samples"]}:
         raise ValueError(f"{name}['num_samples'] is {result['num_samples']}, and `samples` has {counts}: {WAY_OUT}.")
     records = [dict(zip(columns, values, strict=True), seconds=0.0) for values in zip(*columns.values(), strict=True)]
@@ -354,10 +431,21 @@ def _check_samples(result: dict[str, Any], name: str) -> None:
         raise ValueError(f"{name} has tokens that took no forward or no time: {WAY_OUT}.")
     if any(record.get("row_forwards", record["forwards"]) < record["forwards"] for record in records):
         raise ValueError(f"{name} has a sample with fewer row forwards than forwards: {WAY_OUT}.")
+    _check_further(result, further, name)
     said, figures = summarize(records), {"row_forwards": result["forwards"], **result}
     for key in ("accuracy", "tokens", "forwards", "row_forwards", "tokens_per_forward", "tokens_per_second"):
         if not _same(figures[key], said[key]):
             raise ValueError(f"{name}['{key}'] is {figures[key]}, and its samples say {said[key]}: {WAY_OUT}.")
+
+
+def _check_further(result: dict[str, Any], further: dict[str, list[bool]], name: str) -> None:
+    """Raises when what a result says by further checks is not what its samples say."""
+    figures = {check: by["accuracy"] for check, by in (result.get("further_accuracy") or {}).items()}
+    said = {check: sum(verdicts) / len(verdicts) for check, verdicts in further.items()}
+    if figures.keys() != said.keys() or not all(_same(figures[check], said[check]) for check in said):
+        raise ValueError(f"{name}['further_accuracy'] is {figures}, and its samples say {said}: {WAY_OUT}.")
+    if figures and (result.get("judged_by") is None or result["judged_by"] in figures):
+        raise ValueError(f"{name} has further checks, and no name of its own for the deciding one: {WAY_OUT}.")
 
 
 def _same(one: float | None, other: float | None) -> bool:

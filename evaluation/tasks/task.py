@@ -1,6 +1,6 @@
 """What a task is: samples with prompts, and a check of what a model makes of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ class Sample:
     choices: tuple[str, ...] = ()
 
 
+Check = Callable[[Sample, str], bool]
+
+
 @dataclass(frozen=True)
 class Task:
     """
@@ -45,7 +48,8 @@ class Task:
         load (`Callable[[Path | None, str, int | None], list[Sample]]`):
             The samples of a file, or by default of a split, `"test"` or `"validation"`; at most so many.
         check (`Callable[[Sample, str], bool]`):
-            Whether a generated text is right; the index of the choice as text when there are choices.
+            Whether a generated text is right; the index of the choice as text when there are choices. This check
+            decides: accuracy and AUP are by it.
         chat (`bool`): Whether the prompt is a user's turn of the chat template.
         stop_strings (`tuple[str, ...]`): The answer ends before the first of these.
         max_new_tokens (`int`): Length of the generated region.
@@ -53,19 +57,47 @@ class Task:
         checker (`str`): What compares answers, for the result file.
         definition (`str`, *optional*): Which file defined the task, with a digest of it, for the result file: samples
             of another definition are not mixed with those of this one.
+        verdict (`str`, *optional*): What results call `check`, such as `"solution"`; needed beside further checks.
+        further_checks (`Mapping[str, Callable[[Sample, str], bool]]`): Other checks by name, such as
+            `{"number": ...}`. Their accuracies stand beside that of the deciding check.
+
+    Raises:
+        `ValueError`: For further checks beside one without a name or of the same name.
     """
 
     name: str
     title: str
     source: str
     load: Callable[[Path | None, str, int | None], list[Sample]]
-    check: Callable[[Sample, str], bool]
+    check: Check
     chat: bool = False
     stop_strings: tuple[str, ...] = ()
     max_new_tokens: int = 256
     runs_code: bool = False
     checker: str = field(default="exact value or text")
     definition: str | None = None
+    verdict: str | None = None
+    further_checks: Mapping[str, Check] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.further_checks and (self.verdict is None or self.verdict in self.further_checks):
+            raise ValueError(
+                f"The task {self.name} has the further checks {', '.join(self.further_checks)}, and the deciding one is "
+                f"called {self.verdict!r}: give it a name of its own (`verdict`)."
+            )
+
+    def judge(self, sample: Sample, text: str) -> tuple[bool, dict[str, bool]]:
+        """
+        What all checks say of a text.
+
+        Args:
+            sample ([`Sample`]): The sample.
+            text (`str`): The answer, as [`cut`] gives it.
+
+        Returns:
+            `tuple[bool, dict[str, bool]]`: The verdict of the deciding check, and those of the further ones by name.
+        """
+        return self.check(sample, text), {name: check(sample, text) for name, check in self.further_checks.items()}
 
     def cut(self, text: str) -> str:
         """What of a generated text is the answer."""

@@ -1,0 +1,144 @@
+"""Estimates with intervals, by resampling the problems of a task and the runs of a method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .aup.aup import areas_of_curves, draw_resamples, resampled_points
+from .result import Result, area
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """
+    How intervals are made.
+
+    Attributes:
+        resamples (`int`): Number of resamples.
+        seed (`int`): Seed of the draws. Curves on the same problems are resampled together, with the same draws.
+        level (`float`): Share of the resamples within an interval.
+
+    Raises:
+        `ValueError`: For values out of range.
+    """
+
+    resamples: int = 1000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or self.seed < 0 or not 0 < self.level < 1:
+            raise ValueError(
+                f"Resampling takes at least 1 resample, a seed of at least 0 and a level between 0 and 1, got {self}."
+            )
+
+    def problems(self, count: int) -> np.ndarray:
+        """
+        Resamples of problems.
+
+        Args:
+            count (`int`): How many problems there are.
+
+        Returns:
+            `np.ndarray` of shape `(resamples, count)`: How often each resample has each problem.
+        """
+        return _draw_problems(count, self.resamples, self.seed)
+
+    def runs(self, count: int, stream: int = 0) -> np.ndarray:
+        """
+        Resamples of the runs of a method, which differ in their seed. Each draws one run fewer than there are: then the
+        variance of their mean is unbiased (Rao and Wu 1988), where as many draws as there are runs would make it a
+        third too small for three runs.
+
+        Args:
+            count (`int`): How many runs there are.
+            stream (`int`, *optional*, defaults to 0): Other draws for another stream.
+
+        Returns:
+            `np.ndarray` of shape `(resamples, max(1, count - 1))`: Indices of the drawn runs.
+        """
+        rng = np.random.default_rng([self.seed, 1, stream])  # other draws than those of the problems
+        return rng.integers(count, size=(self.resamples, max(1, count - 1)))
+
+    def estimate(self, value: float, resampled: np.ndarray) -> "Estimate":
+        """
+        A value with the percentile interval of its resamples.
+
+        Args:
+            value (`float`): The value.
+            resampled (`np.ndarray` of shape `(resamples,)`): The same of each resample.
+
+        Returns:
+            [`Estimate`]: Both.
+        """
+        low, high = np.quantile(resampled, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return Estimate(value, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    A value and its interval.
+
+    Attributes:
+        value (`float`): The value.
+        low (`float`), high (`float`): The ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether the interval says of which sign the value is."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class ResampledCurve:
+    """
+    A curve, and the same on every resample of its problems.
+
+    Attributes:
+        results (`Sequence[Result]`): Its points.
+        area (`float`): Its AUP.
+        areas (`np.ndarray` of shape `(resamples,)`): AUP of the resamples.
+        tokens_per_forward (`np.ndarray` of shape `(resamples, points)`): TPF of the resamples.
+        accuracy (`np.ndarray` of shape `(resamples, points)`): Accuracy of the resamples, in percent.
+    """
+
+    results: Sequence[Result]
+    area: float
+    areas: np.ndarray
+    tokens_per_forward: np.ndarray
+    accuracy: np.ndarray
+
+    @classmethod
+    def of(cls, results: Sequence[Result], resampling: Resampling, **anchor: Any) -> "ResampledCurve":
+        """
+        Resamples the problems of a curve.
+
+        Args:
+            results (`Sequence[Result]`): Its points, on the same problems.
+            resampling ([`Resampling`]): How.
+            anchor (`Any`): `y_max`, `baseline_accuracy` and `floor_rule` of [`compute_aup`]. They are the same in all
+                resamples.
+
+        Returns:
+            [`ResampledCurve`]: The curve.
+        """
+        columns: list[Any] = [
+            [result.samples[name] for result in results]  # type: ignore[literal-required]
+            for name in ("tokens", "forwards", "correct")
+        ]
+        points = resampled_points(*columns, draws=resampling.problems(results[0].num_samples))
+        return cls(results, area(results, **anchor), areas_of_curves(*points, **anchor), *points)
+
+
+@lru_cache(maxsize=4)
+def _draw_problems(count: int, resamples: int, seed: int) -> np.ndarray:
+    return draw_resamples(count, resamples, seed)
