@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
-from .tables import table_console
+from .tables import accuracy_text, further_text, table_console
 
 
 if TYPE_CHECKING:
@@ -283,21 +283,23 @@ def print_table(results: Sequence[Result]) -> None:
     from d3llm.evaluation.result import short_name
 
     with_rows = any(result.row_forwards != result.forwards for result in results)
+    with_checks = any(result.differing_percent for result in results)
     table = Table(title="Measured points", title_justify="left")
     for name in ("task", "method", "point"):
         table.add_column(name)
     rows = ["row forwards"] if with_rows else []
-    for name in ("n", "accuracy (95 % interval)", "TPF", "TPS", "tokens", "forwards", *rows, "seconds"):
+    checks = ["by other checks"] if with_checks else []
+    for name in ("n", "accuracy (95 % interval)", *checks, "TPF", "TPS", "tokens", "forwards", *rows, "seconds"):
         table.add_column(name, justify="right")
     for result in results:
-        low, high = result.interval_percent
         tpf, tps = result.tokens_per_forward, result.tokens_per_second
         table.add_row(
             result.task,
             short_name(result.method),
             " ".join(f"{name}={value}" for name, value in result.point.items()),
             str(result.num_samples),
-            f"{result.accuracy_percent:.1f}% ({low:.1f}% to {high:.1f}%)",
+            accuracy_text(result.accuracy_percent, *result.interval_percent, check=result.judged_by),
+            *([further_text(result)] if with_checks else []),
             "" if tpf is None else f"{tpf:.2f}",
             "" if tps is None else f"{tps:.0f}",
             str(result.tokens),

@@ -40,8 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--baseline",
         metavar="METHOD|RESULT",
-        help="the teacher with one token per forward, as the name of a method or as its result files: drop points more "
-        "than 5 %% below it, and tell how many times its AUP a curve has, by decoder and by distillation",
+        help="the teacher with one token per forward, by the name of its method or as its result files: drop points "
+        "more than 5 %% below it, and tell how many times its AUP a curve has, by decoder and by distillation",
     )
     parser.add_argument(
         "--floor-rule",
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         boards = make_boards(curves, y_max, resamples=args.resamples, seed=args.seed, **anchor)
         for board in boards:
             console.print(board_table(board))
-        for name, judged in by_further_checks(results):
+        for judged in by_further_checks(results):
             for board in make_boards(result_curves(judged), y_max, resamples=args.resamples, seed=args.seed, **anchor):
                 console.print(board_table(board))
         best = next((board.y_max for board in boards if board.table == table), {})
@@ -120,10 +120,10 @@ def read_arguments(args: argparse.Namespace) -> tuple[list[Result], str | None]:
     return ([result.judged(args.judged_by) for result in results] if args.judged_by else results), baseline
 
 
-def by_further_checks(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
+def by_further_checks(results: Sequence[Result]) -> Iterator[list[Result]]:
     """The results by each further check that says other than the deciding one of some of them."""
     for name in dict.fromkeys(name for result in results for name in result.differing_percent):
-        yield name, [result.judged(name) for result in results if name in (result.further_accuracy or {})]
+        yield [result.judged(name) for result in results if name in (result.further_accuracy or {})]
 
 
 def compare(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from d3llm.evaluation.result import Result
+
 
 def table_console(width: int) -> Console:
     """
@@ -37,6 +39,29 @@ def count_forwards(forwards: int, row_forwards: int, assistant_forwards: int = 0
     """
     rows = f" ({row_forwards} row forwards)" if row_forwards != forwards else ""
     return f"{forwards} forwards{rows}" + (f" and {assistant_forwards} of the assistant" if assistant_forwards else "")
+
+
+def accuracy_text(percent: float, low: float, high: float, check: str | None = None) -> str:
+    """
+    An accuracy in words, with the name of the check that it is by.
+
+    Args:
+        percent (`float`), low (`float`), high (`float`): The accuracy and the ends of its interval, from 0 to 100.
+        check (`str`, *optional*): The name.
+    """
+    from d3llm.evaluation.result import short_name
+
+    return f"{percent:.1f}% ({low:.1f}% to {high:.1f}%)" + (f" by {short_name(check)}" if check else "")
+
+
+def further_text(result: Result) -> str:
+    """
+    The accuracies by further checks that differ from the deciding one, a line each.
+
+    Args:
+        result ([`~d3llm.evaluation.result.Result`]): A measured point.
+    """
+    return "\n".join(accuracy_text(*by, check=name) for name, by in result.differing_percent.items())
 
 
 def beside(views: Sequence[RenderableType]) -> RenderableType:

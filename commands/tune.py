@@ -19,6 +19,7 @@ from .eval import (
     print_table,
 )
 from .fields import add_decoding_arguments
+from .tables import further_text
 
 
 DEFAULT_SWEEPS = {  # by the unit of the score
@@ -95,7 +96,10 @@ def run(args: argparse.Namespace) -> None:
     said = ", ".join(f"{name}={value}" for name, value in chosen.point.items())
     tpf, accuracy = chosen.tokens_per_forward, chosen.accuracy_percent
     rows = f" at {chosen.rows_per_forward:.1f} rows per forward" if chosen.rows_per_forward > 1 else ""
-    sys.stdout.write(f"best by {args.objective}: {said} (TPF {tpf:.2f}{rows}, accuracy {accuracy:.1f}%)\n")
+    check = f" by {chosen.judged_by}" if chosen.judged_by else ""
+    others = "".join(f", {line}" for line in further_text(chosen).splitlines())
+    figures = f"TPF {tpf:.2f}{rows}, accuracy {accuracy:.1f}%{check}{others}"
+    sys.stdout.write(f"best by {args.objective}: {said} ({figures})\n")
     if not args.dry_run:
         path = write_fields(Path(args.model), fields)
         sys.stdout.write(f"written to {path}\n")

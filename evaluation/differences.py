@@ -54,9 +54,10 @@ def method_differences(
     """
     Compares two methods.
 
-    Each resample draws problems, the same for all curves, and runs of each method: equally many runs of both are pairs
-    in the order of their names, and drawn as such. Accuracy and TPF are compared where all curves have a point with the
-    same values; a curve of a single point, such as a teacher with one token per forward, is compared with each point.
+    Each resample draws problems, the same for all curves, and runs of each method: equally many runs of both are
+    pairs in the order of their names, and drawn as such. Accuracy and TPF are compared where all curves have a point
+    with the same values; a curve of a single point, such as a teacher with one token per forward, is compared with
+    each point.
 
     Args:
         results (`Sequence[Result]`): Results of both methods, and of all that `y_max` refers to.

@@ -169,12 +169,10 @@ def _same_decoder(points: Sequence[Result], others: Sequence[Result]) -> bool:
 
 def _check_problems(curves: Mapping[str, Sequence[Result]], base: Result) -> None:
     if not base.accuracy:
-        raise ValueError(
-            f"The baseline {short_name(base.method)} has no right answer: there is nothing to compare with."
-        )
+        raise ValueError(f"The baseline {short_name(base.method)} has no right answer: choose another one.")
     for method, points in curves.items():
         if points[0].problems != base.problems:
             raise ValueError(
-                f"{short_name(method)} and the baseline {short_name(base.method)} were measured on different problems: "
-                "measure both on the same."
+                f"{short_name(method)} and the baseline {short_name(base.method)} were measured on different "
+                "problems: measure both on the same."
             )

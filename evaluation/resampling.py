@@ -49,8 +49,8 @@ class Resampling:
 
     def runs(self, count: int, stream: int = 0) -> np.ndarray:
         """
-        Resamples of the runs of a method, which differ in their seed. Each draws one run fewer than there are: then the
-        variance of their mean is unbiased (Rao and Wu 1988), where as many draws as there are runs would make it a
+        Resamples of the runs of a method, which differ in their seed. Each draws one run fewer than there are: then
+        the variance of their mean is unbiased (Rao and Wu 1988), where as many draws as there are runs would make it a
         third too small for three runs.
 
         Args:

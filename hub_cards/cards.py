@@ -88,6 +88,7 @@ def model_card(facts: ModelFacts, repo_id: str = "...") -> str:
         metadata,
         facts=facts,
         with_rows=any(map(_rows, facts.results)),
+        with_checks=any(result.further_accuracy for result in facts.results),
         repo_id=repo_id,
         shorten=shorten,
         is_hub_id=is_hub_id,
@@ -114,7 +115,7 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
                 task_id=task,
                 value=round(100 * best.accuracy, 2),
                 date=best.date,
-                notes=f"{describe_decoding(best.decoding)}, {parallelism}, n={best.samples}",
+                notes=f"{describe_decoding(best.decoding)}, {parallelism}, n={best.samples}{_checks(best)}",
             )
             files[f".eval_results/{slug(task)}.yaml"] = yaml.safe_dump(
                 eval_result_entries_to_yaml([entry]), sort_keys=False
@@ -215,7 +216,7 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
     for result in facts.results:
         decoding = describe_decoding(result.decoding)
         measured = {
-            "accuracy": (round(100 * result.accuracy, 2), f"accuracy ({decoding})"),
+            "accuracy": (round(100 * result.accuracy, 2), f"accuracy{_by(result.judged_by)} ({decoding})"),
             "tokens_per_forward": (
                 round(result.tokens_per_forward, 4),
                 f"tokens per forward{_rows(result)} ({decoding})",
@@ -226,6 +227,10 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
             ),
         }
         rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
+        rows += [
+            _eval_result(result, "accuracy", round(100 * accuracy, 2), f"accuracy{_by(check)} ({decoding})")
+            for check, (accuracy, *_) in result.further_accuracy.items()
+        ]
     for area in facts.areas:
         curve = ", ".join(filter(None, [area.preset, area.method, f"y_max {area.y_max:g}", f"{area.points} points"]))
         name = f"accuracy under parallelism ({curve})"
@@ -236,6 +241,16 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
 def _rows(result: TaskResult) -> str:
     """What tokens per forward do not say: how many rows a forward takes, if it is not one."""
     return f" at {result.rows_per_forward:.1f} rows per forward" if result.rows_per_forward > 1 else ""
+
+
+def _by(check: str | None) -> str:
+    return f" by {check}" if check else ""
+
+
+def _checks(result: TaskResult) -> str:
+    """Which check an accuracy is by, and what the others say."""
+    others = [f"{100 * accuracy:.2f}{_by(check)}" for check, (accuracy, *_) in result.further_accuracy.items()]
+    return "".join(f", {part}" for part in [_by(result.judged_by).strip(), *others] if part)
 
 
 def _eval_result(row: TaskResult | TaskArea, kind: str, value: float, name: str) -> EvalResult:

@@ -32,6 +32,9 @@ class TaskResult:
         date (`str`, *optional*): Day of the run, ISO 8601.
         rows_per_forward (`float`, *optional*, defaults to 1.0): Row forwards over forwards: more than 1 with drafts
             and guidance.
+        judged_by (`str`, *optional*): Name of the check that the accuracy is by, if the task has several.
+        further_accuracy (`dict[str, list[float]]`): Accuracy and the ends of its interval, 0 to 1, by each further
+            check that says other than the deciding one.
     """
 
     task: str
@@ -46,6 +49,8 @@ class TaskResult:
     split: str | None = None
     date: str | None = None
     rows_per_forward: float = 1.0
+    judged_by: str | None = None
+    further_accuracy: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,8 @@ def _task_result(result: Result, model_type: str | None) -> TaskResult:
         tokens_per_forward=result.tokens_per_forward or 0.0,
         tokens_per_second=result.tokens_per_second or 0.0,
         rows_per_forward=result.rows_per_forward,
+        judged_by=result.judged_by,
+        further_accuracy={name: [each / 100 for each in by] for name, by in result.differing_percent.items()},
         hardware=f"{machine['device']}{threads}{processes}, batch size {result.batch_size}",
         decoding=_differences(dict(result.decoding), model_type),
         dataset=_dataset(result),

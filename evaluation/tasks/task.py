@@ -82,8 +82,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.further_checks and (self.verdict is None or self.verdict in self.further_checks):
             raise ValueError(
-                f"The task {self.name} has the further checks {', '.join(self.further_checks)}, and the deciding one is "
-                f"called {self.verdict!r}: give it a name of its own (`verdict`)."
+                f"The task {self.name} has the further checks {', '.join(self.further_checks)}, and the deciding one "
+                f"is called {self.verdict!r}: give it a name of its own (`verdict`)."
             )
 
     def judge(self, sample: Sample, text: str) -> tuple[bool, dict[str, bool]]:
