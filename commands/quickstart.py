@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+from .leaderboard import FLOOR_RULES, add_floor_rule
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("quickstart", help="train the embedded models again")
@@ -37,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="SEED",
         help="run only these seeds, to divide the work (default: all seeds of ablation.yaml)",
     )
+    add_floor_rule(ablation)
     ablation.set_defaults(run=run_ablate)
     smollm2 = actions.add_parser(
         "smollm2", help="print the folder of SmolLM2-135M-Instruct (extra `real`), which is made at first"
@@ -68,7 +71,9 @@ def run_ablate(args: argparse.Namespace) -> None:
     from d3llm.quickstart.ablation import ablation_rows, markdown_table, run_ablation
 
     log_progress()
-    sys.stdout.write(markdown_table(ablation_rows(run_ablation(args.output, seeds=args.seeds))))
+    results = run_ablation(args.output, seeds=args.seeds)
+    tables = [markdown_table(ablation_rows(results, floor_rule=rule)) for rule in FLOOR_RULES[args.floor_rule]]
+    sys.stdout.write("\n".join(tables))
 
 
 def run_smollm2(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .eval import (
     add_task_arguments,
@@ -22,11 +22,15 @@ from .fields import add_decoding_arguments
 from .tables import further_text
 
 
+if TYPE_CHECKING:
+    from d3llm.generation import DiffusionGenerationConfig
+
 DEFAULT_SWEEPS = {  # by the unit of the score
     "entropy": "threshold=0.1,0.2,0.3,0.4,0.5,0.6,0.8,1.0",
     "probability": "threshold=0.5,0.6,0.7,0.8,0.9,0.95",
     "margin": "threshold=0.3,0.5,0.7,0.8,0.9,0.95",
 }
+BLOCK_SHARES = (4, 2, 1)  # blocks to try with the objective tpf: the decoder's own block size, divided by these
 LIMIT = 100
 
 
@@ -35,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "tune",
         help="find the best thresholds of a checkpoint",
         usage="%(prog)s --model DIR --tasks NAME --output DIR [--preset NAME] [--max-loss PERCENT] "
-        "[--objective {aup,tps}] [--sweep FIELD=VALUE,...] [--FIELD VALUE]...",
+        "[--objective {aup,tpf,tps}] [--sweep FIELD=VALUE,...] [--FIELD VALUE]...",
         add_help=False,
     )
     parser.add_argument("--tasks", required=True, metavar="NAME", help="one task; its validation split, not its test")
@@ -47,13 +51,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="PERCENT",
         help="loss of accuracy allowed (default: %(default)s)",
     )
-    parser.add_argument("--objective", choices=("aup", "tps"), default="aup", help="default: %(default)s")
+    parser.add_argument(
+        "--objective",
+        choices=("aup", "tpf", "tps"),
+        default="aup",
+        help="largest AUP over thresholds, most tokens per forward over block sizes and thresholds, or most tokens "
+        "per second (default: %(default)s)",
+    )
     parser.add_argument(
         "--sweep",
         action="append",
         default=[],
         metavar="FIELD=VALUE,...",
-        help="what to try, as for d3llm eval, for example block_add_threshold=0.1,0.5 (default: thresholds)",
+        help="what to try, as for d3llm eval, for example block_add_threshold=0.1,0.5 (default: thresholds, and block "
+        "sizes for tpf)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the choice, and write nothing to the checkpoint")
     add_task_arguments(parser)
@@ -70,10 +81,7 @@ def run(args: argparse.Namespace) -> None:
     (task, *others) = find_tasks(args)
     if others:
         raise ValueError("--tasks is one task here: a checkpoint has one setting.")
-    sweeps = args.sweep
-    if not any(sweep.partition("=")[0].strip() == "threshold" for sweep in sweeps):
-        sweeps = [*sweeps, DEFAULT_SWEEPS[score_of(args)]]
-    points = measured_points(args, sweeps)
+    points = measured_points(args, with_default_sweeps(args))
     data = data_files(args, [task]).get(task.name)
     samples = task.load(data, "validation", args.limit)
     if samples[0].choices:
@@ -105,18 +113,44 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(f"written to {path}\n")
 
 
-def score_of(args: argparse.Namespace) -> str:
-    """The score that a threshold is compared with: the unit of the thresholds to try."""
+def with_default_sweeps(args: argparse.Namespace) -> list[str]:
+    """What to try: the given sweeps, then what is left open. That is thresholds, and to commit the most tokens per
+    forward also block sizes."""
+    swept = {sweep.partition("=")[0].strip().replace("-", "_") for sweep in args.sweep}
+    sweeps = list(args.sweep)
+    if args.objective == "tpf" and "block_size" not in swept | point_fields(args, {}).keys():
+        sweeps += block_sizes(decoder_of(args))
+    if "threshold" not in swept:
+        sweeps.append(thresholds(decoder_of(args)))
+    return sweeps
+
+
+def block_sizes(decoder: DiffusionGenerationConfig) -> list[str]:
+    """Parts of the decoder's block as a sweep; none for a decoder without a block size of its own."""
+    if decoder.block_size is None:
+        return []
+    sizes = dict.fromkeys(max(1, decoder.block_size // share) for share in BLOCK_SHARES)
+    return [f"block_size={','.join(map(str, sizes))}"]
+
+
+def thresholds(decoder: DiffusionGenerationConfig) -> str:
+    """Thresholds in the unit of the decoder's score as a sweep."""
+    if decoder.score not in DEFAULT_SWEEPS:
+        score = decoder.score
+        raise ValueError(f"There is no default sweep for the score {score!r}: give one, --sweep threshold=VALUE,...")
+    return DEFAULT_SWEEPS[decoder.score]
+
+
+def decoder_of(args: argparse.Namespace) -> DiffusionGenerationConfig:
+    """Score and block size of the decoder that is tuned: what the arguments say, else the checkpoint's, else the
+    preset's."""
     from d3llm.generation import DiffusionGenerationConfig
 
     fields = point_fields(args, {})
     if not fields.get("preset"):
         fields = {**_generation_config(Path(args.model)), **fields}
-    config = DiffusionGenerationConfig(**{name: fields[name] for name in ("preset", "score") if fields.get(name)})
-    score = config.resolve().score
-    if score not in DEFAULT_SWEEPS:
-        raise ValueError(f"There is no default sweep for the score {score!r}: give one, --sweep threshold=VALUE,...")
-    return score
+    known = {name: fields[name] for name in ("preset", "score", "block_size") if fields.get(name)}
+    return DiffusionGenerationConfig(**known).resolve()
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:

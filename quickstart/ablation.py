@@ -76,7 +76,7 @@ def _measuring(recipe: dict[str, Any], methods: list[dict[str, Any]]) -> dict[st
     return recipe | {"measurement": recipe["measurement"] | {"methods": methods}}
 
 
-def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict[str, Any]]:
+def ablation_rows(results: Path, ablation_path: Path | None = None, floor_rule: str = "drop") -> list[dict[str, Any]]:
     """
     Summarises the result files, one row per variant and decoder.
 
@@ -87,6 +87,8 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     Args:
         results (`Path`): Folder of the result files.
         ablation_path (`Path`, *optional*): As for [`run_ablation`].
+        floor_rule (`str`, *optional*, defaults to `"drop"`): As for [`compute_aup`]; `"cross"` cuts the curves where
+            they cross the floor instead.
 
     Returns:
         `list[dict[str, Any]]`: `variant`, `decoder`, `aup_of_seeds`, `aup` (their mean), `aup_interval` (95 %, by
@@ -99,7 +101,11 @@ def ablation_rows(results: Path, ablation_path: Path | None = None) -> list[dict
     if baseline is None:
         raise ValueError(f"{results} has no result of {TEACHER}-{BASELINE}: measure it first (`run_ablation`).")
     best = max(result.accuracy_percent for result in found)
-    anchor: dict[str, Any] = {"y_max": best, "baseline_accuracy": baseline.accuracy_percent}
+    anchor: dict[str, Any] = {
+        "y_max": best,
+        "baseline_accuracy": baseline.accuracy_percent,
+        "floor_rule": floor_rule,
+    }
     rows = [_row("teacher, one token per forward", "sequential", [[baseline]], anchor)]
     for variant in (TEACHER, *ablation["variants"]):
         seeds = [""] if variant == TEACHER else [f"-{seed}" for seed in ablation["seeds"]]

@@ -1,10 +1,12 @@
 """AUP: the recorded values of the published implementation, its conventions, and the `evaluate` metric."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 
-from d3llm.evaluation.aup.aup import bootstrap_interval, compute_aup
+from d3llm.evaluation.aup.aup import areas_of_curves, bootstrap_interval, compute_aup, pieces_above_floor, weight
 from tests.helpers.paths import ROOT
 
 
@@ -124,3 +126,50 @@ def test_evaluate_loads_it_by_path(path, tmp_path, monkeypatch):
     assert metric.compute(**points) == {"aup": pytest.approx(compute_aup([1.0, 9.11], [74.02, 73.09]))}
     with pytest.raises(ValueError, match="`y_max` must be a number above 0, got '75'"):
         metric.compute(**points, y_max="75")
+
+
+def test_a_curve_is_cut_where_it_crosses_the_floor():
+    """From (1, 100) to (5, 90) with the floor at 95: the line crosses it at 3."""
+    assert compute_aup([1, 5], [100, 90]) == 100.0  # the published rule has none of it
+    assert compute_aup([1, 5], [100, 90], floor_rule="cross") == pytest.approx(compute_aup([1, 3], [100, 95]))
+    # above the floor the rules agree, and after a dip the curve counts again where it is above
+    above = [1, 4, 6], [100, 97, 99]
+    assert compute_aup(*above, floor_rule="cross") == compute_aup(*above)
+    dip = compute_aup([1, 5, 9], [100, 90, 100], floor_rule="cross")
+    assert dip == pytest.approx(2 * compute_aup([1, 3], [100, 95]) - 100)
+    # a curve that starts below the floor counts from where it rises above it
+    rising = compute_aup([1, 3], [90, 100], baseline_accuracy=100, y_max=95, floor_rule="cross")
+    assert rising == pytest.approx(2 * 95 + (95 + 100) / 2)
+    assert compute_aup([1, 3], [80, 90], baseline_accuracy=100, floor_rule="cross") == 0.0
+
+
+def test_a_point_just_below_the_floor_does_not_change_the_cut_area_much():
+    areas = {
+        rule: [compute_aup([1, 5, 9], [100, 97, y], floor_rule=rule) for y in (95.01, 94.99)]
+        for rule in ("drop", "cross")
+    }
+    assert areas["cross"][0] - areas["cross"][1] < 4 < 300 < areas["drop"][0] - areas["drop"][1]
+
+
+@pytest.mark.parametrize("floor_rule", ["drop", "cross"])
+@pytest.mark.parametrize("anchor", [{}, {"y_max": 99.0, "baseline_accuracy": 96.0}])
+def test_many_curves_at_once_are_each_curve_alone(floor_rule, anchor):
+    """The arrays of resampling, the single curve, and the pieces that pictures shade."""
+    draws = np.random.default_rng(0)
+    parallelism, accuracy = draws.uniform(0.5, 10, (200, 5)), draws.uniform(85, 100, (200, 5))
+    areas = areas_of_curves(parallelism, accuracy, floor_rule=floor_rule, **anchor)
+    floor = {name: value for name, value in anchor.items() if name != "y_max"}
+    for area, *curve in zip(areas, parallelism.tolist(), accuracy.tolist(), strict=True):
+        assert area == pytest.approx(compute_aup(*curve, floor_rule=floor_rule, **anchor))
+        best = anchor.get("y_max", max(curve[1]))
+        shaded = 0.0
+        for number, piece in enumerate(pieces_above_floor(*curve, floor_rule=floor_rule, **floor)):
+            shaded += piece[0][0] * piece[0][1] if number == 0 else 0.0
+            for (start, low), (end, high) in itertools.pairwise(piece):
+                shaded += (end - start) * (low * weight(low, best) + high * weight(high, best)) / 2
+        assert shaded == pytest.approx(area)
+
+
+def test_an_unknown_floor_rule():
+    with pytest.raises(ValueError, match="`floor_rule` must be one of drop, cross, got 'cut'"):
+        compute_aup([1], [50], floor_rule="cut")
