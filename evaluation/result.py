@@ -421,7 +421,8 @@ def _check_samples(result: dict[str, Any], name: str) -> None:
     """Raises when the figures of a result are not what its samples say."""
     columns = {key: result["samples"][key] for key in Samples.__annotations__ if key in result["samples"]}
     further = columns.pop("further", {})
-    counts = {key: len(values) for key, values in (columns | further).items()}
+    counts = {key: len(values) for key, values in columns.items()}
+    counts |= {f"further {check}": len(verdicts) for check, verdicts in further.items()}
     if set(counts.values()) != {result["num_samples"]}:
         raise ValueError(f"{name}['num_samples'] is {result['num_samples']}, and `samples` has {counts}: {WAY_OUT}.")
     records = [dict(zip(columns, values, strict=True), seconds=0.0) for values in zip(*columns.values(), strict=True)]
