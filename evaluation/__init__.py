@@ -12,8 +12,11 @@ from .batches import (
     resolve_generation_config,
 )
 from .decoding import DecodedPrompt, DecodingResult, evaluate_decoding, wilson_interval
+from .differences import Difference, method_differences
+from .factors import Factors, curve_factors
 from .measurer import Measurer, Point, measure
 from .prompts import PromptLine, encode_prompt, read_prompts
+from .resampling import Estimate, Resampling
 from .result import Result, read_result, read_results
 from .results_file import ResultsFile
 from .tasks import TASKS, Sample, Task, load_task
@@ -25,13 +28,18 @@ __all__ = [
     "DecodedPrompt",
     "DecodedRow",
     "DecodingResult",
+    "Difference",
+    "Estimate",
+    "Factors",
     "Measurer",
     "Point",
     "PromptLine",
+    "Resampling",
     "Result",
     "ResultsFile",
     "Sample",
     "Task",
+    "curve_factors",
     "decoding_fields",
     "encode_prompt",
     "evaluate_decoding",
@@ -39,6 +47,7 @@ __all__ = [
     "generate_in_batches",
     "load_task",
     "measure",
+    "method_differences",
     "read_prompts",
     "read_result",
     "read_results",

@@ -94,9 +94,8 @@ class Board:
     @property
     def judged_by(self) -> str | None:
         """The checks that decided, if they have names."""
-        return (
-            " and ".join(dict.fromkeys(curve.judged_by for curve in self.curves.values() if curve.judged_by)) or None
-        )
+        names = dict.fromkeys(curve.judged_by for curve in self.curves.values() if curve.judged_by)
+        return " and ".join(names) or None
 
     def average(self, method: str) -> float | None:
         """Mean AUP over the table's tasks; `None` for a method that lacks one."""
@@ -165,7 +164,7 @@ def result_curves(results: Sequence[Result], table: str = MEASURED) -> list[Curv
         `list[Curve]`: The curves.
 
     Raises:
-        `ValueError`: For points of one curve on different samples.
+        `ValueError`: For points of one curve on different samples, and results of a task by different checks.
     """
     return [
         Curve(table, task, method, tuple(map(_point, points)), measured=True, judged_by=points[0].judged_by)
@@ -215,8 +214,6 @@ def make_boards(
         `ValueError`: For an unknown convention, a task without a fixed value or baseline, and two curves of a method
             on one task.
     """
-    if isinstance(y_max, str) and y_max not in ("table", "own"):
-        raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
     boards = []
     for table in dict.fromkeys(curve.table for curve in curves):
         in_table = [curve for curve in curves if curve.table == table]
@@ -228,9 +225,7 @@ def make_boards(
                     "give the measured curve another name (--method)."
                 )
         tasks = list(dict.fromkeys(curve.task for curve in in_table))
-        best = {
-            task: best_accuracy(y_max, task, [curve for curve in in_table if curve.task == task]) for task in tasks
-        }
+        best = {task: best_accuracy(y_max, task, [each for each in in_table if each.task == task]) for task in tasks}
         pieces, areas, intervals = {}, {}, {}
         for key, curve in by_key.items():
             floor: dict[str, Any] = {"floor_rule": floor_rule}
@@ -272,9 +267,11 @@ def best_accuracy(y_max: str | Mapping[str, float | None], task: str, curves: Se
         `float`, *optional*: In percent; `None` for each method's own.
 
     Raises:
-        `ValueError`: For a task without a fixed value.
+        `ValueError`: For an unknown convention, and a task without a fixed value.
     """
     if isinstance(y_max, str):
+        if y_max not in ("table", "own"):
+            raise ValueError(f"Unknown convention {y_max!r} of y_max: expected table, own, or values by task.")
         return None if y_max == "own" else max(point.accuracy for c in curves for point in c.points) or None
     if task not in y_max:
         raise ValueError(f"There is no y_max for the task {task}: give {task}=VALUE.")

@@ -332,7 +332,8 @@ def by_curve(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
         `dict[tuple[str, str], list[Result]]`: The points of each curve by its `curve_key`, by rising TPF.
 
     Raises:
-        `ValueError`: For points of one curve that are not on the same samples.
+        `ValueError`: For points of one curve that are not on the same samples, and results of one task that were
+            judged by different checks.
     """
     curves: dict[tuple[str, str], list[Result]] = {}
     for result in results:
