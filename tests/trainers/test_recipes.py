@@ -374,7 +374,7 @@ def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
         (["--config=nobody"], "No recipe nobody"),
         (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d2f, d3llm_dream"),
         (["--window_size", "3"], "see `d3llm distill --help`"),
-        (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
+        (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block', 'state' or 'random'"),
         ([], "Which trajectories?"),
         (
             ["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"],
