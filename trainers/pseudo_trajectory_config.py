@@ -297,6 +297,17 @@ class PseudoTrajectoryConfig(_BaseConfig):
         super().__post_init__()
         for check in (check_reports, check_loss_arguments, check_device, check_schedule):
             check(self)
+        self._check_corruption()
+        if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
+            raise ValueError(
+                "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
+            )
+        if self.order_weight and self.layout == "complementary":
+            raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
+        if self.kl_weight and self.layout == "complementary":
+            raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
+
+    def _check_corruption(self) -> None:
         if self.min_mask_ratio > self.max_mask_ratio:
             raise ValueError(
                 f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
@@ -309,20 +320,12 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`full_mask_share` is not in the published code: it needs `masking='exact'`.")
         if self.filled_tail_share and self.corruption == "state":
             raise ValueError(
-                "`filled_tail_share` is about windows: with `corruption='state'`, the tail is that of the recorded run."
+                "`filled_tail_share` is about windows: with `corruption='state'`, the tail is that of the run."
             )
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.block_ratios != "shared" and self.corruption != "random":
             raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
-        if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
-            raise ValueError(
-                "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
-            )
-        if self.order_weight and self.layout == "complementary":
-            raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
-        if self.kl_weight and self.layout == "complementary":
-            raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 
 
 def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:

@@ -486,7 +486,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"masking": "reference", "corruption": "random"}, "does not work with"),
         ({"masking": "reference", "corruption": "state"}, "does not work with `corruption='state'`"),
         ({"masking": "reference", "full_mask_share": 0.1}, "`full_mask_share` is not in the published code"),
-        ({"corruption": "state", "filled_tail_share": 0.3}, "the tail is that of the recorded run"),
+        ({"corruption": "state", "filled_tail_share": 0.3}, "the tail is that of the run"),
         ({"full_mask_share": 1.5}, "`full_mask_share` is 1.5"),
         ({"next_commits": 8, "entropy_weight": 0.0}, "whose `entropy_weight` and `order_weight` are 0"),
         ({"next_commits": 0}, "`next_commits` is 0"),
