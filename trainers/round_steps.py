@@ -19,7 +19,7 @@ from ..trajectories.dataset import load_trajectories
 from ..trajectories.extract import ExtractionConfig, extract_trajectories
 from ..trajectories.store import Parts
 from ..trajectories.trajectory_facts import ChunkCounts, extraction_counts
-from .distill import last_checkpoint
+from .distill import card_facts, last_checkpoint
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from .rounds_config import RoundsConfig
@@ -214,7 +214,7 @@ def train_round(
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    trainer.card_facts = {"trajectories" if config.texts == "own" else "dataset": Path(str(config.prompts)).name}
+    trainer.card_facts = card_facts(str(folder.trajectories), [])
     checkpoint = last_checkpoint(str(folder.training))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
