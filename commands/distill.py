@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from d3llm.trainers import distill, distill_drafter
+    from d3llm.trainers import distill, distill_drafter, distill_rounds
 
-    is_drafter = distill_drafter.is_meant(args.fields)
-    (distill_drafter if is_drafter else distill).main(args.fields)
+    kinds = (kind for kind in (distill_drafter, distill_rounds) if kind.is_meant(args.fields))
+    next(kinds, distill).main(args.fields)

@@ -2,16 +2,15 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from .answers import answers_match, extract_boxed, extract_hash_answer, extract_number
 from .code_execution import run_program
 
 
 Check = Callable[[str, Any], bool]
-CheckName = Literal["boxed", "hash", "number", "code"]
 Reference = str | int | Annotated[float, Field(allow_inf_nan=False)]
 Test = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # without one, every program passes
 
@@ -57,3 +56,31 @@ ANSWERS: dict[str, Any] = {
     "code": Test | Annotated[list[Test], Field(min_length=1)],
 }
 """What an answer of the data set may be for each check."""
+
+
+def register_check(name: str, check: Check, answers: Any = Reference) -> None:
+    """
+    Adds a check, for `d3llm extract --check`, `--held_out_check` and on-policy rounds.
+
+    Args:
+        name (`str`): Its name.
+        check (`Callable[[str, Any], bool]`): Says of a generated text and the dataset's answer whether it is right.
+        answers (`type`, *optional*): What an answer of the dataset may be; by default a text or a number.
+
+    Raises:
+        `ValueError`: If there is such a check.
+    """
+    if name in CHECKS or name == "none":
+        raise ValueError(f"There is a check {name!r} already: give another name.")
+    CHECKS[name], ANSWERS[name] = check, answers
+
+
+def _known(name: str) -> str:
+    if name not in CHECKS:
+        *others, last = map(repr, CHECKS)
+        raise ValueError(f"expected {', '.join(others)} or {last}")
+    return name
+
+
+CheckName = Annotated[str, AfterValidator(_known)]
+"""The name of a check."""

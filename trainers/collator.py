@@ -106,7 +106,7 @@ def student_facts(
 def check_needs_no_order(args: PseudoTrajectoryConfig, name: str) -> None:
     """Raises a `ValueError` for a recipe that needs commit steps, on data without them."""
     needs = {
-        "corruption='trajectory'": args.corruption == "trajectory",
+        f"corruption={args.corruption!r}": args.corruption in ("trajectory", "state"),
         "`kl_weight`": args.kl_weight and args.near_forwards,
         "`order_weight`": args.order_weight,
         "`next_commits`": args.next_commits,

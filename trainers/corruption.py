@@ -18,9 +18,10 @@ class Draws:
     Random numbers for a batch, each from U(0, 1). Given these numbers, a corruption is deterministic.
 
     Attributes:
-        ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio, the start of the window, whether
-            the tail is filled, and where it starts.
+        ratio, window, filled, known (`Tensor` of shape `(B,)`): For the mask ratio or the state, the start of the
+            window, whether the tail is filled, and where it starts.
         positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
+        full (`Tensor` of shape `(B,)`): For whether everything is masked.
         blocks (`Tensor` of shape `(B, N)`, *optional*): For the mask ratio of each block; there are at most N.
     """
 
@@ -29,6 +30,7 @@ class Draws:
     filled: Tensor
     known: Tensor
     positions: Tensor
+    full: Tensor
     blocks: Tensor | None = None
 
 
@@ -50,10 +52,11 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
         [`Draws`]: On the device of `index`.
     """
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
-    numbers = _mix(state[:, None] + torch.arange(1, 2 * length + 5, device=index.device) * GOLDEN_GAMMA)
+    numbers = _mix(state[:, None] + torch.arange(1, 2 * length + 6, device=index.device) * GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
     ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
-    return Draws(ratio, window, filled, known, uniform[:, 4 : length + 4], uniform[:, length + 4 :])
+    positions, blocks = uniform[:, 4 : length + 4], uniform[:, length + 4 : -1]
+    return Draws(ratio, window, filled, known, positions, full=uniform[:, -1], blocks=blocks)
 
 
 def _mix(state: Tensor) -> Tensor:
@@ -127,14 +130,16 @@ def corrupt_window(
     window_size: int | None,
     eos_tail: int,
     filled_tail_share: float = 0.0,
+    full_mask_share: float = 0.0,
 ) -> Corruption:
     """
     A clean prefix, a partly masked window and a masked rest (d3LLM, arXiv 2601.07568, section on distillation).
 
     1. The supervised part is the response and at most `eos_tail` EOS after it. It is divided into windows from its
        start, and one of them is drawn. No window is empty; the last may be short.
-    2. Of the k positions in the window, exactly round(t k) are masked, where t ~ U(`mask_ratio_range`). With
-       `use_trajectory` these are the last in the teacher's commit order, otherwise random ones.
+    2. Of the k positions in the window, exactly round(t k) are masked, where t ~ U(`mask_ratio_range`), and t = 1 in
+       `full_mask_share` of the rows. With `use_trajectory` these are the last in the teacher's commit order, otherwise
+       random ones.
     3. Positions before the window are clean. Positions after it are masked up to the end of the canvas, as in the
        decoder, and are not in the loss. The exception are EOS after the response: they are shown if the teacher had
        committed them, or its early stop had filled them in, by the last forward whose tokens the window shows.
@@ -151,13 +156,16 @@ def corrupt_window(
         window_size (`int`, *optional*): Positions per window, at most the supervised part. `None` for all of it.
         eos_tail (`int`): Number of EOS after the first one that a window may cover.
         filled_tail_share (`float`, *optional*, defaults to 0.0): Share of rows with a filled tail; 0 in the paper.
+        full_mask_share (`float`, *optional*, defaults to 0.0): Share of rows whose whole window is masked; 0 in the
+            paper.
 
     Returns:
         [`Corruption`]: Masks and windows.
     """
     length = region.commit_steps.shape[1]
     position = torch.arange(length, device=region.commit_steps.device)
-    ratio = _ratio(draws, mask_ratio_range)
+    is_full = draws.full < full_mask_share
+    ratio = _ratio(draws, mask_ratio_range).masked_fill(is_full, 1.0)
 
     supervised = region.supervised_lengths(eos_tail)
     size = torch.full_like(supervised, length if window_size is None else window_size)
@@ -182,6 +190,45 @@ def corrupt_window(
     return _views(masked, inside, after, complementary, ratio, start, end)
 
 
+def corrupt_state(
+    region: Region,
+    draws: Draws,
+    *,
+    complementary: bool,
+    eos_tail: int,
+    full_mask_share: float | None = None,
+) -> Corruption:
+    """
+    A state that the recorded run was in: what it committed after a drawn forward is masked, on the whole canvas.
+
+    The forward s is drawn from 0, after which nothing is committed yet, to the one before the last that committed a
+    position of the supervised part, so that a position is left to learn. There are no windows and no mask ratio.
+    Positions after a response without EOS are unknown, and masked.
+
+    Args:
+        region, draws, complementary, eos_tail: As in [`corrupt_window`].
+        full_mask_share (`float`, *optional*): Share of rows with s = 0, where all that the run committed is masked; s
+            is at least 1 in the others. By default 0 is as likely as any other forward.
+
+    Returns:
+        [`Corruption`]: The window is the supervised part, and the ratio the share of it that is masked.
+    """
+    position = torch.arange(region.commit_steps.shape[1], device=region.commit_steps.device)
+    end = region.supervised_lengths(eos_tail)
+    inside = position < end[:, None]
+    forwards = region.commit_steps.masked_fill(~inside, 0).amax(dim=1)
+    first = torch.zeros_like(forwards) if full_mask_share is None else torch.ones_like(forwards)
+    state = first + (draws.ratio * (forwards - first).clamp(min=0)).long()
+    if full_mask_share is not None:
+        state = state.masked_fill(draws.full < full_mask_share, 0)
+    hidden = region.commit_steps > state[:, None]
+    is_unknown = ~region.ended[:, None] & (position >= region.response_lengths[:, None])
+    after = (hidden | is_unknown) & ~inside & (position < region.canvas_lengths[:, None])
+    masked = hidden & inside
+    ratio = masked.sum(dim=1) / end
+    return _views(masked, inside, after, complementary, ratio, torch.zeros_like(end), end)
+
+
 def corrupt_response(
     region: Region,
     draws: Draws,
@@ -191,10 +238,12 @@ def corrupt_response(
     eos_tail: int,
     block_ratios: str = "shared",
     blocks: Tensor | None = None,
+    full_mask_share: float = 0.0,
 ) -> Corruption:
     """
     Every position of the generated region is masked independently with probability (1 - 1e-3) t + 1e-3 (LLaDA,
-    arXiv 2502.09992, Algorithm 2). The loss covers those of the response and of at most `eos_tail` EOS after it.
+    arXiv 2502.09992, Algorithm 2), or all are. The loss covers those of the response and of at most `eos_tail` EOS
+    after it.
 
     Args:
         region, draws, complementary, mask_ratio_range, eos_tail: As in [`corrupt_window`].
@@ -202,6 +251,7 @@ def corrupt_response(
             one for each block; `"rising"`, from block to block, see [`rising_ratios`].
         blocks (`Tensor` of shape `(B, N)`, *optional*): For the latter two, the block of each position, rising by at
             most 1 along a row.
+        full_mask_share (`float`, *optional*, defaults to 0.0): Share of rows in which t = 1.
 
     Returns:
         [`Corruption`]: The window is the supervised part.
@@ -219,7 +269,9 @@ def corrupt_response(
         of_blocks = rising_ratios(ratio, high, count, draws.blocks) if rising else low + (high - low) * draws.blocks
         ratio = of_blocks.gather(1, number)
         probability = mask_probability(ratio)
-    hidden = draws.positions < probability
+    is_full = draws.full < full_mask_share
+    ratio = ratio.masked_fill(is_full if ratio.ndim == 1 else is_full[:, None], 1.0)
+    hidden = (draws.positions < probability) | is_full[:, None]
     inside = position < end[:, None]
     after = (position >= end[:, None]) & (position < region.canvas_lengths[:, None])
     unknown = after & ~region.ended[:, None]

@@ -32,7 +32,7 @@ from .completions import has_completions
 from .field_types import MODEL_FIELDS, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
-from .training_plan import PLAN_FILE, check_training_plan, training_plan
+from .training_plan import PLAN_FILE, ROUNDS_FILE, check_training_plan, training_plan
 
 
 logger = logging.get_logger(__name__)
@@ -300,6 +300,10 @@ def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
     Raises:
         `ValueError`: If the training would overwrite a run or a model.
     """
+    if (output / ROUNDS_FILE).exists():
+        raise ValueError(
+            f"{output} holds rounds: continue them (--rounds N --resume), or choose another --output_dir."
+        )
     checkpoint = last_checkpoint(str(output))
     if checkpoint is None and any(output.glob("*.safetensors")):
         raise ValueError(

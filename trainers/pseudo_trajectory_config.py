@@ -56,6 +56,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
 
                 - `"trajectory"`: in one window, those that the teacher committed last (d3LLM).
                 - `"block"`: in one window, random ones (dParallel, arXiv 2509.26488).
+                - `"state"`: on the whole canvas, those that the recorded run committed after a drawn forward; before
+                  forward 1 all of them. There are no windows and no mask ratio.
                 - `"random"`: each position of the whole region with the same probability (LLaDA, arXiv 2502.09992).
 
         block_ratios (`str`, *optional*, defaults to `"shared"`):
@@ -78,6 +80,11 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Share of rows in which an EOS at or after the first one is already committed, and the early stop has filled
             the rest of the canvas with EOS while positions before it are masked. The multi-block decoder encounters
             this state; the paper does not train on it.
+        full_mask_share (`float`, *optional*):
+            Share of rows whose whole window is masked, as it is for the decoder's first forward; with
+            `corruption="random"` or `"state"`, the whole response. By default none with windows and `"random"`, apart
+            from those that the mask ratio gives; with `"state"`, the state before the first forward is drawn as often
+            as any other, and if a share is given, only in these rows.
 
         > Parameters that control the curricula
 
@@ -201,7 +208,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
 
     # Parameters that control the corruption
-    corruption: Literal["trajectory", "block", "random"] = field(
+    corruption: Literal["trajectory", "block", "state", "random"] = field(
         default="trajectory",
         metadata={"help": "Which positions to mask."},
     )
@@ -226,6 +233,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     filled_tail_share: Share = field(
         default=0.0, metadata={"help": "Share of rows whose tail is already filled with EOS, as by an early stop."}
+    )
+    full_mask_share: Share | None = field(
+        default=None, metadata={"help": "Share of rows whose whole window or response is masked."}
     )
 
     # Parameters that control the curricula
@@ -287,16 +297,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
         super().__post_init__()
         for check in (check_reports, check_loss_arguments, check_device, check_schedule):
             check(self)
-        if self.min_mask_ratio > self.max_mask_ratio:
-            raise ValueError(
-                f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
-            )
-        if self.masking == "reference" and self.corruption == "random":
-            raise ValueError("`masking='reference'` is about windows: it does not work with `corruption='random'`.")
-        if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
-            raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
-        if self.block_ratios != "shared" and self.corruption != "random":
-            raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
+        self._check_corruption()
         if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
             raise ValueError(
                 "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
@@ -305,6 +306,26 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
+
+    def _check_corruption(self) -> None:
+        if self.min_mask_ratio > self.max_mask_ratio:
+            raise ValueError(
+                f"`min_mask_ratio` is {self.min_mask_ratio}: expected at most `max_mask_ratio`, {self.max_mask_ratio}."
+            )
+        if self.masking == "reference" and self.corruption in ("random", "state"):
+            raise ValueError(
+                f"`masking='reference'` is about windows: it does not work with `corruption={self.corruption!r}`."
+            )
+        if self.masking == "reference" and self.full_mask_share:
+            raise ValueError("`full_mask_share` is not in the published code: it needs `masking='exact'`.")
+        if self.filled_tail_share and self.corruption == "state":
+            raise ValueError(
+                "`filled_tail_share` is about windows: with `corruption='state'`, the tail is that of the run."
+            )
+        if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
+            raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
+        if self.block_ratios != "shared" and self.corruption != "random":
+            raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
 
 
 def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:

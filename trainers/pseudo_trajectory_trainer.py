@@ -35,7 +35,7 @@ from .collator import (
     student_facts,
     unnamed_eval_datasets,
 )
-from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_window, draw
+from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_state, corrupt_window, draw
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
@@ -342,7 +342,16 @@ class PseudoTrajectoryTrainer(WritingTrainer):
                 eos_tail=args.eos_tail,
                 block_ratios=args.block_ratios,
                 blocks=None if blocks is None else blocks[:, -steps.shape[1] :],
+                full_mask_share=args.full_mask_share or 0.0,
                 **shared,
+            )
+        elif args.corruption == "state":
+            corruption = corrupt_state(
+                region,
+                draws,
+                complementary=shared["complementary"],
+                eos_tail=args.eos_tail,
+                full_mask_share=args.full_mask_share,
             )
         elif args.masking == "reference":
             ratio = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio
@@ -362,6 +371,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
                 window_size=window_size,
                 eos_tail=args.eos_tail,
                 filled_tail_share=args.filled_tail_share,
+                full_mask_share=args.full_mask_share or 0.0,
                 **shared,
             )
         return replace(corruption, blocks=blocks)

@@ -17,6 +17,7 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig
 logger = logging.get_logger(__name__)
 
 PLAN_FILE = "training_plan.json"
+ROUNDS_FILE = "rounds_plan.json"
 REMEDY = "give the same settings as before, or choose another --output_dir"
 
 # Fields of the recipe that do not affect the weights.
@@ -85,20 +86,36 @@ def training_plan(
     Returns:
         `dict[str, Any]`: JSON values by name.
     """
-    names = [*sorted(PseudoTrajectoryConfig.__annotations__.keys() - WITHOUT_EFFECT), *TRAINING_ARGUMENTS]
-    if args.masking == "reference" or args.normalization == "microbatch":
-        names.append("per_device_train_batch_size")
     plan = {
-        **{name: getattr(args, name) for name in names},
-        "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "use_peft": model_args.use_peft,
-        **({name: getattr(model_args, name) for name in ADAPTERS} if model_args.use_peft else {}),
+        **recipe_plan(args, model_args),
         "model": fingerprint_weights(student),
         "teacher": None if teacher is None else fingerprint_weights(teacher),
         "rows": len(dataset),
         "trajectories": rows_fingerprint(dataset),
     }
     return plan_values(plan)
+
+
+def recipe_plan(args: PseudoTrajectoryConfig, model_args: ModelConfig) -> dict[str, Any]:
+    """
+    The part of [`training_plan`] that needs neither models nor data.
+
+    Args:
+        args ([`PseudoTrajectoryConfig`]): The recipe and the training arguments.
+        model_args (`ModelConfig`): The adapters.
+
+    Returns:
+        `dict[str, Any]`: Values by name.
+    """
+    names = [*sorted(PseudoTrajectoryConfig.__annotations__.keys() - WITHOUT_EFFECT), *TRAINING_ARGUMENTS]
+    if args.masking == "reference" or args.normalization == "microbatch":
+        names.append("per_device_train_batch_size")
+    return {
+        **{name: getattr(args, name) for name in names},
+        "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "use_peft": model_args.use_peft,
+        **({name: getattr(model_args, name) for name in ADAPTERS} if model_args.use_peft else {}),
+    }
 
 
 def check_training_plan(folder: Path, plan: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..common.field_types import Count, License, LongSeed, Name, Weight, check_fields
+from ..common.field_types import Count, License, LongSeed, Name, Weight, Whole, check_fields
 from ..common.files import write_atomically
 from ..common.fingerprints import fingerprint_weights
 from ..common.processes import Processes
@@ -64,7 +64,8 @@ class ExtractionConfig:
         dataset (`str`): Hub id, file (JSON, JSON lines, Parquet, CSV) or folder.
         dataset_config (`str`, *optional*): Configuration of a dataset on the Hub that has several.
         split (`str`, *optional*, defaults to `"train"`): Split.
-        limit (`int`, *optional*): How many rows, from the first; all by default.
+        skip (`int`, *optional*, defaults to 0): How many rows to skip.
+        limit (`int`, *optional*): How many of the rows after them; all by default.
         prompt_column (`str`, *optional*, defaults to `"prompt"`): Texts, chats (lists of messages) or token ids.
         answer_column (`str`, *optional*): What the check compares with; for `"code"`, tests.
         response_column (`str`, *optional*): Texts or token ids, for an order that is not the teacher's.
@@ -110,6 +111,7 @@ class ExtractionConfig:
     teacher: Name
     dataset_config: str | None = None
     split: str = "train"
+    skip: Whole = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     prompt_column: str = "prompt"
     answer_column: str | None = None
@@ -267,6 +269,7 @@ class Extraction:
             unread=[TRAJECTORY_COLUMN],
             dataset_config=config.dataset_config,
             split=config.split,
+            skip=config.skip,
             limit=config.limit,
             chat=config.chat,
             vocab_size=vocab_size,
@@ -404,6 +407,7 @@ class Extraction:
         return {
             **{name: getattr(self.config, name) for name in (*names, *columns)},
             **({"loops": self.config.loops} if self.config.order == "ar" else {}),
+            **({"skip": self.config.skip} if self.config.skip else {}),
             "weights": fingerprint_weights(model),
             "dataset": self.samples.name,
             "rows": self.samples.fingerprint,

@@ -83,7 +83,8 @@ class Samples:
         unread (`Sequence[str]`, *optional*): Those of them that are too large for the fingerprint.
         dataset_config (`str`, *optional*): Configuration of a dataset on the Hub that has several.
         split (`str`, *optional*, defaults to `"train"`): Split.
-        limit (`int`, *optional*): How many rows, from the first; all by default.
+        skip (`int`, *optional*, defaults to 0): How many rows to skip.
+        limit (`int`, *optional*): How many of the rows after them; all by default.
         chat (`bool`, *optional*): See [`~d3llm.evaluation.encode_prompt`].
         vocab_size (`int`, *optional*): No id of a prompt may reach it.
 
@@ -105,6 +106,7 @@ class Samples:
         unread: Sequence[str] = (),
         dataset_config: str | None = None,
         split: str = "train",
+        skip: int = 0,
         limit: int | None = None,
         chat: bool | None = None,
         vocab_size: int | None = None,
@@ -113,6 +115,7 @@ class Samples:
         self.prompt_column = prompt_column
         self.kinds = {**columns, prompt_column: Prompt}
         self.chat = chat
+        self.skip = skip
         self.vocab_size = vocab_size
         self.name = f"{Path(dataset).stem if Path(dataset).exists() else dataset}/{split}"
         self.rows = load_rows(dataset, dataset_config, split)
@@ -123,10 +126,14 @@ class Samples:
                     "columns for prompts, answers and the like by their names (see --help)."
                 )
         self.rows = self.rows.select_columns(list(dict.fromkeys((prompt_column, *columns))))
-        if limit is not None:
-            self.rows = self.rows.select(range(min(limit, len(self.rows))))
         if not len(self.rows):
             raise ValueError(f"{dataset} has no rows in its split {split!r}.")
+        if skip >= len(self.rows):
+            raise ValueError(
+                f"{dataset} has {len(self.rows)} rows, of which `skip` leaves none: skip fewer than {skip}."
+            )
+        end = len(self.rows) if limit is None else min(skip + limit, len(self.rows))
+        self.rows = self.rows.select(range(skip, end))
         self.fingerprint = self._read([column for column in self.rows.column_names if column not in unread])
 
     def __len__(self) -> int:
@@ -138,7 +145,7 @@ class Samples:
         return [self._encode(start + offset, row) for offset, row in enumerate(rows)]
 
     def id_of(self, index: int) -> str:
-        return f"{self.name}/{index}"
+        return f"{self.name}/{self.skip + index}"
 
     def _encode(self, index: int, row: dict[str, Any]) -> Sample:
         prompt = row[self.prompt_column]

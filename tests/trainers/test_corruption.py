@@ -1,9 +1,11 @@
 """What is masked: counts, order, windows, tails, and that it depends on seed, step and sample alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from d3llm.trainers.corruption import Region, corrupt_response, corrupt_window, draw
+from d3llm.trainers.corruption import Region, corrupt_response, corrupt_state, corrupt_window, draw
 from d3llm.trainers.curricula import mask_ratio_bound, window_size_at
 
 
@@ -178,6 +180,72 @@ def test_random_corruption_masks_its_share(region):
     valid = (torch.arange(LENGTH) < region.canvas_lengths[:, None]) & region.ended[:, None]
     assert corruption.masked[0][valid].float().mean() == pytest.approx(0.3, abs=0.03)
     assert (corruption.masked[0][valid] != corruption.masked[1][valid]).all()
+
+
+def state(region: Region, step: int = 0, **options):
+    return corrupt_state(
+        region, draw(7, step, torch.arange(ROWS), LENGTH), **{"complementary": False, "eos_tail": 8, **options}
+    )
+
+
+def test_a_state_is_what_the_run_had_not_committed_by_a_forward(region):
+    """Every forward of a run gets its turn, from 0 on, where all is masked; each leaves something to learn."""
+    position = torch.arange(LENGTH)
+    seen: dict[int, set[int]] = {row: set() for row in range(ROWS)}
+    for step in range(300):
+        corruption = state(region, step)
+        masked, supervised = corruption.masked[0], corruption.supervised[0]
+        assert (supervised.sum(dim=1) >= 1).all()
+        for row in range(ROWS):
+            steps, length = region.commit_steps[row], int(region.response_lengths[row])
+            canvas, end = int(region.canvas_lengths[row]), int(region.supervised_lengths(8)[row])
+            shown = (position < (canvas if region.ended[row] else length)) & ~masked[row]
+            forward = int(steps[shown].max()) if shown.any() else 0
+            unknown = (position >= length) & ~region.ended[row]
+            assert torch.equal(masked[row], ((steps > forward) | unknown) & (position < canvas))
+            assert torch.equal(supervised[row], masked[row] & (position < end))
+            seen[row].add(int(steps[:end][~masked[row, :end]].max()) if not masked[row, :end].all() else 0)
+    assert all(0 in forwards for forwards in seen.values() if len(forwards) < 30)
+    short = int((region.response_lengths == 3).nonzero()[0])
+    own = region.commit_steps[short][: int(region.supervised_lengths(8)[short])].tolist()
+    assert seen[short] == {0, *own} - {max(own)}
+
+
+def test_the_share_of_rows_in_which_all_is_masked(region):
+    """With a share, a state before the first forward is drawn in these rows and in no others."""
+    is_outside = torch.arange(LENGTH) >= region.supervised_lengths(8)[:, None]
+    earliest = region.commit_steps.masked_fill(is_outside, LENGTH).amin(dim=1, keepdim=True)
+    region = replace(region, commit_steps=(region.commit_steps - earliest).clamp(min=0) + 1)
+    for share in (0.0, 0.25, 1.0):
+        for corrupt in (
+            lambda step: state(region, step, full_mask_share=share),  # noqa: B023
+            lambda step: window(region, step, full_mask_share=share, mask_ratio_range=(0.0, 0.5), window_size=24),  # noqa: B023
+            lambda step: corrupt_response(
+                region,
+                draw(7, step, torch.arange(ROWS), LENGTH),
+                complementary=False,
+                mask_ratio_range=(0.0, 0.1),
+                eos_tail=8,
+                full_mask_share=share,  # noqa: B023
+            ),
+        ):
+            full = []
+            for step in range(20):
+                corruption = corrupt(step)
+                size = corruption.end - corruption.start
+                long = size > 8  # a window of one position is easily all masked
+                full.append((corruption.supervised[0].sum(dim=1) == size)[long])
+                assert ((corruption.ratio == 1.0) == (corruption.supervised[0].sum(dim=1) == size))[long].all()
+            assert torch.cat(full).float().mean() == pytest.approx(share, abs=0.04 * (0 < share < 1))
+
+
+def test_a_run_of_one_forward_has_no_state_but_the_first():
+    region = Region(torch.ones(1, 6, dtype=torch.long), torch.tensor([4]), torch.tensor([6]), torch.tensor([True]))
+    draws = draw(0, 0, torch.tensor([0]), 6)
+    assert corrupt_state(region, draws, complementary=False, eos_tail=2).supervised.sum() == 6
+    for share, masked in ((0.0, 0), (1.0, 6)):
+        corruption = corrupt_state(region, draws, complementary=False, eos_tail=2, full_mask_share=share)
+        assert corruption.masked.sum() == masked
 
 
 def test_draws_depend_on_seed_step_and_sample_alone():

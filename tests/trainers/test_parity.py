@@ -69,7 +69,7 @@ def recorded_corruption(case: dict[str, Any], batch: dict[str, torch.Tensor]) ->
             positions[row, start : start + len(numbers)] = numbers
     return corrupt_reference(
         Region(batch["commit_steps"], batch["response_lengths"], batch["canvas_lengths"], batch["ended"]),
-        Draws(torch.zeros(size), window, torch.zeros(size), torch.zeros(size), positions),
+        Draws(torch.zeros(size), window, torch.zeros(size), torch.zeros(size), positions, torch.ones(size)),
         use_trajectory=by_trajectory,
         complementary=params["use_complementary_loss"],
         mask_ratio_range=(params["mask_ratio"], params["mask_ratio"]),
@@ -161,7 +161,11 @@ def test_record_chosen_by_the_ratio():
         whole = torch.tensor([length])
         corruption = corrupt_reference(
             Region(steps, whole, whole, torch.tensor([True])),
-            Draws(*(torch.tensor([u]) for u in (0.0, (start // size + 0.5) / 5, 0.0, 0.0)), torch.zeros(1, length)),
+            Draws(
+                *(torch.tensor([u]) for u in (0.0, (start // size + 0.5) / 5, 0.0, 0.0)),
+                torch.zeros(1, length),
+                torch.ones(1),
+            ),
             use_trajectory=torch.tensor([True]),
             complementary=False,
             mask_ratio_range=(case["mask_ratio"], case["mask_ratio"]),

@@ -163,6 +163,20 @@ OWN = {
         "lora_dropout": 0.0,
     },
 }
+OWN["on_policy"] = {
+    "corruption": "state",
+    "layout": "single",
+    "eos_tail": 16,
+    "full_mask_share": None,
+    "entropy_weight": 1.0,
+    "entropy_temperature": 0.5,
+    "max_steps": 72,
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "per_device_train_batch_size": 48,
+    "use_peft": False,
+}
 # What a recipe says beside them: the model, and how it is held in memory.
 OTHER_FIELDS = {"model_name_or_path", "dtype", "bf16", "trust_remote_code", "activation_checkpointing"}
 OTHER_FIELDS |= {"teacher_name_or_path"}
@@ -201,7 +215,7 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
     if name == "foresight":
         return near + mean("order", "masked")
     certainty = mean("certainty", "masked")
-    if name == "d3llm_dream_coder":
+    if name in ("d3llm_dream_coder", "on_policy"):
         return near + certainty
     near = near + mean("complementary_cross_entropy", "complementary_masked")
     if name == "fast_dllm_v2":
@@ -212,9 +226,9 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
     return near + (1 if name == "d3llm_dream" else 2) * certainty
 
 
-def student_of(name: str, folder: Path) -> PreTrainedModel:
+def student_of(name: str | None, folder: Path) -> PreTrainedModel:
     for part, family in (("Dream", DreamModel), ("SDAR", SDARForCausalLM), ("Fast_dLLM", Fast_dLLM_QwenForCausalLM)):
-        if part in name:
+        if name is not None and part in name:
             return tiny_model(family, **OF_WORDS, kv_heads=1)
     return LLaDAModelLM.from_pretrained(folder)
 
@@ -222,7 +236,7 @@ def student_of(name: str, folder: Path) -> PreTrainedModel:
 def test_the_published_methods_are_there():
     assert [
         *("d2f", "d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "d3llm_sdar", "dparallel_dream"),
-        *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "t3d", "tad"),
+        *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "on_policy", "t3d", "tad"),
     ] == NAMES
 
 
@@ -263,7 +277,9 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
         assert sums["masked"] == 0 and sums["far"] == supervised.sum()
     if name == "foresight":
         assert sums["order"] > 0 and 0 < sums["next"] < supervised.sum()
-    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f", "foresight")
+    if name == "on_policy":
+        assert (corruption.ratio == 1).any() and (corruption.ratio < 1).any()
+    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f", "foresight", "on_policy")
     assert ("blocks" in batch) == (name in FOR_BLOCKS)
     assert (len(supervised) == 2) == (name not in single)
     trainer.train()
@@ -374,7 +390,7 @@ def test_a_recipe_is_named_in_either_way(tiny_checkpoint):
         (["--config=nobody"], "No recipe nobody"),
         (["--config", "nobody"], "No recipe nobody: give a YAML file or one of d2f, d3llm_dream"),
         (["--window_size", "3"], "see `d3llm distill --help`"),
-        (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
+        (["--corruption", "blocks"], "`corruption` is 'blocks': expected 'trajectory', 'block', 'state' or 'random'"),
         ([], "Which trajectories?"),
         (
             ["--trajectories", "x", "--held_out", "y", "--held_out_check", "code"],

@@ -476,7 +476,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"corruption": "blocks"}, "`corruption` is 'blocks': expected 'trajectory', 'block' or 'random'"),
+        ({"corruption": "blocks"}, "`corruption` is 'blocks': expected 'trajectory', 'block', 'state' or 'random'"),
         ({"max_mask_ratio": 1.5}, "`max_mask_ratio` is 1.5: expected less than or equal to 1"),
         ({"window_sizes": [0]}, r"`window_sizes`\[0\] is 0"),
         ({"filled_tail_share": 2.0}, "`filled_tail_share`"),
@@ -484,6 +484,10 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"kl_weight": 1.0}, "use `layout='single'`"),
         ({"loss_weighting": "inverse_ratio"}, "needs `corruption='random'`"),
         ({"masking": "reference", "corruption": "random"}, "does not work with"),
+        ({"masking": "reference", "corruption": "state"}, "does not work with `corruption='state'`"),
+        ({"masking": "reference", "full_mask_share": 0.1}, "`full_mask_share` is not in the published code"),
+        ({"corruption": "state", "filled_tail_share": 0.3}, "the tail is that of the run"),
+        ({"full_mask_share": 1.5}, "`full_mask_share` is 1.5"),
         ({"next_commits": 8, "entropy_weight": 0.0}, "whose `entropy_weight` and `order_weight` are 0"),
         ({"next_commits": 0}, "`next_commits` is 0"),
         ({"order_weight": 1.0}, "in one view: use `layout='single'`"),

@@ -20,7 +20,7 @@ import d3llm.modeling  # noqa: F401
 from d3llm.commands.main import main
 from d3llm.common.fingerprints import fingerprint_weights
 from d3llm.evaluation import encode_prompt
-from d3llm.evaluation.answer_checks import CHECKS
+from d3llm.evaluation.answer_checks import ANSWERS, CHECKS, register_check
 from d3llm.modeling import DreamModel
 from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
@@ -90,6 +90,20 @@ def test_rows_do_not_depend_on_chunks_and_batches(tiny, problems, tmp_path):
     assert a[0]["prompt_ids"] == a[5]["prompt_ids"] and a[0]["response_ids"] != a[5]["response_ids"]
 
 
+def test_skipped_rows_change_no_other(tiny, problems, tmp_path):
+    options = {"temperatures": (1.5,)}
+    extract(tiny, problems, tmp_path / "all", **options)
+    counts = extract(tiny, problems, tmp_path / "some", skip=3, limit=5, **options)
+    assert counts.samples == 5
+    assert rows_of(tmp_path / "some") == rows_of(tmp_path / "all")[3:8]
+    extract(tiny, problems, tmp_path / "last", skip=9, limit=5, **options)
+    assert rows_of(tmp_path / "last") == rows_of(tmp_path / "all")[9:]
+    with pytest.raises(ValueError, match="has 11 rows, of which `skip` leaves none"):
+        extract(tiny, problems, tmp_path / "none", skip=11)
+    with pytest.raises(ValueError, match="skip was 3, is 5"):
+        extract(tiny, problems, tmp_path / "some", skip=5, limit=5, **options)
+
+
 def test_wrong_answers_are_tried_again_and_the_first_attempt_is_kept_of_hopeless_ones(
     tiny, problems, tmp_path, monkeypatch
 ):
@@ -127,6 +141,19 @@ def test_a_retry_at_the_same_temperature_is_another_draw(tiny, problems, tmp_pat
     extract(tiny, problems, tmp_path / "out", check="number", answer_column="answer", temperatures=(1.5, 1.5, 1.5))
     assert {len(texts) for texts in seen.values()} == {3}
     assert all(len(set(texts)) > 1 for texts in seen.values())
+
+
+def test_a_check_can_be_added(tiny, problems, tmp_path):
+    register_check("third", lambda text, answer: answer == "two")
+    try:
+        counts = extract(tiny, problems, tmp_path / "out", check="third", answer_column="answer", temperatures=(0.0,))
+        assert (counts.correct, counts.wrong) == (1, 10)
+        with pytest.raises(ValueError, match="There is a check 'third' already"):
+            register_check("third", lambda text, answer: True)
+    finally:
+        del CHECKS["third"], ANSWERS["third"]
+    with pytest.raises(ValueError, match="expected 'none' or 'boxed', 'hash', 'number' or 'code'"):
+        extract(tiny, problems, tmp_path / "other", check="third", answer_column="answer")
 
 
 @pytest.mark.parametrize(
