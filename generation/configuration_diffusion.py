@@ -57,8 +57,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
             enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
-            the surest of each run of masks (dInfer), `"prefix"` from left to right up to the first one that is not sure
-            enough (DMax), `"slots"` drafts of slots that are then verified (ReFusion).
+            the surest of each run of masks (dInfer), `"prefix"` what is before the first one that is not sure enough
+            (DMax), `"slots"` drafts of slots that are then verified (ReFusion).
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).

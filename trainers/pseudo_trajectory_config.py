@@ -79,6 +79,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
             the rest of the canvas with EOS while positions before it are masked. The multi-block decoder encounters
             this state; the paper does not train on it.
 
+        mask_noise (`float`, *optional*, defaults to 0.0):
+            Share of the positions of a window that are an exception to the order: masked though the teacher had
+            committed them, or shown though it had not (TRIMS, arXiv 2604.00666).
+
         > Parameters that control the curricula
 
         min_mask_ratio (`float`, *optional*, defaults to 0.0):
@@ -111,6 +115,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         near_forwards (`int`, *optional*, defaults to 8):
             Number of the teacher's forwards within which a masked position counts as near. With 0, every masked
             position gets the divergence, and none the cross entropy.
+        own_prediction_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the cross entropy of the same positions where they show, instead of masks, the tokens that the
+            student itself predicts there (on-policy uniform training, DMax, arXiv 2604.08302). The student then learns
+            to revise its tokens, as the preset `dmax` lets it. It takes a second forward and backward pass.
         ddo_weight (`float`, *optional*, defaults to 0.0):
             Weight of direct discriminative optimization (T3D, arXiv 2602.12262): the student learns to tell the labels
             from what the teacher finds most likely in the same state.
@@ -228,6 +236,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         default=0.0, metadata={"help": "Share of rows whose tail is already filled with EOS, as by an early stop."}
     )
 
+    mask_noise: Share = field(
+        default=0.0, metadata={"help": "Share of the positions of a window that are an exception to the order."}
+    )
+
     # Parameters that control the curricula
     min_mask_ratio: Share = field(default=0.0, metadata={"help": "Lower bound of the mask ratio at the start."})
     max_mask_ratio: Annotated[float, Field(gt=0, le=1)] = field(
@@ -251,6 +263,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
     near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
+    own_prediction_weight: Weight = field(
+        default=0.0, metadata={"help": "Weight of the cross entropy with own predictions in place of the masks."}
+    )
     ddo_weight: Weight = field(
         default=0.0, metadata={"help": "Weight of direct discriminative optimization against the teacher."}
     )
@@ -297,12 +312,22 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.block_ratios != "shared" and self.corruption != "random":
             raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
+        if self.mask_noise and (self.corruption != "trajectory" or self.masking == "reference"):
+            raise ValueError("`mask_noise` is for exceptions to an order: use `corruption='trajectory'`, exact masks.")
+        self._check_loss()
+
+    def _check_loss(self) -> None:
         if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
             raise ValueError(
                 "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
             )
         if self.order_weight and self.layout == "complementary":
             raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
+        if self.own_prediction_weight and self.kl_weight and not self.near_forwards:
+            raise ValueError(
+                "`own_prediction_weight` is for the positions with a cross entropy, and with `kl_weight` and "
+                "`near_forwards=0` none has one: set `near_forwards`, or omit it."
+            )
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 

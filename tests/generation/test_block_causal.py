@@ -9,7 +9,17 @@ from tests.helpers.models import tiny_model
 
 
 BLOCK_CAUSAL = [family for family in families() if family.attention == "block_causal"]
-PRESETS = ["sdar", "sdar_static", "sdar_sequential", "fast_dllm_v2", "llada2", "llada21_speed", "dmax", "d3llm", "llada"]
+PRESETS = [
+    "sdar",
+    "sdar_static",
+    "sdar_sequential",
+    "fast_dllm_v2",
+    "llada2",
+    "llada21_speed",
+    "dmax",
+    "d3llm",
+    "llada",
+]
 RUN = {"max_new_tokens": 29, "early_stop": False, "return_dict_in_generate": True}
 
 
