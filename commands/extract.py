@@ -40,10 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows = parser.add_argument_group("trajectories")
     rows.add_argument(
         "--order",
-        help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, ar for the own "
-        "texts of an autoregressive model, or published for the datasets d3LLM/trajectory_data_*",
+        help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, ar_buckets, ar for the "
+        "own texts of an autoregressive model, or published for the datasets d3LLM/trajectory_data_*",
     )
-    rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank")
+    rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank and ar_buckets")
+    rows.add_argument("--order-buckets", type=int, metavar="K", help="for --order ar_buckets (default: 8)")
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")
     rows.add_argument("--loops", help="drop (default) or keep texts that end in a loop, with --order ar")

@@ -7,7 +7,8 @@ from transformers import CompileConfig
 
 
 # Positions of these inputs differ from forward to forward, and from prompt to prompt.
-LENGTHS = {"input_ids": 1, "position_ids": 1, "attention_mask": -1, "logits_to_keep": 1, "cache_positions": 1}
+LENGTHS = {"input_ids": 1, "inputs_embeds": 1, "position_ids": 1, "attention_mask": -1, "logits_to_keep": 1}
+LENGTHS |= {"cache_positions": 1}
 
 
 def mark_dynamic(tensor: torch.Tensor, dimension: int) -> None:

@@ -57,7 +57,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
             enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
-            the surest of each run of masks (dInfer), `"slots"` drafts of slots that are then verified (ReFusion).
+            the surest of each run of masks (dInfer), `"prefix"` what is before the first one that is not sure enough
+            (DMax), `"slots"` drafts of slots that are then verified (ReFusion).
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
             or margin at least.
         factor (`float`, *optional*): Of `"factor"`: rank r needs a probability of at least 1 - factor / (r + 1).
@@ -84,6 +85,12 @@ class DiffusionGenerationConfig(GenerationConfig):
         edit_threshold (`float`, *optional*): Revise a decoded token of the current block when the model proposes
             another one with a higher probability than this (LLaDA 2.1); never when not given.
         edit_forwards (`int`, *optional*, defaults to 16): Forwards that a complete block is edited for at most.
+        edit_until (`float`, *optional*): A complete block is no longer edited once all its proposals have at least
+            this probability (DMax); when not given, it is until a forward edits nothing.
+        soft_inputs (`bool`, *optional*, defaults to `False`): Whether decoded positions of the current block are shown
+            to the model between the embedding of the mask token and that of the token that the last forward proposed
+            there, as near to it as its probability says (DMax, arXiv 2604.08302). For weights that were trained on
+            their own predictions.
         early_stop_rule (`str`, *optional*, defaults to `"at_once"`): When an EOS ends its row: `"at_once"`, while
             masked positions before it are still decoded; once there is `"no_gap"` before it; the same, but asked only
             after a forward that commits a `"new_eos"` and at the end of a block (LLaDA 2); or with the blocks that are
@@ -201,7 +208,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         return config
 
     def _check_selection(self) -> None:
-        if self.selection in ("threshold", "scheduled_threshold", "threshold_or_count", "runs"):
+        if self.selection in ("threshold", "scheduled_threshold", "threshold_or_count", "runs", "prefix"):
             if self.score in ("random", "position"):
                 raise ValueError(
                     f"`score`={self.score!r} has no threshold: use it with `selection`='count' or 'fraction'"
@@ -229,6 +236,22 @@ class DiffusionGenerationConfig(GenerationConfig):
             )
         if self.edit_threshold is not None and self.score != "probability":
             raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
+        if self.edit_until is not None and self.edit_threshold is None:
+            raise ValueError(f"`edit_until`={self.edit_until} ends edits: it needs an `edit_threshold`")
+        self._check_soft_inputs()
+
+    def _check_soft_inputs(self) -> None:
+        if not self.soft_inputs:
+            return
+        faults = {
+            f"`score`={self.score!r}: it needs 'probability'": self.score != "probability",
+            f"`cfg_scale`={self.cfg_scale}, which masks what is given": bool(self.cfg_scale),
+            f"`credit_weight`={self.credit_weight}, which raises probabilities": bool(self.credit_weight),
+            f"`selection`={self.selection!r}": self.selection == "slots",
+        }
+        for fault, is_one in faults.items():
+            if is_one:
+                raise ValueError(f"`soft_inputs` does not go with {fault}")
 
     def check_drafts(self) -> None:
         """Raises a `ValueError` for drafts of a decoder that does not decide the same again, or a cache not exact."""
@@ -246,6 +269,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             f"`cfg_scale`={self.cfg_scale}": bool(self.cfg_scale),
             f"`edit_threshold`={self.edit_threshold}": self.edit_threshold is not None,
             f"`credit_weight`={self.credit_weight}": bool(self.credit_weight),
+            "`soft_inputs`": self.soft_inputs,
             f"`selection`={self.selection!r}": self.selection == "slots",
             f"`cache`={self.cache!r}, which is not exact: use 'none', or 'block' on block-causal models": not exact,
             "`compile_config`": self.compile_config is not None,

@@ -19,6 +19,7 @@ from .output_diffusion import CanvasResult, DiffusionGenerationOutput
 from .preparation import SpecialTokens
 from .proposals import propose
 from .selection import select
+from .soft_inputs import SoftInputs
 from .stops import Stops
 from .streaming import StreamFeed
 from .visibility import Visibility
@@ -86,6 +87,9 @@ class DecodingRun:
         self.credits = None
         if config.credit_weight:
             self.credits = Credits(canvas, config.credit_weight, config.credit_power, config.credit_decay)
+        self.soft_inputs = None
+        if config.soft_inputs:
+            self.soft_inputs = SoftInputs(canvas, model.get_input_embeddings(), special.mask)
         self.drafts: Integers | None = None
         self.proposer: Any = None
         self.forwards = 0
@@ -160,7 +164,7 @@ class DecodingRun:
 
     def states(self) -> list[Any]:
         """What has an entry per row, besides the cache."""
-        states = self.canvas, self.policy, self.window, self.visibility, self.credits
+        states = self.canvas, self.policy, self.window, self.visibility, self.credits, self.soft_inputs
         return [state for state in states if state is not None]
 
     def forward(self) -> torch.Tensor:
@@ -211,6 +215,9 @@ class DecodingRun:
             "return_dict": True,
         }
         inputs = self.guidance.widen(inputs, gather(of_rows(canvas.given), positions))
+        if self.soft_inputs is not None:
+            inputs = self.soft_inputs.soften(inputs, canvas, positions, slice(None) if rows is None else rows)
+            tokens = np.where(gather(of_rows(self.soft_inputs.shown(canvas)), positions), -1, tokens)
         if self.cache is None:
             return self.guidance.narrow(self.call(**inputs).hidden_states[0])
         self.cache.record_tokens(tokens, positions, canvas.row_ids if rows is None else canvas.row_ids[rows])
@@ -233,6 +240,8 @@ class DecodingRun:
             self.drafts,
         )
         self.check_numbers(proposal.score)
+        if self.soft_inputs is not None:
+            self.soft_inputs.observe(self.positions, self.window.candidates, proposal)
         return proposal
 
     def check_numbers(self, scores: Floats) -> None:

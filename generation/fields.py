@@ -141,6 +141,7 @@ SELECTIONS = [
     "frechet",
     "entropy_bound",
     "runs",
+    "prefix",
     "slots",
 ]
 STOP_RULES = ("at_once", "no_gap", "new_eos", "block")
@@ -179,6 +180,8 @@ METHOD_FIELDS = {
     "early_stop_rule": Field("at_once", Choice(STOP_RULES), added=True),
     "edit_threshold": Field(None, Number(0, 1), added=True),
     "edit_forwards": Field(16, Whole(1), added=True),
+    "edit_until": Field(None, Number(0, 1), added=True),
+    "soft_inputs": Field(False, Flag(), added=True),
     "cache": Field("none", Choice(CACHES)),
     "cache_delay": Field(1, Whole(0)),
     "cache_refresh_interval": Field(None, Whole(1)),

@@ -33,6 +33,7 @@ def may_join(model: Any, config: DiffusionGenerationConfig) -> bool:
     has_more_state = (
         config.edit_threshold is not None
         or config.credit_weight
+        or config.soft_inputs
         or config.cfg_scale
         or config.max_time is not None
         or config.output_history

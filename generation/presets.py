@@ -264,6 +264,22 @@ PRESETS: dict[str, Preset] = {
             values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.5, "edit_threshold": 0.0},
         ),
         Preset(
+            name="dmax",
+            summary="from left to right up to the first doubt; the block is revised, and its tokens are soft inputs",
+            source="DMax, arXiv 2604.08302 (soft parallel decoding; thresholds 0.5 and 0.9)",
+            values={
+                "score": "probability",
+                "selection": "prefix",
+                "threshold": 0.5,
+                "block_size": 32,
+                "edit_threshold": 0.0,
+                "edit_forwards": 32,
+                "edit_until": 0.9,
+                "soft_inputs": True,
+                "early_stop_rule": "block",
+            },
+        ),
+        Preset(
             name="dinfer_threshold",
             summary="every token above a probability, block by block, with a cache rebuilt at each block",
             source="dInfer, arXiv 2510.08666 (threshold decoder)",

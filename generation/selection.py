@@ -155,6 +155,15 @@ def by_run(
     return by_threshold(score, eligible, positions, canvas, config) | (eligible & first)
 
 
+def by_prefix(
+    score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
+) -> Booleans:
+    """`"prefix"`: from left to right up to the first candidate that is not sure enough; at least the first one (DMax,
+    arXiv 2604.08302)."""
+    doubtful = eligible & ~by_threshold(score, eligible, positions, canvas, config)
+    return eligible & ((doubtful.cumsum(axis=1) == 0) | (eligible.cumsum(axis=1) == 1))
+
+
 def by_confidence(
     score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> Booleans:
@@ -180,6 +189,7 @@ RULES: dict[str, Rule] = {
     "frechet": by_confidence,
     "entropy_bound": by_confidence,
     "runs": by_run,
+    "prefix": by_prefix,
     "bernoulli": by_chance,
 }
 MAY_ACCEPT_NOTHING = ["threshold", "scheduled_threshold", "runs"]  # progress is forced after these

@@ -40,6 +40,7 @@ def check_speculation(
         f"`cfg_scale`={config.cfg_scale}": bool(config.cfg_scale),
         f"`edit_threshold`={config.edit_threshold}": config.edit_threshold is not None,
         f"`credit_weight`={config.credit_weight}": bool(config.credit_weight),
+        "`soft_inputs`": config.soft_inputs,
         "`compile_config`": config.compile_config is not None,
         "`logits_processor`": with_processor,
     }

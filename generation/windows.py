@@ -263,13 +263,15 @@ class AroundPolicy(WholeCanvas):
 class Editing(AroundPolicy):
     """Revises decoded tokens of the current block (LLaDA 2.1, arXiv 2602.08676): one gives way to another proposal
     whose probability is above `threshold`. A complete block is left after a forward that edits nothing, or after
-    `most`.
+    `most`; or, if the probability is given, after one whose proposals for the block all reach `until` (DMax, arXiv
+    2604.08302).
     """
 
-    def __init__(self, policy: WholeCanvas, threshold: float, most: int, canvas: Canvas):
+    def __init__(self, policy: WholeCanvas, threshold: float, most: int, until: float | None, canvas: Canvas):
         super().__init__(policy)
-        self.threshold, self.most = threshold, most
+        self.threshold, self.most, self.until = threshold, most, until
         self.decoded = np.zeros_like(canvas.given)  # what the forward may edit
+        self.proposed = np.zeros_like(canvas.given)  # what it proposes for in the block
         self.may_edit = np.ones_like(canvas.ended)  # the last forward edited, or the block had a mask before it
         self.forwards = np.zeros_like(canvas.opened)  # since the last mask of the block
 
@@ -282,6 +284,7 @@ class Editing(AroundPolicy):
         self.forwards = np.where(canvas.held, self.forwards + 1, 0)
         in_block = canvas.block_of == canvas.current[:, None]
         self.decoded = in_block & window.positions & canvas.committed & ~canvas.given
+        self.proposed = in_block & (window.candidates | self.decoded)
         return Window(window.positions, window.candidates | self.decoded, window.eligible)
 
     def revise(self, canvas: Canvas, positions: Integers, proposal: Proposal, accepted: Booleans) -> Booleans:
@@ -289,6 +292,8 @@ class Editing(AroundPolicy):
         differs = proposal.tokens != gather(canvas.tokens, positions)
         edits = gather(self.decoded, positions) & differs & (proposal.score > self.threshold)
         self.may_edit = edits.any(axis=1) | ~canvas.held
+        if self.until is not None:
+            self.may_edit &= (gather(self.proposed, positions) & (proposal.score < self.until)).any(axis=1)
         return accepted | edits
 
 
@@ -382,7 +387,7 @@ def make_policy(
     """
     policy = POLICIES[config.cache](canvas, config, logits_shift)
     if config.edit_threshold is not None:
-        policy = Editing(policy, config.edit_threshold, config.edit_forwards, canvas)
+        policy = Editing(policy, config.edit_threshold, config.edit_forwards, config.edit_until, canvas)
     if config.cache == "none":  # the whole canvas has every row that predicts a candidate
         return policy
     if kept or config.attention == "block_causal":

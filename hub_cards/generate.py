@@ -70,6 +70,8 @@ class AdaptedModel(DiffusionGenerationMixin):
             raise ValueError(
                 f"`attention`={config.attention!r} needs a class of d3llm: load the model with this package"
             )
+        if config.soft_inputs:
+            raise ValueError("`soft_inputs` needs a class of d3llm: load the model with this package")
         if config.preset and PRESETS[config.preset].values_for(self.preset_values).get("cache", "none") != "none":
             logger.warning_once(f"preset {config.preset!r} runs without its cache, which this model lacks")
         return config
@@ -120,7 +122,7 @@ def generate(
 
     Raises:
         `ValueError`: For an unknown family without `logits_shift`, and for features that need a class of `d3llm`:
-            `cache`, `compile_config`, block-causal attention.
+            `cache`, `compile_config`, `soft_inputs`, block-causal attention.
     """
     if logits_shift is None:
         family = find_family(model.config.model_type, [type(model).__name__])

@@ -57,8 +57,9 @@ def sglang_serving(config: dict[str, Any], decoding: dict[str, Any]) -> dict[str
     named = preset.values_for(family.preset_values if family else {}) if preset else {}
     values = {**METHOD_DEFAULTS, **named, **decoding}
     known = values["score"] == "probability" and values["selection"] in ("threshold", "threshold_or_count")
+    known = known and not values["soft_inputs"]
     chosen: dict[str, Any] = {"threshold": values["threshold"] if known else THRESHOLD}
-    if values.get("edit_threshold") is not None:
+    if known and values.get("edit_threshold") is not None:
         chosen["edit_threshold"] = values["edit_threshold"]
     given = (config.get(name) for name in ("attention_block_size", "block_size", "block_length"))
     chosen["block_size"] = next((size for size in given if size is not None), served.block_size)

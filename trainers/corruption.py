@@ -23,6 +23,7 @@ class Draws:
         positions (`Tensor` of shape `(B, N)`): For the positions that are masked at random.
         full (`Tensor` of shape `(B,)`): For whether everything is masked.
         blocks (`Tensor` of shape `(B, N)`, *optional*): For the mask ratio of each block; there are at most N.
+        noise (`Tensor` of shape `(B, N)`, *optional*): For the exceptions to an order.
     """
 
     ratio: Tensor
@@ -32,6 +33,7 @@ class Draws:
     positions: Tensor
     full: Tensor
     blocks: Tensor | None = None
+    noise: Tensor | None = None
 
 
 def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
@@ -52,11 +54,11 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
         [`Draws`]: On the device of `index`.
     """
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
-    numbers = _mix(state[:, None] + torch.arange(1, 2 * length + 6, device=index.device) * GOLDEN_GAMMA)
+    numbers = _mix(state[:, None] + torch.arange(1, 3 * length + 6, device=index.device) * GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
     ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
-    positions, blocks = uniform[:, 4 : length + 4], uniform[:, length + 4 : -1]
-    return Draws(ratio, window, filled, known, positions, full=uniform[:, -1], blocks=blocks)
+    positions, blocks, noise = uniform[:, 4:-1].unflatten(1, (3, length)).unbind(dim=1)
+    return Draws(ratio, window, filled, known, positions, full=uniform[:, -1], blocks=blocks, noise=noise)
 
 
 def _mix(state: Tensor) -> Tensor:
@@ -131,6 +133,7 @@ def corrupt_window(
     eos_tail: int,
     filled_tail_share: float = 0.0,
     full_mask_share: float = 0.0,
+    mask_noise: float = 0.0,
 ) -> Corruption:
     """
     A clean prefix, a partly masked window and a masked rest (d3LLM, arXiv 2601.07568, section on distillation).
@@ -145,7 +148,9 @@ def corrupt_window(
        committed them, or its early stop had filled them in, by the last forward whose tokens the window shows.
     4. In `filled_tail_share` of the rows, pretend the decoder committed an EOS at or after the end of the response
        earlier than the teacher did: everything from there on is EOS, and the window stops there.
-    5. The complementary view masks the other positions of the window.
+    5. Each position of the window is an exception with probability `mask_noise`: masked instead of shown, or shown
+       instead of masked (TRIMS, arXiv 2604.00666: 0.05).
+    6. The complementary view masks the other positions of the window.
 
     Args:
         region ([`Region`]): Commit steps and lengths.
@@ -158,6 +163,7 @@ def corrupt_window(
         filled_tail_share (`float`, *optional*, defaults to 0.0): Share of rows with a filled tail; 0 in the paper.
         full_mask_share (`float`, *optional*, defaults to 0.0): Share of rows whose whole window is masked; 0 in the
             paper.
+        mask_noise (`float`, *optional*, defaults to 0.0): Share of exceptions; 0 in the paper.
 
     Returns:
         [`Corruption`]: Masks and windows.
@@ -187,6 +193,8 @@ def corrupt_window(
         last_forward = region.commit_steps.masked_fill(~shown, 0).amax(dim=1, keepdim=True)
         is_tail = region.ended[:, None] & (position >= region.response_lengths[:, None])
         after = after & ~(is_tail & (region.commit_steps <= last_forward))
+    if mask_noise and draws.noise is not None:
+        masked = masked ^ (inside & (draws.noise < mask_noise))
     return _views(masked, inside, after, complementary, ratio, start, end)
 
 

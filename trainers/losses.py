@@ -30,6 +30,8 @@ class TokenLosses:
             without a teacher, as the next two.
         teacher_cross_entropy, teacher_guess_cross_entropy (`Tensor` of shape `(M,)`): -log r(label) and -log r(guess)
             with r the teacher's distribution, nats; no gradient.
+        own_cross_entropy (`Tensor` of shape `(M,)`, *optional*): -log p(label) where the positions show the model's
+            own predictions, see [`~d3llm.trainers.own_predictions.own_prediction_losses`].
     """
 
     cross_entropy: Tensor
@@ -41,6 +43,7 @@ class TokenLosses:
     guess_cross_entropy: Tensor
     teacher_cross_entropy: Tensor
     teacher_guess_cross_entropy: Tensor
+    own_cross_entropy: Tensor | None = None
 
 
 def token_losses(

@@ -86,6 +86,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
             from those that the mask ratio gives; with `"state"`, the state before the first forward is drawn as often
             as any other, and if a share is given, only in these rows.
 
+        mask_noise (`float`, *optional*, defaults to 0.0):
+            Share of the positions of a window that are an exception to the order: masked though the teacher had
+            committed them, or shown though it had not (TRIMS, arXiv 2604.00666).
+
         > Parameters that control the curricula
 
         min_mask_ratio (`float`, *optional*, defaults to 0.0):
@@ -118,6 +122,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         near_forwards (`int`, *optional*, defaults to 8):
             Number of the teacher's forwards within which a masked position counts as near. With 0, every masked
             position gets the divergence, and none the cross entropy.
+        own_prediction_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the cross entropy of the same positions where they show, instead of masks, the tokens that the
+            student itself predicts there (on-policy uniform training, DMax, arXiv 2604.08302). The student then learns
+            to revise its tokens, as the preset `dmax` lets it. It takes a second forward and backward pass.
         ddo_weight (`float`, *optional*, defaults to 0.0):
             Weight of direct discriminative optimization (T3D, arXiv 2602.12262): the student learns to tell the labels
             from what the teacher finds most likely in the same state.
@@ -238,6 +246,10 @@ class PseudoTrajectoryConfig(_BaseConfig):
         default=None, metadata={"help": "Share of rows whose whole window or response is masked."}
     )
 
+    mask_noise: Share = field(
+        default=0.0, metadata={"help": "Share of the positions of a window that are an exception to the order."}
+    )
+
     # Parameters that control the curricula
     min_mask_ratio: Share = field(default=0.0, metadata={"help": "Lower bound of the mask ratio at the start."})
     max_mask_ratio: Annotated[float, Field(gt=0, le=1)] = field(
@@ -261,6 +273,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     kl_weight: Weight = field(default=0.0, metadata={"help": "Weight of KL(teacher, student) on far masks."})
     near_forwards: Whole = field(default=8, metadata={"help": "Forwards of the teacher within which a mask is near."})
+    own_prediction_weight: Weight = field(
+        default=0.0, metadata={"help": "Weight of the cross entropy with own predictions in place of the masks."}
+    )
     ddo_weight: Weight = field(
         default=0.0, metadata={"help": "Weight of direct discriminative optimization against the teacher."}
     )
@@ -298,12 +313,20 @@ class PseudoTrajectoryConfig(_BaseConfig):
         for check in (check_reports, check_loss_arguments, check_device, check_schedule):
             check(self)
         self._check_corruption()
+        self._check_loss()
+
+    def _check_loss(self) -> None:
         if self.next_commits is not None and not (self.entropy_weight or self.order_weight):
             raise ValueError(
                 "`next_commits` limits losses whose `entropy_weight` and `order_weight` are 0: set one, or omit it."
             )
         if self.order_weight and self.layout == "complementary":
             raise ValueError("`order_weight` is for what is committed next, in one view: use `layout='single'`.")
+        if self.own_prediction_weight and self.kl_weight and not self.near_forwards:
+            raise ValueError(
+                "`own_prediction_weight` is for the positions with a cross entropy, and with `kl_weight` and "
+                "`near_forwards=0` none has one: set `near_forwards`, or omit it."
+            )
         if self.kl_weight and self.layout == "complementary":
             raise ValueError("`kl_weight` splits the masks of one view into near and far: use `layout='single'`.")
 
@@ -326,6 +349,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
         if self.block_ratios != "shared" and self.corruption != "random":
             raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
+        if self.mask_noise and (self.corruption != "trajectory" or self.masking == "reference"):
+            raise ValueError("`mask_noise` is for exceptions to an order: use `corruption='trajectory'`, exact masks.")
 
 
 def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:

@@ -40,6 +40,7 @@ from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, trim
 from .losses import TokenLosses, token_losses
+from .own_predictions import own_prediction_losses
 from .preflight import (
     check_best_metric,
     check_canvas,
@@ -53,6 +54,7 @@ from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
 from .row_losses import sum_up_rows
 from .targets import add_targets
+from .total_loss import total_loss
 from .trl_base import _ForwardRedirection
 from .writing_trainer import WritingTrainer
 
@@ -68,6 +70,7 @@ MEANS = {
     "divergence": "far",
     "discriminative": "rows",
     "order": "next",
+    "own_cross_entropy": "own_masked",
     "masked_entropy": "all",
     "share_correct": "all",
 }
@@ -372,6 +375,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
                 eos_tail=args.eos_tail,
                 filled_tail_share=args.filled_tail_share,
                 full_mask_share=args.full_mask_share or 0.0,
+                mask_noise=args.mask_noise,
                 **shared,
             )
         return replace(corruption, blocks=blocks)
@@ -425,7 +429,10 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             teacher = self._run_teacher(model, *inputs) if self.args.needs_teacher else None
             hidden = hidden_states(base, *inputs)
             head = base.get_output_embeddings()
-            return token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
+            losses = token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
+            if not self.args.own_prediction_weight:
+                return losses
+            return replace(losses, own_cross_entropy=own_prediction_losses(base, inputs, losses.predicted, labels))
 
     @torch.no_grad()
     def _run_teacher(
@@ -446,13 +453,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """
-        The loss of a batch with targets. With n the number of positions of each kind, it is
-
-            (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far
-             +  w_DDO sum DDO / rows  +  w_O sum O / n) * loss_scale
-
-        where ' marks the complementary view, and H is summed over correctly predicted positions. DDO is a number for
-        each row of a view that has positions in the loss. H and the loss O of the order are of the next commits alone.
+        The loss of a batch with targets: [`~d3llm.trainers.total_loss.total_loss`] has its terms.
 
         Args:
             model (`nn.Module`): The wrapped model.
@@ -490,19 +491,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             # Wrappers average gradients over the processes, but these means are over the positions of all processes.
             else (num_items_in_batch / self.accelerator.num_processes)
         )
-        masked, complementary_masked, far, in_loss = counts.clamp(min=1e-9)
-        correct, complementary_correct = masked, complementary_masked
-        if args.normalization == "microbatch":
-            correct, complementary_correct = sums["correct"].clamp(min=1), sums["complementary_correct"].clamp(min=1)
-        loss = sums["cross_entropy"] / masked + sums["complementary_cross_entropy"] / complementary_masked
-        loss = loss + args.entropy_weight * sums["certainty"] / correct
-        if args.complementary_entropy:
-            loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
-        if args.order_weight:
-            loss = loss + args.order_weight * sums["order"] / masked
-        if args.ddo_weight:
-            loss = loss + args.ddo_weight * sums["discriminative"] / in_loss
-        loss = (loss + args.kl_weight * sums["divergence"] / far) * args.loss_scale
+        loss = total_loss(sums, counts, args)
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
         sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
@@ -591,7 +580,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         args = self.args
         given = {"complementary": args.layout == "complementary"}
         given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
-        given |= {"order": bool(args.order_weight)}
+        given |= {"order": bool(args.order_weight), "own": bool(args.own_prediction_weight)}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])

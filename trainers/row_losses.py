@@ -1,10 +1,11 @@
-"""Losses that compare the positions of a row with each other: of the order, and of discrimination."""
+"""Losses besides those of single masked positions: of the order, of discrimination, and of own predictions."""
 
 import torch
 from torch import Tensor
 
 from ..generation.foresight import SHARPNESS_OF_ORDER
 from .losses import TokenLosses, discriminative_losses
+from .own_predictions import sum_up_own
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
@@ -38,6 +39,8 @@ def sum_up_rows(
         of_order = order_losses(losses.cross_entropy, row, inputs["rank"][picked], views * rows, length)
         is_next = inputs["is_next"][picked].float()
         sums |= {"order": (of_order * is_next).sum(), "next": is_next.sum()}
+    if losses.own_cross_entropy is not None:
+        sums |= sum_up_own(losses.own_cross_entropy, inputs, picked)
     return sums
 
 

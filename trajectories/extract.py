@@ -32,6 +32,7 @@ from .extraction_progress import ExtractionProgress
 from .fingerprints import tokenizer_fingerprint
 from .greedy_runs import GreedyRuns
 from .orders import (
+    ARBuckets,
     ARRank,
     CommitSteps,
     LeftToRight,
@@ -76,10 +77,13 @@ class ExtractionConfig:
 
         teacher (`str`): What the rows call the teacher.
         order (`str`, *optional*, defaults to `"teacher"`): Where the order comes from: the `"teacher"`'s run;
-            `"random"`, `"left_to_right"`, a `"column"`, or `"ar_rank"` (what an autoregressive model finds most
-            probable first) for responses of the dataset; `"published"` for d3LLM/trajectory_data_*; `"ar"` for the
-            own greedy texts of an autoregressive model, which train a drafter.
-        order_model (`str`, *optional*): Causal language model of `"ar_rank"`, with the teacher's token ids.
+            `"random"`, `"left_to_right"`, a `"column"`, `"ar_rank"` (what an autoregressive model finds most
+            probable first) or `"ar_buckets"` (what it finds hardest first, in buckets; TRIMS) for responses of the
+            dataset; `"published"` for d3LLM/trajectory_data_*; `"ar"` for the own greedy texts of an autoregressive
+            model, which train a drafter.
+        order_model (`str`, *optional*): Causal language model of `"ar_rank"` and `"ar_buckets"`, with the teacher's
+            token ids.
+        order_buckets (`int`, *optional*, defaults to 8): Number of buckets of `"ar_buckets"`.
         decoding (`dict[str, Any]`, *optional*): Fields of `DiffusionGenerationConfig` that differ from one token per
             forward in blocks of 32; with `order="ar"` only `max_new_tokens`, 256 by default.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.1, 0.2, 0.3, 0.4)`): One for each attempt;
@@ -120,6 +124,7 @@ class ExtractionConfig:
     chat: bool | None = None
     order: OrderName = "teacher"
     order_model: str | None = None
+    order_buckets: Count = 8
     decoding: dict[str, Any] = field(default_factory=dict)
     temperatures: Annotated[Sequence[Weight], Field(min_length=1)] = (0.0, 0.1, 0.2, 0.3, 0.4)
     seed: LongSeed = 0
@@ -142,8 +147,10 @@ class ExtractionConfig:
             if given != (column in needed):
                 verb = "needs" if column in needed else "has no use for"
                 raise ValueError(f"order={self.order!r} with check={self.check!r} {verb} a column: --{column}-column.")
-        if (self.order_model is not None) != (self.order == "ar_rank"):
-            raise ValueError("`order_model` and order='ar_rank' belong together: give both or none.")
+        if (self.order_model is not None) != (self.order in ("ar_rank", "ar_buckets")):
+            raise ValueError("`order_model` and order='ar_rank' or 'ar_buckets' belong together: give both or none.")
+        if self.order_buckets != 8 and self.order != "ar_buckets":
+            raise ValueError(f"`order_buckets` is for order='ar_buckets': leave it out with order={self.order!r}.")
         if self.check != "none" and self.order != "teacher":
             raise ValueError(f"A check is for the teacher's answers: leave it out with order={self.order!r}.")
         if self.check == "code" and not self.allow_code_execution:
@@ -333,11 +340,15 @@ class Extraction:
         elif config.order == "column":
             assert config.order_column is not None  # the config has checked it
             self.order = OrderColumn(*given, order_column=config.order_column)
-        elif config.order == "ar_rank":
+        elif config.order in ("ar_rank", "ar_buckets"):
             device = (device or "cpu") if model.device.type == "meta" else model.device
             assert config.order_model is not None  # the config has checked it
             order_model = load_order_model(config.order_model, tokenizer, device)
-            self.order = ARRank(*given, model=order_model, batch_size=config.batch_size)
+            ranking = {"model": order_model, "batch_size": config.batch_size}
+            if config.order == "ar_rank":
+                self.order = ARRank(*given, **ranking)
+            else:
+                self.order = ARBuckets(*given, buckets=config.order_buckets, **ranking)
         else:
             assert mask_token_id is not None  # a masked-diffusion model has one
             self.order = PublishedTrajectories(mask_token_id, self.eos_token_ids, vocab_size)
@@ -408,6 +419,7 @@ class Extraction:
             **{name: getattr(self.config, name) for name in (*names, *columns)},
             **({"loops": self.config.loops} if self.config.order == "ar" else {}),
             **({"skip": self.config.skip} if self.config.skip else {}),
+            **({"order_buckets": self.config.order_buckets} if self.config.order == "ar_buckets" else {}),
             "weights": fingerprint_weights(model),
             "dataset": self.samples.name,
             "rows": self.samples.fingerprint,

@@ -22,7 +22,7 @@ from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN, read_published
 from .row import Trajectory
 
 
-OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "published", "ar"]
+OrderName = Literal["teacher", "random", "left_to_right", "column", "ar_rank", "ar_buckets", "published", "ar"]
 ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 CommitSteps = list[Annotated[int, Field(ge=0, le=LARGEST_STEP)]]
 
@@ -151,8 +151,12 @@ class ARRank(GivenResponses):
         steps = []
         for start in range(0, len(samples), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            steps += [ranks(-row) for row in self._log_probabilities(samples[batch], responses[batch])]
+            steps += [self.steps_of(row) for row in self._log_probabilities(samples[batch], responses[batch])]
         return steps
+
+    def steps_of(self, log_probabilities: torch.Tensor) -> list[int]:
+        """The commit steps of a response, from the log-probability of each of its tokens (N,)."""
+        return ranks(-log_probabilities)
 
     @torch.no_grad()
     def _log_probabilities(self, samples: list[Sample], responses: list[list[int]]) -> tuple[torch.Tensor, ...]:
@@ -173,6 +177,27 @@ class ARRank(GivenResponses):
             for chunk, target in zip(rows.split(self.HEAD_ROWS), targets.split(self.HEAD_ROWS), strict=True)
         ]
         return torch.cat(found).cpu().split([len(response) for response in responses])
+
+
+class ARBuckets(ARRank):
+    """
+    The tokens that an autoregressive model finds hardest first, in buckets that are committed at once (TRIMS, arXiv
+    2604.00666): the negative log-likelihood of a token is its difficulty, and quantiles of it divide a response into
+    buckets of equal size. What is hard is an anchor for the rest, which is then likely at once.
+
+    Args:
+        buckets (`int`): K, the number of buckets; a shorter response has one for each token.
+        args, kwargs: As for [`ARRank`].
+    """
+
+    def __init__(self, *args, buckets: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.buckets = buckets
+
+    def steps_of(self, log_probabilities: torch.Tensor) -> list[int]:
+        length = len(log_probabilities)
+        buckets = min(self.buckets, length)
+        return [1 + (place - 1) * buckets // length for place in ranks(log_probabilities)]
 
 
 class PublishedTrajectories:

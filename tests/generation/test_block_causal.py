@@ -9,7 +9,17 @@ from tests.helpers.models import tiny_model
 
 
 BLOCK_CAUSAL = [family for family in families() if family.attention == "block_causal"]
-PRESETS = ["sdar", "sdar_static", "sdar_sequential", "fast_dllm_v2", "llada2", "llada21_speed", "d3llm", "llada"]
+PRESETS = [
+    "sdar",
+    "sdar_static",
+    "sdar_sequential",
+    "fast_dllm_v2",
+    "llada2",
+    "llada21_speed",
+    "dmax",
+    "d3llm",
+    "llada",
+]
 RUN = {"max_new_tokens": 29, "early_stop": False, "return_dict_in_generate": True}
 
 
@@ -40,7 +50,7 @@ def test_the_block_cache_is_exact(model, preset, block_size, attention_block_siz
         "attention_block_size": attention_block_size,
         "threshold": 0.4,
     }
-    if preset == "llada21_speed":
+    if preset in ("llada21_speed", "dmax"):
         given |= {"edit_threshold": 0.2, "edit_forwards": 3}
     plain = model.generate(ids, cache="none", **given, **RUN)
     cached = model.generate(ids, cache="block", cache_delay=0, cache_refresh_interval=None, **given, **RUN)

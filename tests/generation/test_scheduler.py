@@ -11,7 +11,7 @@ from tests.helpers.decoding import METHODS, RecordingStreamer, prompts
 
 
 LENGTHS = [3, 17, 9, 30, 1, 12, 24, 8]
-ALONE = {"guided", "guided-cached", "published-edge", "drafts", "credits", "edits", "history"}
+ALONE = {"guided", "guided-cached", "published-edge", "drafts", "credits", "edits", "soft", "history"}
 FIELDS = {
     **METHODS,
     "d3llm-opened": {"preset": "d3llm", "threshold": 1.0, "cache": "opened", "cache_refresh_interval": 3},
@@ -22,6 +22,7 @@ FIELDS = {
     "drafts": {"preset": "d3llm", "threshold": 1.0, "draft_states": 4},
     "credits": {"preset": "fast_dllm", "threshold": 0.5, "cache": "none", "credit_weight": 0.5},
     "edits": {"preset": "fast_dllm", "threshold": 0.5, "cache": "none", "edit_threshold": 0.4},
+    "soft": {"preset": "fast_dllm", "threshold": 0.5, "cache": "none", "soft_inputs": True},
     "history": {"preset": "d3llm", "threshold": 1.0, "output_history": True},
 }
 

@@ -202,6 +202,12 @@ def test_a_class_of_others_is_not_decoded_with_another_attention():
             adapted.generate(IDS, preset=preset, max_new_tokens=8)
 
 
+def test_a_class_of_others_is_not_given_soft_inputs():
+    adapted = AdaptedModel(tiny_model(LLaDAModelLM), logits_shift=0)
+    with pytest.raises(ValueError, match="`soft_inputs` needs a class of d3llm"):
+        adapted.generate(IDS, preset="dmax", max_new_tokens=8)
+
+
 # -- which class a checkpoint is of
 
 

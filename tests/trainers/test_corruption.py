@@ -57,6 +57,17 @@ def test_exactly_the_ratio_of_a_window_is_masked(region, window_size, use_trajec
     assert (corruption.supervised.sum(dim=0) == inside.long()).all()
 
 
+def test_a_share_of_the_window_is_an_exception_to_the_order(region):
+    plain, noisy = window(region, window_size=None), window(region, window_size=None, mask_noise=0.1)
+    position = torch.arange(LENGTH)
+    inside = (position >= plain.start[:, None]) & (position < plain.end[:, None])
+    changed = plain.masked[0] != noisy.masked[0]
+    assert not (changed & ~inside).any() and (noisy.supervised.sum(dim=0) == inside.long()).all()
+    for before in (plain.masked[0], ~plain.masked[0]):  # masks and tokens alike
+        assert abs(changed[inside & before].float().mean() - 0.1) < 0.03
+    assert (changed != (window(region, 1, window_size=None, mask_noise=0.1).masked[0] != plain.masked[0])).any()
+
+
 def test_masked_are_the_last_of_the_window_in_commit_order(region):
     corruption = window(region)
     for row in range(ROWS):

@@ -13,7 +13,13 @@ from trl import get_peft_config
 
 from d3llm.commands.main import main
 from d3llm.hub_cards import ModelFacts, read_facts
-from d3llm.modeling import DreamModel, Fast_dLLM_QwenForCausalLM, LLaDAModelLM, SDARForCausalLM
+from d3llm.modeling import (
+    DreamModel,
+    Fast_dLLM_QwenForCausalLM,
+    LLaDA2MoeModelLM,
+    LLaDAModelLM,
+    SDARForCausalLM,
+)
 from d3llm.trainers.distill import (
     RECIPES,
     DistillArguments,
@@ -120,6 +126,29 @@ FOR_BLOCKS = {
         "kl_weight": 0.0,
         "use_peft": False,
     },
+    "oput": {
+        "corruption": "random",
+        "layout": "single",
+        "min_mask_ratio": 0.75,
+        "max_mask_ratio": 0.75,
+        "raise_mask_ratio": False,
+        "block_context": "clean",
+        "max_new_tokens": 2048,
+        "max_length": 2048,
+        "eos_tail": 32,
+        "entropy_weight": 0.0,
+        "own_prediction_weight": 1.0,
+        "loss_scale": 0.5,
+        "num_train_epochs": 2,
+        "learning_rate": 2e-6,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 4,
+        "use_peft": False,
+    },
     "d2f": {
         "corruption": "random",
         "layout": "single",
@@ -139,8 +168,28 @@ FOR_BLOCKS = {
         "eos_tail": 256,
     },
 }
-# Those that are this package's own.
+# Those that are this package's own, and one whose paper has no code.
 OWN = {
+    "trims": {
+        "corruption": "trajectory",
+        "layout": "single",
+        "min_mask_ratio": 0.0,
+        "max_mask_ratio": 1.0,
+        "raise_mask_ratio": False,
+        "max_new_tokens": 1024,
+        "max_length": 1024,
+        "window_sizes": [1024],
+        "eos_tail": 0,
+        "mask_noise": 0.05,
+        "entropy_weight": 0.0,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 4,
+        "use_peft": True,
+        "lora_r": 32,
+    },
     "foresight": {
         "max_new_tokens": 256,
         "corruption": "trajectory",
@@ -214,6 +263,10 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
         return mean("discriminative", "rows") + 0.2 * near
     if name == "foresight":
         return near + mean("order", "masked")
+    if name == "oput":
+        return (near + mean("own_cross_entropy", "own_masked")) / 2
+    if name == "trims":
+        return near
     certainty = mean("certainty", "masked")
     if name in ("d3llm_dream_coder", "on_policy"):
         return near + certainty
@@ -227,7 +280,9 @@ def published_loss(name: str, sums: dict[str, torch.Tensor], window_positions: i
 
 
 def student_of(name: str | None, folder: Path) -> PreTrainedModel:
-    for part, family in (("Dream", DreamModel), ("SDAR", SDARForCausalLM), ("Fast_dLLM", Fast_dLLM_QwenForCausalLM)):
+    families = {"Dream": DreamModel, "SDAR": SDARForCausalLM, "Fast_dLLM": Fast_dLLM_QwenForCausalLM}
+    families["LLaDA2"] = LLaDA2MoeModelLM
+    for part, family in families.items():
         if name is not None and part in name:
             return tiny_model(family, **OF_WORDS, kv_heads=1)
     return LLaDAModelLM.from_pretrained(folder)
@@ -236,7 +291,7 @@ def student_of(name: str | None, folder: Path) -> PreTrainedModel:
 def test_the_published_methods_are_there():
     assert [
         *("d2f", "d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "d3llm_sdar", "dparallel_dream"),
-        *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "on_policy", "t3d", "tad"),
+        *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "on_policy", "oput", "t3d", "tad", "trims"),
     ] == NAMES
 
 
@@ -264,6 +319,9 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
     if name == "llada_sft":
         assert len(supervised) == 1
         assert (corruption.end == batch["canvas_lengths"]).sum() >= 14  # all but those without EOS
+    elif name == "trims":
+        exact = (corruption.ratio * size + 0.5).floor()
+        assert 0 < (supervised[0] - exact).abs().sum() < 0.2 * size.sum()
     elif args.corruption != "random":
         assert (supervised[0] == (corruption.ratio * size + 0.5).floor()).all()
     if name.startswith("dparallel"):
@@ -275,11 +333,13 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
         assert sums["far"] > 0
     if name == "d2f":
         assert sums["masked"] == 0 and sums["far"] == supervised.sum()
+    if name == "oput":
+        assert (corruption.ratio == 0.75).all() and sums["own_masked"] == supervised.sum()
     if name == "foresight":
         assert sums["order"] > 0 and 0 < sums["next"] < supervised.sum()
     if name == "on_policy":
         assert (corruption.ratio == 1).any() and (corruption.ratio < 1).any()
-    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f", "foresight", "on_policy")
+    single = ("d3llm_dream_coder", "llada_sft", "tad", "t3d", "d2f", "foresight", "on_policy", "oput", "trims")
     assert ("blocks" in batch) == (name in FOR_BLOCKS)
     assert (len(supervised) == 2) == (name not in single)
     trainer.train()

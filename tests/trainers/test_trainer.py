@@ -492,6 +492,8 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
         ({"next_commits": 0}, "`next_commits` is 0"),
         ({"order_weight": 1.0}, "in one view: use `layout='single'`"),
         ({"order_weight": -1.0}, "`order_weight` is -1.0"),
+        ({"mask_noise": 0.05, "corruption": "block"}, "`mask_noise` is for exceptions to an order"),
+        ({"mask_noise": 1.5}, "`mask_noise` is 1.5"),
     ],
 )
 def test_config_refuses_what_cannot_be(tmp_path, options, message):

@@ -119,6 +119,8 @@ def test_data_sets_that_cannot_be_extracted(tiny, tmp_path, rows, options, messa
         ({"answer_column": "a"}, "has no use for a column: --answer-column"),
         ({"order": "random"}, "needs a column: --response-column"),
         ({"order": "ar_rank", "response_column": "r"}, "belong together"),
+        ({"order": "ar_buckets", "response_column": "r"}, "belong together"),
+        ({"order_buckets": 4}, "`order_buckets` is for order='ar_buckets'"),
         ({"check": "code", "answer_column": "a"}, "allow it with --allow-code-execution"),
         ({"keep": "correct"}, "needs a check"),
         ({"temperatures": ()}, "at least 1 item"),

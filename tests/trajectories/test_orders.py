@@ -82,6 +82,20 @@ def test_the_rank_of_an_autoregressive_model(tiny, tmp_path, order_model):
         assert chosen.argsort(descending=True).argsort().add(1).tolist() == row["commit_steps"]
 
 
+def test_buckets_begin_with_what_an_autoregressive_model_finds_hardest(tiny, tmp_path, order_model):
+    path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
+    options = {"response_column": "response", "order_model": str(order_model)}
+    extract(tiny, path, tmp_path / "rank", order="ar_rank", **options)
+    extract(tiny, path, tmp_path / "buckets", order="ar_buckets", order_buckets=3, **options)
+    for easy, hard in zip(rows_of(tmp_path / "rank"), rows_of(tmp_path / "buckets"), strict=True):
+        length, steps = len(easy["commit_steps"]), hard["commit_steps"]
+        hardest_first = [length - place for place in easy["commit_steps"]]
+        assert steps == [1 + place * min(3, length) // length for place in hardest_first]
+        assert hard["num_forwards"] == max(steps) == min(3, length) and hard["source"] == "ar_buckets"
+    with pytest.raises(ValueError, match="order_buckets was 3, is 8"):
+        extract(tiny, path, tmp_path / "buckets", order="ar_buckets", **options)
+
+
 def test_the_command_ranks_with_a_model_that_has_its_weights(tiny_checkpoint, tmp_path, order_model, capsys):
     """Those of the teacher are not loaded."""
     path = write_jsonl(tmp_path / "given.jsonl", RESPONSES)
