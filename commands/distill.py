@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from d3llm.trainers import distill, distill_drafter
+    from d3llm.trainers import distill, distill_drafter, distill_rl
 
-    is_drafter = distill_drafter.is_meant(args.fields)
-    (distill_drafter if is_drafter else distill).main(args.fields)
+    modules = dict(zip(distill.TRAINERS, (distill, distill_drafter, distill_rl), strict=True))
+    modules[distill.trainer_of(args.fields)].main(args.fields)
