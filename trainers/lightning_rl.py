@@ -319,17 +319,17 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         wrapped.eval()
         decoded = decode(base, self.processing_class, prompts, seeds_of(args.seed, number, index), **self.decoding)
         wrapped.train()
-        facts = self.student
+        facts, finished = self.student, [rollout.row for rollout in decoded]
         pad = self.processing_class.pad_token_id or 0
         rollouts = rollouts_of(index, prompts, decoded, fill_token_id=facts.fill_token_id, pad_token_id=pad)
         given = {
-            "completions": [row.text for row in decoded],
-            "completion_ids": [row.token_ids for row in decoded],
-            "forwards": [row.forwards for row in decoded],
-            "ended": [row.token_ids[-1] in facts.eos_token_ids for row in decoded],
+            "completions": [row.text for row in finished],
+            "completion_ids": [row.token_ids for row in finished],
+            "forwards": [row.forwards for row in finished],
+            "ended": [row.token_ids[-1] in facts.eos_token_ids for row in finished],
         }
         rewards = rewards_of(self.reward_funcs, columns_of(rows) | given, len(rows))
-        speed = torch.tensor([row.tokens_per_forward for row in decoded])
+        speed = torch.tensor([row.tokens_per_forward for row in finished])
         self._set_advantages(rollouts, rewards, speed)
         return rollouts
 

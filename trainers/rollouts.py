@@ -1,7 +1,7 @@
 """Rollouts: what a policy decoded, and the states of those runs in which it committed tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation import DecodedRow, generate_as_rows_finish
+from ..evaluation import DecodedRow, generate_in_batches
 from ..evaluation.batches import left_pad
 from ..generation.noise import GOLDEN_GAMMA, mix
 from .corruption import draw, ranks
 
 
 LARGEST_SEED = 2**62 - 1
+NEVER = 2**31 - 1  # a forward that is not made
 SEEDS = 1  # beside the numbers of `draw`, which choose the states
 
 
@@ -66,13 +67,29 @@ def seeds_of(seed: int, number: int, index: Tensor) -> list[int]:
     return (mix(mix(state + number) + index) & LARGEST_SEED).tolist()
 
 
+@dataclass(frozen=True)
+class DecodedRollout:
+    """
+    A rollout, and what its positions held during the run.
+
+    Attributes:
+        row ([`~d3llm.evaluation.DecodedRow`]): Without its history.
+        committed_ids (`Tensor` of shape `(N,)`): The token that each position was committed with.
+        replaced (`Tensor` of shape `(N,)`): The forward after which the end of the row replaced it; `NEVER` otherwise.
+    """
+
+    row: DecodedRow
+    committed_ids: Tensor
+    replaced: Tensor
+
+
 def decode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     **options: Any,
-) -> list[DecodedRow]:
+) -> list[DecodedRollout]:
     """
     Decodes rollouts.
 
@@ -84,10 +101,21 @@ def decode(
         options (`Any`): `batch_size`, and fields of `DiffusionGenerationConfig`.
 
     Returns:
-        `list[DecodedRow]`: In the order of the prompts.
+        `list[DecodedRollout]`: In the order of the prompts.
     """
-    batches = generate_as_rows_finish(model, tokenizer, prompts, seeds=seeds, **options)
-    return sorted((row for batch in batches for row in batch.rows), key=lambda row: row.index)
+    batches = generate_in_batches(model, tokenizer, prompts, seeds=seeds, output_history=True, **options)
+    rollouts = [_without_history(row) for batch in batches for row in batch.rows]
+    return sorted(rollouts, key=lambda rollout: rollout.row.index)
+
+
+def _without_history(row: DecodedRow) -> DecodedRollout:
+    """What is needed of the history, which is as long as there are forwards."""
+    history = row.history.cpu()  # type: ignore[union-attr]
+    forward = torch.tensor(row.commit_steps + row.tail_steps) - 1
+    committed = history.gather(0, forward[None])[0]
+    changed = (history != committed) & (torch.arange(len(history))[:, None] > forward)
+    replaced = torch.where(changed.any(dim=0), changed.long().argmax(dim=0) + 1, NEVER)
+    return DecodedRollout(replace(row, history=None), committed, replaced)
 
 
 @dataclass
@@ -99,6 +127,8 @@ class Rollouts:
         index (`Tensor` of shape `(n,)`): Which they are, see [`RolloutSampler`].
         input_ids, attention_mask (`Tensor` of shape `(n, L)`): The canvases after the last forward.
         commit_steps (`Tensor` of shape `(n, N)`): The forward, counted from 1, that committed each position.
+        committed_ids, replaced (`Tensor` of shape `(n, N)`): See [`DecodedRollout`]: a decoder of several blocks
+            commits tokens that an earlier EOS then replaces.
         in_response (`torch.BoolTensor` of shape `(n, N)`): Up to and including the first EOS.
         advantages (`Tensor` of shape `(n,)`): From [`~d3llm.trainers.rewards.advantages_of`].
         kept, right (`torch.BoolTensor` of shape `(n,)`): Whether it is trained on, and whether its answer is right.
@@ -110,6 +140,8 @@ class Rollouts:
     input_ids: Tensor
     attention_mask: Tensor
     commit_steps: Tensor
+    committed_ids: Tensor
+    replaced: Tensor
     in_response: Tensor
     advantages: Tensor
     kept: Tensor
@@ -122,22 +154,27 @@ class Rollouts:
 
 
 def rollouts_of(
-    index: Tensor, prompts: list[list[int]], rows: Sequence[DecodedRow], *, fill_token_id: int, pad_token_id: int
+    index: Tensor,
+    prompts: list[list[int]],
+    decoded: Sequence[DecodedRollout],
+    *,
+    fill_token_id: int,
+    pad_token_id: int,
 ) -> Rollouts:
     """
-    Puts decoded rows into tensors. After the response, a position has been masked until the forward that filled it
-    with `fill_token_id`. What else a decoder of several blocks had committed there is not known any more.
+    Puts decoded rollouts into tensors.
 
     Args:
         index (`Tensor` of shape `(n,)`): Which rollouts they are.
         prompts (`list[list[int]]`): Their prompts.
-        rows (`Sequence[DecodedRow]`): From [`decode`].
+        decoded (`Sequence[DecodedRollout]`): From [`decode`].
         fill_token_id (`int`): What the decoder puts after the end.
         pad_token_id (`int`): Padding, on the left.
 
     Returns:
         [`Rollouts`]: Without advantages; all are kept, and none is right.
     """
+    rows = [rollout.row for rollout in decoded]
     prompt_ids, prompt_mask = left_pad(prompts, pad_token_id)
     regions = torch.tensor([row.token_ids + [fill_token_id] * len(row.tail_steps) for row in rows])
     steps = torch.tensor([row.commit_steps + row.tail_steps for row in rows])
@@ -147,6 +184,8 @@ def rollouts_of(
         input_ids=torch.cat([prompt_ids, regions], dim=1),
         attention_mask=torch.cat([prompt_mask, torch.ones_like(regions)], dim=1),
         commit_steps=steps,
+        committed_ids=torch.stack([rollout.committed_ids for rollout in decoded]),
+        replaced=torch.stack([rollout.replaced for rollout in decoded]),
         in_response=torch.arange(steps.shape[1]) < lengths[:, None],
         advantages=torch.zeros(len(rows)),
         kept=torch.ones(len(rows), dtype=torch.bool),
@@ -222,18 +261,21 @@ def batch_of_states(rollouts: Rollouts, states: States, mask_token_id: int) -> d
         answers. All are 0 for rollouts that are not kept.
     """
     steps, inside = rollouts.commit_steps[states.rollout], rollouts.in_response[states.rollout]
-    length = steps.shape[1]
-    input_ids = rollouts.input_ids[states.rollout]
-    region = input_ids.shape[1] - length
-    row, position = ((steps == states.forward[:, None]) & inside).nonzero(as_tuple=True)
-    rollout, column = states.rollout[row], region + position
-    labels = input_ids[row, column]
-    input_ids[:, region:].masked_fill_(steps >= states.forward[:, None], mask_token_id)
+    input_ids, forward = rollouts.input_ids[states.rollout], states.forward[:, None]
+    start = input_ids.shape[1] - steps.shape[1]
+    row, position = ((steps == forward) & inside).nonzero(as_tuple=True)
+    rollout = states.rollout[row]
+    picked = torch.stack([row, start + position])
+    labels = input_ids[tuple(picked)]
+    shown = torch.where(
+        rollouts.replaced[states.rollout] < forward, input_ids[:, start:], rollouts.committed_ids[states.rollout]
+    )
+    input_ids[:, start:] = shown.masked_fill(steps >= forward, mask_token_id)
     weight = states.weight[row] * rollouts.kept[rollout]
     return {
         "input_ids": input_ids,
         "attention_mask": rollouts.attention_mask[states.rollout],
-        "picked": torch.stack([row, column]),
+        "picked": picked,
         "labels": labels,
         "rollout": rollout,
         "position": position,

@@ -6,8 +6,7 @@ from dataclasses import fields
 from benchmarks.foresight import table
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.quickstart.ablation import ablation_rows, markdown_table
-from d3llm.trainers.distill import RECIPES
-from d3llm.trainers.distill_drafter import is_meant
+from d3llm.trainers.distill import RECIPES, trainer_of
 from d3llm.trainers.introspective_config import IntrospectiveConfig
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
@@ -21,9 +20,11 @@ PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 def test_the_recipes_on_the_page_are_those_that_are_shipped():
     table = re.findall(r"^\| `(\w+)` \| (?:last|random|each)", PAGE, re.MULTILINE)
     drafters = re.findall(r"^\| `(\w+)` \| a drafter", PAGE, re.MULTILINE)
-    assert drafters
-    assert sorted(table + drafters) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    assert all(is_meant(["--config", name]) for name in drafters)
+    policies = re.findall(r"^\| `(\w+)` \| a policy", PAGE, re.MULTILINE)
+    assert drafters and policies
+    assert sorted(table + drafters + policies) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert all(trainer_of(["--config", name]) == "introspective" for name in drafters)
+    assert all(trainer_of(["--config", name]) == "lightning_rl" for name in policies)
 
 
 def test_what_is_logged_is_explained():
