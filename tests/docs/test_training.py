@@ -8,6 +8,8 @@ from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.quickstart.ablation import ablation_rows, markdown_table
 from d3llm.trainers.distill import RECIPES, trainer_of
 from d3llm.trainers.introspective_config import IntrospectiveConfig
+from d3llm.trainers.lightning_rl import MEANS as OF_REWARDS
+from d3llm.trainers.lightning_rl_config import LightningRLConfig
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
 from d3llm.trainers.trl_base import _BaseConfig
@@ -28,13 +30,13 @@ def test_the_recipes_on_the_page_are_those_that_are_shipped():
 
 
 def test_what_is_logged_is_explained():
-    for name in MEANS:
+    for name in [*MEANS, *OF_REWARDS]:
         assert f"`{name}`" in PAGE, name
 
 
 def test_every_field_is_in_the_docstring_of_the_config():
     inherited = {field.name for field in fields(_BaseConfig)}
-    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13)):
+    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13), (LightningRLConfig, 20)):
         own = [field for field in fields(config) if field.name not in inherited]
         assert len(own) >= at_least
         for field in own:
