@@ -22,7 +22,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from d3llm.trainers import distill, distill_drafter, distill_rounds
+    from d3llm.trainers import distill, distill_drafter, distill_rl, distill_rounds
 
-    kinds = (kind for kind in (distill_drafter, distill_rounds) if kind.is_meant(args.fields))
-    next(kinds, distill).main(args.fields)
+    modules = dict(zip(distill.TRAINERS, (distill, distill_drafter, distill_rl), strict=True))
+    module = modules[distill.trainer_of(args.fields)]
+    if module is distill and distill_rounds.is_meant(args.fields):
+        module = distill_rounds
+    module.main(args.fields)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         SDARForCausalLM,
     )
     from .quickstart import checkpoint_path
+    from .trainers.lightning_rl import LightningRLTrainer
+    from .trainers.lightning_rl_config import LightningRLConfig
     from .trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
     from .trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
     from .trajectories.dataset import load_trajectories
@@ -61,6 +63,8 @@ _MODULES = {
     "LLaDAModelLM": "modeling",
     "MMadaConfig": "modeling",
     "MMadaModelLM": "modeling",
+    "LightningRLConfig": "trainers.lightning_rl_config",
+    "LightningRLTrainer": "trainers.lightning_rl",
     "PRESETS": "generation",
     "PseudoTrajectoryConfig": "trainers.pseudo_trajectory_config",
     "PseudoTrajectoryTrainer": "trainers.pseudo_trajectory_trainer",
@@ -94,6 +98,8 @@ __all__ = [  # written out: editors do not follow `_MODULES`
     "IntrospectiveOutput",
     "LLaDAConfig",
     "LLaDAModelLM",
+    "LightningRLConfig",
+    "LightningRLTrainer",
     "MMadaConfig",
     "MMadaModelLM",
     "PseudoTrajectoryConfig",

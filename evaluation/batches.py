@@ -35,6 +35,8 @@ class DecodedRow:
         commit_steps (`list[int]`): The forward, counted from 1, that committed each of them.
         tail_steps (`list[int]`): The same for the positions after them, up to the end of the canvas.
         assistant_forwards (`int`): Forwards of the assistant for this row.
+        history (`Tensor` of shape `(forwards, max_new_tokens)`, *optional*): With `output_history`, the generated
+            region after each forward.
     """
 
     index: int
@@ -47,6 +49,7 @@ class DecodedRow:
     commit_steps: list[int]
     tail_steps: list[int] = field(default_factory=list)
     assistant_forwards: int = 0
+    history: torch.Tensor | None = None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -283,6 +286,7 @@ def _rows_of(output: Any, indices: list[int], width: int, tokenizer: PreTrainedT
             commit_steps=commit_steps[row][: tokens[row]],
             tail_steps=commit_steps[row][tokens[row] :],
             assistant_forwards=assistant_forwards[row],
+            history=None if output.history is None else output.history[row, : forwards[row], width:],
         )
         for row in range(len(generated))
     ]

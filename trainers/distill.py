@@ -32,12 +32,15 @@ from .completions import has_completions
 from .field_types import MODEL_FIELDS, check_fields
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .pseudo_trajectory_trainer import HeldOutPrompts, PseudoTrajectoryTrainer
+from .publishing_trainer import PublishingTrainer
 from .training_plan import PLAN_FILE, ROUNDS_FILE, check_training_plan, training_plan
 
 
 logger = logging.get_logger(__name__)
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
+TRAINERS = ("pseudo_trajectory", "introspective", "lightning_rl")
+"""What a recipe may state as its `trainer`; the first is that of recipes that state none."""
 
 
 @dataclass
@@ -174,6 +177,27 @@ def split_recipe(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(argv)
 
 
+def trainer_of(argv: Sequence[str]) -> str:
+    """
+    The trainer that the recipe named by `--config` states in its field `trainer`; without one, that of this module.
+
+    Args:
+        argv (`Sequence[str]`): The arguments.
+
+    Returns:
+        `str`: A name in `TRAINERS`.
+
+    Raises:
+        `ValueError`: For a trainer that does not exist.
+        `OSError`: If there is no such recipe.
+    """
+    recipe, _ = split_recipe(argv)
+    name = TRAINERS[0] if recipe is None else read_yaml(find_recipe(recipe)).get("trainer", TRAINERS[0])
+    if name not in TRAINERS:
+        raise ValueError(f"{recipe} has the trainer {name!r}: expected one of {', '.join(TRAINERS)}, or none.")
+    return name
+
+
 def find_recipe(name: str) -> Path:
     """The file of a recipe, given by its path or by the name of a shipped one."""
     for path in (Path(name), RECIPES / f"{name}.yaml"):
@@ -237,7 +261,7 @@ def read_held_out(dataset: str, arguments: DistillArguments, tokenizer: PreTrain
     return HeldOutPrompts([sample.prompt_ids for sample in samples], lambda index, text: check(text, answers[index]))
 
 
-def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig) -> PreTrainedModel:
+def load_named(name: str, model_args: ModelConfig, args: Any) -> PreTrainedModel:
     """Loads a student or teacher, always as this package's class."""
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
@@ -248,7 +272,7 @@ def load_named(name: str, model_args: ModelConfig, args: PseudoTrajectoryConfig)
     return load_model(name, **kwargs | given)
 
 
-def check_model(model_args: ModelConfig, args: PseudoTrajectoryConfig) -> str:
+def check_model(model_args: ModelConfig, args: Any) -> str:
     """
     The name of the student. Layers, attention or adapters that do not fit the model end the run here, before any data
     is read.
@@ -350,7 +374,7 @@ def check_arguments(arguments: DistillArguments, training_args: PseudoTrajectory
         )
 
 
-def save_merged(trainer: PseudoTrajectoryTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_merged(trainer: PublishingTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Saves a plain model with the adapters merged into its weights, unless these are sharded or quantized."""
     adapted = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:

@@ -13,11 +13,10 @@ from trl import ModelConfig
 from ..common.field_types import Whole
 from ..common.fingerprints import fingerprint, fingerprint_weights
 from ..common.plan import plan_values, write_plan
-from ..common.yaml_files import read_yaml
 from ..modeling.drafter import Drafter
 from ..modeling.loading import load_autoregressive_model
 from ..trajectories.dataset import read_rows
-from .distill import checkpoint_to_resume, find_recipe, parse_arguments, split_recipe
+from .distill import checkpoint_to_resume, parse_arguments
 from .drafter_texts import as_texts
 from .field_types import check_fields
 from .introspective import IntrospectiveTrainer
@@ -67,12 +66,6 @@ class DrafterArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-def is_meant(argv: Sequence[str]) -> bool:
-    """Whether the recipe named by `--config` trains a drafter."""
-    recipe, _ = split_recipe(argv)
-    return recipe is not None and read_yaml(find_recipe(recipe)).get("trainer") == "introspective"
 
 
 def drafter_plan(

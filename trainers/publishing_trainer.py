@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import HfApi, snapshot_download
+from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -66,7 +67,7 @@ def push_training(folder: Path, repo_id: str, *, base_model: str | None, message
         return push(repository, repo_id, message=message, api=api)
 
 
-def check_push(args: PseudoTrajectoryConfig) -> None:
+def check_push(args: TrainingArguments) -> None:
     """Refuses, before the training, settings with which the result could not be pushed."""
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
@@ -86,10 +87,12 @@ class PublishingTrainer(_BaseTrainer):
     Attributes:
         teacher_name (`str`, *optional*): The model that produced the trajectories.
         card_facts (`dict[str, Any]`): Further fields of [`~d3llm.hub_cards.ModelFacts`] for the card.
+        config_class (`type`): The class of `args`, whose fields are the recipe on the card.
     """
 
     teacher_name: str | None
     card_facts: dict[str, Any]
+    config_class: type = PseudoTrajectoryConfig
 
     def create_model_card(
         self,
@@ -123,7 +126,7 @@ class PublishingTrainer(_BaseTrainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         adapter = model.active_peft_config if is_peft_model(model) else None
-        recipe = PseudoTrajectoryConfig.__annotations__.keys() | set(CARD_ARGUMENTS)
+        recipe = self.config_class.__annotations__.keys() | set(CARD_ARGUMENTS)
         values = {name: getattr(self.args, name) for name in sorted(recipe)} | {
             "steps": self.state.global_step,
             "processes": self.args.world_size,

@@ -6,9 +6,10 @@ from dataclasses import fields
 from benchmarks.foresight import table
 from d3llm.evaluation.leaderboard import make_boards, measured_curves
 from d3llm.quickstart.ablation import ablation_rows, markdown_table
-from d3llm.trainers.distill import RECIPES
-from d3llm.trainers.distill_drafter import is_meant
+from d3llm.trainers.distill import RECIPES, trainer_of
 from d3llm.trainers.introspective_config import IntrospectiveConfig
+from d3llm.trainers.lightning_rl import MEANS as OF_REWARDS
+from d3llm.trainers.lightning_rl_config import LightningRLConfig
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
 from d3llm.trainers.trl_base import _BaseConfig
@@ -21,19 +22,21 @@ PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 def test_the_recipes_on_the_page_are_those_that_are_shipped():
     table = re.findall(r"^\| `(\w+)` \| (?:last|random|each)", PAGE, re.MULTILINE)
     drafters = re.findall(r"^\| `(\w+)` \| a drafter", PAGE, re.MULTILINE)
-    assert drafters
-    assert sorted(table + drafters) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    assert all(is_meant(["--config", name]) for name in drafters)
+    policies = re.findall(r"^\| `(\w+)` \| a policy", PAGE, re.MULTILINE)
+    assert drafters and policies
+    assert sorted(table + drafters + policies) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert all(trainer_of(["--config", name]) == "introspective" for name in drafters)
+    assert all(trainer_of(["--config", name]) == "lightning_rl" for name in policies)
 
 
 def test_what_is_logged_is_explained():
-    for name in MEANS:
+    for name in [*MEANS, *OF_REWARDS]:
         assert f"`{name}`" in PAGE, name
 
 
 def test_every_field_is_in_the_docstring_of_the_config():
     inherited = {field.name for field in fields(_BaseConfig)}
-    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13)):
+    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13), (LightningRLConfig, 20)):
         own = [field for field in fields(config) if field.name not in inherited]
         assert len(own) >= at_least
         for field in own:

@@ -22,20 +22,21 @@ from d3llm.modeling import (
 )
 from d3llm.trainers.distill import (
     RECIPES,
+    TRAINERS,
     DistillArguments,
     card_facts,
     last_checkpoint,
     parse_arguments,
     split_recipe,
     split_trajectories,
+    trainer_of,
 )
-from d3llm.trainers.distill_drafter import is_meant
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from tests.helpers.models import OF_WORDS, tiny_model
 from tests.helpers.trajectory_rows import random_trajectories
 
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if not is_meant(["--config", path.stem]))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if trainer_of(["--config", path.stem]) == TRAINERS[0])
 SMALL = ["--use_cpu", "--report_to", "none", "--max_new_tokens", "24", "--max_length", "64", "--bf16", "false"]
 SMALL += ["--disable_tqdm", "true", "--activation_checkpointing", "false"]
 
