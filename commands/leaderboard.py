@@ -116,13 +116,15 @@ def read_arguments(args: argparse.Namespace) -> tuple[list[Result], str | None]:
         slowest = min(of_teacher, key=lambda result: result.tokens_per_forward or float("inf"))
         baseline = slowest.method
         results += [result for result in of_teacher if result.file and result.file.resolve() not in known]
+    if args.judged_by is not None:
+        results = [result.judged(args.judged_by) for result in results]
     if not results and not args.published:
         raise ValueError("Nothing to show: give result files, --published, or both.")
     if args.difference and not results:
         raise ValueError("--difference compares measured results: give their files.")
     if results and not by_curve(results):
         raise ValueError(f"No results in {', '.join(map(str, args.results))}: give result files of `d3llm eval`.")
-    return ([result.judged(args.judged_by) for result in results] if args.judged_by else results), baseline
+    return results, baseline
 
 
 def by_further_checks(results: Sequence[Result]) -> Iterator[list[Result]]:

@@ -64,7 +64,7 @@ def method_differences(
         one (`str`), other (`str`): A method, or a pattern such as `"student-?-d3llm"` for several runs of one.
         y_max (`str` or `Mapping[str, float | None]`, *optional*, defaults to `"table"`): As for [`make_boards`], or
             the `y_max` of a board.
-        baseline (`str`, *optional*): As for [`make_boards`].
+        baseline (`str`, *optional*): As for [`make_boards`]; in each resample the floor is below its accuracy there.
         floor_rule (`str`, *optional*, defaults to `"drop"`): As for [`compute_aup`].
         resampling ([`Resampling`], *optional*): How intervals are made.
 
@@ -89,11 +89,14 @@ def method_differences(
         _check_problems([run for side in runs for run in side])
         table = [curve for curve in result_curves(results) if curve.task == title]
         anchor: dict[str, Any] = {"y_max": best_accuracy(y_max, title, table), "floor_rule": floor_rule}
+        base = None
         if baseline is not None:
             if (title, baseline) not in curves:
                 raise ValueError(f"The baseline {baseline!r} has no points on {title}: add its files.")
-            anchor["baseline_accuracy"] = curves[title, baseline][0].accuracy_percent
-        found += _of_task(title, *([ResampledCurve.of(r, resampling, **anchor) for r in s] for s in runs), resampling)
+            base = curves[title, baseline][0]
+            _check_problems([*runs[0], [base]])
+        resampled = [[ResampledCurve.of(run, resampling, base, **anchor) for run in side] for side in runs]
+        found += _of_task(title, *resampled, resampling)
     if not found:
         raise ValueError(f"{one!r} and {other!r} were measured on no task in common.")
     return found
