@@ -188,7 +188,7 @@ def board_table(board: Board) -> Any:
     from d3llm.evaluation.result import short_name
 
     judged = f", by {short_name(board.judged_by)}" if board.judged_by else ""
-    cut = ", curves cut where they cross the floor" if board.floor_rule == "cross" else ""
+    cut = ", cut at the floor" if board.floor_rule == "cross" else ""
     table = Table(title=f"AUP, table {board.table}{judged}{cut}", title_justify="left")
     table.add_column("method")
     for task in board.tasks:

@@ -85,4 +85,4 @@ def test_the_leaderboard_takes_a_method_or_files_as_baseline(tmp_path, capsys):
     assert "'nobody' has no points" in run_fails(capsys, *flags, "nobody")
     assert main([flags[0], str(teachers), *flags[1:], str(teachers), "--floor-rule", "both"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("Times the AUP") == 2 and printed.count("cut where they cross the floor") == 1
+    assert printed.count("Times the AUP") == 2 and printed.count("cut at the floor") == 1
