@@ -227,13 +227,13 @@ def factor_table(baseline: str, factors: Sequence[Factors]) -> Any:
         table.add_column(name, justify="right")
     for factor in factors:
         decoder = factor.decoder
+        of_decoder = ["", ""] if decoder is None else [estimate(decoder.own), estimate(decoder.paper)]
         table.add_row(
             short_name(factor.method),
             estimate(factor.area, 1),
             estimate(factor.total.own),
             estimate(factor.total.paper),
-            estimate(decoder and decoder.own),
-            estimate(decoder and decoder.paper),
+            *of_decoder,
             estimate(factor.distillation),
         )
     return table

@@ -96,7 +96,7 @@ def method_differences(
             base = curves[title, baseline][0]
             _check_problems([*runs[0], [base]])
         resampled = [[ResampledCurve.of(run, resampling, base, **anchor) for run in side] for side in runs]
-        found += _of_task(title, *resampled, resampling)
+        found += _of_task(title, resampled, resampling)
     if not found:
         raise ValueError(f"{one!r} and {other!r} were measured on no task in common.")
     return found
@@ -122,12 +122,11 @@ def runs_of(methods: Sequence[str], name: str) -> list[str]:
     return found
 
 
-def _of_task(
-    title: str, one: Sequence[ResampledCurve], other: Sequence[ResampledCurve], resampling: Resampling
-) -> list[Difference]:
-    paired = len(one) == len(other)
-    picks = [resampling.runs(len(runs), stream=0 if paired else side) for side, runs in enumerate((one, other))]
-    sides: list[Sequence[ResampledCurve]] = [one, other]
+def _of_task(title: str, sides: Sequence[Sequence[ResampledCurve]], resampling: Resampling) -> list[Difference]:
+    """The differences of two methods on one task, each given by the curves of its runs."""
+    counts = len(sides[0]), len(sides[1])
+    paired = counts[0] == counts[1]
+    picks = [resampling.runs(count, stream=0 if paired else side) for side, count in enumerate(counts)]
 
     def compare(quantity: str, point: dict[str, Any], values: list[list[float]], resampled: list[list[np.ndarray]]):
         means = [mean(of_runs) for of_runs in values]
@@ -136,7 +135,7 @@ def _of_task(
             for of_runs, pick in zip(resampled, picks, strict=True)
         ]
         estimate = resampling.estimate(means[0] - means[1], drawn[0] - drawn[1])
-        return Difference(title, quantity, point, means[0], means[1], estimate, (len(one), len(other)))
+        return Difference(title, quantity, point, means[0], means[1], estimate, counts)
 
     found = [compare("AUP", {}, [[r.area for r in s] for s in sides], [[r.areas for r in s] for s in sides])]
     for point in _common_points([run.results for runs in sides for run in runs]):

@@ -137,21 +137,21 @@ class ResampledCurve:
         Returns:
             [`ResampledCurve`]: The curve.
         """
-        points = _points(results, resampling)
+        parallelism, accuracy = _points(results, resampling)
         floor: dict[str, Any] = {} if base is None else {"baseline_accuracy": base.accuracy_percent}
         value = area(results, **anchor, **floor)
         if base is not None:
             floor = {"baseline_accuracy": _points([base], resampling)[1]}
-        return cls(results, value, areas_of_curves(*points, **anchor, **floor), *points)
+        areas = areas_of_curves(parallelism, accuracy, **anchor, **floor)
+        return cls(results, value, areas, parallelism, accuracy)
 
 
 def _points(results: Sequence[Result], resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
     """TPF and accuracy of points on resamples of their problems, each of shape (resamples, points)."""
-    columns: list[Any] = [
-        [result.samples[name] for result in results]  # type: ignore[literal-required]
-        for name in ("tokens", "forwards", "correct")
-    ]
-    return resampled_points(*columns, draws=resampling.problems(results[0].num_samples))
+    tokens = [result.samples["tokens"] for result in results]
+    forwards = [result.samples["forwards"] for result in results]
+    correct = [result.samples["correct"] for result in results]
+    return resampled_points(tokens, forwards, correct, resampling.problems(results[0].num_samples))
 
 
 @lru_cache(maxsize=4)
