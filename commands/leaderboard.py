@@ -116,13 +116,15 @@ def read_arguments(args: argparse.Namespace) -> tuple[list[Result], str | None]:
         slowest = min(of_teacher, key=lambda result: result.tokens_per_forward or float("inf"))
         baseline = slowest.method
         results += [result for result in of_teacher if result.file and result.file.resolve() not in known]
+    if args.judged_by is not None:
+        results = [result.judged(args.judged_by) for result in results]
     if not results and not args.published:
         raise ValueError("Nothing to show: give result files, --published, or both.")
     if args.difference and not results:
         raise ValueError("--difference compares measured results: give their files.")
     if results and not by_curve(results):
         raise ValueError(f"No results in {', '.join(map(str, args.results))}: give result files of `d3llm eval`.")
-    return ([result.judged(args.judged_by) for result in results] if args.judged_by else results), baseline
+    return results, baseline
 
 
 def by_further_checks(results: Sequence[Result]) -> Iterator[list[Result]]:
@@ -186,7 +188,7 @@ def board_table(board: Board) -> Any:
     from d3llm.evaluation.result import short_name
 
     judged = f", by {short_name(board.judged_by)}" if board.judged_by else ""
-    cut = ", curves cut where they cross the floor" if board.floor_rule == "cross" else ""
+    cut = ", cut at the floor" if board.floor_rule == "cross" else ""
     table = Table(title=f"AUP, table {board.table}{judged}{cut}", title_justify="left")
     table.add_column("method")
     for task in board.tasks:
@@ -225,13 +227,13 @@ def factor_table(baseline: str, factors: Sequence[Factors]) -> Any:
         table.add_column(name, justify="right")
     for factor in factors:
         decoder = factor.decoder
+        of_decoder = ["", ""] if decoder is None else [estimate(decoder.own), estimate(decoder.paper)]
         table.add_row(
             short_name(factor.method),
             estimate(factor.area, 1),
             estimate(factor.total.own),
             estimate(factor.total.paper),
-            estimate(decoder and decoder.own),
-            estimate(decoder and decoder.paper),
+            *of_decoder,
             estimate(factor.distillation),
         )
     return table

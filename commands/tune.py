@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> None:
     tpf, accuracy = chosen.tokens_per_forward, chosen.accuracy_percent
     rows = f" at {chosen.rows_per_forward:.1f} rows per forward" if chosen.rows_per_forward > 1 else ""
     check = f" by {chosen.judged_by}" if chosen.judged_by else ""
-    others = "".join(f", {line}" for line in further_text(chosen).splitlines())
-    figures = f"TPF {tpf:.2f}{rows}, accuracy {accuracy:.1f}%{check}{others}"
+    further = "".join(f", {line}" for line in further_text(chosen).splitlines())
+    figures = f"TPF {tpf:.2f}{rows}, accuracy {accuracy:.1f}%{check}{further}"
     sys.stdout.write(f"best by {args.objective}: {said} ({figures})\n")
     if not args.dry_run:
         path = write_fields(Path(args.model), fields)

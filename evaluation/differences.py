@@ -64,7 +64,7 @@ def method_differences(
         one (`str`), other (`str`): A method, or a pattern such as `"student-?-d3llm"` for several runs of one.
         y_max (`str` or `Mapping[str, float | None]`, *optional*, defaults to `"table"`): As for [`make_boards`], or
             the `y_max` of a board.
-        baseline (`str`, *optional*): As for [`make_boards`].
+        baseline (`str`, *optional*): As for [`make_boards`]; in each resample the floor is below its accuracy there.
         floor_rule (`str`, *optional*, defaults to `"drop"`): As for [`compute_aup`].
         resampling ([`Resampling`], *optional*): How intervals are made.
 
@@ -89,11 +89,14 @@ def method_differences(
         _check_problems([run for side in runs for run in side])
         table = [curve for curve in result_curves(results) if curve.task == title]
         anchor: dict[str, Any] = {"y_max": best_accuracy(y_max, title, table), "floor_rule": floor_rule}
+        base = None
         if baseline is not None:
             if (title, baseline) not in curves:
                 raise ValueError(f"The baseline {baseline!r} has no points on {title}: add its files.")
-            anchor["baseline_accuracy"] = curves[title, baseline][0].accuracy_percent
-        found += _of_task(title, *([ResampledCurve.of(r, resampling, **anchor) for r in s] for s in runs), resampling)
+            base = curves[title, baseline][0]
+            _check_problems([*runs[0], [base]])
+        resampled = [[ResampledCurve.of(run, resampling, base, **anchor) for run in side] for side in runs]
+        found += _of_task(title, resampled, resampling)
     if not found:
         raise ValueError(f"{one!r} and {other!r} were measured on no task in common.")
     return found
@@ -119,12 +122,11 @@ def runs_of(methods: Sequence[str], name: str) -> list[str]:
     return found
 
 
-def _of_task(
-    title: str, one: Sequence[ResampledCurve], other: Sequence[ResampledCurve], resampling: Resampling
-) -> list[Difference]:
-    paired = len(one) == len(other)
-    picks = [resampling.runs(len(runs), stream=0 if paired else side) for side, runs in enumerate((one, other))]
-    sides: list[Sequence[ResampledCurve]] = [one, other]
+def _of_task(title: str, sides: Sequence[Sequence[ResampledCurve]], resampling: Resampling) -> list[Difference]:
+    """The differences of two methods on one task, each given by the curves of its runs."""
+    counts = len(sides[0]), len(sides[1])
+    paired = counts[0] == counts[1]
+    picks = [resampling.runs(count, stream=0 if paired else side) for side, count in enumerate(counts)]
 
     def compare(quantity: str, point: dict[str, Any], values: list[list[float]], resampled: list[list[np.ndarray]]):
         means = [mean(of_runs) for of_runs in values]
@@ -133,7 +135,7 @@ def _of_task(
             for of_runs, pick in zip(resampled, picks, strict=True)
         ]
         estimate = resampling.estimate(means[0] - means[1], drawn[0] - drawn[1])
-        return Difference(title, quantity, point, means[0], means[1], estimate, (len(one), len(other)))
+        return Difference(title, quantity, point, means[0], means[1], estimate, counts)
 
     found = [compare("AUP", {}, [[r.area for r in s] for s in sides], [[r.areas for r in s] for s in sides])]
     for point in _common_points([run.results for runs in sides for run in runs]):

@@ -70,7 +70,8 @@ def curve_factors(
     Tells the shares of decoder and distillation apart.
 
     The baseline's AUP is that of its slowest point. All areas of a task have the same `y_max`, and the floor is five
-    points below the accuracy of that point. Problems are resampled together for all curves.
+    points below the accuracy of that point, in each resample below that of the resample. Problems are resampled
+    together for all curves.
 
     Args:
         results (`Sequence[Result]`): Results with those of the baseline; per task all on the same problems.
@@ -96,11 +97,7 @@ def curve_factors(
         on_task = {method: points for (task, method), points in curves.items() if task == title}
         _check_problems(on_task, base)
         tables = [curve for curve in result_curves(results) if curve.task == title]
-        anchor = {
-            "y_max": best_accuracy(y_max, title, tables),
-            "baseline_accuracy": base.accuracy_percent,
-            "floor_rule": floor_rule,
-        }
+        anchor = {"y_max": best_accuracy(y_max, title, tables), "floor_rule": floor_rule}
         factors += _of_task(title, on_task, base, baseline, resampling, anchor)
     return factors
 
@@ -113,8 +110,8 @@ def _of_task(
     resampling: Resampling,
     anchor: dict[str, Any],
 ) -> list[Factors]:
-    resampled = {method: ResampledCurve.of(points, resampling, **anchor) for method, points in curves.items()}
-    one_token = ResampledCurve.of([base], resampling, **anchor)
+    resampled = {method: ResampledCurve.of(points, resampling, base, **anchor) for method, points in curves.items()}
+    one_token = ResampledCurve.of([base], resampling, base, **anchor)
     teacher = {method: points for method, points in curves.items() if points[0].weights == base.weights}
     factors = []
     for method, points in curves.items():

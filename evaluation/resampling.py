@@ -74,7 +74,9 @@ class Resampling:
         Returns:
             [`Estimate`]: Both.
         """
-        low, high = np.quantile(resampled, [(1 - self.level) / 2, (1 + self.level) / 2])
+        with np.errstate(invalid="ignore"):
+            ends = np.quantile(resampled, [(1 - self.level) / 2, (1 + self.level) / 2])
+        low, high = np.nan_to_num(ends, nan=np.inf, posinf=np.inf)  # between two ratios without a bound
         return Estimate(value, float(low), float(high))
 
 
@@ -118,25 +120,38 @@ class ResampledCurve:
     accuracy: np.ndarray
 
     @classmethod
-    def of(cls, results: Sequence[Result], resampling: Resampling, **anchor: Any) -> "ResampledCurve":
+    def of(
+        cls, results: Sequence[Result], resampling: Resampling, base: Result | None = None, **anchor: Any
+    ) -> "ResampledCurve":
         """
         Resamples the problems of a curve.
 
         Args:
             results (`Sequence[Result]`): Its points, on the same problems.
             resampling ([`Resampling`]): How.
-            anchor (`Any`): `y_max`, `baseline_accuracy` and `floor_rule` of [`compute_aup`]. They are the same in all
-                resamples.
+            base ([`Result`], *optional*): A point on the same problems that sets the floor. In each resample the floor
+                is below its accuracy there: problems that are hard for all take no curve below it. By default the
+                curve's own first point.
+            anchor (`Any`): `y_max` and `floor_rule` of [`compute_aup`]. They are the same in all resamples.
 
         Returns:
             [`ResampledCurve`]: The curve.
         """
-        columns: list[Any] = [
-            [result.samples[name] for result in results]  # type: ignore[literal-required]
-            for name in ("tokens", "forwards", "correct")
-        ]
-        points = resampled_points(*columns, draws=resampling.problems(results[0].num_samples))
-        return cls(results, area(results, **anchor), areas_of_curves(*points, **anchor), *points)
+        parallelism, accuracy = _points(results, resampling)
+        floor: dict[str, Any] = {} if base is None else {"baseline_accuracy": base.accuracy_percent}
+        value = area(results, **anchor, **floor)
+        if base is not None:
+            floor = {"baseline_accuracy": _points([base], resampling)[1]}
+        areas = areas_of_curves(parallelism, accuracy, **anchor, **floor)
+        return cls(results, value, areas, parallelism, accuracy)
+
+
+def _points(results: Sequence[Result], resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """TPF and accuracy of points on resamples of their problems, each of shape (resamples, points)."""
+    tokens = [result.samples["tokens"] for result in results]
+    forwards = [result.samples["forwards"] for result in results]
+    correct = [result.samples["correct"] for result in results]
+    return resampled_points(tokens, forwards, correct, resampling.problems(results[0].num_samples))
 
 
 @lru_cache(maxsize=4)

@@ -122,7 +122,7 @@ def areas_of_curves(
     y_max: float | None = None,
     alpha: float = 3.0,
     max_drop: float = 5.0,
-    baseline_accuracy: float | None = None,
+    baseline_accuracy: float | np.ndarray | None = None,
     floor_rule: str = "drop",
 ) -> np.ndarray:
     """
@@ -131,7 +131,8 @@ def areas_of_curves(
     Args:
         tokens_per_forward (`np.ndarray` of shape `(..., points)`): TPF.
         accuracy (`np.ndarray` of shape `(..., points)`): In percent.
-        y_max, alpha, max_drop, baseline_accuracy, floor_rule: As for [`compute_aup`].
+        y_max, alpha, max_drop, baseline_accuracy, floor_rule: As for [`compute_aup`]; a `baseline_accuracy` of shape
+            `(..., 1)` is one for each curve.
 
     Returns:
         `np.ndarray` of shape `(...)`: The areas.
@@ -140,9 +141,9 @@ def areas_of_curves(
     order = np.argsort(tokens_per_forward, axis=-1, kind="stable")
     parallelism = np.take_along_axis(tokens_per_forward, order, axis=-1)
     y = np.take_along_axis(accuracy, order, axis=-1)
-    best = y.max(axis=-1, keepdims=True) if y_max is None else np.float64(y_max)
+    best = y.max(axis=-1, keepdims=True) if y_max is None else np.asarray(y_max)
     best = np.where(best > 0, best, 1.0)  # without a right answer every y is 0, and so is the area
-    floor = (y[..., :1] if baseline_accuracy is None else np.float64(baseline_accuracy)) - max_drop
+    floor = (y[..., :1] if baseline_accuracy is None else np.asarray(baseline_accuracy)) - max_drop
     starts = _dropped if floor_rule == "drop" else _crossed
     (begin, y_begin), (end, y_end), counts, first = starts(parallelism, y, floor)
     weighted = y_begin * weight(y_begin, best, alpha) + y_end * weight(y_end, best, alpha)

@@ -62,3 +62,12 @@ def test_the_choice_by_objective_and_loss():
 )
 def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
     assert message in run_fails(capsys, "tune", "--output", str(tmp_path / "out"), *flags)
+
+
+def test_block_sizes_are_tried_for_most_tokens_per_forward(tmp_path, tiny_checkpoint, capsys):
+    flags = ["tune", "--model", str(tiny_checkpoint), "--tasks", "quickstart", "--limit", "2", "--max-new-tokens", "8"]
+    flags += ["--preset", "d3llm", "--device", "cpu", "--early-stop", "false", "--sweep", "threshold=0.01,9"]
+    assert main([*flags, "--objective", "tpf", "--output", str(tmp_path), "--dry-run"]) == 0
+    points = {(point["block_size"], point["threshold"]) for point in (r["point"] for r in results_in(tmp_path))}
+    assert points == {(size, threshold) for size in (8, 16, 32) for threshold in (0.01, 9)}
+    assert "best by tpf: threshold=9, block_size=" in capsys.readouterr().out

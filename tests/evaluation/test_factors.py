@@ -81,8 +81,8 @@ def test_the_leaderboard_takes_a_method_or_files_as_baseline(tmp_path, capsys):
     (line,) = (line for line in of_files.splitlines()[8:] if "student-d3llm" in line)
     assert all(f"{factor:.2f} (" in line for factor in (10, 8, 5, 4, 2))
     assert main([flags[0], str(teachers), *flags[1:], "teacher-llada"]) == 0
-    assert capsys.readouterr().out == of_files
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(of_files.splitlines())
     assert "'nobody' has no points" in run_fails(capsys, *flags, "nobody")
     assert main([flags[0], str(teachers), *flags[1:], str(teachers), "--floor-rule", "both"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("Times the AUP") == 2 and printed.count("cut where they cross the floor") == 1
+    assert printed.count("Times the AUP") == 2 and printed.count("cut at the floor") == 1
