@@ -13,7 +13,7 @@ from trl import ModelConfig
 
 from ..common.files import own_folder, whole_file
 from ..common.fingerprints import fingerprint_weights
-from ..common.plan import compare_plans, keep_plan, plan_values
+from ..common.plan import check_plan, compare_plans, keep_plan, plan_values
 from ..common.processes import Processes
 from ..modeling.loading import load_tokenizer
 from ..trajectories.store import Parts
@@ -122,11 +122,14 @@ def train_rounds(
     prompts = prompt_fingerprints(config, args, tokenizer)
     student = load_named(name, model_args, args)
     check_student(student, config, args)
+    plan = rounds_plan(args, model_args, config, student)
+    check_plan(output / ROUNDS_FILE, plan, REMEDY)
     processes = Processes.launched(cpu=args.use_cpu)
+    processes.wait()  # until every process has seen the folder as it was
     rounds = []
     with own_folder(output) if processes.is_main else nullcontext():
         if processes.is_main:
-            keep_plan(output / ROUNDS_FILE, rounds_plan(args, model_args, config, student), REMEDY)
+            keep_plan(output / ROUNDS_FILE, plan, REMEDY)
         processes.wait()
         for number in range(1, config.rounds + 1):
             folder = RoundFolder(output, number)

@@ -250,7 +250,7 @@ def test_killed_rounds_go_on(tiny_checkpoint, problems, tmp_path):
     assert met == {"extraction", "training", "second round", "copy"}
 
 
-KILLS = (7, 40, 120, 200)  # file operations
+KILLS = (19, 140, 300, 600, 900)  # file operations
 
 
 def state_of(out: Path) -> str:
