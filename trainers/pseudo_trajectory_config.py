@@ -78,7 +78,6 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Share of rows in which an EOS at or after the first one is already committed, and the early stop has filled
             the rest of the canvas with EOS while positions before it are masked. The multi-block decoder encounters
             this state; the paper does not train on it.
-
         mask_noise (`float`, *optional*, defaults to 0.0):
             Share of the positions of a window that are an exception to the order: masked though the teacher had
             committed them, or shown though it had not (TRIMS, arXiv 2604.00666).
@@ -235,7 +234,6 @@ class PseudoTrajectoryConfig(_BaseConfig):
     filled_tail_share: Share = field(
         default=0.0, metadata={"help": "Share of rows whose tail is already filled with EOS, as by an early stop."}
     )
-
     mask_noise: Share = field(
         default=0.0, metadata={"help": "Share of the positions of a window that are an exception to the order."}
     )
