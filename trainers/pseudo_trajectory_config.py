@@ -85,7 +85,6 @@ class PseudoTrajectoryConfig(_BaseConfig):
             `corruption="random"` or `"state"`, the whole response. By default none with windows and `"random"`, apart
             from those that the mask ratio gives; with `"state"`, the state before the first forward is drawn as often
             as any other, and if a share is given, only in these rows.
-
         mask_noise (`float`, *optional*, defaults to 0.0):
             Share of the positions of a window that are an exception to the order: masked though the teacher had
             committed them, or shown though it had not (TRIMS, arXiv 2604.00666).
@@ -245,7 +244,6 @@ class PseudoTrajectoryConfig(_BaseConfig):
     full_mask_share: Share | None = field(
         default=None, metadata={"help": "Share of rows whose whole window or response is masked."}
     )
-
     mask_noise: Share = field(
         default=0.0, metadata={"help": "Share of the positions of a window that are an exception to the order."}
     )
