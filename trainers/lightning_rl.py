@@ -45,6 +45,16 @@ MEANS = {
     "clip_ratio": ("clipped", "tokens"),
     "entropy": ("entropy", "tokens"),
 }
+# Decoding parameters with which the tokens of a forward are independent draws from its distributions.
+DRAWN_ONCE = {
+    "early_stop": True,
+    "cfg_scale": 0.0,
+    "credit_weight": 0.0,
+    "edit_threshold": None,
+    "draft_states": 1,
+    "branches": 1,
+    "assistant_rule": "exact",
+}
 ROLLOUTS_FILE = "rollouts-{rank}.safetensors"  # in a checkpoint, for each process
 
 
@@ -234,17 +244,23 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
             config = resolve_generation_config(base, [1], **fields)
         except ValueError as error:
             raise ValueError(f"Rollouts cannot be decoded with `generation_kwargs` {given}: {error}") from error
-        if config.selection == "slots" or config.edit_threshold is not None or config.credit_weight:
-            raise ValueError(
-                f"`generation_kwargs` {given} decode with drafts, edits or credits, so that tokens are not drawn from "
-                "the softmax of the logits once and for all, as the loss assumes: choose another preset."
-            )
+        if config.selection == "slots":
+            raise ValueError(f"`generation_kwargs` {given} draft slots and verify them: choose another preset.")
+        for name, plain in DRAWN_ONCE.items():
+            if (value := getattr(config, name)) != plain:
+                raise ValueError(
+                    f"Rollouts would be decoded with `{name}`={value!r}, but in the loss each token is drawn once, "
+                    f"from the softmax of the logits, until the row ends: it must be {plain!r}."
+                )
         if config.max_new_tokens >= self.student.max_length:
             raise ValueError(
                 f"`max_new_tokens` is {config.max_new_tokens}, which leaves no room for a prompt in the "
                 f"{self.student.max_length} positions of prompt and region (`max_length`): give less."
             )
-        return {**fields, "max_new_tokens": config.max_new_tokens, "batch_size": args.rollout_batch_size}
+        # A model may come with a `top_k` and a `top_p` of its own; these leave nothing out.
+        unrestricted = {"top_p": 1.0} | ({"top_k": self.student.vocab_size} if config.top_k else {})
+        fields |= {"max_new_tokens": config.max_new_tokens, "batch_size": args.rollout_batch_size}
+        return fields | unrestricted
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
