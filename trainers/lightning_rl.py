@@ -118,6 +118,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
 
     args: LightningRLConfig
     loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
+    reference: PreTrainedModel | None
     _tag_names = ["trl", "d3llm", "lightning-rl"]
     _name = "LightningRL"
     _paper = {
@@ -200,7 +201,8 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
             )
         has_float32_copy = self.is_deepspeed_enabled and self.accelerator.mixed_precision != "no"
         check_precision(self.model, has_float32_copy=has_float32_copy)
-        self.reference = self.reference and self.reference.to(self.args.device)
+        if self.reference is not None:
+            self.reference = self.reference.to(self.args.device)
         self._sums = torch.zeros(len(SUMS), device=self.args.device)
         self._logged: list[dict[str, float]] = []
         self.model.add_model_tags(self._tag_names)
@@ -338,7 +340,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         facts, finished = self.student, [rollout.row for rollout in decoded]
         pad = self.processing_class.pad_token_id or 0
         rollouts = rollouts_of(index, prompts, decoded, fill_token_id=facts.fill_token_id, pad_token_id=pad)
-        given = {
+        given: dict[str, list[Any]] = {
             "completions": [row.text for row in finished],
             "completion_ids": [row.token_ids for row in finished],
             "forwards": [row.forwards for row in finished],
