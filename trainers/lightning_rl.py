@@ -45,6 +45,16 @@ MEANS = {
     "clip_ratio": ("clipped", "tokens"),
     "entropy": ("entropy", "tokens"),
 }
+# Decoding parameters with which the tokens of a forward are independent draws from its distributions.
+DRAWN_ONCE = {
+    "early_stop": True,
+    "cfg_scale": 0.0,
+    "credit_weight": 0.0,
+    "edit_threshold": None,
+    "draft_states": 1,
+    "branches": 1,
+    "assistant_rule": "exact",
+}
 ROLLOUTS_FILE = "rollouts-{rank}.safetensors"  # in a checkpoint, for each process
 
 
@@ -108,6 +118,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
 
     args: LightningRLConfig
     loss_is_scaled_for_ga: bool | None  # type: ignore[assignment]
+    reference: PreTrainedModel | None
     _tag_names = ["trl", "d3llm", "lightning-rl"]
     _name = "LightningRL"
     _paper = {
@@ -190,7 +201,8 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
             )
         has_float32_copy = self.is_deepspeed_enabled and self.accelerator.mixed_precision != "no"
         check_precision(self.model, has_float32_copy=has_float32_copy)
-        self.reference = self.reference and self.reference.to(self.args.device)
+        if self.reference is not None:
+            self.reference = self.reference.to(self.args.device)
         self._sums = torch.zeros(len(SUMS), device=self.args.device)
         self._logged: list[dict[str, float]] = []
         self.model.add_model_tags(self._tag_names)
@@ -234,17 +246,23 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
             config = resolve_generation_config(base, [1], **fields)
         except ValueError as error:
             raise ValueError(f"Rollouts cannot be decoded with `generation_kwargs` {given}: {error}") from error
-        if config.selection == "slots" or config.edit_threshold is not None or config.credit_weight:
-            raise ValueError(
-                f"`generation_kwargs` {given} decode with drafts, edits or credits, so that tokens are not drawn from "
-                "the softmax of the logits once and for all, as the loss assumes: choose another preset."
-            )
+        if config.selection == "slots":
+            raise ValueError(f"`generation_kwargs` {given} draft slots and verify them: choose another preset.")
+        for name, plain in DRAWN_ONCE.items():
+            if (value := getattr(config, name)) != plain:
+                raise ValueError(
+                    f"Rollouts would be decoded with `{name}`={value!r}, but in the loss each token is drawn once, "
+                    f"from the softmax of the logits, until the row ends: it must be {plain!r}."
+                )
         if config.max_new_tokens >= self.student.max_length:
             raise ValueError(
                 f"`max_new_tokens` is {config.max_new_tokens}, which leaves no room for a prompt in the "
                 f"{self.student.max_length} positions of prompt and region (`max_length`): give less."
             )
-        return {**fields, "max_new_tokens": config.max_new_tokens, "batch_size": args.rollout_batch_size}
+        # A model may come with a `top_k` and a `top_p` of its own; these leave nothing out.
+        unrestricted = {"top_p": 1.0} | ({"top_k": self.student.vocab_size} if config.top_k else {})
+        fields |= {"max_new_tokens": config.max_new_tokens, "batch_size": args.rollout_batch_size}
+        return fields | unrestricted
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
@@ -322,7 +340,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         facts, finished = self.student, [rollout.row for rollout in decoded]
         pad = self.processing_class.pad_token_id or 0
         rollouts = rollouts_of(index, prompts, decoded, fill_token_id=facts.fill_token_id, pad_token_id=pad)
-        given = {
+        given: dict[str, list[Any]] = {
             "completions": [row.text for row in finished],
             "completion_ids": [row.token_ids for row in finished],
             "forwards": [row.forwards for row in finished],

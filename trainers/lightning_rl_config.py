@@ -13,9 +13,15 @@ from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
 
-# Arguments of `generate` that other fields set, and those with which the policy would not be a softmax of the logits.
-SET_ELSEWHERE = ("temperature", "seed", "num_return_sequences", "max_new_tokens")
-CHANGE_THE_POLICY = ("top_k", "top_p", "cfg_scale", "credit_weight", "edit_threshold")
+# Arguments of `generate` that other fields set, and where; the loss is over the whole vocabulary.
+SET_ELSEWHERE = {
+    "temperature": "it is `temperature` of the training",
+    "seed": "it is `seed` of the training",
+    "num_return_sequences": "it is `num_generations`",
+    "max_new_tokens": "it is `max_new_tokens` of the training",
+    "top_k": "the policy is over the whole vocabulary",
+    "top_p": "the policy is over the whole vocabulary",
+}
 
 
 @dataclass
@@ -189,25 +195,12 @@ class LightningRLConfig(_BaseConfig):
         self._check_rollouts()
 
     def _check_rollouts(self) -> None:
-        given: Any = self.generation_kwargs or {}
-        for name in SET_ELSEWHERE:
-            if name in given:
-                raise ValueError(f"`generation_kwargs` has {name!r}: omit it there, it is " + _field_for(name) + ".")
-        for name in CHANGE_THE_POLICY:
-            if given.get(name):
-                raise ValueError(
-                    f"`generation_kwargs` has {name!r}, with which tokens are not drawn from the softmax of the "
-                    "logits, as the loss assumes: omit it."
-                )
-        if given.get("early_stop") is False:
-            raise ValueError("`generation_kwargs` has early_stop=False, but rollouts end at their EOS: omit it.")
+        for name, reason in SET_ELSEWHERE.items():
+            if name in (self.generation_kwargs or {}):
+                raise ValueError(f"`generation_kwargs` has {name!r}: omit it there, {reason}.")
         if self.rollouts_per_step % self.num_generations:
             raise ValueError(
                 f"A step has {self.rollouts_per_step} rollouts (`per_device_train_batch_size` x "
                 f"`gradient_accumulation_steps` x processes), which is no multiple of `num_generations`, "
                 f"{self.num_generations}: change one of them."
             )
-
-
-def _field_for(name: str) -> str:
-    return "`num_generations`" if name == "num_return_sequences" else f"`{name}` of the training"

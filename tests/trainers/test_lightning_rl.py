@@ -252,7 +252,7 @@ def test_it_learns_what_is_rewarded(tiny_checkpoint, tmp_path):
 
 def test_micro_batches_change_nothing(tiny_checkpoint, tmp_path):
     found = []
-    for micro_batches in (1, 2, 4):
+    for micro_batches in (1, 4):
         options = {"per_device_train_batch_size": 8 // micro_batches, "gradient_accumulation_steps": micro_batches}
         trainer = make(tiny_checkpoint, tmp_path, max_steps=1, optim="sgd", max_grad_norm=0.0, **options)
         trainer.train()
@@ -266,42 +266,40 @@ def test_micro_batches_change_nothing(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize("adapters", [None, LoraConfig(r=4)])
 def test_a_resumed_run_gives_the_same_bits(adapters, tiny_checkpoint, tmp_path):
     """Also from a checkpoint between two steps on the same rollouts, in the second epoch."""
-    options = {"max_steps": 12, "num_iterations": 2, "states_per_rollout": 3, "peft_config": adapters}
+    options = {"max_steps": 6, "num_iterations": 2, "states_per_rollout": 3, "peft_config": adapters}
     options |= {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2, "min_tpf_range": 0.0}
+    options["train_dataset"] = problems().select(range(4))  # an epoch of 4 steps
     whole = make(tiny_checkpoint, tmp_path / "whole", **options)
     whole.train()
-    for step in (8, 11):
+    for step in (4, 5):
         again = make(tiny_checkpoint, tmp_path / f"from-{step}", **options)
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         for name, value in weights(whole).items():
             assert torch.equal(value, weights(again)[name]), (step, name)
         assert torch.equal(again.constant_rewards.rounds, whole.constant_rewards.rounds)
     logged = [entry["rewards/parity"] for entry in whole.state.log_history if "rewards/parity" in entry]
-    assert len(logged) == 6
+    assert len(logged) == 3
     file = tmp_path / "whole" / "checkpoint-11" / "rollouts-0.safetensors"
     assert "old_log_p" in load_file(file) and "old_log_p" not in load_file(
         file.parents[1] / "checkpoint-10" / file.name
     )
     file.unlink()
-    with pytest.raises(ValueError, match="Step 11 trains on rollouts of an earlier step"):
+    with pytest.raises(ValueError, match="Step 5 trains on rollouts of an earlier step"):
         make(tiny_checkpoint, tmp_path / "lost", **options).train(resume_from_checkpoint=str(file.parent))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_constant_reward_ends_the_run_also_across_a_kill(value, tiny_checkpoint, tmp_path):
+def test_a_constant_reward_ends_the_run_also_across_a_kill(tiny_checkpoint, tmp_path):
     def always(**rollouts):
-        return [value] * len(rollouts["forwards"])
+        return [1.0] * len(rollouts["forwards"])
 
     options = {"reward_funcs": [always, Speed()], "max_constant_rounds": 3, "save_strategy": "steps", "save_steps": 2}
-    with pytest.raises(ValueError, match=f"`always` was {value:g} for every rollout of the last 3 rounds") as caught:
+    with pytest.raises(ValueError, match="`always` was 1 for every rollout of the last 3 rounds") as caught:
         make(tiny_checkpoint, tmp_path, **options).train()
     assert "\n" not in str(caught.value)
     again = make(tiny_checkpoint, tmp_path / "again", **options)
     with pytest.raises(ValueError, match="of the last 3 rounds"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert again.state.global_step == 2
-    options["max_constant_rounds"] = None
-    make(tiny_checkpoint, tmp_path / "on", **options).train()
 
 
 def test_adapters_are_trained_and_the_reference_is_the_model_without_them(tiny_checkpoint, tmp_path):
@@ -322,8 +320,9 @@ def test_bad_settings_end_in_one_line(tiny_checkpoint, tmp_path):
         ({"temperature": 0.0}, "`temperature` is 0"),
         ({"reward_weights": [1.0]}, r"1 numbers for 2 rewards \(parity, tokens_per_forward\)"),
         ({"generation_kwargs": {"temperature": 0.5}}, "has 'temperature': omit it there"),
-        ({"generation_kwargs": {"top_k": 5}}, "has 'top_k', with which"),
-        ({"generation_kwargs": {"early_stop": False}}, "rollouts end at their EOS"),
+        ({"generation_kwargs": {"top_k": 5}}, "has 'top_k': omit it there, the policy is over"),
+        ({"generation_kwargs": {"early_stop": False}}, "`early_stop`=False, .* it must be True"),
+        ({"generation_kwargs": {"preset": "self_speculative"}}, "`draft_states`=.*must be 1|cannot be decoded"),
         ({"generation_kwargs": {"preset": "nothing"}}, "Rollouts cannot be decoded"),
         ({"max_new_tokens": 128}, "exceed the 128 positions|leaves no room for a prompt"),
         ({"max_length": 12}, "leaves no room for a prompt"),
