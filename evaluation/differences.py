@@ -128,7 +128,9 @@ def _of_task(title: str, sides: Sequence[Sequence[ResampledCurve]], resampling: 
     paired = counts[0] == counts[1]
     picks = [resampling.runs(count, stream=0 if paired else side) for side, count in enumerate(counts)]
 
-    def compare(quantity: str, point: dict[str, Any], values: list[list[float]], resampled: list[list[np.ndarray]]):
+    def compare(
+        quantity: str, point: dict[str, Any], values: list[list[float]], resampled: list[list[np.ndarray]]
+    ) -> Difference:
         means = [mean(of_runs) for of_runs in values]
         drawn = [
             np.take_along_axis(np.stack(of_runs, axis=1), pick, axis=1).mean(axis=1)
@@ -139,8 +141,7 @@ def _of_task(title: str, sides: Sequence[Sequence[ResampledCurve]], resampling: 
 
     found = [compare("AUP", {}, [[r.area for r in s] for s in sides], [[r.areas for r in s] for s in sides])]
     for point in _common_points([run.results for runs in sides for run in runs]):
-        places = [[_place(run.results, point) for run in runs] for runs in sides]
-        at = [list(zip(runs, of_runs, strict=True)) for runs, of_runs in zip(sides, places, strict=True)]
+        at = [[(run, _place(run.results, point)) for run in runs] for runs in sides]
         found.append(
             compare(
                 "accuracy",
