@@ -202,14 +202,10 @@ def train_round(
         folder ([`RoundFolder`]): The round.
     """
     canvas = resolve_generation_config(student, [1], **decoding_of(config, args)).max_new_tokens
+    of_round: dict[str, Any] = {"output_dir": str(folder.training), "seed": seed_of(args, folder)}
     trainer = PseudoTrajectoryTrainer(
         model=student,
-        args=replace(
-            args,
-            output_dir=str(folder.training),
-            seed=seed_of(args, folder),
-            max_new_tokens=args.max_new_tokens or canvas,
-        ),
+        args=replace(args, max_new_tokens=args.max_new_tokens or canvas, **of_round),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),

@@ -12,6 +12,7 @@ from d3llm.trainers.lightning_rl import MEANS as OF_REWARDS
 from d3llm.trainers.lightning_rl_config import LightningRLConfig
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import MEANS
+from d3llm.trainers.rounds_config import RoundsConfig
 from d3llm.trainers.trl_base import _BaseConfig
 from tests.helpers.paths import ROOT
 
@@ -36,7 +37,8 @@ def test_what_is_logged_is_explained():
 
 def test_every_field_is_in_the_docstring_of_the_config():
     inherited = {field.name for field in fields(_BaseConfig)}
-    for config, at_least in ((PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13), (LightningRLConfig, 17)):
+    configs = (PseudoTrajectoryConfig, 20), (IntrospectiveConfig, 13), (LightningRLConfig, 17), (RoundsConfig, 20)
+    for config, at_least in configs:
         own = [field for field in fields(config) if field.name not in inherited]
         assert len(own) >= at_least
         for field in own:

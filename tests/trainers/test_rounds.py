@@ -227,38 +227,43 @@ def test_an_interrupted_copy_is_no_model(tmp_path, monkeypatch):
     assert contents(student) == contents(output)
 
 
-@pytest.mark.slow
-def test_killed_rounds_go_on(tiny_checkpoint, problems, tmp_path):
-    """Killed in an extraction, in a training, between the rounds, and while the last student is copied."""
-    options = {"rounds": "2", "prompts_per_round": "3", "chunk_size": "2", "max_steps": "2", "save_steps": "1"}
+@pytest.mark.parametrize(
+    ("rounds", "kills", "states"),
+    [
+        (1, (19, 140), {"extraction", "training"}),
+        pytest.param(
+            2, (19, 140, 300, 600, 900), {"extraction", "training", "between", "copy"}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_killed_rounds_go_on(tiny_checkpoint, problems, tmp_path, rounds, kills, states):
+    """Killed before one of the changes to files, the next run leaves what an uninterrupted one does."""
+    options = {"prompts_per_round": "3", "chunk_size": "2", "max_steps": "2", "save_steps": "1"}
 
     def run(out: Path, *more: str) -> None:
-        assert distill(tiny_checkpoint, problems, out, *more, **options) == 0
+        assert distill(tiny_checkpoint, problems, out, *more, rounds=str(rounds), **options) == 0
 
     run(tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     names = [name for name in whole if name.endswith((".safetensors", ".parquet"))]
-    assert len(names) == 2 * (2 + 1) + 1
+    assert len(names) == rounds * (2 + 1) + 1
     met = set()
-    for at in KILLS:
+    for at in kills:
         out = tmp_path / f"killed{at}"
         assert is_killed(lambda: run(out), out, at)  # noqa: B023
-        met.add(state_of(out))
+        met.add(state_of(out, rounds))
         run(out, *(["--resume"] if (out / ROUNDS_FILE).exists() else []))
         assert contents(out).keys() == whole.keys()
         assert all((out / name).read_bytes() == whole[name] for name in names)
-    assert met == {"extraction", "training", "second round", "copy"}
+    assert met == states
 
 
-KILLS = (19, 140, 300, 600, 900)  # file operations
-
-
-def state_of(out: Path) -> str:
+def state_of(out: Path, rounds: int) -> str:
     """What a killed run was doing."""
-    if RoundFolder(out, 2).student.exists():
+    if RoundFolder(out, rounds).student.exists():
         return "copy"
     if RoundFolder(out, 1).student.exists():
-        return "second round"
+        return "between"
     return "training" if RoundFolder(out, 1).training.exists() else "extraction"
 
 
@@ -282,3 +287,10 @@ def test_from_python(tiny_checkpoint, problems, tmp_path):
     assert seen == [only] and (only.number, only.counts.correct, only.counts.wrong) == (1, 10, 2)
     assert only.student == tmp_path / "out" / "rounds" / "1" / "student"
     assert only.describe().startswith("round 1: 10 of 12 answers right (83.3%), ")
+
+
+def test_the_help_is_that_of_the_rounds(capsys):
+    with pytest.raises(SystemExit):
+        main(["distill", "--rounds", "1", "--help"])
+    shown = capsys.readouterr().out
+    assert "--prompts_per_round" in shown and "--full_mask_share" in shown and "--trajectories" not in shown
