@@ -145,13 +145,13 @@ def test_a_state_shows_what_was_committed_before_its_forward():
 
 def test_drawn_states_stand_for_all_of_them():
     rollouts = hand_made()
-    total, rounds = torch.zeros(2, 5), 600
+    total, rounds = torch.zeros(2, 5), 300
     for number in range(rounds):
         states = choose_states(rollouts, 2, seed=1, number=number)
         assert states.rollout.tolist() == [0, 0, 1, 1]
         batch = batch_of_states(rollouts, states, MASK)
         total[batch["rollout"], batch["position"]] += batch["in_tokens"]
-    torch.testing.assert_close(total / rounds, rollouts.in_response.float(), atol=0.1, rtol=0)
+    torch.testing.assert_close(total / rounds, rollouts.in_response.float(), atol=0.15, rtol=0)
     rollouts.kept[0] = False
     assert choose_states(rollouts, 2, seed=1, number=0).rollout.tolist() == [1, 1]
     parts = choose_states(rollouts, 2, seed=1, number=0, at_least=3).parts(3)
@@ -279,10 +279,9 @@ def test_a_resumed_run_gives_the_same_bits(adapters, tiny_checkpoint, tmp_path):
         assert torch.equal(again.constant_rewards.rounds, whole.constant_rewards.rounds)
     logged = [entry["rewards/parity"] for entry in whole.state.log_history if "rewards/parity" in entry]
     assert len(logged) == 3
-    file = tmp_path / "whole" / "checkpoint-11" / "rollouts-0.safetensors"
-    assert "old_log_p" in load_file(file) and "old_log_p" not in load_file(
-        file.parents[1] / "checkpoint-10" / file.name
-    )
+    assert not torch.equal(again.rollouts.advantages, torch.zeros(8))  # the step had something to learn from
+    file, between = (tmp_path / "whole" / f"checkpoint-{step}" / "rollouts-0.safetensors" for step in (5, 4))
+    assert "old_log_p" in load_file(file) and "old_log_p" not in load_file(between)
     file.unlink()
     with pytest.raises(ValueError, match="Step 5 trains on rollouts of an earlier step"):
         make(tiny_checkpoint, tmp_path / "lost", **options).train(resume_from_checkpoint=str(file.parent))
