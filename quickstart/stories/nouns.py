@@ -35,7 +35,7 @@ OBJECTS = _pairs(
     pan, kettle, bottle, can, candlestick, vase, pillow, blanket, towel, curtain, rug, chair, stool, table, bench,
     shelf/shelves, desk, mirror, frame, broom, mop, sponge, soap, comb, hat, cap, scarf/scarves, glove, mitten, sock,
     shoe, boot, sandal, slipper, shirt, dress, skirt, jacket, coat, sweater, belt, tie, purse, wallet, umbrella,
-    ball, bat, racket, puck, skate, sled, helmet, trophy, medal, jersey, whip, dart, frisbee, yo-yo/yo-yos, robot,
+    ball, bat, racket, puck, skate, sled, helmet, trophy, medal, jersey, dart, frisbee, yo-yo/yo-yos, robot,
     truck, train, plane, boat, ship, canoe, wagon, bike, scooter, wheel, tire, engine, flag, sign, banner, tent,
     compass, telescope, camera, radio, phone, laptop, tablet, cable, disc, record, film, charm, dinosaur, dragon,
     castle, crown, wand, mask, costume, sword, shield, statue, figurine, model, globe, fossil, bone, snail, beetle,

@@ -14,7 +14,7 @@ from .event import FORM_SETS, ParsedEvent
 from .forms import ASIDES
 from .grammar import KINDS, followers
 from .numbers import Numbers, Worked, draw_numbers
-from .words import PEOPLE, draw_another_thing, draw_words
+from .words import PEOPLE, draw_anew, draw_words
 
 
 SPLITS = ("train", "validation", "test")
@@ -121,8 +121,7 @@ def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature
     used: set[str] = set()
     for event, shown in plan:
         form = _choose_form(rng, event, forms, used)
-        if "thing3" in form or "things3" in form:
-            words.update(draw_another_thing(rng, words))
+        words.update(draw_anew(rng, form, words))
         told.append(form.format_map({**words, **shown}))
         aside = _draw_aside(rng, event, forms) if len(told) == 1 else None
         if aside is not None:

@@ -60,12 +60,17 @@ def _distinct(draws: list[T], used: set[T], draw: T) -> bool:
     return True
 
 
-def draw_another_thing(rng: random.Random, words: dict[str, object]) -> dict[str, object]:
-    """Draws the slots of the third thing anew, for one more event: nothing that the story counts already."""
-    while True:
-        singular, several = draw_thing(rng)
-        if several not in (words["things"], words["things2"], words["things3"]):
-            return {"thing3": singular, "things3": several}
+def draw_anew(rng: random.Random, form: str, words: dict[str, object]) -> dict[str, object]:
+    """Draws what an event brings into a story: its containers, and a third thing that is not counted already."""
+    fresh: dict[str, object] = {}
+    if "{box" in form:
+        fresh["box"], fresh["boxes"] = _pick(rng, BOXES)
+    if "{thing3}" in form or "{things3}" in form:
+        thing = draw_thing(rng)
+        while thing[1] in (words["things"], words["things2"], words["things3"]):
+            thing = draw_thing(rng)
+        fresh["thing3"], fresh["things3"] = thing
+    return fresh
 
 
 def draw_words(rng: random.Random, food: bool = False) -> dict[str, object]:
