@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"####\s*(-?\d+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # Words that name a number without saying it in digits: a unit's constant, or a multiple.
 _CONSTANTS = {
-    2: "half halves halve halved twice double doubles doubled pair pairs both couple two",
+    2: "half halfway halves halve halved twice double doubles doubled pair pairs both couple two",
     3: "triple triples tripled third three",
     4: "quarter quarters four quadruple",
     5: "five",

@@ -33,7 +33,7 @@ OBJECTS = _pairs(
     rake, seed, flower, rose, tulip, daisy, lily, orchid, leaf/leaves, acorn, pinecone, feather, twig, stick, log,
     plank, plant, cactus, bush, fern, sapling, cup, mug, glass, plate, bowl, fork, spoon, knife/knives, napkin, pot,
     pan, kettle, bottle, can, candlestick, vase, pillow, blanket, towel, curtain, rug, chair, stool, table, bench,
-    shelf/shelves, desk, mirror, frame, broom, mop, sponge, soap, comb, hat, cap, scarf/scarves, glove, mitten, sock,
+    desk, mirror, frame, broom, mop, sponge, soap, comb, hat, cap, scarf/scarves, glove, mitten, sock,
     shoe, boot, sandal, slipper, shirt, dress, skirt, jacket, coat, sweater, belt, tie, purse, wallet, umbrella,
     ball, bat, racket, puck, skate, sled, helmet, trophy, medal, jersey, dart, frisbee, yo-yo/yo-yos, robot,
     truck, train, plane, boat, ship, canoe, wagon, bike, scooter, wheel, tire, engine, flag, sign, banner, tent,

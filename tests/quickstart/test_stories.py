@@ -14,11 +14,18 @@ from d3llm.quickstart.stories.checker import (
     is_right,
     is_right_by_number,
 )
-from d3llm.quickstart.stories.event import FORM_SETS, Event, form_set, parse_event
+from d3llm.quickstart.stories.event import FORM_SETS, Event, form_set, parse_event, slots
 from d3llm.quickstart.stories.forms import ASIDES, EVENTS
 from d3llm.quickstart.stories.grammar import KINDS
 from d3llm.quickstart.stories.numbers import LARGEST_VALUE, Numbers, calculate, draw_numbers
-from d3llm.quickstart.stories.problem import SPLITS, Problem, draw_problem, generate_problems, split_of_signature
+from d3llm.quickstart.stories.problem import (
+    SPLITS,
+    Problem,
+    draw_problem,
+    generate_problems,
+    split_of_signature,
+    with_pronoun,
+)
 from d3llm.quickstart.stories.task import TASKS
 from d3llm.quickstart.stories.tokenizer import build_tokenizer
 from d3llm.quickstart.stories.words import draw_words
@@ -71,6 +78,26 @@ def test_a_form_has_one_solution():
             key = (event.event.takes, event.event.gives, form)
             assert key not in told, f"{form!r} is in {told[key]} and in {event.kind}"
             told[key] = event.kind
+
+
+def test_what_people_own_begins_with_their_names():
+    owned = {"things": {"name"}, "money": {"name"}, "pair": {"name", "other"}, "purses": {"name", "other"}}
+    for event in EVENTS:
+        if event.event.takes is None:
+            for form in event.event.forms:
+                assert owned.get(event.event.gives or "", set()) <= slots(form), form
+
+
+def test_pronouns_stand_for_the_one_who_acts():
+    assert with_pronoun("{name} gives {x} to {third}.") == "{He} gives {x} to {third}."
+    assert with_pronoun("Then {name} has {x}.") == "Then {he} has {x}."
+    assert with_pronoun("{third} gives {name} {x}.") == "{third} gives {name} {x}."
+    assert with_pronoun("How many does {name} have?") == "How many does {he} have?"
+    problems = generate_problems("train", 200, seed=2)
+    with_pronouns = [problem for problem in problems if re.search(r"\b([Hh]e|[Ss]he)\b", problem.question)]
+    assert 10 < len(with_pronouns) < 60
+    assert all(problem.names[0] in problem.question and len(problem.names) < 4 for problem in with_pronouns)
+    assert not any(re.search(r"\b([Hh]e|[Ss]he)\b", problem.solution) for problem in problems)
 
 
 def test_held_out_forms_are_of_every_kind():

@@ -51,7 +51,7 @@ _STEPS = (
         "{name} has {a} {boxes} with {b} {things} in each, but {c} of the {things} get lost.",
         "{name} buys {a} {boxes} of {b} {things} and gives {c} {things} away.",
         "{name} had {a} {boxes} with {b} {things} each and lost {c} {things}.",
-        "From {a} {boxes} of {b} {things}, {third} takes {c}.",
+        "From the {a} {boxes} of {b} {things} that {name} has, {third} takes {c} {things}.",
         "{name} opens {a} {boxes} with {b} {things} each and uses {c} of them.",
     ), ranges={"a": (2, 12), "b": (2, 30)}),
     Event(None, "things", (
