@@ -20,9 +20,9 @@ from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.tasks import TASKS, Sample, Task
-from d3llm.quickstart.stories.task import TASKS as STORIES
 from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAModelLM
+from d3llm.quickstart.stories.task import TASKS as STORIES
 from tests.helpers.code_problems import HUMANEVAL, MBPP
 from tests.helpers.commands import run_fails
 from tests.helpers.forks import fork_ranks
