@@ -131,6 +131,9 @@ EVENTS = (
         "{third} gives {name} {x} {things} and takes {y} the next day.",
         "{name} wins {x} {things} in one game and loses {y} in the next.",
         "{x} new {things} come in, and then {name} gives away {y}.",
+        "In the morning {name} finds {x} more {things}, and in the afternoon {name} sells {y}.",
+        "{name} buys {x} new {things} and throws {y} of the {things} away.",
+        "When {third} brings {x} more {things}, {name} gives {y} to a neighbor.",
         "Then {name} gets {x} {things} from {third} but has to give {y} to a neighbor.",
     )),
     Event("things", "things", ("{name} has {v=v-x} {things} left.", "{name} has {v=v-y} {things} left."), (
@@ -343,6 +346,8 @@ EVENTS = (
         "If {name} has {b} {things} left after losing {a}, how many {things} did {name} have at first?",
         "{a} of {name}'s {things} are lost, and {b} are left. How many {things} did {name} have at first?",
         "{name} gives away {a} {things} and keeps {b}. How many {things} did {name} have before?",
+        "How many {things} did {name} start with, if {b} are left after {third} took {a}?",
+        "{name} lost {a} {things} and has only {b} now. How many {things} did {name} have before?",
     )),
     Event(None, None, ("At first {name} had {v=a-b} {things}.",), (
         "{name} bought {b} more {things} and now has {a}. How many {things} did {name} have at first?",
