@@ -14,7 +14,7 @@ from .event import FORM_SETS, ParsedEvent
 from .forms import ASIDES
 from .grammar import KINDS, followers
 from .numbers import Numbers, Worked, draw_numbers
-from .words import PEOPLE, draw_words
+from .words import PEOPLE, draw_another_thing, draw_words
 
 
 SPLITS = ("train", "validation", "test")
@@ -92,44 +92,54 @@ def _draw_plan_of_split(rng: random.Random, split: str, num_steps: int, forms: s
             return kind, *drawn, signature
 
 
-def _add_aside(rng: random.Random, plan: Plan, told: list[tuple[str, dict[str, int]]], forms: str) -> None:
-    """Puts a sentence with a number that is not used after the opening, in a share of the stories."""
-    gives = plan[0][0].event.gives
+def _choose_form(rng: random.Random, event: ParsedEvent, forms: str, used: set[str]) -> str:
+    """Draws a form, and again if the story has it already: twice at most, since an event may have one form."""
+    choices = event.forms[forms]
+    for _ in range(3):
+        form = choices[int(rng.random() * len(choices))]
+        if form not in used:
+            break
+    used.add(form)
+    return form
+
+
+def _draw_aside(rng: random.Random, opening: ParsedEvent, forms: str) -> tuple[str, dict[str, int]] | None:
+    """A form with a number that is not used, in a share of the stories."""
+    gives = opening.event.gives
     if gives is None or gives in _WITHOUT_ASIDES or rng.random() >= ASIDE_RATE:
-        return
-    asides = ASIDES[forms]
-    aside, form = asides[int(rng.random() * len(asides))]
+        return None
+    aside, form = ASIDES[forms][int(rng.random() * len(ASIDES[forms]))]
     drawn = draw_numbers(rng, aside, Numbers())
-    if drawn is not None:
-        told.insert(1, (form, drawn[1]))
+    return None if drawn is None else (form, drawn[1])
 
 
 def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature: str, forms: str) -> Problem:
     """Draws the words of a plan."""
-    told, sentences = [], []
-    for event, shown in plan:
-        choices = event.forms[forms]
-        told.append((choices[int(rng.random() * len(choices))], shown))
-        sentences += event.sentences
-    _add_aside(rng, plan, told, forms)
     words = draw_words(rng, any(event.event.only == "food" for event, _ in plan))
-    question = " ".join([form.format_map({**words, **shown}) for form, shown in told])
-    solution, index = [], 0
-    for event, _ in plan:
+    told: list[str] = []
+    solution: list[str] = []
+    used: set[str] = set()
+    for event, shown in plan:
+        form = _choose_form(rng, event, forms, used)
+        if "thing3" in form or "things3" in form:
+            words.update(draw_another_thing(rng, words))
+        told.append(form.format_map({**words, **shown}))
+        aside = _draw_aside(rng, event, forms) if len(told) == 1 else None
+        if aside is not None:
+            told.append(aside[0].format_map({**words, **aside[1]}))
+            used.add(aside[0])
         for number, sentence in enumerate(event.sentences):
-            left, operation, right, answer = numbers.equations[index]
+            left, operation, right, answer = numbers.equations[len(solution)]
             words[f"e{number}"] = f"<<{left}{operation}{right}={answer}>>{answer}"
             solution.append(sentence.format_map(words))
-            index += 1
-    people = [slot for slot in PEOPLE if any(f"{{{slot}}}" in form for form, _ in told)]
     return Problem(
-        question,
+        " ".join(told),
         " ".join(solution) + f"\n#### {answer}",
         answer,
         len(solution),
         kind,
         tuple(numbers.equations),
-        tuple(str(words[slot]) for slot in people),
+        tuple(str(words[slot]) for slot in PEOPLE if any(f"{{{slot}}}" in form for form in used)),
         signature,
     )
 

@@ -60,6 +60,14 @@ def _distinct(draws: list[T], used: set[T], draw: T) -> bool:
     return True
 
 
+def draw_another_thing(rng: random.Random, words: dict[str, object]) -> dict[str, object]:
+    """Draws the slots of the third thing anew, for one more event: nothing that the story counts already."""
+    while True:
+        singular, several = draw_thing(rng)
+        if several not in (words["things"], words["things2"], words["things3"]):
+            return {"thing3": singular, "things3": several}
+
+
 def draw_words(rng: random.Random, food: bool = False) -> dict[str, object]:
     """
     Draws a word for each slot of the forms.
