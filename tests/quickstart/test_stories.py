@@ -7,6 +7,7 @@ import pytest
 
 from d3llm.evaluation.tasks import find_task
 from d3llm.quickstart.stories.checker import (
+    NAMED,
     check_solution,
     extract_answer,
     has_right_names,
@@ -70,6 +71,14 @@ def test_a_form_has_one_solution():
             key = (event.event.takes, event.event.gives, form)
             assert key not in told, f"{form!r} is in {told[key]} and in {event.kind}"
             told[key] = event.kind
+
+
+def test_every_form_names_its_units():
+    for event in EVENTS:
+        constants = {operand for e in event.equations for operand in (e.left, e.right) if isinstance(operand, int)}
+        for form in event.event.forms:
+            words = set(re.findall(r"[a-z]+", form.lower()))
+            assert all(words & NAMED[constant] for constant in constants), form
 
 
 def test_held_out_forms_are_of_every_kind():

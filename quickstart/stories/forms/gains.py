@@ -287,6 +287,8 @@ EVENTS = (
         "If {name} pays {x} dollars for one {thing3}, how much is left?",
         "If {name} gives {x} dollars to {third}, how many dollars does {name} have left?",
         "{name} spends {x} dollars. How much is left?",
+        "If {third} gets {x} dollars from {name}, how much is left?",
+        "How much does {name} have left if {name} spends ${x} on lunch?",
         "How many dollars remain if {name} buys {things3} for {x} dollars in all?",
     )),
     # Endings without a step.

@@ -73,6 +73,9 @@ EVENTS = (
         "The number of {other}'s {things} is half of the {u} {things} of {name}.",
         "Compared with {name}, who has {u} {things}, {other} has half as many.",
         "{name} made {u} {things}, and {other} made half as many as {name}.",
+        "{name} owns twice as many {things} as {other}, and {name} owns {u}.",
+        "The {u} {things} of {name} are twice as many as {other} has.",
+        "{name} has twice as many {things} as {other}. {name} has {u}.",
     )),
     Event(None, "pair", ("{other} has {v=u/3} {things}.",), (
         "{name} has {u} {things}. {other} has a third as many {things} as {name}.",
@@ -112,7 +115,7 @@ EVENTS = (
         "Then {name} doubles the number of {things}.",
         "A week later {name} has twice as many {things}.",
         "Soon {name} has double the number of {things}.",
-        "Then {third} gives {name} as many {things} as {name} already has.",
+        "{third} gives {name} as many {things} as {name} already has, so that the number doubles.",
         "{name} buys as many {things} again, which doubles the number.",
         "After a while the number of {things} doubles.",
         "By {day}, {name} has twice as many {things} as before.",
@@ -135,7 +138,7 @@ EVENTS = (
     )),
     Event("things", "things", ("{name} now has {v=v*x} {things}.",), (
         "A year later {name} has {x} times as many {things}.",
-        "Soon {name} has {x} times as many.",
+        "Soon {name} has {x} times as many {things}.",
         "A week later {name} has {x} times as many {things}.",
         "By {day}, {name} has {x} times as many {things} as before.",
         "After a while there are {x} times as many {things}.",
@@ -143,7 +146,7 @@ EVENTS = (
         "With the help of {third}, {name} soon has {x} times as many {things}.",
         "Within a month {name} has {x} times as many {things}.",
         "The number of {name}'s {things} grows to {x} times what it was.",
-        "{name} multiplies the number of {things} by {x}.",
+        "After some months {name} has {x} times as many {things}.",
         "Then {name} has {x} times the number of {things}.",
     )),
     Event("things", "things", ("{name} has {v=v/2} {things} left.",), (
@@ -220,7 +223,7 @@ EVENTS = (
         "A week later {name} has twice as many dollars.",
         "{third} doubles the money that {name} has.",
         "Soon {name} has twice as much money.",
-        "Then {third} gives {name} as many dollars as {name} already has.",
+        "{third} gives {name} as many dollars as {name} already has, which doubles the money.",
         "By {day}, {name} has twice as much money as before.",
         "{name} saves until the amount of money is doubled.",
         "Within a month {name} doubles the money.",
@@ -287,7 +290,7 @@ EVENTS = (
     )),
     Event("things", None, ("{other} has {v=v*2} {things}.",), (
         "{other} has twice as many {things} as {name}. How many {things} does {other} have?",
-        "{other} has double that number of {things}. How many {things} does {other} have?",
+        "{other} has double the number of {things}. How many {things} does {other} have?",
         "How many {things} does {other} have, who has twice as many as {name}?",
         "If {other} has twice as many {things} as {name}, how many {things} does {other} have?",
         "How many {things} does {other} have if that is twice as many as {name} has?",
@@ -296,7 +299,7 @@ EVENTS = (
     )),
     Event("things", None, ("{other} has {v=v/2} {things}.",), (
         "{other} has half as many {things} as {name}. How many {things} does {other} have?",
-        "{other} has half of that number of {things}. How many {things} does {other} have?",
+        "{other} owns only half as many {things} as {name}. How many {things} does {other} have?",
         "How many {things} does {other} have, who has half as many as {name}?",
         "If {other} has half as many {things} as {name}, how many {things} does {other} have?",
         "{name} has twice as many {things} as {other}. How many {things} does {other} have?",
@@ -320,7 +323,7 @@ EVENTS = (
         "{other} has twice as many {things} as {name}. How many do {name} and {other} have in all?",
         "How many {things} do {name} and {other} have together, if {other} has twice as many as {name}?",
         "If {other} has twice as many {things} as {name}, how many do {name} and {other} have altogether?",
-        "Altogether, how many {things} do {name} and {other} have if {other} has double that number?",
+        "Altogether, how many {things} do {name} and {other} have if {other} has twice as many?",
         "{other} owns twice as many {things}. What is the total for {name} and {other}?",
     )),
     Event("things", None, ("{other} has {p=v/2} {things}.", "Together {name} and {other} have {v=v+p} {things}."), (
@@ -328,7 +331,7 @@ EVENTS = (
         "{other} has half as many {things} as {name}. How many do {name} and {other} have in all?",
         "How many {things} do {name} and {other} have together, if {other} has half as many as {name}?",
         "If {other} has half as many {things} as {name}, how many do {name} and {other} have altogether?",
-        "Altogether, how many {things} do {name} and {other} have if {other} has half of that number?",
+        "Altogether, how many {things} do {name} and {other} have if {other} has half as many?",
         "{other} owns half as many {things}. What is the total for {name} and {other}?",
     )),
     Event("things", None, ("{other} has {p=v*x} {things}.", "{other} has {v=p-v} more {things}."), (
@@ -374,6 +377,8 @@ EVENTS = (
         "Compared with {name}, how many times as many {things} does {other} have?",
         "If {name} wants as many {things} as {other}, how many times as many does {name} need?",
         "Find how many times as many {things} {other} has as {name}.",
+        "How many times does {name}'s number of {things} fit into {other}'s?",
+        "What is the number of {other}'s {things} divided by that of {name}'s?",
     )),
     # Three people.
     Event("pair", None, ("{third} has {p=v*2} {things}.", "Together that is {q=u+v} {things}.",

@@ -176,6 +176,9 @@ EVENTS = (
         "At ${y} each, {name} also orders {x} {things3}.",
         "On the way out {name} picks up {x} {things3} for {y} dollars each.",
         "{third} asks for {x} {things3}, and {name} adds them for {y} dollars each.",
+        "Each {thing3} costs ${y}, and {name} also takes {x} of them.",
+        "If one {thing3} costs {y} dollars, {name} adds {x} {things3}.",
+        "{name} buys {x} {things3} as well, each for {y} dollars.",
     ), ranges=PRICES),
     Event("cost", "cost", ("Together that is {v=v+x} dollars.",), (
         "Shipping costs {x} dollars more.",
@@ -288,6 +291,9 @@ EVENTS = (
         "How much must {name} borrow if {name} has only {x} dollars?",
         "{name} has ${x} and borrows the rest from {third}. How many dollars does {name} borrow?",
         "With only {x} dollars, how many more dollars does {name} need?",
+        "In {name}'s wallet there are only {x} dollars. How much more does {name} need?",
+        "{name} pays {x} dollars now and the rest later. How many dollars does {name} still need?",
+        "{name} has saved only {x} dollars. How much money is missing?",
     )),
     Event("cost", None, ("It takes {v=v/x} weeks.",), (
         "{name} saves {x} dollars a week for it. How many weeks does it take?",
