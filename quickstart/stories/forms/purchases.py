@@ -291,6 +291,8 @@ EVENTS = (
         "How much must {name} borrow if {name} has only {x} dollars?",
         "{name} has ${x} and borrows the rest from {third}. How many dollars does {name} borrow?",
         "With only {x} dollars, how many more dollars does {name} need?",
+        "How much more money does {name} need if there are only {x} dollars in the wallet?",
+        "If there are only {x} dollars in {name}'s wallet, how many more dollars does {name} need?",
         "In {name}'s wallet there are only {x} dollars. How much more does {name} need?",
         "{name} pays {x} dollars now and the rest later. How many dollars does {name} still need?",
         "{name} has saved only {x} dollars. How much money is missing?",
