@@ -161,7 +161,6 @@ EVENTS = (
         "Then {name} gets {x} more {things} a day for {y} days.",
         "{name} finds {x} more {things} on each of the next {y} days.",
         "For {y} days {name} buys {x} more {things} every day.",
-        "{y} {friends} come, and each {friend} gives {name} {x} {things}.",
         "Each of {y} {friends} gives {name} {x} {things}.",
         "From each of {y} {friends}, {name} gets {x} {things}.",
         "Every week {name} adds {x} {things}, and this goes on for {y} weeks.",
@@ -169,12 +168,9 @@ EVENTS = (
         "{name} is given {x} {things} by each of {y} {friends}.",
     ), ranges=FEW),
     Event("things", "things", ("That is {p=x*y} {things}.", "{name} has {v=v-p} {things} left."), (
-        "{name} gives {x} {things} to each of {y} {friends}.",
         "Each of {y} {friends} takes {x} of the {things}.",
-        "{y} {friends} come, and {name} gives {x} {things} to each {friend}.",
         "{name} hands out {x} {things} each to {y} {friends}.",
         "For {y} days {name} uses {x} {things} every day.",
-        "{name} uses {x} {things} a day for {y} days.",
         "On each of the next {y} days {name} sells {x} {things}.",
         "To each of {y} {friends}, {name} gives {x} of the {things}.",
         "Then {y} {friends} are given {x} {things} each.",
@@ -259,7 +255,6 @@ EVENTS = (
     )),
     Event("things", None, ("{name} needs {v=x-v} more {things}.",), (
         "{name} wants to have {x} {things}. How many more {things} does {name} need?",
-        "How many more {things} does {name} need to have {x}?",
         "How many {things} are missing if {name} wants {x}?",
         "If {name} needs {x} {things}, how many more must {name} get?",
         "The goal is {x} {things}. How many more does {name} need?",

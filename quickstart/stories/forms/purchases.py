@@ -356,8 +356,6 @@ EVENTS = (
         "{name} spends {x} dollars a day for {y} days.",
         "For {y} weeks {name} spends {x} dollars every week.",
         "Every day {name} spends {x} dollars, and this goes on for {y} days.",
-        "{name} gives {x} dollars to each of {y} {friends}.",
-        "Each of {y} {friends} gets {x} dollars from {name}.",
         "To each of {y} {friends}, {name} gives ${x}.",
         "{name} pays {x} dollars a week for a course of {y} weeks.",
         "On each of the next {y} days {name} pays ${x} for lunch.",
@@ -365,7 +363,6 @@ EVENTS = (
         "{name} takes {y} lessons, which cost {x} dollars each.",
     ), ranges=SAVINGS),
     Event(None, "money", ("{name} saves {v=a*b} dollars.",), (
-        "{name} saves {a} dollars a week for {b} weeks.",
         "{name} saves ${a} every week for {b} weeks.",
         "For {b} weeks {name} saves {a} dollars every week.",
         "Every week {name} saves {a} dollars, and this goes on for {b} weeks.",
