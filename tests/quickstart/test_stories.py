@@ -14,7 +14,7 @@ from d3llm.quickstart.stories.checker import (
     is_right,
     is_right_by_number,
 )
-from d3llm.quickstart.stories.event import FORM_SETS, Event, form_set, parse_event
+from d3llm.quickstart.stories.event import FORM_SETS, Event, form_set, parse_event, slots
 from d3llm.quickstart.stories.forms import ASIDES, EVENTS
 from d3llm.quickstart.stories.grammar import KINDS
 from d3llm.quickstart.stories.numbers import LARGEST_VALUE, Numbers, calculate, draw_numbers
@@ -79,6 +79,15 @@ def test_every_form_names_its_units():
         for form in event.event.forms:
             words = set(re.findall(r"[a-z]+", form.lower()))
             assert all(words & NAMED[constant] for constant in constants), form
+
+
+def test_every_form_tells_the_words_of_its_solution():
+    for event in EVENTS:
+        needed = {slot for sentence in event.sentences for slot in slots(sentence) if len(slot) > 2}
+        if event.event.takes is not None:
+            needed -= {"name", "other", "things"}  # told before
+        for form in event.event.forms:
+            assert needed <= slots(form), (form, event.sentences)
 
 
 def test_held_out_forms_are_of_every_kind():

@@ -19,7 +19,7 @@ EVENTS = (
         "{name} pays {b} dollars for each of {a} {things}.",
         "{a} {things} at {b} dollars each are in {name}'s basket.",
         "For a party {name} needs {a} {things}, which cost {b} dollars each.",
-        "Each {thing} costs ${b}, and {name} needs {a} of them.",
+        "Each {thing} costs ${b}, and {name} needs {a} {things}.",
         "At {b} dollars each, {name} orders {a} {things}.",
         "{name} orders {a} {things} that cost ${b} each.",
         "If one {thing} costs {b} dollars, {name} takes {a} {things}.",
@@ -110,7 +110,7 @@ EVENTS = (
         "Each {thing} was {b} dollars and is now {c} dollars cheaper. {name} takes {a} {things}.",
         "With {c} dollars off each {thing}, which costs {b} dollars, {name} orders {a} {things}.",
         "On {day} each {thing} is {c} dollars cheaper than the usual {b} dollars. {name} buys {a} {things} that day.",
-        "{name} needs {a} {things}. The usual price is {b} dollars each, but {name} pays {c} dollars less for each.",
+        "{name} needs {a} {things}. One {thing} usually costs ${b}, but {name} pays ${c} less for each.",
     ), ranges={"a": (2, 12), "b": (5, 60), "c": (2, 20)}),
     Event(None, "cost", ("The {thing2} costs {p=a*2} dollars.", "Together that is {v=a+p} dollars."), (
         "{name} buys one {thing} for {a} dollars and one {thing2} that costs twice as much.",
@@ -176,7 +176,7 @@ EVENTS = (
         "At ${y} each, {name} also orders {x} {things3}.",
         "On the way out {name} picks up {x} {things3} for {y} dollars each.",
         "{third} asks for {x} {things3}, and {name} adds them for {y} dollars each.",
-        "Each {thing3} costs ${y}, and {name} also takes {x} of them.",
+        "Each {thing3} costs ${y}, and {name} also takes {x} {things3}.",
         "If one {thing3} costs {y} dollars, {name} adds {x} {things3}.",
         "{name} buys {x} {things3} as well, each for {y} dollars.",
     ), ranges=PRICES),
@@ -459,7 +459,7 @@ EVENTS = (
         "For {b} dollars {name} gets {a} {things}. What is the price of each {thing}?",
         "What is the price of one {thing} if {a} of them cost ${b}?",
     ), ranges={"a": (2, 20)}),
-    Event(None, None, ("Each {thing} costs {p=b/a} dollars.", "The {things} cost {v=p*c} dollars."), (
+    Event(None, None, ("That is {p=b/a} dollars each.", "The {things} cost {v=p*c} dollars."), (
         "{a} {things} cost {b} dollars. How much do {c} {things} cost?",
         "{name} pays {b} dollars for {a} {things}. How many dollars would {c} {things} cost?",
         "If {a} {things} cost {b} dollars, what is the price of {c} {things}?",
@@ -468,7 +468,7 @@ EVENTS = (
         "What do {c} {things} cost in dollars if {a} of them cost ${b}?",
         "{third} paid {b} dollars for {a} {things}. {name} buys {c} at the same price. How much does {name} pay?",
     ), ranges={"a": (2, 12), "c": (2, 20)}),
-    Event(None, None, ("That is {p=c-b} dollars for each {thing}.", "{name} earns {v=p*a} dollars."), (
+    Event(None, None, ("That is {p=c-b} dollars each.", "{name} earns {v=p*a} dollars."), (
         "{name} buys {a} {things} for ${b} each and sells them for ${c} each. How much does {name} earn?",
         "{name} bought {a} {things} at ${b} each and sold them at ${c} each. What is the profit in dollars?",
         "If {name} buys {a} {things} for {b} dollars each and sells each for {c} dollars, what is the profit?",
