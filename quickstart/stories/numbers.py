@@ -75,7 +75,8 @@ def _left(rng: random.Random, operation: str, right: int, low: int, high: int, s
     if operation in "+*":
         return _right(rng, right, operation, low, high, smallest)
     if operation == "-":
-        return _size(rng, max(low, right + smallest), high)
+        difference = _size(rng, max(smallest, low - right), high - right)
+        return None if difference is None else right + difference
     if right == 0:
         return None
     quotient = _size(rng, max(smallest, -(-low // right)), high // right)

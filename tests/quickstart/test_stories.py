@@ -8,6 +8,7 @@ import pytest
 from d3llm.evaluation.tasks import find_task
 from d3llm.quickstart.stories import problem as problem_module
 from d3llm.quickstart.stories.checker import (
+    NAMED,
     check_solution,
     extract_answer,
     has_right_names,
@@ -98,6 +99,23 @@ def test_pronouns_stand_for_the_one_who_acts():
     assert 10 < len(with_pronouns) < 60
     assert all(problem.names[0] in problem.question and len(problem.names) < 4 for problem in with_pronouns)
     assert not any(re.search(r"\b([Hh]e|[Ss]he)\b", problem.solution) for problem in problems)
+
+
+def test_every_form_names_its_units():
+    for event in EVENTS:
+        constants = {operand for e in event.equations for operand in (e.left, e.right) if isinstance(operand, int)}
+        for form in event.event.forms:
+            words = set(re.findall(r"[a-z]+", form.lower()))
+            assert all(words & NAMED[constant] for constant in constants), form
+
+
+def test_every_form_tells_the_words_of_its_solution():
+    for event in EVENTS:
+        needed = {slot for sentence in event.sentences for slot in slots(sentence) if len(slot) > 2}
+        if event.event.takes is not None:
+            needed -= {"name", "other", "things"}  # told before
+        for form in event.event.forms:
+            assert needed <= slots(form), (form, event.sentences)
 
 
 def test_held_out_forms_are_of_every_kind():

@@ -24,10 +24,24 @@ How to add forms:
 """
 
 from ..event import FORM_SETS, Event, ParsedEvent, parse_event
-from . import altogether, arithmetic, asides, boxes, comparison, gains, multiples, purchases, rates, sharing, units
+from . import (
+    altogether,
+    arithmetic,
+    asides,
+    boxes,
+    comparison,
+    crowds,
+    gains,
+    games,
+    multiples,
+    purchases,
+    rates,
+    sharing,
+    units,
+)
 
 
-_FILES = (altogether, arithmetic, boxes, comparison, gains, multiples, purchases, rates, sharing, units)
+_FILES = (altogether, arithmetic, boxes, comparison, crowds, gains, games, multiples, purchases, rates, sharing, units)
 
 
 def _kind(module: object) -> str:
