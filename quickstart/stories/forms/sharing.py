@@ -153,7 +153,7 @@ EVENTS = (
         "{name} gets {things} from {b} {friends}, {a} from each {friend}.",
         "Each {friend} gives {name} {a} {things}, and there are {b} {friends}.",
     )),
-    Event(None, "things", ("{name} needs {v=a*b} {things}.",), (
+    Event(None, "things", ("{name} has {v=a*b} {things}.",), (
         "{name} wants to give {a} {things} to each of {b} {friends} and buys just enough {things}.",
         "{name} buys {a} {things} for each of {b} {friends}.",
         "For each of {b} {friends}, {name} buys {a} {things}.",
@@ -224,7 +224,7 @@ EVENTS = (
         "{name} spends half of the money.",
         "Half of the money goes to {third}.",
         "{third} gets half of the money from {name}.",
-        "Then {name} spends half of all the dollars.",
+        "Then {name} spends half of all the money.",
         "At {place}, {name} spends half of the money.",
         "On {day} {name} gives {third} half of the money.",
         "For a present, {name} spends half of the money.",
