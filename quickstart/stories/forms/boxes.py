@@ -175,7 +175,6 @@ _WHOLE = (
         "{b} {things} fit into a {box}. How many {boxes} do {a} {things} fill?",
     ), ranges={"b": (2, 20)}),
     Event(None, None, ("There are {v=a/b} {things} in each {box}.",), (
-        "{a} {things} are packed equally into {b} {boxes}. How many {things} are in each {box}?",
         "{name} puts {a} {things} into {b} {boxes}, the same number in each. How many are in each {box}?",
         "If {b} {boxes} hold {a} {things}, the same number each, how many {things} are in one {box}?",
         "There are {a} {things} in {b} equal {boxes}. How many {things} are in one {box}?",

@@ -3,6 +3,8 @@
 from ..event import Event
 
 
+_GROUPS = {"x": (2, 12), "y": (2, 20)}
+
 EVENTS = (
     Event(None, "people", (), (
         "There are {v} people on a bus.",
@@ -12,6 +14,21 @@ EVENTS = (
         "A ferry carries {v} people.",
         "{v} people wait in line.",
         "In the morning {v} people are on a ship.",
+        "A bus starts with {v} people.",
+        "On {day} there are {v} people at {place}.",
+        "{v} people sit in a theater.",
+        "At noon {v} people are in a pool.",
+        "{name} counts {v} people at {place}.",
+        "{v} people take part in a course.",
+    )),
+    Event(None, "people", ("There are {v=a+b} people.",), (
+        "There are {a} children and {b} adults at {place}.",
+        "{a} women and {b} men are on a bus.",
+        "A train has {a} people in the first car and {b} in the second.",
+        "{a} people come to a party by bus and {b} on foot.",
+        "At {place} there are {a} visitors and {b} workers.",
+        "{a} people sit upstairs in a theater, and {b} downstairs.",
+        "On a ship there are {a} passengers and a crew of {b}.",
     )),
     Event("people", "people", ("Now there are {v=v+x} people.",), (
         "{x} people get on.",
@@ -20,6 +37,14 @@ EVENTS = (
         "Another {x} people arrive.",
         "A group of {x} people joins them.",
         "Next {x} more people show up.",
+        "A bus brings {x} more people.",
+        "Later {x} more people come in.",
+        "After that {x} people join the others.",
+        "At the next stop {x} people get on.",
+        "A class with {x} students joins the others.",
+        "In the afternoon {x} more people arrive.",
+        "{x} people who are late come, too.",
+        "{x} new people come.",
     )),
     Event("people", "people", ("That leaves {v=v-x} people.",), (
         "{x} people get off.",
@@ -28,6 +53,46 @@ EVENTS = (
         "After that {x} people go away.",
         "Next {x} people walk away.",
         "{x} of the people leave early.",
+        "Later {x} people go out.",
+        "{x} people do not want to stay and leave.",
+        "At the next stop {x} people get off.",
+        "A group of {x} people leaves.",
+        "{x} people are picked up by friends.",
+        "In the afternoon {x} people say goodbye.",
+        "Soon {x} of the people are gone.",
+        "{x} people get tired and go to bed.",
+    )),
+    Event("people", "people", ("That leaves {v=v-x} people.", "Now there are {v=v+y} people."), (
+        "At the next stop {x} people get off and {y} get on.",
+        "{x} people leave, and {y} others come.",
+        "Then {x} people get off, and {y} people get on.",
+        "Later {x} of them go home, but {y} more people arrive.",
+        "While {x} people go away, {y} new people come.",
+        "{x} people walk out, and {y} walk in.",
+    )),
+    Event("people", "people", ("The groups have {p=x*y} people.", "Now there are {v=v+p} people."), (
+        "Then {x} groups of {y} people arrive.",
+        "{x} groups with {y} people each join them.",
+        "Another {x} groups come, each of {y} people.",
+        "{x} families of {y} people each make up {x} more groups that arrive.",
+    ), ranges=_GROUPS),
+    Event("people", "people", ("The cars take {p=x*y} people.", "That leaves {v=v-p} people."), (
+        "{x} cars take {y} people each away.",
+        "{y} people leave in each of {x} cars.",
+        "Then {x} cars come, and each takes {y} people home.",
+        "{x} cars with {y} people each drive off.",
+    ), ranges=_GROUPS),
+    Event("people", "people", ("That leaves {v=v/2} people.",), (
+        "Half of the people leave.",
+        "Then half of them go home.",
+        "At the next stop half of the people get off.",
+        "After an hour half of the people are gone.",
+    )),
+    Event("people", "people", ("Now there are {v=v*2} people.",), (
+        "Soon there are twice as many people.",
+        "Then the number of people doubles.",
+        "An hour later there are twice as many.",
+        "Everyone brings a friend, so that the number of people doubles.",
     )),
     Event("people", None, (), (
         "How many people are there now?",
@@ -35,5 +100,20 @@ EVENTS = (
         "How many people are left?",
         "Find the number of people that are there now.",
         "What is the number of people now?",
+        "How many people is that?",
+        "How many people are still there?",
+        "How many people are there after that?",
+        "In the end, how many people are there?",
     )),
+    Event("people", None, ("There is room for {v=x-v} more people.",), (
+        "There is room for {x} people. How many more people can come?",
+        "There are {x} seats. How many seats are free?",
+        "If there are {x} seats in all, how many are still empty?",
+        "At most {x} people are allowed. How many more may come?",
+    )),
+    Event("people", None, ("They pay {v=v*x} dollars.",), (
+        "Each of them pays {x} dollars. How many dollars do they pay in all?",
+        "A ticket costs {x} dollars for each. How much do all of them pay?",
+        "Everyone pays ${x}. How many dollars is that in all?",
+    ), ranges={"x": (2, 20)}),
 )  # fmt: skip
