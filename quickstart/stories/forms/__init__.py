@@ -13,8 +13,9 @@ How to add forms:
 3. Numbers are single letters in the form, `{x}`; the solution calculates with them, one equation a sentence:
    `"{name} has {v=v+x} {things} left."` New values are drawn so that all results are whole, from 2 to 1,000; `ranges`
    narrows a number, `{"x": (2, 12)}`. Constants of units (12, 60, 7, 24, 100, 1000, 2) stand as digits in the equation
-   only; each form must name the unit, in small letters (dozen, hours, week, double). `event.py` lists the word slots: {other} owns
-   something, {third} only gives or takes, {bystander} belongs to asides. "{things}" may not begin a sentence.
+   only; each form must name the unit, in small letters (dozen, hours, week, double). `event.py` lists the word slots:
+   {other} owns something, {third} only gives or takes, {bystander} belongs to asides. "{things}" may not begin a
+   sentence.
 4. Words of a solution: those of every form of its event, or fixed ones. Keep it short and in words already used.
    One solution per event: the same question must never have two. No digits outside equations.
 5. Run `pytest tests/quickstart/test_stories.py`. One form in five is held out by a hash of its text: that is wanted.

@@ -464,7 +464,7 @@ EVENTS = (
         "{a} km are walked by {name} on each of {b} days.",
         "When {name} rides, {name} rides {a} km an hour. On {day} {name} rides for {b} hours.",
     )),
-    Event(None, "km", ("Both ways are {p=a*2} km.", "{name} travels {v=p*b} km."), (
+    Event(None, "km", ("That is {p=a*2} km.", "{name} travels {v=p*b} km."), (
         "{name} lives {a} km from {place} and drives both ways on {b} days.",
         "It is {a} km to {place}. On {b} days {name} walks both ways.",
         "The way to {place} is {a} km long. {name} rides both ways {b} times.",
