@@ -115,6 +115,29 @@ _THINGS = (
         "Together, how many {things} do {name} and {other} have?",
         "All the {things} of {name} and {other} are put on a table. How many are on the table?",
     )),
+    Event("pair", None, ("Together {name} and {other} have {p=u+v} {things}.", "Each gets {v=p/x} {things}."), (
+        "{name} and {other} share all {things} equally among {x} friends. How many {things} does each friend get?",
+        "{name} and {other} put everything together and divide it into {x} equal shares. "
+        "How many {things} are in each share?",
+        "{x} children get all the {things} of {name} and {other}, the same number each. "
+        "How many {things} does each child get?",
+    ), ranges={"x": (2, 12)}),
+    Event("pair", None, ("Together {name} and {other} have {p=u+v} {things}.", "They get {v=p*x} dollars."), (
+        "{name} and {other} sell all {things} for {x} dollars each. How many dollars do they get in all?",
+        "Each of the {things} costs {x} dollars. How much money do {name} and {other} get for all of them?",
+        "{name} and {other} get {x} dollars for each of the {things}. How much money is that in all?",
+    ), ranges={"x": (2, 12)}),
+    Event("pair", None, ("Together {name} and {other} have {p=u+v} {things}.", "They need {v=x-p} more {things}."), (
+        "{name} and {other} need {x} {things} in all. How many more do the two need?",
+        "Together {name} and {other} want to have {x} {things}. How many are missing?",
+        "How many more {things} do {name} and {other} need to have {x} together?",
+        "The goal of {name} and {other} is {x} {things} in all. How many {things} are still missing?",
+    )),
+    Event("pair", None, ("Together {name} and {other} have {p=u+v} {things}.", "They have {v=p-x} {things} left."), (
+        "{name} and {other} put everything together and give {x} {things} away. How many {things} are left?",
+        "Of all the {things} that {name} and {other} have, {x} get lost. How many are left?",
+        "{third} takes {x} {things} from what {name} and {other} have in all. How many {things} are left?",
+    )),
     Event("pair", None, ("{name} and {other} have {p=u+v} {things}.", "Together they have {v=p+x} {things}."), (
         "{third} has {x} {things}. How many {things} do the three have altogether?",
         "{third} has {x} {things}. How many {things} do {name}, {other} and {third} have together?",
@@ -131,6 +154,32 @@ _THINGS = (
         "{other} brings {x} {things}. How many {things} do {name} and {other} have now?",
         "{other} has {x} {things} too. What is the total number of {things}?",
         "{name} and {other}, who has {x} {things}, put everything together. How many {things} are there?",
+    )),
+    Event(None, None, ("Together they have {p=a+b} {things}.", "Each gets {v=p/2} {things}."), (
+        "{name} has {a} {things} and {other} has {b}. Both share them equally. How many does each get?",
+        "{name} finds {a} {things}, {other} finds {b}. If the two split them in half, how many does each get?",
+        "{name} brings {a} {things}, {other} brings {b}, and each takes half of them. How many is that for each?",
+    )),
+    Event(None, None, ("They have {v=a+b} pets.",), (
+        "{name} has {a} cats and {other} has {b} dogs. How many pets do {name} and {other} have altogether?",
+        "{a} cats and {b} dogs live with {name}. How many pets is that in all?",
+        "How many pets do {name} and {other} have, if {name} has {a} birds and {other} has {b} fish?",
+    ), ranges={"a": (2, 30), "b": (2, 30)}),
+    Event(None, None, ("There are {v=a+b} in all.",), (
+        "{name} has {a} {things} and {b} {things2}. How many things does {name} have in all?",
+        "There are {a} {things} and {b} {things2} on a table. How many things are on the table?",
+        "{name} carries {a} {things}, and {other} carries {b} {things2}. How many things do both carry together?",
+        "{name} packs {a} {things} and {b} {things2}. How many things is that altogether?",
+    )),
+    Event(None, None, ("There are {p=a+b} in all.", "With the others there are {v=p+c}."), (
+        "{name} has {a} {things}, {b} {things2} and {c} {things3}. How many things does {name} have in all?",
+        "In a room there are {a} {things}, {b} {things2} and {c} {things3}. How many things are there?",
+        "{name} buys {a} {things}, {b} {things2} and {c} {things3}. How many things is that altogether?",
+    )),
+    Event(None, None, ("That is {v=a+b} pages.",), (
+        "{name} reads {a} pages on {day} and {b} pages on {day2}. How many pages does {name} read in all?",
+        "{name} reads {a} pages and {other} reads {b}. How many pages do the two read together?",
+        "A book has {a} pages, another {b}. How many pages do both have together?",
     )),
     Event(None, None, ("Together they have {v=a+b} {things}.",), (
         "{name} has {a} {things} and {other} has {b} {things}. How many {things} do they have altogether?",

@@ -65,6 +65,52 @@ _STEPS = (
         "There are {a} red {boxes} and {c} blue {boxes}. {name} has {b} {things} in each red {box} "
         "and {d} in each blue {box}.",
     ), ranges={"a": (2, 12), "b": (2, 30), "c": (2, 12), "d": (2, 30)}),
+    Event(None, "things", (
+        "The first {boxes} hold {p=a*b} {things}.",
+        "The other {boxes} hold {q=c*d} {things}.",
+        "{name} has {v=p+q} {things}.",
+    ), (
+        "{name} buys {a} {boxes} of {b} {things} and {c} {boxes} of {d} {things}.",
+        "{name} has {a} {boxes} with {b} {things} each and {c} {boxes} with {d} {things} each.",
+        "{name} gets {a} {boxes} of {b} {things} from {third} and {c} {boxes} of {d} {things} from {bystander}.",
+        "{a} {boxes} of {name} hold {b} {things} each, and {c} other {boxes} hold {d} each.",
+        "{name} fills {a} {boxes} with {b} {things} each, then {c} {boxes} with {d} each.",
+    ), ranges={"a": (2, 12), "b": (2, 30), "c": (2, 12), "d": (2, 30)}),
+    Event(None, "cost", ("The {boxes} cost {v=a*c} dollars.",), (
+        "{name} buys {a} {boxes} of {b} {things}. Each {box} costs {c} dollars.",
+        "{name} buys {a} {boxes} with {b} {things} in each. A {box} costs {c} dollars, whatever is in it.",
+        "A {box} of {b} {things} costs {c} dollars. {name} buys {a} {boxes}.",
+        "{name} pays {c} dollars for each of {a} {boxes}. There are {b} {things} in a {box}.",
+        "{b} {things} come in a {box} that costs ${c}, and {name} takes {a} {boxes}.",
+    ), ranges={"a": (2, 12), "b": (2, 30), "c": (2, 60)}),
+    Event(None, "money", ("{name} gets {v=a*c} dollars.",), (
+        "{name} sells {a} {boxes} of {b} {things} for {c} dollars a {box}.",
+        "{name} sells {a} {boxes} with {b} {things} each. For each {box} {name} gets {c} dollars.",
+        "{third} buys {a} {boxes} of {b} {things} from {name} and pays {c} dollars for each {box}.",
+    ), ranges={"a": (2, 12), "b": (2, 30), "c": (2, 60)}),
+    Event(None, "things", ("There are {p=a*c} {boxes}.", "{name} has {v=p*b} {things}."), (
+        "{name} has {a} shelves with {c} {boxes} on each. Each {box} holds {b} {things}.",
+        "{name} has {a} bags. In each bag are {c} {boxes}, and in each {box} are {b} {things}.",
+        "{name} buys {c} {boxes} a day for {a} days. A {box} has {b} {things}.",
+        "On each of {a} tables {name} puts {c} {boxes} with {b} {things} each.",
+        "{a} friends each give {name} {c} {boxes} of {b} {things}.",
+    ), ranges={"a": (2, 10), "b": (2, 12), "c": (2, 10)}),
+    Event("things", "things", ("The {boxes} hold {p=x*y} {things}.", "Besides these {name} has {v=v-p} {things}."), (
+        "{name} puts {y} {things} into each of {x} {boxes} and keeps only the others.",
+        "{name} packs {x} {boxes} with {y} {things} each. The other {things} stay outside.",
+        "{name} fills {x} {boxes} with {y} {things} each, gives them away and keeps the others.",
+    ), ranges={"x": (2, 12), "y": (2, 30)}),
+    Event("things", None, ("The {boxes} hold {p=x*y} {things}.", "There are {v=v-p} {things} left over."), (
+        "{name} fills {x} {boxes} with {y} {things} each. How many {things} are left over?",
+        "{name} puts {y} {things} into each of {x} {boxes}. How many {things} do not fit?",
+        "How many {things} are left over when {name} fills {x} {boxes} with {y} {things} each?",
+        "{x} {boxes} with room for {y} {things} each are filled. How many {things} stay outside?",
+    ), ranges={"x": (2, 12), "y": (2, 30)}),
+    Event("things", None, ("The {boxes} hold {p=x*y} {things}.", "There is room for {v=p-v} more {things}."), (
+        "{name} has {x} {boxes} with room for {y} {things} each. How many more {things} fit in?",
+        "There are {x} {boxes}, and each {box} can hold {y} {things}. How many more {things} could {name} put in?",
+        "If {x} {boxes} hold {y} {things} each, how many more {things} does {name} need to fill all {boxes}?",
+    ), ranges={"x": (2, 12), "y": (2, 60)}),
     Event("things", "things", ("The {boxes} hold {p=x*y} {things}.", "{name} now has {v=v+p} {things}."), (
         "{name} buys {x} {boxes} of {y} {things}.",
         "{name} buys {x} {boxes} with {y} {things} in each.",

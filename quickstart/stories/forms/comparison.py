@@ -167,6 +167,48 @@ _WHOLE = (
         "At {place} there are {a} {things} but only {b} {things2}. How many more {things} are there?",
         "{name} counts {a} {things} and {b} {things2}. By how many do the {things} outnumber the {things2}?",
     )),
+    Event(None, None, ("That is {v=a-b} pages more.",), (
+        "{name} reads {a} pages and {other} reads {b} pages. How many pages more does {name} read?",
+        "A book has {a} pages, another one has {b} pages. How many pages more does the first one have?",
+        "On {day} {name} reads {a} pages, on {day2} {b}. How many pages more does {name} read on {day}?",
+    )),
+    Event(None, None, ("{name} has {v=a-b} pages left.",), (
+        "A book has {a} pages. {name} has read {b} of them. How many pages are left?",
+        "{name} has read {b} of {a} pages. How many pages does {name} still have to read?",
+    )),
+    Event(None, None, ("It is {v=a-b} degrees warmer.",), (
+        "On {day} it was {b} degrees, on {day2} it is {a} degrees. How many degrees warmer is it on {day2}?",
+        "Inside it is {a} degrees, outside {b}. How many degrees warmer is it inside?",
+    ), ranges={"a": (5, 40), "b": (2, 30)}),
+    Event(None, None, ("The way is {v=a-b} km longer.",), (
+        "{name} walks {a} km, and {other} walks {b} km. How many km farther does {name} walk?",
+        "One way to {place} is {a} km long, the other {b} km. How many km longer is the first?",
+        "{name} lives {a} km from {place}, {other} only {b} km. How many km farther is the way of {name}?",
+    )),
+    Event(None, None, ("{other} has {p=a+b} {things}.", "{third} has {v=p+c} {things}."), (
+        "{name} has {a} {things}. {other} has {b} more than {name}, and {third} has {c} more than {other}. "
+        "How many {things} does {third} have?",
+        "{third} has {c} more {things} than {other}, and {other} has {b} more than {name}. {name} has {a}. "
+        "How many {things} does {third} have?",
+    )),
+    Event(None, None, ("{other} has {p=a-b} {things}.", "{third} has {v=p-c} {things}."), (
+        "{name} has {a} {things}. {other} has {b} fewer than {name}, and {third} has {c} fewer than {other}. "
+        "How many {things} does {third} have?",
+        "{third} has {c} fewer {things} than {other}, and {other} has {b} fewer than {name}. {name} has {a}. "
+        "How many {things} does {third} have?",
+    )),
+    Event(None, None, ("{other} has {p=a+b} {things}.", "{third} has {v=p-c} {things}."), (
+        "{name} has {a} {things}. {other} has {b} more than {name}, and {third} has {c} fewer than {other}. "
+        "How many {things} does {third} have?",
+        "{name} has {a} {things}, {other} has {b} more, and {third} has {c} fewer than {other}. "
+        "How many {things} does {third} have?",
+    )),
+    Event(None, None, ("{name} needs {v=a-b} more {things}.",), (
+        "{name} has {b} {things} and wants {a}. How many more {things} does {name} need?",
+        "{name} needs {a} {things} and has {b}. How many are missing?",
+        "How many more {things} does {name} need, who has {b} and wants to have {a}?",
+        "{name} has {b} of the {a} {things} that are needed. How many {things} are missing?",
+    )),
     Event(None, None, ("{other} is {v=a+b} years old.",), (
         "{name} is {a} years old. {other} is {b} years older. How old is {other}?",
         "{name} is {a} years old and {b} years younger than {other}. How old is {other}?",

@@ -97,7 +97,6 @@ EVENTS = (
     Event("people", None, (), (
         "How many people are there now?",
         "How many people are there in the end?",
-        "How many people are left?",
         "Find the number of people that are there now.",
         "What is the number of people now?",
         "How many people is that?",

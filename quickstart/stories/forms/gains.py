@@ -132,6 +132,8 @@ EVENTS = (
     Event("things", "things", ("{name} has {v=v-x} {things} left.",), (
         "{name} gives {x} {things} to {third}.",
         "Then {name} loses {x} of the {things}.",
+        "{name} gives {x} to {third}.",
+        "Then {name} gives {x} to {third}.",
         "{name} sells {x} {things}.",
         "{third} takes {x} of the {things}.",
         "{name} gives {x} of the {things} away.",
