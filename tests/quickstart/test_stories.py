@@ -34,7 +34,7 @@ from d3llm.quickstart.stories.words import draw_words
 
 @pytest.fixture(scope="module")
 def problems() -> list[Problem]:
-    return generate_problems("train", 1000) + generate_problems("test", 300, forms="held_out", steps=range(1, 9))
+    return generate_problems("train", 600) + generate_problems("train", 200, forms="held_out", steps=range(1, 9))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def test_every_form_renders():
         numbers, shown = drawn
         for form in event.event.forms:
             text = form.format_map({**words, **shown})
-            assert "{" not in text and "  " not in text and " 1 " not in text
+            assert "{" not in text and "  " not in text
+            assert event.event.smallest < 2 or " 1 " not in text, "a plural of one"
         assert all(calculate(*equation[:3]) == equation[3] <= LARGEST_VALUE for equation in numbers.equations)
 
 
@@ -198,14 +199,12 @@ def test_a_constant_needs_its_unit():
 
 
 def test_splits_share_no_problem():
-    drawn = {split: generate_problems(split, 600, seed=1) for split in SPLITS}
+    drawn = {split: generate_problems(split, 150, seed=1) for split in SPLITS}
     for split, problems in drawn.items():
         assert all(split_of_signature(problem.signature) == split for problem in problems)
         assert len({problem.signature for problem in problems}) == len(problems)
     signatures = [{problem.signature for problem in problems} for problems in drawn.values()]
-    assert (
-        not signatures[0] & signatures[1] and not signatures[0] & signatures[2] and not signatures[1] & signatures[2]
-    )
+    assert len(set.union(*signatures)) == 3 * 150
 
 
 def test_the_order_of_steps_and_factors_does_not_change_the_signature():
@@ -261,7 +260,11 @@ def test_bad_events_are_refused(event, message):
 
 
 def test_tokenizer_spells_every_name_and_number(problems, tokenizer):
-    for text in [*(p.question for p in problems[:300]), *(p.solution for p in problems), "Żółw has 1000 naïve pens."]:
+    for text in [
+        *(p.question for p in problems[:100]),
+        *(p.solution for p in problems[:200]),
+        "Żółw has 1000 naïve pens.",
+    ]:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     tokens = tokenizer.tokenize("Tom <<12*30=360>>360")
     assert [token for token in tokens if token.isdigit()] == list("1230360360")
