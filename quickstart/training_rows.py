@@ -38,7 +38,7 @@ class Batch:
     Attributes:
         labels (`Tensor` of shape `(B, L)`): The clean tokens, prompts left-padded, answers padded with EOS.
         input_ids (`Tensor` of shape `(B, L)`): The same with masks.
-        valid (`Tensor` of shape `(B, L)`): False on the padding left of a prompt.
+        valid (`Tensor` of shape `(B, L)`): False on padding outside the row's own canvas.
         weights (`Tensor` of shape `(B, L)`): Loss weight of each position, zero where nothing is masked.
         kind (`str`): The kind of batch, as named in the recipe.
     """
@@ -50,13 +50,17 @@ class Batch:
     kind: str
 
     def split(self, parts: int) -> list[tuple["Batch", float]]:
-        """Splits the rows into `parts` shares, each with the total weight of the batch."""
+        """
+        Splits the rows into `parts` shares, each with the total weight of the batch. A share has no columns that are
+        padding in all of its rows, so rows sorted by length need little of it.
+        """
         total = self.weights.sum().item()
-        chunks = [tensor.chunk(parts) for tensor in (self.labels, self.input_ids, self.valid, self.weights)]
-        return [
-            (Batch(labels, input_ids, valid, weights, self.kind), total)
-            for labels, input_ids, valid, weights in zip(*chunks, strict=True)
-        ]
+        shares = []
+        for rows in torch.arange(len(self.labels)).chunk(parts):
+            columns = self.valid[rows].any(0)
+            tensors = (self.labels, self.input_ids, self.valid, self.weights)
+            shares.append((Batch(*(tensor[rows][:, columns] for tensor in tensors), self.kind), total))
+        return shares
 
 
 def render_prompt(problem: Problem, plain: bool = False) -> str:
