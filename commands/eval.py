@@ -169,11 +169,13 @@ def check_task_arguments(args: argparse.Namespace) -> None:
 def find_tasks(args: argparse.Namespace) -> list[Task]:
     """The tasks that `--tasks` names."""
     from d3llm.evaluation.tasks import find_task
+    from d3llm.quickstart.stories.task import TASKS as STORIES
     from d3llm.quickstart.task import QUICKSTART
 
+    own = {task.name: task for task in (QUICKSTART, *STORIES)}
     tasks: dict[str, Task] = {}
     for name in dict.fromkeys(name.strip() for name in args.tasks.split(",")):
-        task = find_task(name, {QUICKSTART.name: QUICKSTART})
+        task = find_task(name, own)
         if task.name in tasks:
             raise ValueError(f"--tasks has two tasks of the name {task.name}: give one of them another `name`.")
         if task.runs_code and not args.allow_code_execution:

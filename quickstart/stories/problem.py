@@ -1,0 +1,201 @@
+"""Word problems in the manner of GSM8K: open words, values to 1,000, one to eight steps, every step checkable.
+
+A problem is drawn in two stages. First its events and numbers, which alone decide whether it belongs to the train,
+validation or test split: no other wording and no other order of steps carries a problem into another split. Then its
+words: names, things, and the form of each sentence. A question determines its solution: each event has one.
+"""
+
+import hashlib
+import random
+from bisect import bisect
+from dataclasses import dataclass
+
+from .event import FORM_SETS, ParsedEvent
+from .forms import ASIDES
+from .grammar import KINDS, followers
+from .numbers import Numbers, Worked, draw_numbers
+from .words import PEOPLE, draw_words
+
+
+SPLITS = ("train", "validation", "test")
+MAX_STEPS = 8
+TRAINED_STEPS = range(1, 7)  # 7 and 8 steps are held out
+ASIDE_RATE = 0.2
+_TRIES = 8  # draws of an event before the story is begun anew
+_WITHOUT_ASIDES = ("number", "sum")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    One word problem with its worked solution.
+
+    Attributes:
+        question (`str`): The story and the question.
+        solution (`str`): Sentences, each with one equation `<<12*3=36>>36`, then a line `#### 36`.
+        answer (`int`): The result.
+        num_steps (`int`): Number of equations.
+        kind (`str`): One of [`KINDS`].
+        equations (`tuple[tuple[int, str, int, int], ...]`): Left operand, operation, right operand, result.
+        names (`tuple[str, ...]`): The people of the question.
+        signature (`str`): Operations and the operands that the question tells, without words and order.
+    """
+
+    question: str
+    solution: str
+    answer: int
+    num_steps: int
+    kind: str
+    equations: tuple[Worked, ...]
+    names: tuple[str, ...]
+    signature: str
+
+
+def split_of_signature(signature: str) -> str:
+    """The split a problem belongs to: 80 % train, 10 % validation, 10 % test by a SHA-256 hash of the signature."""
+    bucket = int.from_bytes(hashlib.sha256(signature.encode()).digest()[:8], "big") % 10
+    return "validation" if bucket == 8 else "test" if bucket == 9 else "train"
+
+
+Plan = list[tuple[ParsedEvent, dict[str, int]]]  # events, each with the numbers that its form tells
+
+
+def _draw_plan(rng: random.Random, kind: str, num_steps: int, forms: str) -> tuple[Plan, Numbers] | None:
+    plan: Plan = []
+    numbers, takes, seen = Numbers(), None, False
+    while True:
+        events, weights = followers(forms, kind, seen, takes, num_steps - len(numbers.equations))
+        if not events:
+            return None
+        for _ in range(_TRIES):
+            event = events[bisect(weights, rng.random() * weights[-1])]
+            drawn = draw_numbers(rng, event, numbers)
+            if drawn is not None:
+                break
+        else:
+            return None
+        numbers, shown = drawn
+        plan.append((event, shown))
+        takes, seen = event.event.gives, seen or event.kind == kind
+        if takes is None:
+            return plan, numbers
+
+
+def _draw_plan_of_split(rng: random.Random, split: str, num_steps: int, forms: str) -> tuple[str, Plan, Numbers, str]:
+    while True:
+        kind = KINDS[int(rng.random() * len(KINDS))]
+        drawn = _draw_plan(rng, kind, num_steps, forms)
+        if drawn is None:
+            continue
+        signature = drawn[1].signature()
+        if split_of_signature(signature) == split:
+            return kind, *drawn, signature
+
+
+def _add_aside(rng: random.Random, plan: Plan, told: list[tuple[str, dict[str, int]]], forms: str) -> None:
+    """Puts a sentence with a number that is not used after the opening, in a share of the stories."""
+    gives = plan[0][0].event.gives
+    if gives is None or gives in _WITHOUT_ASIDES or rng.random() >= ASIDE_RATE:
+        return
+    asides = ASIDES[forms]
+    aside, form = asides[int(rng.random() * len(asides))]
+    drawn = draw_numbers(rng, aside, Numbers())
+    if drawn is not None:
+        told.insert(1, (form, drawn[1]))
+
+
+def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature: str, forms: str) -> Problem:
+    """Draws the words of a plan."""
+    told, sentences = [], []
+    for event, shown in plan:
+        choices = event.forms[forms]
+        told.append((choices[int(rng.random() * len(choices))], shown))
+        sentences += event.sentences
+    _add_aside(rng, plan, told, forms)
+    words = draw_words(rng, any(event.event.only == "food" for event, _ in plan))
+    question = " ".join([form.format_map({**words, **shown}) for form, shown in told])
+    solution, index = [], 0
+    for event, _ in plan:
+        for number, sentence in enumerate(event.sentences):
+            left, operation, right, answer = numbers.equations[index]
+            words[f"e{number}"] = f"<<{left}{operation}{right}={answer}>>{answer}"
+            solution.append(sentence.format_map(words))
+            index += 1
+    people = [slot for slot in PEOPLE if any(f"{{{slot}}}" in form for form, _ in told)]
+    return Problem(
+        question,
+        " ".join(solution) + f"\n#### {answer}",
+        answer,
+        len(solution),
+        kind,
+        tuple(numbers.equations),
+        tuple(str(words[slot]) for slot in people),
+        signature,
+    )
+
+
+def _check_request(split: str, forms: str, steps: range | tuple[int, ...]) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
+    if forms not in FORM_SETS:
+        raise ValueError(f"Unknown forms {forms!r}; expected one of {', '.join(FORM_SETS)}.")
+    if not steps or not all(1 <= step <= MAX_STEPS for step in steps):
+        raise ValueError(f"The numbers of steps must be 1 to {MAX_STEPS}, got {list(steps)}.")
+
+
+def draw_problem(rng: random.Random, split: str, num_steps: int, forms: str = "train") -> Problem:
+    """
+    Draws one problem of a split.
+
+    Args:
+        rng (`random.Random`): Source of randomness, advanced by the draw.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        num_steps (`int`): Number of equations, 1 to 8.
+        forms (`str`, *optional*, defaults to `"train"`):
+            Forms of the sentences: `"train"`, or `"held_out"` for those that no training problem has.
+
+    Raises:
+        `ValueError`: For an unknown split or set of forms, and a number of steps out of range.
+    """
+    _check_request(split, forms, (num_steps,))
+    return _tell_plan(rng, _draw_plan_of_split(rng, split, num_steps, forms), forms)
+
+
+def _tell_plan(rng: random.Random, drawn: tuple[str, Plan, Numbers, str], forms: str) -> Problem:
+    return _tell(rng, *drawn, forms)
+
+
+def generate_problems(
+    split: str, n: int, seed: int = 0, forms: str = "train", steps: tuple[int, ...] | range | None = None
+) -> list[Problem]:
+    """
+    Draws `n` problems, no two with the same signature.
+
+    The result is a pure function of the arguments, and a smaller `n` gives a prefix of a larger one.
+
+    Args:
+        split (`str`): `"train"`, `"validation"` or `"test"`. No signature occurs in two of them.
+        n (`int`): Number of problems.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
+        forms (`str`, *optional*, defaults to `"train"`): `"train"` or `"held_out"`, see [`draw_problem`].
+        steps (`Sequence[int]`, *optional*): Numbers of steps, each as likely as the others; 1 to 6 by default.
+
+    Returns:
+        `list[Problem]`: The problems.
+
+    Raises:
+        `ValueError`: For arguments out of range, and when the split has fewer such problems.
+    """
+    steps = tuple(TRAINED_STEPS if steps is None else steps)
+    _check_request(split, forms, steps)
+    rng = random.Random(f"{split}:{seed}")
+    problems: dict[str, Problem] = {}
+    for _ in range(10 * n + 1000):
+        if len(problems) == n:
+            break
+        drawn = _draw_plan_of_split(rng, split, steps[int(rng.random() * len(steps))], forms)
+        if drawn[-1] not in problems:
+            problems[drawn[-1]] = _tell_plan(rng, drawn, forms)
+    if len(problems) < n:
+        raise ValueError(f"`n` = {n} is too large: the {split} split has too few distinct problems.")
+    return list(problems.values())

@@ -1,0 +1,52 @@
+"""The open word problems as tasks of `d3llm eval`: the test problems, and those of forms and lengths held out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ...evaluation.tasks import Sample, Task
+from .checker import is_right
+from .problem import generate_problems
+
+
+NUM_PROBLEMS = 3000
+HELD_OUT_STEPS = range(7, 9)
+
+
+def loader(
+    name: str, forms: str = "train", steps: range | None = None
+) -> Callable[[Path | None, str, int | None], list[Sample]]:
+    """Draws the problems of a split with seed 0, rather than reading a file."""
+
+    def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
+        if file is not None:
+            raise ValueError(f"The task {name} draws its own problems: omit --data {file}.")
+        count = NUM_PROBLEMS if limit is None else limit
+        problems = generate_problems(split, count, seed=0, forms=forms, steps=steps)
+        return [Sample(str(index), problem.question, problem) for index, problem in enumerate(problems)]
+
+    return load
+
+
+def check(sample: Sample, text: str) -> bool:
+    """Whether the whole solution is right."""
+    return is_right(sample.reference, text)
+
+
+def _task(name: str, title: str, forms: str = "train", steps: range | None = None) -> Task:
+    return Task(
+        name,
+        title,
+        "drawn by d3llm.quickstart.stories",
+        loader(name, forms, steps),
+        check,
+        chat=True,
+        max_new_tokens=320,
+        checker="every equation, where its numbers come from, the words, and the number after ####",
+    )
+
+
+TASKS = (
+    _task("stories", "Stories"),
+    _task("stories_forms", "Stories, held-out forms", forms="held_out"),
+    _task("stories_lengths", "Stories, held-out lengths", steps=HELD_OUT_STEPS),
+)
