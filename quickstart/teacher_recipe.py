@@ -62,6 +62,7 @@ class Masking(TypedDict):
     frontier: Share
     ending: NotRequired[Share]
     filled: NotRequired[Share]
+    after_weight: NotRequired[Weight]
     min_ratio: Share
     window_size: Count
     number_weight: Weight

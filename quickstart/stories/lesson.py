@@ -24,7 +24,7 @@ class StoryLesson:
     def __init__(self) -> None:
         self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
         self.ids = TokenIds.of(self.tokenizer)
-        marks = [self.tokenizer(mark)["input_ids"][0] for mark in (OPEN, *"+-*/", "=", CLOSE)]
+        marks = self.tokenizer.convert_tokens_to_ids(["\u0120<<", *"+-*/", "=", CLOSE])  # the first one after a space
         self.section_after = torch.zeros(len(self.tokenizer), dtype=torch.long)
         self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
 
