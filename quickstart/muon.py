@@ -43,7 +43,7 @@ class BatchedMuon(torch.optim.Optimizer):
         lr (`float`): Learning rate.
         momentum (`float`), weight_decay (`float`): As in `torch.optim.Muon`.
         iterations (`int`): Number of Newton-Schulz iterations.
-        workers (`Executor`, *optional*): Threads that share the matrices of a shape; the result does not depend on them.
+        workers (`Executor`, *optional*): Threads that share the matrices of a shape, with the same result.
     """
 
     def __init__(

@@ -98,8 +98,25 @@ class TeacherRecipe(TypedDict):
     logging: Logging
 
 
-StorySizes = TypedDict("StorySizes", {kind: Count for kind in ("drill", "short", "medium", "long", "full")})  # type: ignore[misc]
-StorySteps = TypedDict("StorySteps", {kind: Pair for kind in ("short", "medium", "long", "full")})  # type: ignore[misc]
+@with_config(EXACT)
+class StorySizes(TypedDict):
+    """Rows per batch, by kind of batch."""
+
+    drill: Count
+    short: Count
+    medium: Count
+    long: Count
+    full: Count
+
+
+@with_config(EXACT)
+class StorySteps(TypedDict):
+    """Smallest and largest number of steps, by kind of batch."""
+
+    short: Pair
+    medium: Pair
+    long: Pair
+    full: Pair
 
 
 @with_config(EXACT)

@@ -25,8 +25,8 @@ from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
 from .fast_forward import fast_logits
-from .muon import BatchedMuon
 from .lessons import LESSONS
+from .muon import BatchedMuon
 from .teacher_recipe import load_recipe
 from .training_rows import Batch, canvas_rows
 
@@ -171,7 +171,9 @@ class TeacherTrainer:
         power.
         """
         texts = self.lesson.validation_texts(num_problems)
-        labels, valid, start = canvas_rows(self.tokenizer, *map(list, zip(*texts, strict=True)), self.recipe.get("canvas"))
+        labels, valid, start = canvas_rows(
+            self.tokenizer, *map(list, zip(*texts, strict=True)), self.recipe.get("canvas")
+        )
         rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
         positions = positions + start + 1
         labels = labels[rows]

@@ -1,4 +1,4 @@
-"""Training batches of the stories' teacher: masked stories or sheets of equations, each a function of recipe and step."""
+"""Training batches of the stories' teacher: masked stories or sheets of equations, functions of recipe and step."""
 
 import random
 from typing import Any
@@ -107,8 +107,8 @@ class StoryLesson:
             labels (`Tensor` of shape `(B, L)`): Tokens.
 
         Returns:
-            `tuple[Tensor, Tensor]`: `LEFT`, `RIGHT`, `RESULT`, `COPY` or 0 by the last mark up to the position, and the
-            number of the equation, both `(B, L)`.
+            `tuple[Tensor, Tensor]`: `LEFT`, `RIGHT`, `RESULT`, `COPY` or 0 by the last mark up to the position, and
+            the number of the equation, both `(B, L)`.
         """
         after = self.section_after[labels]
         last_mark = torch.where(after > 0, torch.arange(labels.shape[1]), 0).cummax(1).values
@@ -125,9 +125,7 @@ def draw_equation(rng: random.Random, largest: int) -> str:
             right = rng.choice(UNITS) if rng.random() < 0.1 else 1 + int(rng.random() * small)
         if operation == "/":
             left *= right
-        elif operation == "-" and left < right:
-            left, right = right, left
-        elif operation == "*" and rng.random() < 0.5:
+        elif (operation == "-" and left < right) or (operation == "*" and rng.random() < 0.5):
             left, right = right, left
         result = calculate(left, operation, right)
         if result is not None and result <= LARGEST_VALUE and max(left, right) <= LARGEST_VALUE:
