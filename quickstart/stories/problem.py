@@ -9,12 +9,13 @@ import hashlib
 import random
 from bisect import bisect
 from dataclasses import dataclass
+from functools import cache
 
 from .event import FORM_SETS, ParsedEvent
 from .forms import ASIDES
 from .grammar import KINDS, followers
 from .numbers import Numbers, Worked, draw_numbers
-from .words import PEOPLE, draw_words
+from .words import PEOPLE, draw_anew, draw_words
 
 
 SPLITS = ("train", "validation", "test")
@@ -22,6 +23,8 @@ MAX_STEPS = 8
 TRAINED_STEPS = range(1, 7)  # 7 and 8 steps are held out
 ASIDE_RATE = 0.2
 _TRIES = 8  # draws of an event before the story is begun anew
+PRONOUN_RATE = 0.25  # of stories about one person, whose later sentences say he or she
+_OF_TWO = ("pair", "purses")
 _WITHOUT_ASIDES = ("number", "sum")
 
 
@@ -92,44 +95,70 @@ def _draw_plan_of_split(rng: random.Random, split: str, num_steps: int, forms: s
             return kind, *drawn, signature
 
 
-def _add_aside(rng: random.Random, plan: Plan, told: list[tuple[str, dict[str, int]]], forms: str) -> None:
-    """Puts a sentence with a number that is not used after the opening, in a share of the stories."""
-    gives = plan[0][0].event.gives
+def _choose_form(rng: random.Random, event: ParsedEvent, forms: str, used: set[str]) -> str:
+    """Draws a form, and again if the story has it already: twice at most, since an event may have one form."""
+    choices = event.forms[forms]
+    for _ in range(3):
+        form = choices[int(rng.random() * len(choices))]
+        if form not in used:
+            break
+    used.add(form)
+    return form
+
+
+@cache
+def with_pronoun(form: str) -> str:
+    """A form that says `{he}` where it names `{name}` as the one who acts, once the story has named this person."""
+    form = "{He}" + form[len("{name}") :] if form.startswith("{name} ") else form
+    for before in ("Then", "does", "did", "that", "can", "After that", "Later", "Next"):
+        form = form.replace(f"{before} {{name}} ", f"{before} {{he}} ")
+    return form
+
+
+def _says_pronoun(rng: random.Random, plan: Plan) -> bool:
+    return rng.random() < PRONOUN_RATE and all(
+        event.event.takes not in _OF_TWO and "{other}" not in event.event.forms[0] for event, _ in plan
+    )
+
+
+def _draw_aside(rng: random.Random, opening: ParsedEvent, forms: str) -> tuple[str, dict[str, int]] | None:
+    """A form with a number that is not used, in a share of the stories."""
+    gives = opening.event.gives
     if gives is None or gives in _WITHOUT_ASIDES or rng.random() >= ASIDE_RATE:
-        return
-    asides = ASIDES[forms]
-    aside, form = asides[int(rng.random() * len(asides))]
+        return None
+    aside, form = ASIDES[forms][int(rng.random() * len(ASIDES[forms]))]
     drawn = draw_numbers(rng, aside, Numbers())
-    if drawn is not None:
-        told.insert(1, (form, drawn[1]))
+    return None if drawn is None else (form, drawn[1])
 
 
 def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature: str, forms: str) -> Problem:
     """Draws the words of a plan."""
-    told, sentences = [], []
-    for event, shown in plan:
-        choices = event.forms[forms]
-        told.append((choices[int(rng.random() * len(choices))], shown))
-        sentences += event.sentences
-    _add_aside(rng, plan, told, forms)
     words = draw_words(rng, any(event.event.only == "food" for event, _ in plan))
-    question = " ".join([form.format_map({**words, **shown}) for form, shown in told])
-    solution, index = [], 0
-    for event, _ in plan:
+    told: list[str] = []
+    solution: list[str] = []
+    used: set[str] = set()
+    pronoun, named = _says_pronoun(rng, plan), False
+    for event, shown in plan:
+        form = _choose_form(rng, event, forms, used)
+        words.update(draw_anew(rng, form, words))
+        told.append((with_pronoun(form) if pronoun and named else form).format_map({**words, **shown}))
+        named = named or "{name}" in form
+        aside = _draw_aside(rng, event, forms) if len(told) == 1 else None
+        if aside is not None:
+            told.append(aside[0].format_map({**words, **aside[1]}))
+            used.add(aside[0])
         for number, sentence in enumerate(event.sentences):
-            left, operation, right, answer = numbers.equations[index]
+            left, operation, right, answer = numbers.equations[len(solution)]
             words[f"e{number}"] = f"<<{left}{operation}{right}={answer}>>{answer}"
             solution.append(sentence.format_map(words))
-            index += 1
-    people = [slot for slot in PEOPLE if any(f"{{{slot}}}" in form for form, _ in told)]
     return Problem(
-        question,
+        " ".join(told),
         " ".join(solution) + f"\n#### {answer}",
         answer,
         len(solution),
         kind,
         tuple(numbers.equations),
-        tuple(str(words[slot]) for slot in people),
+        tuple(str(words[slot]) for slot in PEOPLE if any(f"{{{slot}}}" in form for form in used)),
         signature,
     )
 
