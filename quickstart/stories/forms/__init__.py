@@ -8,7 +8,8 @@ How to add forms:
 2. A new event: `Event(takes, gives, solves, forms)`. An opening takes `None`; an event that asks the question gives
    `None`; a whole problem does both. Values between are "things" ({v} {things} of {name}), "pair" ({u} of {name} and
    {v} of {other}), "money" ({v} dollars of {name}), "purses" ({u} and {v} dollars of the two), "cost" (a bill of {v}
-   dollars), "minutes" (spent by {name}), "km" (that {name} travels), "cm" (of a rope), "people", "points" (of a game),
+   dollars), "cents" (to pay), "minutes" (spent by {name}), "hours" (worked), "km" (that {name} travels), "pages" (that
+   {name} reads), "cm" (of a rope), "g" and "kg" (that {name} carries), "ml" (of juice), "people", "points" (a game),
    "number" (calculation in words), "sum" (in signs). Any event may follow that takes what is given, of any kind, so
    each sentence must read well after all others. Openings of what people own say {name}, and {other} of two.
 3. Numbers are single letters in the form, `{x}`; the solution calculates with them, one equation a sentence:

@@ -223,7 +223,7 @@ EVENTS = (
         "On {day} {name} finds {v} cm of rope.",
         "When {name} measures a rope, the length is {v} cm.",
         "{name} gets a rope from {third}. The rope is {v} cm long.",
-    ), ranges={"v": (20, 1000)}),
+    ), ranges={"v": (6, 1000)}),
     Event(None, "cm", ("That is {v=a*b} cm.",), (
         "{name} ties {a} ropes of {b} cm each together.",
         "{name} has {a} pieces of rope of {b} cm each and ties them together.",
