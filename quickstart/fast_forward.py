@@ -17,7 +17,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def fast_logits(
-    params: Mapping[str, Tensor], input_ids: Tensor, valid: Tensor, num_layers: int, num_heads: int, rope_theta: float
+    params: Mapping[str, Tensor],
+    input_ids: Tensor,
+    valid: Tensor,
+    picked: Tensor,
+    num_layers: int,
+    num_heads: int,
+    rope_theta: float,
 ) -> Tensor:
     """
     Logits of `LLaDAModelLM` for a left-padded batch, equal to those of the model class up to rounding.
@@ -29,10 +35,11 @@ def fast_logits(
         params (`Mapping[str, Tensor]`): The model's parameters by their state-dict names.
         input_ids (`Tensor` of shape `(B, L)`): Tokens.
         valid (`Tensor` of shape `(B, L)`): False on padding.
+        picked (`Tensor` of shape `(B, L)`): True where logits are asked for.
         num_layers (`int`), num_heads (`int`), rope_theta (`float`): As in the configuration.
 
     Returns:
-        `Tensor` of shape `(B, L, vocab_size)`: Logits, not shifted.
+        `Tensor` of shape `(N, vocab_size)`: Logits at the positions picked, row after row, not shifted.
     """
     batch, length = input_ids.shape
     hidden = F.embedding(input_ids, params["model.transformer.wte.weight"])
@@ -51,6 +58,8 @@ def fast_logits(
         probabilities = torch.softmax(query @ key.transpose(-1, -2) + bias, dim=-1)
         mixed = (probabilities @ value).transpose(1, 2).reshape(batch, length, -1)
         hidden = hidden + F.linear(mixed, params[block + "attn_out.weight"])
+        if layer == num_layers - 1:
+            hidden = hidden[picked]
         x = _rms_norm(hidden, params[block + "ff_norm.weight"])
         gate_up = F.linear(x, torch.cat((params[block + "ff_proj.weight"], params[block + "up_proj.weight"])))
         gate, up = gate_up.chunk(2, dim=-1)

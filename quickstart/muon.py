@@ -2,11 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 
+CHUNK = 4  # matrices of a shape that one worker takes at a time
+
+
+@torch.no_grad()
 def orthogonalize(update: Tensor, iterations: int) -> Tensor:
     """
     Newton-Schulz iteration towards the nearest semi-orthogonal matrices, by the quintic of Muon (Jordan et al. 2024).
@@ -37,6 +43,7 @@ class BatchedMuon(torch.optim.Optimizer):
         lr (`float`): Learning rate.
         momentum (`float`), weight_decay (`float`): As in `torch.optim.Muon`.
         iterations (`int`): Number of Newton-Schulz iterations.
+        workers (`Executor`, *optional*): Threads that share the matrices of a shape, with the same result.
     """
 
     def __init__(
@@ -46,9 +53,11 @@ class BatchedMuon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         iterations: int = 5,
+        workers: Executor | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "iterations": iterations}
         super().__init__(params, defaults)
+        self.map = map if workers is None else workers.map
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -66,6 +75,7 @@ class BatchedMuon(torch.optim.Optimizer):
                     state["momentum"].lerp_(param.grad, 1 - group["momentum"])
                     updates.append(param.grad.lerp(state["momentum"], group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5 * group["lr"]
-                steps = orthogonalize(torch.stack(updates), group["iterations"])
+                chunks = torch.stack(updates).split(CHUNK)
+                steps = torch.cat(list(self.map(partial(orthogonalize, iterations=group["iterations"]), chunks)))
                 for param, update in zip(params, steps, strict=True):
                     param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)

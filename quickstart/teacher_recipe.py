@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -15,6 +15,7 @@ from ..generation.configuration_diffusion import DiffusionGenerationConfig
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 EXACT = ConfigDict(extra="forbid")
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 # Rows per batch and shares of the batches, by kind of batch.
 Sizes = TypedDict("Sizes", {"drill": Count, "1": Count, "2": Count, "3": Count, "4": Count, "full": Count})
 Phase = TypedDict(
@@ -61,6 +62,7 @@ class Masking(TypedDict):
     frontier: Share
     ending: NotRequired[Share]
     filled: NotRequired[Share]
+    after_weight: NotRequired[Weight]
     min_ratio: Share
     window_size: Count
     number_weight: Weight
@@ -96,6 +98,68 @@ class TeacherRecipe(TypedDict):
     logging: Logging
 
 
+@with_config(EXACT)
+class StorySizes(TypedDict):
+    """Rows per batch, by kind of batch."""
+
+    drill: Count
+    short: Count
+    medium: Count
+    long: Count
+    full: Count
+
+
+@with_config(EXACT)
+class StorySteps(TypedDict):
+    """Smallest and largest number of steps, by kind of batch."""
+
+    short: Pair
+    medium: Pair
+    long: Pair
+    full: Pair
+
+
+@with_config(EXACT)
+class StoryPhase(TypedDict):
+    """Shares of the kinds of batches up to a step."""
+
+    until: Count | None
+    drill: Share
+    short: Share
+    medium: Share
+    long: Share
+    full: Share
+
+
+@with_config(EXACT)
+class DrillPhase(TypedDict):
+    """Largest value of a drill's equations up to a step."""
+
+    until: Count | None
+    largest: Count
+
+
+@with_config(EXACT)
+class StoryRecipe(TypedDict):
+    """The content of `stories/teacher.yaml`."""
+
+    lesson: Literal["stories"]
+    seed: LongSeed
+    model: Shape
+    generation: dict[str, Any]
+    optimizer: Optimizer
+    batch_size: StorySizes
+    steps: StorySteps
+    drill_length: Count
+    drill_values: Annotated[list[DrillPhase], Field(min_length=1)]
+    tail: Whole
+    canvas_tail: Whole
+    plain_prompt_rate: Share
+    curriculum: Annotated[list[StoryPhase], Field(min_length=1)]
+    masking: Annotated[list[Masking], Field(min_length=1)]
+    logging: Logging
+
+
 def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     """
     Reads a recipe.
@@ -112,9 +176,10 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     """
     path = recipe_path or DEFAULT_RECIPE
     recipe = read_yaml(path)
-    check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
-    for phases in ("curriculum", "masking"):
-        if recipe[phases][-1]["until"] is not None:
+    is_stories = isinstance(recipe, dict) and recipe.get("lesson") == "stories"
+    check(StoryRecipe if is_stories else TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
+    for phases in ("curriculum", "masking", "drill_values"):
+        if phases in recipe and recipe[phases][-1]["until"] is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:
         DiffusionGenerationConfig(**recipe["generation"])

@@ -25,11 +25,10 @@ from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
 from .fast_forward import fast_logits
+from .lessons import LESSONS
 from .muon import BatchedMuon
-from .problems import generate_problems
 from .teacher_recipe import load_recipe
-from .tokenizer import build_tokenizer
-from .training_rows import Batch, TokenIds, canvas_rows, make_batch, render_prompt
+from .training_rows import Batch, canvas_rows
 
 
 logger = logging.get_logger(__name__)
@@ -58,14 +57,18 @@ class TeacherTrainer:
     Args:
         recipe (`dict`): The parsed recipe; see `teacher.yaml`.
         num_workers (`int`, *optional*, defaults to 2): Threads that share the rows of a batch, each on one core.
+        bf16 (`bool`, *optional*, defaults to `False`):
+            Whether matrix products use bfloat16: much faster on processors that have it, much slower on others.
     """
 
-    def __init__(self, recipe: dict[str, Any], num_workers: int = 2) -> None:
+    def __init__(self, recipe: dict[str, Any], num_workers: int = 2, bf16: bool = False) -> None:
         self.recipe = recipe
+        self.bf16 = bf16
         self.workers = ThreadPoolExecutor(num_workers)
         self.step = 0
-        self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
-        self.ids = TokenIds.of(self.tokenizer)
+        self.lesson = LESSONS[recipe.get("lesson", "problems")]()
+        self.tokenizer: PreTrainedTokenizerBase = self.lesson.tokenizer
+        self.ids = self.lesson.ids
         shape = recipe["model"]
         self.config = LLaDAConfig(
             **{name: shape[name] for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "rope_theta")},
@@ -89,6 +92,7 @@ class TeacherTrainer:
             momentum=options["muon_momentum"],
             weight_decay=options["weight_decay"],
             iterations=options["muon_iterations"],
+            workers=self.workers,
         )
         self.adamw = torch.optim.AdamW(
             self.others.values(),
@@ -111,16 +115,20 @@ class TeacherTrainer:
                 std /= (2 * self.config.n_layers) ** 0.5
             param.copy_(torch.randn(param.shape, generator=generator) * std)
 
-    def logits(self, input_ids: Tensor, valid: Tensor) -> Tensor:
-        """Logits `(B, L, vocab_size)` of the model in training."""
+    def logits(self, input_ids: Tensor, valid: Tensor, picked: Tensor) -> Tensor:
+        """Logits `(N, vocab_size)` of the model in training at the `N` positions that are picked."""
         config = self.config
-        return fast_logits(self.params, input_ids, valid, config.n_layers, config.n_heads, config.rope_theta)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):  # a setting of the thread
+            logits = fast_logits(
+                self.params, input_ids, valid, picked, config.n_layers, config.n_heads, config.rope_theta
+            )
+        return logits.float()
 
     def _gradients(self, share: tuple[Batch, float]) -> tuple[tuple[Tensor, ...], float, Tensor]:
         """The part of some rows in a batch's gradients and loss, and the loss at each of their masked numbers."""
         batch, total_weight = share
         picked = batch.weights > 0
-        logits = self.logits(batch.input_ids, batch.valid)[picked]
+        logits = self.logits(batch.input_ids, batch.valid, picked)
         labels, weights = batch.labels[picked], batch.weights[picked]
         losses = F.cross_entropy(logits, labels, reduction="none")
         loss = (losses * weights).sum() / total_weight
@@ -130,7 +138,7 @@ class TeacherTrainer:
     def train_step(self) -> dict[str, Any]:
         """Takes one optimizer step and returns its log entry."""
         options = self.recipe["optimizer"]
-        batch = make_batch(self.recipe, self.tokenizer, self.ids, self.step)
+        batch = self.lesson.make_batch(self.recipe, self.step)
         factor = learning_rate_factor(self.step, options["learning_rate_schedule"])
         for optimizer in (self.muon, self.adamw):
             optimizer.param_groups[0]["lr"] = options["learning_rate"] * factor
@@ -158,24 +166,23 @@ class TeacherTrainer:
     @torch.no_grad()
     def result_accuracy(self, num_problems: int) -> float:
         """
-        The share of equations in validation problems whose result is the most likely token, given the true text up
-        to the equals sign and masks after it. It is cheap to measure: accuracy on whole problems is about its third
+        The share of equations in validation problems whose result is the most likely one, given the true text up to
+        the equals sign and masks after it. It is cheap to measure: accuracy on whole problems is about its third
         power.
         """
-        problems = generate_problems("validation", num_problems, seed=0)
+        texts = self.lesson.validation_texts(num_problems)
         labels, valid, start = canvas_rows(
-            self.tokenizer,
-            [render_prompt(problem) for problem in problems],
-            [problem.solution for problem in problems],
-            self.recipe["canvas"],
+            self.tokenizer, *map(list, zip(*texts, strict=True)), self.recipe.get("canvas")
         )
         rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
         positions = positions + start + 1
-        inputs = labels[rows]
-        inputs = inputs.masked_fill(torch.arange(labels.shape[1]) >= positions[:, None], self.ids.mask)
-        logits = self.logits(inputs, valid[rows])
-        here = torch.arange(len(rows))
-        return (logits[here, positions].argmax(-1) == labels[rows, positions]).float().mean().item()
+        labels = labels[rows]
+        hidden = torch.arange(labels.shape[1]) >= positions[:, None]
+        # the tokens of the number that begins after the sign
+        result = hidden & (self.ids.numbers[labels] | ~hidden).long().cumprod(1).bool()
+        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result)
+        wrong = torch.zeros_like(result).masked_scatter(result, logits.argmax(-1) != labels[result])
+        return 1 - wrong.any(1).float().mean().item()
 
     def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for label, optimizer, named in (("muon", self.muon, self.matrices), ("adamw", self.adamw, self.others)):
@@ -221,6 +228,7 @@ def train_teacher(
     resume: bool = True,
     stop_at_step: int | None = None,
     num_workers: int = 2,
+    bf16: bool = False,
 ) -> Path:
     """
     Trains a teacher and saves it with its tokenizer.
@@ -235,6 +243,8 @@ def train_teacher(
         num_workers (`int`, *optional*, defaults to 2):
             Number of cores to use. During the run, PyTorch's own threads are limited to one: they would wait for each
             other after every operation, which is slow on a busy machine.
+        bf16 (`bool`, *optional*, defaults to `False`):
+            Whether matrix products use bfloat16. A run may be resumed with another choice.
 
     Returns:
         `Path`: `output_dir`.
@@ -246,7 +256,7 @@ def train_teacher(
     recipe = load_recipe(recipe_path)
     output = Path(output_dir)
     with own_folder(output):
-        _train(TeacherTrainer(recipe, num_workers), output, resume, stop_at_step)
+        _train(TeacherTrainer(recipe, num_workers, bf16), output, resume, stop_at_step)
     return output
 
 

@@ -25,7 +25,7 @@ class TokenIds:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TokenIds":
         numbers = torch.zeros(len(tokenizer), dtype=torch.bool)
         for token, index in tokenizer.get_vocab().items():
-            numbers[index] = token.isdigit()
+            numbers[index] = token.isdecimal()
         mask, eos, equals = tokenizer.convert_tokens_to_ids([MASK, END_OF_TEXT, "="])
         return cls(mask, eos, equals, numbers)
 
@@ -38,7 +38,7 @@ class Batch:
     Attributes:
         labels (`Tensor` of shape `(B, L)`): The clean tokens, prompts left-padded, answers padded with EOS.
         input_ids (`Tensor` of shape `(B, L)`): The same with masks.
-        valid (`Tensor` of shape `(B, L)`): False on the padding left of a prompt.
+        valid (`Tensor` of shape `(B, L)`): False on padding outside the row's own canvas.
         weights (`Tensor` of shape `(B, L)`): Loss weight of each position, zero where nothing is masked.
         kind (`str`): The kind of batch, as named in the recipe.
     """
@@ -50,13 +50,17 @@ class Batch:
     kind: str
 
     def split(self, parts: int) -> list[tuple["Batch", float]]:
-        """Splits the rows into `parts` shares, each with the total weight of the batch."""
+        """
+        Splits the rows into `parts` shares, each with the total weight of the batch. A share has no columns that are
+        padding in all of its rows, so rows sorted by length need little of it.
+        """
         total = self.weights.sum().item()
-        chunks = [tensor.chunk(parts) for tensor in (self.labels, self.input_ids, self.valid, self.weights)]
-        return [
-            (Batch(labels, input_ids, valid, weights, self.kind), total)
-            for labels, input_ids, valid, weights in zip(*chunks, strict=True)
-        ]
+        shares = []
+        for rows in torch.arange(len(self.labels)).chunk(parts):
+            columns = self.valid[rows].any(0)
+            tensors = (self.labels, self.input_ids, self.valid, self.weights)
+            shares.append((Batch(*(tensor[rows][:, columns] for tensor in tensors), self.kind), total))
+        return shares
 
 
 def render_prompt(problem: Problem, plain: bool = False) -> str:
@@ -177,7 +181,8 @@ def mask_answers(
     - `llada`: the objective of LLaDA ([arXiv 2502.09992](https://huggingface.co/papers/2502.09992), Algorithms 1 and
       2): every position is masked with probability t ~ U(min_ratio, 1) and has the weight 1/t.
     - `window`: as in block-wise decoding. Everything before a start s is clean; `window_size` positions from s are
-      masked with probability r ~ U(0.1, 1) and have the weight 1/r; everything after them is masked and has weight 0.
+      masked with probability r ~ U(0.1, 1) and have the weight 1/r; everything after them is masked and has the weight
+      `after_weight`, 0 by default.
     - `frontier`: a window that starts right after an equals sign. All its numbers are masked, and its other tokens
       with probability r ~ U(0, 1), so that the result can only be found by calculating it.
     - `ending` (a share taken from all three): a block as in decoding, its tokens masked with probability r ~ U(0.5, 1)
@@ -216,6 +221,7 @@ def mask_answers(
     window_ratio = torch.where(is_frontier, spread[:, None], spread[:, None] * 0.9 + 0.1)
     window_masked = after | (inside & ((noise < window_ratio) | (is_frontier & is_number)))
     window_weights = inside * torch.where(is_frontier, torch.ones(()), 1 / window_ratio)
+    window_weights = window_weights + after * masking.get("after_weight", 0.0)
 
     if masking.get("ending"):
         # Blocks as in decoding; a random part of the padding at the end of the block is already known.

@@ -9,7 +9,7 @@ from ..tokenizer import ASSISTANT, END_OF_TEXT, MASK, SYSTEM, USER
 from .problem import MAX_STEPS, generate_problems
 
 
-VOCAB_SIZE = 1024
+VOCAB_SIZE = 4096
 FILE = Path(__file__).resolve().parent / "tokenizer.json"
 SPECIAL_TOKENS = (END_OF_TEXT, MASK, USER, ASSISTANT, SYSTEM)
 # As Qwen2's pre-tokenizer, whose numbers are single digits too.
@@ -36,7 +36,7 @@ def train_tokenizer(num_problems: int = 20_000, vocab_size: int = VOCAB_SIZE) ->
 
     Args:
         num_problems (`int`, *optional*, defaults to 20,000): Number of problems.
-        vocab_size (`int`, *optional*, defaults to 1,024): Size of the vocabulary, special tokens included.
+        vocab_size (`int`, *optional*, defaults to 4,096): Size of the vocabulary, special tokens included.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Prepend(" ")

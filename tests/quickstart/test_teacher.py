@@ -226,10 +226,11 @@ def test_learning_rate_schedule():
 def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
     trainer = TeacherTrainer(small_recipe)
     batch = make_batch(small_recipe, trainer.tokenizer, trainer.ids, 700)
-    with torch.no_grad():
-        expected = trainer.model(input_ids=batch.input_ids, attention_mask=batch.valid.long()).logits
-        logits = trainer.logits(batch.input_ids, batch.valid)
-    torch.testing.assert_close(logits[batch.valid], expected[batch.valid], atol=1e-5, rtol=1e-5)
+    for picked in (batch.valid, batch.weights > 0):
+        with torch.no_grad():
+            expected = trainer.model(input_ids=batch.input_ids, attention_mask=batch.valid.long()).logits
+            logits = trainer.logits(batch.input_ids, batch.valid, picked)
+        torch.testing.assert_close(logits, expected[picked], atol=1e-5, rtol=1e-5)
 
 
 def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, Any], tmp_path: Path):

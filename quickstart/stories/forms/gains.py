@@ -390,7 +390,7 @@ EVENTS = (
     Event("things", None, (), (
         "How many {things} does {name} have now?",
         "How many {things} does {name} have in the end?",
-        "How many {things} are there now?",
+        "How many {things} does {name} still own?",
         "Find the number of {things} that {name} has now.",
         "How many {things} has {name} got now?",
         "How many {things} is that?",

@@ -1,0 +1,132 @@
+"""Training batches of the stories' teacher: masked stories or sheets of equations, functions of recipe and step."""
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, phase_at
+from .numbers import LARGEST_FACTOR, LARGEST_VALUE, calculate
+from .problem import draw_problem, generate_problems
+from .tokenizer import build_tokenizer
+
+
+UNITS = (24, 60, 100, 1000)  # constants that stories multiply and divide by, besides small factors
+OPEN, CLOSE = " <<", ">>"
+LEFT, RIGHT, RESULT, COPY = range(1, 5)
+
+
+class StoryLesson:
+    """The stories, for [`TeacherTrainer`]."""
+
+    def __init__(self) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
+        self.ids = TokenIds.of(self.tokenizer)
+        marks = self.tokenizer.convert_tokens_to_ids(["\u0120<<", *"+-*/", "=", CLOSE])  # the first one after a space
+        self.section_after = torch.zeros(len(self.tokenizer), dtype=torch.long)
+        self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
+
+    def validation_texts(self, num_problems: int) -> list[tuple[str, str]]:
+        return [
+            (self.render_prompt(problem.question), problem.solution)
+            for problem in generate_problems("validation", num_problems)
+        ]
+
+    def render_prompt(self, question: str) -> str:
+        """The question in the tokenizer's chat template."""
+        message = [{"role": "user", "content": question}]
+        return self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+
+    def make_batch(self, recipe: dict[str, Any], step: int) -> Batch:
+        rng = random.Random(f"{recipe['seed']}:{step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(62))
+        kind = draw_kind(recipe["curriculum"], step, rng)
+        if kind == "drill":
+            return self._drill_batch(recipe, step, rng, generator)
+        low, high = recipe["steps"][kind]
+        problems = [draw_problem(rng, "train", rng.randint(low, high)) for _ in range(recipe["batch_size"][kind])]
+        prompts = [
+            problem.question if rng.random() < recipe["plain_prompt_rate"] else self.render_prompt(problem.question)
+            for problem in problems
+        ]
+        most = recipe["canvas_tail" if kind == "full" else "tail"]
+        tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
+        labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
+        masked, weights = mask_answers(labels[:, start:], self.ids, phase_at(recipe["masking"], step), generator)
+        prompt = torch.zeros(len(problems), start)
+        masked = torch.cat((prompt.bool(), masked), dim=1) & valid
+        inputs = labels.masked_fill(masked, self.ids.mask)
+        return Batch(labels, inputs, valid, torch.cat((prompt, weights), dim=1) * valid, kind)
+
+    def canvases(self, prompts: list[str], solutions: list[str], tails: list[int]) -> tuple[Tensor, Tensor, int]:
+        """
+        The tokens of canvases, each of its own length, the longest first: left-padded prompts, then answers with their
+        tails of EOS, and more EOS as padding.
+
+        Args:
+            prompts (`list[str]`), solutions (`list[str]`): The texts.
+            tails (`list[int]`): Number of EOS after the one that ends each answer.
+
+        Returns:
+            `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
+        """
+        encoded = zip(self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True)
+        rows = sorted(encoded, key=lambda row: len(row[0]) + len(row[1]) + row[2], reverse=True)
+        start = max(len(prompt) for prompt, _, _ in rows)
+        length = max(len(answer) + 1 + tail for _, answer, tail in rows)
+        labels = torch.full((len(rows), start + length), self.ids.eos)
+        for index, (prompt, answer, _) in enumerate(rows):
+            labels[index, start - len(prompt) : start + len(answer)] = torch.tensor(prompt + answer)
+        first = torch.tensor([start - len(prompt) for prompt, _, _ in rows])
+        last = torch.tensor([start + len(answer) + tail for _, answer, tail in rows])
+        column = torch.arange(start + length)
+        return labels, (column >= first[:, None]) & (column <= last[:, None]), start
+
+    def _drill_batch(self, recipe: dict[str, Any], step: int, rng: random.Random, generator: torch.Generator) -> Batch:
+        size, length = recipe["batch_size"]["drill"], recipe["drill_length"]
+        largest = phase_at(recipe["drill_values"], step)["largest"]
+        # an equation has at least eight tokens
+        sheets = ["".join(draw_equation(rng, largest) for _ in range(length // 8 + 1)) for _ in range(size)]
+        labels = torch.tensor([row[:length] for row in self.tokenizer(sheets)["input_ids"]])
+        section, equation = self.sections(labels)
+        # Usually the result and its copy are hidden, otherwise one of the operands.
+        draw = torch.rand(size, length, generator=generator).gather(1, equation)
+        hidden = torch.where(draw < 0.8, RESULT, torch.where(draw < 0.9, LEFT, RIGHT))
+        masked = self.ids.numbers[labels] & ((section == hidden) | (section == COPY) & (hidden == RESULT))
+        return Batch(
+            labels, labels.masked_fill(masked, self.ids.mask), torch.ones_like(masked), masked.float(), "drill"
+        )
+
+    def sections(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        The part of an equation that each position belongs to.
+
+        Args:
+            labels (`Tensor` of shape `(B, L)`): Tokens.
+
+        Returns:
+            `tuple[Tensor, Tensor]`: `LEFT`, `RIGHT`, `RESULT`, `COPY` or 0 by the last mark up to the position, and
+            the number of the equation, both `(B, L)`.
+        """
+        after = self.section_after[labels]
+        last_mark = torch.where(after > 0, torch.arange(labels.shape[1]), 0).cummax(1).values
+        return after.gather(1, last_mark), (after == LEFT).cumsum(1)
+
+
+def draw_equation(rng: random.Random, largest: int) -> str:
+    """One equation in a story's form, after a space; small numbers are more likely than large ones."""
+    while True:
+        operation = "+-*/"[int(rng.random() * 4)]
+        left, right = (int(largest * rng.random() ** 2) + 1 for _ in range(2))
+        if operation in "*/":
+            small = min(largest, LARGEST_FACTOR)
+            right = rng.choice(UNITS) if rng.random() < 0.1 else 1 + int(rng.random() * small)
+        if operation == "/":
+            left *= right
+        elif (operation == "-" and left < right) or (operation == "*" and rng.random() < 0.5):
+            left, right = right, left
+        result = calculate(left, operation, right)
+        if result is not None and result <= LARGEST_VALUE and max(left, right) <= LARGEST_VALUE:
+            return f"{OPEN}{left}{operation}{right}={result}{CLOSE}{result}"

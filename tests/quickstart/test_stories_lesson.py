@@ -1,0 +1,139 @@
+"""What the stories' teacher is taught: masked stories, sheets of equations, and a run that resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from d3llm.quickstart.stories.lesson import COPY, LEFT, RESULT, RIGHT, StoryLesson, draw_equation
+from d3llm.quickstart.stories.numbers import calculate
+from d3llm.quickstart.teacher_recipe import load_recipe
+from d3llm.quickstart.train_teacher import TeacherTrainer, train_teacher
+
+from .test_teacher import write_recipe
+
+
+RECIPE = Path(__file__).parents[2] / "quickstart/stories/teacher.yaml"
+
+
+@pytest.fixture(scope="module")
+def lesson() -> StoryLesson:
+    return StoryLesson()
+
+
+@pytest.fixture
+def small_recipe() -> dict[str, Any]:
+    recipe = load_recipe(RECIPE)
+    recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
+    recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
+    recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
+    recipe["logging"].update(log_every=1, eval_every=4, eval_problems=2)
+    return recipe
+
+
+KINDS = ("drill", "short", "medium", "long", "full")
+
+
+def only(kind: str) -> list[dict[str, Any]]:
+    return [{"until": None, **dict.fromkeys(KINDS, 0.0), kind: 1.0}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_functions_of_the_step_and_train_masks_of_answers_alone(lesson, small_recipe, kind):
+    small_recipe["curriculum"] = only(kind)
+    batch, again, other = (lesson.make_batch(small_recipe, step) for step in (3, 3, 4))
+    assert batch.kind == kind and not torch.equal(batch.labels[:, :40], other.labels[:, :40])
+    assert all(torch.equal(getattr(batch, name), getattr(again, name)) for name in ("input_ids", "weights"))
+    masked = batch.input_ids == lesson.ids.mask
+    assert torch.equal(batch.input_ids[~masked], batch.labels[~masked])
+    assert not batch.weights[~(masked & batch.valid)].any() and batch.weights.sum() > 0
+    assistant = lesson.tokenizer.convert_tokens_to_ids("<|assistant|>")
+    before = (batch.labels == assistant).long().flip(1).cumsum(1).flip(1).bool()
+    assert not (masked & before).any()
+
+
+def test_a_share_of_a_batch_has_no_columns_of_padding_alone(lesson, small_recipe):
+    small_recipe["curriculum"] = only("full")
+    batch = lesson.make_batch(small_recipe, 0)
+    shares = batch.split(4)
+    assert sum(share.weights.sum() for share, _ in shares) == pytest.approx(batch.weights.sum().item())
+    for row, (share, total) in enumerate(shares):
+        assert share.valid.all() and total == pytest.approx(batch.weights.sum().item())
+        assert torch.equal(share.labels[0], batch.labels[row][batch.valid[row]])
+
+
+def test_sections_of_an_equation(lesson):
+    labels = torch.tensor([lesson.tokenizer(" <<12*3=36>>36 <<7-5=2>>2")["input_ids"]])
+    sections, equation = lesson.sections(labels)
+    digits = lesson.ids.numbers[labels]
+    tokens = lesson.tokenizer.convert_ids_to_tokens(labels[0].tolist())
+    read = {
+        (int(number), int(section)): "".join(
+            token
+            for token, s, e, d in zip(tokens, sections[0], equation[0], digits[0], strict=True)
+            if d and s == section and e == number
+        )
+        for section in (LEFT, RIGHT, RESULT, COPY)
+        for number in (1, 2)
+    }
+    assert [read[1, part] for part in (LEFT, RIGHT, RESULT, COPY)] == ["12", "3", "36", "36"]
+    assert [read[2, part] for part in (LEFT, RIGHT, RESULT, COPY)] == ["7", "5", "2", "2"]
+
+
+def test_a_drill_hides_a_result_with_its_copy_or_one_operand(lesson, small_recipe):
+    small_recipe["curriculum"] = only("drill")
+    batch = lesson.make_batch(small_recipe, 2000)
+    sections, equation = lesson.sections(batch.labels)
+    masked = batch.input_ids == lesson.ids.mask
+    digits = lesson.ids.numbers[batch.labels]
+    for row in range(len(masked)):
+        for number in range(1, int(equation[row].max()) + 1):
+            here = (equation[row] == number) & digits[row]
+            hidden = set(sections[row][here & masked[row]].tolist())
+            assert hidden in ({RESULT, COPY}, {RESULT}, {LEFT}, {RIGHT}, set())
+            if hidden:
+                assert masked[row][here & torch.isin(sections[row], torch.tensor(list(hidden)))].all()
+
+
+def test_equations_are_right_and_within_the_largest_value():
+    import random
+    import re
+
+    rng = random.Random(0)
+    for _ in range(500):
+        left, operation, right, result, copy = re.fullmatch(
+            r" <<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)", draw_equation(rng, 100)
+        ).groups()
+        assert calculate(int(left), operation, int(right)) == int(result) == int(copy) <= 1000
+
+
+def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch):
+    trainer = TeacherTrainer(small_recipe)
+    digit = trainer.tokenizer.convert_tokens_to_ids("5")
+
+    def always_five(input_ids, valid, picked):
+        return torch.nn.functional.one_hot(torch.full((int(picked.sum()),), digit), len(trainer.tokenizer)).float()
+
+    monkeypatch.setattr(trainer, "logits", always_five)
+    monkeypatch.setattr(
+        trainer.lesson, "validation_texts", lambda n: [("2+3", " <<2+3=5>>5"), ("6", " <<50+5=55>>5 <<9+6=15>>15")]
+    )
+    assert trainer.result_accuracy(2) == pytest.approx(2 / 3)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe, tmp_path):
+    recipe = write_recipe(small_recipe, tmp_path)
+    train_teacher(recipe, tmp_path / "whole")
+    train_teacher(recipe, tmp_path / "parts", stop_at_step=2, num_workers=1)
+    train_teacher(recipe, tmp_path / "parts")
+    whole, parts = (load_file(tmp_path / folder / "training_state.safetensors") for folder in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert (tmp_path / "parts/model.safetensors").exists()
+
+
+def test_a_phase_of_drills_must_have_no_end(small_recipe, tmp_path):
+    small_recipe["drill_values"][-1]["until"] = 7
+    with pytest.raises(ValueError, match="the last phase of `drill_values` must have no end"):
+        load_recipe(write_recipe(small_recipe, tmp_path))
