@@ -25,7 +25,7 @@ class Lesson(Protocol):
     def make_batch(self, recipe: dict[str, Any], step: int) -> Batch:
         """The batch of a training step, counted from 0."""
 
-    def validation_texts(self, num_problems: int) -> list[tuple[str, str]]:
+    def validation_texts(self, num_problems: int) -> tuple[list[str], list[str]]:
         """Prompts and solutions of validation problems, always the same."""
 
 
@@ -39,9 +39,9 @@ class ProblemLesson:
     def make_batch(self, recipe: dict[str, Any], step: int) -> Batch:
         return make_batch(recipe, self.tokenizer, self.ids, step)
 
-    def validation_texts(self, num_problems: int) -> list[tuple[str, str]]:
+    def validation_texts(self, num_problems: int) -> tuple[list[str], list[str]]:
         problems = generate_problems("validation", num_problems, seed=0)
-        return [(render_prompt(problem), problem.solution) for problem in problems]
+        return [render_prompt(problem) for problem in problems], [problem.solution for problem in problems]
 
 
 LESSONS: dict[str, type[Lesson]] = {"problems": ProblemLesson, "stories": StoryLesson}

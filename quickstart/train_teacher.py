@@ -170,10 +170,8 @@ class TeacherTrainer:
         the equals sign and masks after it. It is cheap to measure: accuracy on whole problems is about its third
         power.
         """
-        texts = self.lesson.validation_texts(num_problems)
-        labels, valid, start = canvas_rows(
-            self.tokenizer, *map(list, zip(*texts, strict=True)), self.recipe.get("canvas")
-        )
+        prompts, solutions = self.lesson.validation_texts(num_problems)
+        labels, valid, start = canvas_rows(self.tokenizer, prompts, solutions, self.recipe.get("canvas"))
         rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
         positions = positions + start + 1
         labels = labels[rows]

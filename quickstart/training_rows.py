@@ -59,7 +59,8 @@ class Batch:
         for rows in torch.arange(len(self.labels)).chunk(parts):
             columns = self.valid[rows].any(0)
             tensors = (self.labels, self.input_ids, self.valid, self.weights)
-            shares.append((Batch(*(tensor[rows][:, columns] for tensor in tensors), self.kind), total))
+            labels, input_ids, valid, weights = (tensor[rows][:, columns] for tensor in tensors)
+            shares.append((Batch(labels, input_ids, valid, weights, self.kind), total))
         return shares
 
 

@@ -28,11 +28,10 @@ class StoryLesson:
         self.section_after = torch.zeros(len(self.tokenizer), dtype=torch.long)
         self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
 
-    def validation_texts(self, num_problems: int) -> list[tuple[str, str]]:
-        return [
-            (self.render_prompt(problem.question), problem.solution)
-            for problem in generate_problems("validation", num_problems)
-        ]
+    def validation_texts(self, num_problems: int) -> tuple[list[str], list[str]]:
+        problems = generate_problems("validation", num_problems)
+        prompts = [self.render_prompt(problem.question) for problem in problems]
+        return prompts, [problem.solution for problem in problems]
 
     def render_prompt(self, question: str) -> str:
         """The question in the tokenizer's chat template."""

@@ -117,9 +117,8 @@ def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch)
         return torch.nn.functional.one_hot(torch.full((int(picked.sum()),), digit), len(trainer.tokenizer)).float()
 
     monkeypatch.setattr(trainer, "logits", always_five)
-    monkeypatch.setattr(
-        trainer.lesson, "validation_texts", lambda n: [("2+3", " <<2+3=5>>5"), ("6", " <<50+5=55>>5 <<9+6=15>>15")]
-    )
+    texts = ["2+3", "6"], [" <<2+3=5>>5", " <<50+5=55>>5 <<9+6=15>>15"]
+    monkeypatch.setattr(trainer.lesson, "validation_texts", lambda n: texts)
     assert trainer.result_accuracy(2) == pytest.approx(2 / 3)
 
 
