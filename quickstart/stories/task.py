@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...evaluation.tasks import Sample, Task
-from .checker import is_right
+from .checker import has_right_names, is_right, is_right_by_number
 from .problem import generate_problems
 
 
@@ -32,6 +32,16 @@ def check(sample: Sample, text: str) -> bool:
     return is_right(sample.reference, text)
 
 
+def check_number(sample: Sample, text: str) -> bool:
+    """Whether the number after `####` is right."""
+    return is_right_by_number(sample.reference, text)
+
+
+def check_names(sample: Sample, text: str) -> bool:
+    """Whether all names and things are those of the question."""
+    return has_right_names(sample.reference, text)
+
+
 def _task(name: str, title: str, forms: str = "train", steps: range | None = None) -> Task:
     return Task(
         name,
@@ -42,6 +52,8 @@ def _task(name: str, title: str, forms: str = "train", steps: range | None = Non
         chat=True,
         max_new_tokens=320,
         checker="every equation, where its numbers come from, the words, and the number after ####",
+        verdict="solution",
+        further_checks={"number": check_number, "names": check_names},
     )
 
 

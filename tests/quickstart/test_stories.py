@@ -292,7 +292,9 @@ def test_tasks_judge_by_the_whole_solution():
     for task in TASKS:
         (sample,) = task.load(None, "test", 1)
         assert task.check(sample, sample.reference.solution)
-        assert not task.check(sample, f"#### {sample.reference.answer}")
+        answer = f"#### {sample.reference.answer}"
+        assert task.judge(sample, answer) == (False, {"number": True, "names": True})
+        assert task.judge(sample, f"Somebody else pays. {answer}") == (False, {"number": True, "names": False})
         assert find_task(task.name, tasks) is task
     assert {s.reference.num_steps for s in tasks["stories_lengths"].load(None, "validation", 20)} == {7, 8}
     with pytest.raises(ValueError, match="omit --data"):
