@@ -17,6 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--output", type=Path, metavar="DIR", default=Path("runs/teacher"), help="default: %(default)s"
     )
     teacher.add_argument("--resume", action="store_true", help="resume from the last state in the output folder")
+    teacher.add_argument(
+        "--bf16", action="store_true", help="matrix products in bfloat16: much faster on processors that have it"
+    )
     teacher.set_defaults(run=run_train_teacher)
     student = actions.add_parser(
         "distill", help="distil a student from the teacher and measure both; an interrupted run resumes"
@@ -55,7 +58,7 @@ def run_train_teacher(args: argparse.Namespace) -> None:
     if not args.resume and (args.output / STATE_FILE).exists():
         raise ValueError(f"{args.output} holds a run: add --resume to continue it, or choose another --output.")
     log_progress()
-    train_teacher(args.recipe, args.output, resume=args.resume)
+    train_teacher(args.recipe, args.output, resume=args.resume, bf16=args.bf16)
 
 
 def run_distill(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from d3llm.quickstart.stories.numbers import calculate
 from d3llm.quickstart.teacher_recipe import load_recipe
 from d3llm.quickstart.train_teacher import TeacherTrainer, train_teacher
 
-from .test_teacher import write_recipe
+from .test_teacher import shrunk, write_recipe
 
 
 RECIPE = Path(__file__).parents[2] / "quickstart/stories/teacher.yaml"
@@ -25,12 +25,7 @@ def lesson() -> StoryLesson:
 
 @pytest.fixture
 def small_recipe() -> dict[str, Any]:
-    recipe = load_recipe(RECIPE)
-    recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
-    recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
-    recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
-    recipe["logging"].update(log_every=1, eval_every=4, eval_problems=2)
-    return recipe
+    return shrunk(load_recipe(RECIPE))
 
 
 KINDS = ("drill", "short", "medium", "long", "full")

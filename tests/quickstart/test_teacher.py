@@ -39,7 +39,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
 
 @pytest.fixture
 def small_recipe() -> dict[str, Any]:
-    recipe = load_recipe(None)
+    return shrunk(load_recipe(None))
+
+
+def shrunk(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with a tiny model, small batches and four steps."""
     recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
     recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
     recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
