@@ -17,7 +17,7 @@ def run(monkeypatch, tmp_path, tiny_checkpoint):
 
     def run(*arguments, name: str = "out") -> dict:
         file = tmp_path / f"{name}.json"
-        limits = ["--problems", 5, "--new-tokens", 8, "--batch-sizes", 1, 2, "--threads", 1, "--json", file]
+        limits = ["--problems", 5, "--new-tokens", 4, "--batch-sizes", 1, 2, "--threads", 1, "--json", file]
         given = ["throughput", "--teacher", tiny_checkpoint, "--student", tiny_checkpoint, *limits, *arguments]
         monkeypatch.setattr("sys.argv", [*map(str, given)])
         throughput.main()
@@ -44,7 +44,7 @@ def rounds_of(calls: list[tuple[Way, list[int]]]) -> list[list[tuple[Way, list[i
     return [calls[start : start + len(WAYS)] for start in range(len(WAYS), len(calls), len(WAYS))]
 
 
-def test_all_ways_take_turns_on_the_same_problems(run, decoded, capsys):
+def test_all_ways_take_turns_on_the_same_problems(run, decoded, capsys, tmp_path):
     result = run()
     assert [way for way, _ in decoded[: len(WAYS)]] == WAYS  # warm-up
     assert all(len(indices) == way.batch_size for way, indices in decoded[: len(WAYS)])
@@ -56,26 +56,22 @@ def test_all_ways_take_turns_on_the_same_problems(run, decoded, capsys):
     assert sorted(index for turns in rounds for index in turns[0][1]) == [*range(5)]
     for row, way in zip(result["rows"], WAYS, strict=True):
         assert Way(row["model"], row["cache"], row["batch_size"]) == way
-        assert row["problems"] == 5 and row["rounds"] == 3 and row["tokens"] <= 5 * 8
+        assert row["problems"] == 5 and row["rounds"] == 3 and row["tokens"] <= 5 * 4
         low, high = row["times_faster_interval"]
         assert low <= row["times_faster"] <= high and (way.model == "student" or low == high == 1)
     assert {row["preset"] for row in result["rows"][:4]} == {"llada"}
-    assert result["rows"][0]["forwards"] == 5 * 8  # one token per forward
+    assert result["rows"][0]["forwards"] == 5 * 4  # one token per forward
     assert result["settings"]["models"]["teacher"]["decoding"]["block"]["cache"] == "block"
     table = tables.render(result)
     assert table in capsys.readouterr().out and table.count("| 1 |") == 8  # 4 in batches of 1, 4 of the teacher
-    assert "5 prompts, up to 8 new tokens, seed 0" in tables.describe(result)
-
-
-def test_what_a_way_took_is_the_sum_of_its_rounds(run, tmp_path):
-    rows = run()["rows"]
-    rounds = [json.loads(line)["ways"] for line in (tmp_path / "out.rounds.jsonl").read_text().splitlines()]
-    for place, row in enumerate(rows):
+    lines = (tmp_path / "out.rounds.jsonl").read_text().splitlines()
+    parts = [json.loads(line)["ways"] for line in lines]
+    for place, row in enumerate(result["rows"]):  # what a way took is the sum of its rounds
         for name in ("seconds", "tokens", "forwards"):
-            assert row[name] == sum(ways[place][name] for ways in rounds)
-        teacher = sum(ways[place % 4]["seconds"] for ways in rounds)
-        assert row["times_faster"] == teacher / row["seconds"]
-        assert row["accuracy"] == sum(ways[place]["correct"] for ways in rounds) / 5
+            assert row[name] == sum(ways[place][name] for ways in parts)
+        assert row["times_faster"] == sum(ways[place % 4]["seconds"] for ways in parts) / row["seconds"]
+        assert row["accuracy"] == sum(ways[place]["correct"] for ways in parts) / 5
+    assert "5 prompts, up to 4 new tokens, seed 0" in tables.describe(result)
 
 
 def test_a_killed_run_keeps_its_rounds(run, decoded, monkeypatch, tmp_path):
@@ -86,9 +82,10 @@ def test_a_killed_run_keeps_its_rounds(run, decoded, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return decode(subject, way, *others)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Subject, "decode", killed)
-        run()
+        with pytest.raises(KeyboardInterrupt):
+            run()
     kept = (tmp_path / "out.rounds.jsonl").read_text()
     assert len(kept.splitlines()) == 1 and not (tmp_path / "out.json").exists()
     first = rounds_of(decoded)[0]
@@ -104,8 +101,8 @@ def test_a_killed_run_keeps_its_rounds(run, decoded, monkeypatch, tmp_path):
 
 def test_rounds_of_other_settings_are_not_mixed(run):
     run()
-    with pytest.raises(SystemExit, match="new_tokens was 8, is 9"):
-        run("--new-tokens", 9)
+    with pytest.raises(SystemExit, match="new_tokens was 4, is 5"):
+        run("--new-tokens", 5)
 
 
 @pytest.mark.parametrize(
