@@ -332,7 +332,7 @@ def draw_lengths(gains: Sequence[LengthGains]) -> Figure:
         axes.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
         axes.set_title(caption(task))
         axes.set_xlabel(f"tokens of the answers of {caption(gains[0].other)}, mean of a group")
-        axes.set_ylabel(f"TPF of {caption(gains[0].one)} over it")
+        axes.set_ylabel(f"TPF of {caption(gains[0].one)} over its TPF")
         axes.grid(color="0.88", linewidth=0.6)
         axes.legend(fontsize=7)
     figure.supxlabel("bars: 95 % paired bootstrap over the problems of a group", fontsize=8)

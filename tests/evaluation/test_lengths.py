@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from d3llm.commands.leaderboard import with_interval
 from d3llm.commands.main import main
 from d3llm.evaluation.lengths import LengthGains, length_gains
-from d3llm.evaluation.result import Result, summarize
+from d3llm.evaluation.result import Result, read_results, summarize
 from tests.helpers.commands import run_fails
+from tests.helpers.paths import ROOT
 from tests.helpers.results import whole_result
 
 
@@ -88,6 +90,18 @@ def test_points_of_the_same_values_are_compared(tmp_path, capsys):
         assert image.width > 500 and len(image.convert("L").getcolors(256)) > 10
     assert main(["leaderboard", str(tmp_path), "--by-length", "fast", "slow", "--lengths", "100"]) == 0
     assert "1 to 100" in capsys.readouterr().out
+
+
+def test_the_table_on_the_page_states_the_result_files():
+    results = read_results([ROOT / "docs/results/student"])
+    gains = length_gains(results, "student-d3llm", "student-dparallel", edges=[32, 42, 54])
+    (at_half,) = (gain for gain in gains if gain.point == {"threshold": "0.5"})
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    for group in at_half.groups:
+        gain = with_interval(group.gain, group.gain_interval, "{:.2f}")
+        change = with_interval(group.change, group.change_interval, "{:+.1f}")
+        row = [group.range, str(group.problems), f"{group.one:.2f}", f"{group.other:.2f}", gain, change]
+        assert f"| {' | '.join(row)} |\n" in page
 
 
 @pytest.mark.parametrize(
