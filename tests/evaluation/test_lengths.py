@@ -95,7 +95,7 @@ def test_points_of_the_same_values_are_compared(tmp_path, capsys):
 def test_the_table_on_the_page_states_the_result_files():
     results = read_results([ROOT / "docs/results/student"])
     gains = length_gains(results, "student-d3llm", "student-dparallel", edges=[32, 42, 54])
-    (at_half,) = (gain for gain in gains if gain.point == {"threshold": "0.5"})
+    (at_half,) = (gain for gain in gains if gain.point == {"threshold": 0.5})
     page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
     for group in at_half.groups:
         gain = with_interval(group.gain, group.gain_interval, "{:.2f}")
