@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"####\s*(-?\d+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # Words that name a number without saying it in digits: a unit's constant, or a multiple.
 _CONSTANTS = {
-    2: "half halves halve halved twice double doubles doubled pair pairs both couple two",
+    2: "half halfway halves halve halved twice double doubles doubled pair pairs both couple two",
     3: "triple triples tripled third three",
     4: "quarter quarters four quadruple",
     5: "five",
@@ -99,7 +99,7 @@ def find_fault(question: str, text: str) -> str | None:
     sentences = re.findall(r"[^.]+\.", rest)
     if "".join(sentences).strip() != rest.strip() or any(sentence.count("\0") != 1 for sentence in sentences):
         return "A sentence does not have exactly one equation."
-    question_words = set(_WORD.findall(question))
+    question_words = set(_WORD.findall(question.lower()))
     known = {int(number) for number in re.findall(r"\d+", question)}
     known |= {number for number, words in NAMED.items() if words & question_words}
     for match in equations:

@@ -113,7 +113,8 @@ def parse_event(kind: str, event: Event) -> ParsedEvent:
     Raises:
         `ValueError`: For a sentence without exactly one equation, forms with different numbers, and unknown slots.
     """
-    equations, sentences = [], []
+    equations: list[Equation] = []
+    sentences: list[str] = []
     for sentence in event.solves:
         found = _EQUATION.findall(sentence)
         if len(found) != 1:

@@ -75,7 +75,8 @@ def _left(rng: random.Random, operation: str, right: int, low: int, high: int, s
     if operation in "+*":
         return _right(rng, right, operation, low, high, smallest)
     if operation == "-":
-        return _size(rng, max(low, right + smallest), high)
+        difference = _size(rng, max(smallest, low - right), high - right)
+        return None if difference is None else right + difference
     if right == 0:
         return None
     quotient = _size(rng, max(smallest, -(-low // right)), high // right)
@@ -95,7 +96,7 @@ def _operands(
     left = equation.left if isinstance(equation.left, int) else values.get(equation.left)
     right = equation.right if isinstance(equation.right, int) else values.get(equation.right)
     if right is None:
-        low, high = _range(parsed, str(equation.right), operation, left is None or operation != "*" or left > 0)
+        low, high = _range(parsed, str(equation.right), operation, is_right=True)
         right = _size(rng, low, high) if left is None else _right(rng, left, operation, low, high, smallest)
     if left is None and right is not None:
         low, high = _range(parsed, str(equation.left), operation, is_right=False)

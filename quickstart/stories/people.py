@@ -1,30 +1,42 @@
-"""Names of people, short and long."""
+"""Names of people, short and long, with the pronoun that a story may use for them."""
 
-_LIST = """
-    Aaron Abby Abdul Abigail Ada Adam Adele Adrian Agnes Ahmed Aiko Aisha Akira Alan Albert Alejandro Alex Alexander
-    Alexandra Ali Alice Alicia Alina Amanda Amara Amelia Amina Amir Amy Ana Anders Andre Andrea Andrew Angela Anil
-    Anita Ann Anna Annika Anthony Antonio Anya Arjun Arthur Asha Astrid Audrey Ava Aylin Barbara Beatrice Ben Benjamin
-    Bettina Bianca Bill Bob Boris Brandon Brenda Brian Bridget Bruno Caleb Camila Carl Carla Carlos Carmen Caroline
-    Catherine Cecilia Celia Charles Charlotte Chen Chloe Chris Christina Christopher Claire Clara Colin Connor Cora
-    Cyrus Daisuke Dan Daniel Daniela Daria David Deborah Delia Deepa Dennis Diana Diego Dina Dmitri Dolores Dominic
-    Dora Duc Dylan Edgar Edith Eduardo Edward Eleanor Elena Eli Elias Elif Elijah Elise Elizabeth Ella Ellen Elsa Emil
-    Emily Emma Eric Erika Esther Ethan Eva Evelyn Fabian Farah Fatima Felicia Felix Fernanda Fernando Fiona Florence
-    Frances Francesca Frank Freya Gabriel Gabriela George Georgia Gerald Gina Giovanni Gloria Gordon Greta Gus Hana
-    Hanna Harold Harriet Harry Haruto Hassan Heather Hector Heidi Helen Helena Henry Hugo Ian Ibrahim Ida Igor Imani
-    Ines Ingrid Irene Isaac Isabella Ivan Ivy Jack Jackson Jacob Jade Jaime Jake James Jamila Jane Janet Jasmine Jason
-    Javier Jean Jenna Jennifer Jeremy Jessica Jill Jim Joan Joanna Joe Joel Johanna John Jonas Jonathan Jordan Jorge
-    Jose Joseph Josephine Joshua Juan Julia Julian Juliet Kaito Kamal Karen Karim Karl Kate Katherine Kathleen Katya
-    Keiko Keith Kelly Ken Kenji Kevin Khadija Kim Kofi Kurt Kyle Laila Lara Lars Laura Lauren Layla Lea Leah Leo Leon
-    Leonardo Leticia Liam Lila Lily Lin Linda Linh Lisa Logan Lorenzo Louis Louise Luca Lucas Lucia Lucy Luis Lukas
-    Luna Lydia Mabel Maddie Magnus Malik Marco Margaret Maria Mariana Marie Marina Mario Marta Martin Mary Mateo
-    Matilda Matthew Max Maya Mei Melanie Mia Michael Michelle Miguel Mila Milan Milo Ming Miriam Mohamed Molly Monica
-    Muhammad Nadia Naomi Natalia Nathan Nathaniel Neil Nia Nicholas Nick Nicole Nikita Nina Noah Nora Noriko Oliver
-    Olivia Olga Omar Oscar Otto Pablo Pamela Paolo Patricia Patrick Paul Paula Pedro Penelope Peter Petra Philip Phoebe
-    Priya Quentin Quinn Rachel Rafael Raj Ralph Ramona Raquel Raul Ravi Rebecca Renata Rhea Ricardo Richard Rita Robert
-    Roberto Robin Rohan Rosa Rosalind Roy Ruben Ruth Ryan Sabine Salma Sam Samantha Samira Samuel Sandra Sanjay Sara
-    Sarah Scarlett Sean Sebastian Selena Sergei Shira Silvia Simon Sofia Sonia Sophie Stefan Stella Stephanie Steven
-    Susan Sven Sylvia Takeshi Tamara Tara Tariq Tatiana Teresa Theo Theodore Thomas Tim Timothy Tina Tobias Tom Tomas
-    Tony Uma Ursula Valentina Valeria Vanessa Vera Victor Victoria Vikram Vincent Viola Virginia Vivian Wanda Wei
-    Wendy William Winston Xavier Ximena Yara Yasmin Yolanda Yuki Yusuf Yvonne Zachary Zahra Zara Zoe
+_HE = """
+    Aaron Abdul Adam Adrian Ahmed Akira Alan Albert Alejandro Alexander Ali Amir Anders Andre Andrew Anil Anthony
+    Antonio Arjun Arthur Ben Benjamin Bill Bob Boris Brandon Brian Bruno Caleb Carl Carlos Charles Christopher
+    Colin Connor Cyrus Daisuke Dan Daniel David Dennis Diego Dmitri Dominic Duc Dylan Edgar Eduardo Edward Eli
+    Elias Elijah Emil Eric Ethan Fabian Felix Fernando Frank Gabriel George Gerald Giovanni Gordon Gus Harold Harry
+    Haruto Hassan Hector Henry Hugo Ian Ibrahim Igor Isaac Ivan Jack Jackson Jacob Jake James Jason Javier Jeremy
+    Jim Joe Joel John Jonas Jonathan Jorge Jose Joseph Joshua Juan Julian Kaito Kamal Karim Karl Keith Ken Kenji
+    Kevin Kofi Kurt Kyle Lars Leo Leon Leonardo Liam Logan Lorenzo Louis Luca Lucas Luis Lukas Magnus Malik Marco
+    Mario Martin Mateo Matthew Max Michael Miguel Milan Milo Mohamed Muhammad Nathan Nathaniel Neil Nicholas Nick
+    Noah Oliver Omar Oscar Otto Pablo Paolo Patrick Paul Pedro Peter Philip Quentin Rafael Raj Ralph Raul Ravi
+    Ricardo Richard Robert Roberto Rohan Roy Ruben Ryan Samuel Sanjay Sean Sebastian Sergei Simon Stefan Steven
+    Sven Takeshi Tariq Theo Theodore Thomas Tim Timothy Tobias Tom Tomas Tony Victor Vikram Vincent William Winston
+    Xavier Yusuf Zachary
 """
-NAMES = tuple(_LIST.split())
+_SHE = """
+    Abby Abigail Ada Adele Agnes Aiko Aisha Alexandra Alice Alicia Alina Amanda Amara Amelia Amina Amy
+    Ana Andrea Angela Anita Ann Anna Annika Anya Asha Astrid Audrey Ava Aylin Barbara Beatrice Bettina Bianca
+    Brenda Bridget Camila Carla Carmen Caroline Catherine Cecilia Celia Charlotte Chloe Christina Claire Clara Cora
+    Daniela Daria Deborah Delia Deepa Diana Dina Dolores Dora Edith Eleanor Elena Elif Elise Elizabeth Ella Ellen
+    Elsa Emily Emma Erika Esther Eva Evelyn Farah Fatima Felicia Fernanda Fiona Florence Frances Francesca Freya
+    Gabriela Georgia Gina Gloria Greta Hana Hanna Harriet Heather Heidi Helen Helena Ida Imani Ines Ingrid Irene
+    Isabella Ivy Jade Jamila Jane Janet Jasmine Jenna Jennifer Jessica Jill Joan Joanna Johanna Josephine Julia
+    Juliet Karen Kate Katherine Kathleen Katya Keiko Khadija Kim Laila Lara Laura Lauren Layla Lea Leah Leticia
+    Lila Lily Linda Lisa Louise Lucia Lucy Luna Lydia Mabel Maddie Margaret Maria Mariana Marie Marina Marta Mary
+    Matilda Maya Mei Melanie Mia Michelle Mila Miriam Molly Monica Nadia Naomi Natalia Nia Nicole Nina Nora Noriko
+    Olivia Olga Pamela Patricia Paula Penelope Petra Phoebe Priya Rachel Ramona Raquel Rebecca Renata Rhea Rita
+    Rosa Rosalind Ruth Sabine Salma Samantha Samira Sandra Sara Sarah Scarlett Selena Shira Silvia Sofia Sonia
+    Sophie Stella Stephanie Susan Sylvia Tamara Tara Tatiana Teresa Tina Uma Ursula Valentina Valeria Vanessa Vera
+    Victoria Viola Virginia Vivian Wanda Wendy Ximena Yara Yasmin Yolanda Yuki Yvonne Zahra Zara Zoe
+"""
+_EITHER = """
+    Alex Chen Chris Jaime Jean Jordan Kelly Lin Linh Ming Nikita Quinn Robin Sam Wei
+"""
+
+PRONOUNS = ("he", "she")
+NAMES = (
+    *((name, ("he",)) for name in _HE.split()),
+    *((name, ("she",)) for name in _SHE.split()),
+    *((name, PRONOUNS) for name in _EITHER.split()),
+)

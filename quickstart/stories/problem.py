@@ -9,12 +9,13 @@ import hashlib
 import random
 from bisect import bisect
 from dataclasses import dataclass
+from functools import cache
 
 from .event import FORM_SETS, ParsedEvent
 from .forms import ASIDES
 from .grammar import KINDS, followers
 from .numbers import Numbers, Worked, draw_numbers
-from .words import PEOPLE, draw_another_thing, draw_words
+from .words import PEOPLE, draw_anew, draw_words
 
 
 SPLITS = ("train", "validation", "test")
@@ -22,6 +23,8 @@ MAX_STEPS = 8
 TRAINED_STEPS = range(1, 7)  # 7 and 8 steps are held out
 ASIDE_RATE = 0.2
 _TRIES = 8  # draws of an event before the story is begun anew
+PRONOUN_RATE = 0.25  # of stories about one person, whose later sentences say he or she
+_OF_TWO = ("pair", "purses")
 _WITHOUT_ASIDES = ("number", "sum")
 
 
@@ -103,6 +106,21 @@ def _choose_form(rng: random.Random, event: ParsedEvent, forms: str, used: set[s
     return form
 
 
+@cache
+def with_pronoun(form: str) -> str:
+    """A form that says `{he}` where it names `{name}` as the one who acts, once the story has named this person."""
+    form = "{He}" + form[len("{name}") :] if form.startswith("{name} ") else form
+    for before in ("Then", "does", "did", "that", "can", "After that", "Later", "Next"):
+        form = form.replace(f"{before} {{name}} ", f"{before} {{he}} ")
+    return form
+
+
+def _says_pronoun(rng: random.Random, plan: Plan) -> bool:
+    return rng.random() < PRONOUN_RATE and all(
+        event.event.takes not in _OF_TWO and "{other}" not in event.event.forms[0] for event, _ in plan
+    )
+
+
 def _draw_aside(rng: random.Random, opening: ParsedEvent, forms: str) -> tuple[str, dict[str, int]] | None:
     """A form with a number that is not used, in a share of the stories."""
     gives = opening.event.gives
@@ -119,11 +137,12 @@ def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature
     told: list[str] = []
     solution: list[str] = []
     used: set[str] = set()
+    pronoun, named = _says_pronoun(rng, plan), False
     for event, shown in plan:
         form = _choose_form(rng, event, forms, used)
-        if "thing3" in form or "things3" in form:
-            words.update(draw_another_thing(rng, words))
-        told.append(form.format_map({**words, **shown}))
+        words.update(draw_anew(rng, form, words))
+        told.append((with_pronoun(form) if pronoun and named else form).format_map({**words, **shown}))
+        named = named or "{name}" in form
         aside = _draw_aside(rng, event, forms) if len(told) == 1 else None
         if aside is not None:
             told.append(aside[0].format_map({**words, **aside[1]}))

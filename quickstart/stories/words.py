@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from .nouns import BOXES, COLORS, DAYS, FOODS, FRIENDS, OBJECTS, PLACES, plural
-from .people import NAMES
+from .people import NAMES, PRONOUNS
 
 
 PEOPLE = ("name", "other", "third", "bystander")  # slots
-INVENTED_NAME_RATE = 0.3
+INVENTED_NAME_RATE = 0.25
 INVENTED_THING_RATE = 0.15
 _ONSETS = ("b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "qu",
            "r", "s", "sh", "st", "t", "th", "tr", "v", "w", "y", "z", "")  # fmt: skip
@@ -35,10 +35,10 @@ def _invented(rng: random.Random, max_syllables: int) -> str:
     return word
 
 
-def draw_name(rng: random.Random) -> str:
-    """A name from the list, or an invented one such as "Talumor"."""
+def draw_name(rng: random.Random) -> tuple[str, tuple[str, ...]]:
+    """A name from the list, or an invented one such as "Talumor", and its possible pronouns."""
     if rng.random() < INVENTED_NAME_RATE:
-        return _invented(rng, 3).capitalize()
+        return _invented(rng, 3).capitalize(), PRONOUNS
     return _pick(rng, NAMES)
 
 
@@ -52,20 +52,17 @@ def draw_thing(rng: random.Random, food: bool = False) -> tuple[str, str]:
     return _pick(rng, _THINGS)
 
 
-def _distinct(draws: list[T], used: set[T], draw: T) -> bool:
-    if draw in used:
-        return False
-    used.add(draw)
-    draws.append(draw)
-    return True
-
-
-def draw_another_thing(rng: random.Random, words: dict[str, object]) -> dict[str, object]:
-    """Draws the slots of the third thing anew, for one more event: nothing that the story counts already."""
-    while True:
-        singular, several = draw_thing(rng)
-        if several not in (words["things"], words["things2"], words["things3"]):
-            return {"thing3": singular, "things3": several}
+def draw_anew(rng: random.Random, form: str, words: dict[str, object]) -> dict[str, object]:
+    """Draws what an event brings into a story: its containers, and a third thing that is not counted already."""
+    fresh: dict[str, object] = {}
+    if "{box" in form:
+        fresh["box"], fresh["boxes"] = _pick(rng, BOXES)
+    if "{thing3}" in form or "{things3}" in form:
+        thing = draw_thing(rng)
+        while thing[1] in (words["things"], words["things2"], words["things3"]):
+            thing = draw_thing(rng)
+        fresh["thing3"], fresh["things3"] = thing
+    return fresh
 
 
 def draw_words(rng: random.Random, food: bool = False) -> dict[str, object]:
@@ -79,21 +76,22 @@ def draw_words(rng: random.Random, food: bool = False) -> dict[str, object]:
     Returns:
         `dict[str, object]`: The words by slot. No two people have one name, and no two things.
     """
-    names: list[str] = []
-    things: list[tuple[str, str]] = []
-    used_names: set[str] = set()
-    used_things: set[tuple[str, str]] = set()
-    while len(names) < len(PEOPLE):
-        _distinct(names, used_names, draw_name(rng))
+    people: dict[str, tuple[str, ...]] = {}
+    things: dict[tuple[str, str], None] = {}
+    while len(people) < len(PEOPLE):
+        name, pronouns = draw_name(rng)
+        people.setdefault(name, pronouns)
     while len(things) < 3:
-        _distinct(things, used_things, draw_thing(rng, food))
+        things.setdefault(draw_thing(rng, food))
+    (thing, several), (thing2, several2), (thing3, several3) = things
     box, friend = _pick(rng, BOXES), _pick(rng, FRIENDS)
     day, color = int(rng.random() * 7), int(rng.random() * len(COLORS))
+    pronoun = _pick(rng, next(iter(people.values())))
     return {
-        **dict(zip(PEOPLE, names, strict=True)),
-        "thing": things[0][0], "things": things[0][1],
-        "thing2": things[1][0], "things2": things[1][1],
-        "thing3": things[2][0], "things3": things[2][1],
+        **dict(zip(PEOPLE, people, strict=True)),
+        "he": pronoun, "He": pronoun.capitalize(),
+        "thing": thing, "thing2": thing2, "thing3": thing3,
+        "things": several, "things2": several2, "things3": several3,
         "box": box[0], "boxes": box[1], "friend": friend[0], "friends": friend[1],
         "day": DAYS[day], "day2": DAYS[(day + 1) % 7],
         "color": COLORS[color], "color2": COLORS[(color + 1 + int(rng.random() * (len(COLORS) - 1))) % len(COLORS)],

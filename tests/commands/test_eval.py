@@ -22,6 +22,7 @@ from d3llm.evaluation.choices import choose_in_batches
 from d3llm.evaluation.tasks import TASKS, Sample, Task
 from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAModelLM
+from d3llm.quickstart.stories.task import TASKS as STORIES
 from tests.helpers.code_problems import HUMANEVAL, MBPP
 from tests.helpers.commands import run_fails
 from tests.helpers.forks import fork_ranks
@@ -417,13 +418,14 @@ def test_the_lines_of_the_docs_parse(line):
     args, rest = build_parser().parse_known_args(shlex.split(line))
     flags = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in rest if flag.startswith("--")}
     assert (not rest or args.takes_fields) and flags <= KNOWN_FIELDS
+    own = {"quickstart", *(task.name for task in STORIES)}
     for name in getattr(args, "tasks", "").split(","):
-        assert not name or name in TASKS or name == "quickstart" or args.harness
+        assert not name or name in TASKS or name in own or args.harness
 
 
 def test_the_docs_name_every_task_and_quantity(uninterrupted):
     plain = {name.removesuffix("_instruct") for name in TASKS}
-    assert all(f"`{name}`" in PAGE for name in plain | {"quickstart"})
+    assert all(f"`{name}`" in PAGE for name in plain | {"quickstart", *(task.name for task in STORIES)})
     assert set(re.findall(r"`(\w+)`", PAGE.partition("## Result files")[2])) >= set(uninterrupted["result"])
 
 
