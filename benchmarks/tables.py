@@ -96,6 +96,20 @@ def cache_cells(row: dict[str, Any]) -> list[str]:
     return [row["cache"], row["model"], *shown, f"{row['mean_window']:.2f}", error]
 
 
+def throughput_cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["times_faster_interval"]
+    return [
+        row["model"],
+        f"`{row['preset']}`",
+        row["cache"],
+        str(row["batch_size"]),
+        f"{row['seconds']:.1f}",
+        "1" if low == high else f"{row['times_faster']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['tokens_per_second']:.0f}",
+        *problem_cells(row),
+    ]
+
+
 def attention_cells(row: dict[str, Any]) -> list[str]:
     attention, decoder = row["attention"].replace("_", "-"), row["decoder"]
     measured = [f"{row['mean_window']:.2f}", f"{row['forwards']:,}", f"{row['seconds']:.0f}"]
@@ -207,6 +221,9 @@ def render(result: dict[str, Any]) -> str:
             [row["precision"], row["model"], *problem_cells(row), f"{row['tokens_per_second']:.0f}"] for row in rows
         ]
         return markdown(["precision", "model", *OF_PROBLEMS, "tokens/s"], cells)
+    if rows and "rounds" in rows[0]:
+        titles = ["model", "preset", "cache", "batch", "seconds", "times as fast (95 % interval)", "tokens/s"]
+        return markdown([*titles, *OF_PROBLEMS], [throughput_cells(row) for row in rows])
     if rows and "way" in rows[0]:
         return introspective_tables(rows)
     if rows and "clients" in rows[0]:

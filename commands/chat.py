@@ -45,22 +45,17 @@ def run(args: argparse.Namespace) -> None:
     fields = parse_fields(args)
     from rich.console import Console
 
+    from ..quickstart import is_shipped
+    from ..quickstart.task import caution_of
     from .conversation import Conversation
     from .loading import load_model
 
     folder = checkpoint_folder(args, DEFAULT_MODEL)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
-    remembers = False if args.history is None and folder.resolve() in shipped_folders() else args.history
+    remembers = False if args.history is None and is_shipped(folder) else args.history
     conversation = Conversation(model, tokenizer, fields, remembers)
-    chat = Chat(conversation, str(folder), Console(highlight=False, markup=False))
+    chat = Chat(conversation, str(folder), Console(highlight=False, markup=False), caution_of(folder))
     chat.talk(typed_lines() if chat.is_live else iter(sys.stdin))
-
-
-def shipped_folders() -> list[Path]:
-    """The folders of the shipped models."""
-    from ..quickstart import CHECKPOINTS, checkpoint_path
-
-    return [checkpoint_path(name) for name in CHECKPOINTS]
 
 
 class Command(NamedTuple):
@@ -86,12 +81,21 @@ class Chat:
         conversation ([`Conversation`]): The conversation.
         name (`str`): What the model is called.
         console (`Console`): Where to draw. One that is no terminal gets the texts alone.
+        caution (`Callable[[str, str], str | None]`, *optional*): Gets a question and its answer; returns a line to say
+            below the answer, or `None`.
     """
 
-    def __init__(self, conversation: Conversation, name: str, console: Console):
+    def __init__(
+        self,
+        conversation: Conversation,
+        name: str,
+        console: Console,
+        caution: Callable[[str, str], str | None] = lambda question, text: None,
+    ):
         self.conversation = conversation
         self.name = name
         self.console = console
+        self.caution = caution
         self.is_live = console.is_terminal and sys.stdin.isatty()
         self.saved: set[Path] = set()
         self.ended = False
@@ -132,7 +136,9 @@ class Chat:
 
         streamer = LiveCanvas(self.conversation.tokenizer)
         if not self.is_live:
-            self.console.print(self.conversation.ask(question, streamer).text, soft_wrap=True)
+            answer = self.conversation.ask(question, streamer)
+            self.console.print(answer.text, soft_wrap=True)
+            self._warn(question, answer)
             return
         try:
             answer = self._draw(question, streamer)
@@ -142,6 +148,7 @@ class Chat:
             self._note("stopped: this turn is not part of the conversation")
             return
         self.show(answer)
+        self._warn(question, answer)
 
     def show(self, answer: Answer) -> None:
         """Prints an answer and what it took."""
@@ -171,6 +178,15 @@ class Chat:
 
     def _note(self, text: str) -> None:
         self.console.print(text, style="dim", soft_wrap=not self.is_live)
+
+    def _warn(self, question: str, answer: Answer) -> None:
+        text = self.caution(question, answer.text)
+        if text is None:
+            return
+        if self.is_live:
+            self._note(text)
+        else:
+            sys.stderr.write(f"d3llm: {text}\n")
 
     def _complain(self, error: Exception) -> None:
         text = " ".join(str(error).split())

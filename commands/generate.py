@@ -59,6 +59,7 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
     from rich.live import Live
 
     from d3llm.evaluation import encode_prompt
+    from d3llm.quickstart.task import caution_of
 
     from .canvas import LiveCanvas
     from .loading import load_assistant, load_model
@@ -93,7 +94,11 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
     ):
         tokens = round(forwards * parallelism)
         generated = sequence[input_ids.shape[1] :][:tokens]
-        sys.stdout.write(tokenizer.decode(generated, skip_special_tokens=True).strip("\n") + "\n")
+        text = tokenizer.decode(generated, skip_special_tokens=True).strip("\n")
+        sys.stdout.write(f"{text}\n")
         if console.is_terminal:
             counted = count_forwards(forwards, rows, drafting)
             console.print(f"{tokens} tokens in {counted}, TPF {parallelism:.2f}", style="dim")
+        warning = caution_of(folder)(args.prompt, text)
+        if warning is not None:
+            sys.stderr.write(f"d3llm: {warning}\n")

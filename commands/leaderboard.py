@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from d3llm.evaluation.differences import Difference
     from d3llm.evaluation.factors import Factors
     from d3llm.evaluation.leaderboard import Board
+    from d3llm.evaluation.lengths import LengthGains
     from d3llm.evaluation.resampling import Estimate, Resampling
     from d3llm.evaluation.result import Result
 
@@ -61,6 +62,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the resamples (default: %(default)s)"
     )
+    parser.add_argument(
+        "--by-length",
+        nargs=2,
+        metavar=("ONE", "OTHER"),
+        help="how many times the tokens per forward of method OTHER method ONE commits, by the length of the answer",
+    )
+    parser.add_argument(
+        "--lengths",
+        metavar="N,...",
+        help="with --by-length: tokens of the longest answers of each group (default: 32,64,96,128,192)",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures, PNG and SVG")
     parser.set_defaults(run=run)
 
@@ -77,6 +89,11 @@ def add_floor_rule(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.by_length is not None:
+        show_lengths(args)
+        return
+    if args.lengths is not None:
+        raise ValueError("--lengths is for --by-length: give both.")
     from d3llm.evaluation.leaderboard import MEASURED, make_boards, published, published_curves, result_curves
     from d3llm.evaluation.resampling import Resampling
 
@@ -165,6 +182,34 @@ def draw_boards(console: Console, boards: Sequence[Board], folder: Path, figures
     for board in boards:
         paths = draw(board, folder, figures["speed"], figures["closed"])
         console.print(f"{len(paths)} pictures of the table {board.table} in {folder}")
+
+
+def show_lengths(args: argparse.Namespace) -> None:
+    """Prints, and draws, what one method gains over another by the length of the answer."""
+    from d3llm.evaluation.lengths import EDGES, length_gains
+    from d3llm.evaluation.result import read_results
+
+    if not args.results:
+        raise ValueError("--by-length compares measured results: give their files.")
+    edges = EDGES if args.lengths is None else parse_lengths(args.lengths)
+    gains = length_gains(read_results(args.results), *args.by_length, edges=edges)
+    console = table_console(140)
+    for task in dict.fromkeys(gain.task for gain in gains):
+        console.print(length_table([gain for gain in gains if gain.task == task]))
+    if args.output is not None:
+        from d3llm.evaluation.plots import save_lengths
+
+        args.output.mkdir(parents=True, exist_ok=True)
+        for path in save_lengths(gains, args.output):
+            console.print(f"written to {path}")
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Parses `"32,64"`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--lengths must be whole numbers N,..., got {text!r}.") from error
 
 
 def parse_y_max(text: str) -> str | dict[str, float]:
@@ -270,10 +315,41 @@ def difference_table(one: str, other: str, differences: Sequence[Difference], re
 
 def estimate(value: Estimate | None, digits: int = 2, sign: str = "") -> str:
     """A value with its interval as text; nothing where there is none."""
-    if value is None:
-        return ""
-    middle, low, high = (f"{each:{sign}.{digits}f}" for each in (value.value, value.low, value.high))
-    return f"{middle} ({low} to {high})"
+    return "" if value is None else with_interval(value.value, (value.low, value.high), f"{{:{sign}.{digits}f}}")
+
+
+def length_table(gains: Sequence[LengthGains]) -> Any:
+    """A table of what a method gains over another on a task, by the length of the answer."""
+    from rich.table import Table
+
+    from d3llm.evaluation.result import short_name
+
+    one, other, task = short_name(gains[0].one), short_name(gains[0].other), short_name(gains[0].task)
+    table = Table(title=f"{one} over {other} by the length of {other}'s answers, {task}", title_justify="left")
+    table.add_column("point")
+    for name in ("tokens", "n", f"TPF of\n{one}", f"TPF of\n{other}", "gain (95 % interval)", "accuracy, points"):
+        table.add_column(name, justify="right")
+    for gain in gains:
+        for group in gain.groups:
+            table.add_row(
+                " ".join(f"{name}={value}" for name, value in gain.point.items()),
+                group.range,
+                str(group.problems),
+                f"{group.one:.2f}",
+                f"{group.other:.2f}",
+                with_interval(group.gain, group.gain_interval, "{:.2f}"),
+                with_interval(group.change, group.change_interval, "{:+.1f}"),
+                end_section=group is gain.groups[-1],
+            )
+    return table
+
+
+def with_interval(value: float, interval: tuple[float, float] | None, form: str) -> str:
+    """A value with its interval, if it has one."""
+    if interval is None:
+        return form.format(value)
+    low, high = map(form.format, interval)
+    return f"{form.format(value)} ({low} to {high})"
 
 
 def closed_table(closed: dict[str, dict[str, Any]]) -> Any:

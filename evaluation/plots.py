@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..common.files import write_atomically
 from .aup.aup import weight
 from .leaderboard import Board, make_boards, result_curves
+from .lengths import LengthGains
 from .result import Result, short_name
 
 
@@ -290,6 +291,54 @@ def draw_speed(
         axes.set_ylabel(f"accuracy on {caption(board.tasks[0])} (%)")
         axes.grid(color="0.88", linewidth=0.6)
         axes.legend(fontsize=7)
+    return figure
+
+
+def save_lengths(gains: Sequence[LengthGains], folder: Path) -> list[Path]:
+    """
+    Draws what a method gains over another by the length of the answer, one panel per task.
+
+    Args:
+        gains (`Sequence[LengthGains]`): The points of two methods, see [`~d3llm.evaluation.lengths.length_gains`].
+        folder (`Path`): Folder for `lengths.png` and `lengths.svg`.
+
+    Returns:
+        `list[Path]`: The written files.
+    """
+    return _save(draw_lengths(gains), folder / "lengths")
+
+
+def draw_lengths(gains: Sequence[LengthGains]) -> Figure:
+    """How many times the tokens per forward, against the length of the answer: a line per point."""
+    tasks = list(dict.fromkeys(gain.task for gain in gains))
+    figure = _figure(5.6 * len(tasks), 4.2)
+    for number, task in enumerate(tasks):
+        axes = figure.add_subplot(1, len(tasks), number + 1)
+        of_task = [gain for gain in gains if gain.task == task]
+        for index, gain in enumerate(of_task):
+            groups = gain.groups
+            ends = [group.gain_interval or (group.gain, group.gain) for group in groups]
+            axes.errorbar(
+                [group.tokens for group in groups],
+                [group.gain for group in groups],
+                [
+                    [group.gain - low for group, (low, _) in zip(groups, ends, strict=True)],
+                    [high - group.gain for group, (_, high) in zip(groups, ends, strict=True)],
+                ],
+                color=matplotlib.colormaps["viridis"](0.85 * index / max(1, len(of_task) - 1)),
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle=LINES[index % len(LINES)],
+                linewidth=1,
+                capsize=2,
+                label=caption(", ".join(f"{name} {value}" for name, value in gain.point.items()) or gain.one),
+            )
+        axes.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+        axes.set_title(caption(task))
+        axes.set_xlabel(f"tokens of the answers of {caption(gains[0].other)}, mean of a group")
+        axes.set_ylabel(f"TPF of {caption(gains[0].one)} over its TPF")
+        axes.grid(color="0.88", linewidth=0.6)
+        axes.legend(fontsize=7)
+    figure.supxlabel("bars: 95 % paired bootstrap over the problems of a group", fontsize=8)
     return figure
 
 

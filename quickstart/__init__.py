@@ -29,6 +29,16 @@ def checkpoint_path(name: str) -> Path:
     return embedded_folder(name, "model.safetensors")
 
 
+def is_shipped(folder: Path) -> bool:
+    """
+    Whether a folder is that of an embedded checkpoint.
+
+    Args:
+        folder (`Path`): A checkpoint folder.
+    """
+    return folder.resolve() in [_FOLDER / name for name in CHECKPOINTS]
+
+
 def embedded_folder(name: str, weights: str) -> Path:
     """
     A folder of this package with weights.

@@ -61,28 +61,29 @@ def _wrong_equation(match: re.Match[str], known: set[int]) -> str | None:
     return None
 
 
-def _wrong_words(problem: Problem, text: str) -> str | None:
-    known = solution_words() | set(_WORD.findall(problem.question))
+def _wrong_words(question: str, text: str) -> str | None:
+    known = solution_words() | set(_WORD.findall(question))
     for word in _WORD.findall(text):
         if word not in known:
             return f"{word!r} is not in the question."
     return None
 
 
-def check_solution(problem: Problem, text: str) -> str | None:
+def find_fault(question: str, text: str) -> str | None:
     """
-    Checks a whole solution: sentences with one equation each, then the line `#### N` and nothing more.
+    Checks what can be checked of a solution without the right answer: its form, and that it follows from the question.
 
-    Each equation is well formed (`<<12*3=36>>36`), right, and takes its operands from the question, from an earlier
-    result or from a unit that the question names. The last result is the number after `####` and the problem's answer.
-    Words are those of the question or of solutions, so that a name of another person or a misspelt thing is found.
+    A solution is sentences with one equation each, then the line `#### N` and nothing more. Each equation is well
+    formed (`<<12*3=36>>36`), right, and takes its operands from the question, from an earlier result or from a unit
+    that the question names. The last result is the number after `####`. Words are those of the question or of
+    solutions, so that a name of another person or a misspelt thing is found.
 
     Args:
-        problem ([`Problem`]): The problem.
+        question (`str`): The question, whoever wrote it.
         text (`str`): Decoded text. Text after the first `<|endoftext|>` is ignored.
 
     Returns:
-        `str`, *optional*: What is wrong, in one line; `None` when the solution is right.
+        `str`, *optional*: What is wrong, in one line; `None` when nothing is found.
     """
     text = text.split(END_OF_TEXT, 1)[0]
     last_line = _LAST_LINE.search(text)
@@ -98,20 +99,35 @@ def check_solution(problem: Problem, text: str) -> str | None:
     sentences = re.findall(r"[^.]+\.", rest)
     if "".join(sentences).strip() != rest.strip() or any(sentence.count("\0") != 1 for sentence in sentences):
         return "A sentence does not have exactly one equation."
-    question_words = set(_WORD.findall(problem.question.lower()))
-    known = {int(number) for number in re.findall(r"\d+", problem.question)}
+    question_words = set(_WORD.findall(question.lower()))
+    known = {int(number) for number in re.findall(r"\d+", question)}
     known |= {number for number, words in NAMED.items() if words & question_words}
     for match in equations:
         wrong = _wrong_equation(match, known)
         if wrong is not None:
             return wrong
         known.add(int(match[4]))
-    answer = int(last_line[1])
-    if answer != int(equations[-1][4]):
-        return f"The answer {answer} is not the last result, {equations[-1][4]}."
-    if answer != problem.answer:
-        return f"The answer is {answer}, expected {problem.answer}."
-    return _wrong_words(problem, body)
+    answer, result = int(last_line[1]), int(equations[-1][4])
+    if answer != result:
+        return f"The answer {answer} is not the last result, {result}."
+    return _wrong_words(question, body)
+
+
+def check_solution(problem: Problem, text: str) -> str | None:
+    """
+    Checks a whole solution: all that [`find_fault`] does, and that its answer is the problem's.
+
+    Args:
+        problem ([`Problem`]): The problem.
+        text (`str`): Decoded text. Text after the first `<|endoftext|>` is ignored.
+
+    Returns:
+        `str`, *optional*: What is wrong, in one line; `None` when the solution is right.
+    """
+    fault = find_fault(problem.question, text)
+    if fault is not None or is_right_by_number(problem, text):
+        return fault
+    return f"The answer is {extract_answer(text)}, expected {problem.answer}."
 
 
 def is_right(problem: Problem, text: str) -> bool:
@@ -126,4 +142,4 @@ def is_right_by_number(problem: Problem, text: str) -> bool:
 
 def has_right_names(problem: Problem, text: str) -> bool:
     """Whether every word of the text is one of the question or of solutions: no other person, no misspelt thing."""
-    return _wrong_words(problem, text.split(END_OF_TEXT, 1)[0]) is None
+    return _wrong_words(problem.question, text.split(END_OF_TEXT, 1)[0]) is None
