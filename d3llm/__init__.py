@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .trainers.lightning_rl_config import LightningRLConfig
     from .trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
     from .trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
+    from .trainers.rounds import train_rounds
+    from .trainers.rounds_config import RoundsConfig
     from .trajectories.dataset import load_trajectories
     from .trajectories.extract import ExtractionConfig, extract_trajectories
 
@@ -69,6 +71,7 @@ _MODULES = {
     "PseudoTrajectoryConfig": "trainers.pseudo_trajectory_config",
     "PseudoTrajectoryTrainer": "trainers.pseudo_trajectory_trainer",
     "Result": "evaluation.result",
+    "RoundsConfig": "trainers.rounds_config",
     "SDARConfig": "modeling",
     "SDARForCausalLM": "modeling",
     "Sample": "evaluation.tasks",
@@ -80,6 +83,7 @@ _MODULES = {
     "load_trajectories": "trajectories.dataset",
     "measure": "evaluation.measurer",
     "read_results": "evaluation.result",
+    "train_rounds": "trainers.rounds",
 }
 
 __all__ = [  # written out: editors do not follow `_MODULES`
@@ -105,6 +109,7 @@ __all__ = [  # written out: editors do not follow `_MODULES`
     "PseudoTrajectoryConfig",
     "PseudoTrajectoryTrainer",
     "Result",
+    "RoundsConfig",
     "SDARConfig",
     "SDARForCausalLM",
     "Sample",
@@ -117,6 +122,7 @@ __all__ = [  # written out: editors do not follow `_MODULES`
     "load_trajectories",
     "measure",
     "read_results",
+    "train_rounds",
 ]
 
 

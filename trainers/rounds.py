@@ -103,9 +103,7 @@ def train_rounds(
     ```python
     from trl import ModelConfig
 
-    from d3llm import PseudoTrajectoryConfig
-    from d3llm.trainers.rounds import train_rounds
-    from d3llm.trainers.rounds_config import RoundsConfig
+    from d3llm import PseudoTrajectoryConfig, RoundsConfig, train_rounds
 
     train_rounds(
         ModelConfig(model_name_or_path="student", dtype="float32"),
