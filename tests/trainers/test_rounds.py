@@ -254,7 +254,7 @@ def test_killed_rounds_go_on(tiny_checkpoint, problems, tmp_path, rounds, kills,
         met.add(state_of(out, rounds))
         run(out, *(["--resume"] if (out / ROUNDS_FILE).exists() else []))
         assert contents(out).keys() == whole.keys()
-        assert all((out / name).read_bytes() == whole[name] for name in names)
+        assert [name for name in names if (out / name).read_bytes() != whole[name]] == []
     assert met == states
 
 
