@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -93,15 +94,13 @@ def train(
     remove_leftovers(student)
     if student.exists():
         return student
-    dataset = load_trajectories(str(trajectories))
-    kept_rows = [row for row, correct in enumerate(dataset["correct"]) if correct is not False]
     teacher = teacher_of(recipe)
     tokenizer, args = load_teacher_tokenizer(teacher), training_config(recipe, folder)
     trainer = PseudoTrajectoryTrainer(
         # On a CPU the backward pass of sdpa takes 1.5 times as long as the eager one.
         model=load(start or teacher, attn_implementation="eager"),
         args=args,
-        train_dataset=dataset.select(kept_rows),
+        train_dataset=right_rows(trajectories),
         processing_class=tokenizer,
         teacher=load(teacher) if args.needs_teacher else None,
     )
@@ -114,6 +113,12 @@ def train(
         log = json.dumps(trainer.state.log_history, indent=1) + "\n"
         (unfinished / "training_log.json").write_text(log, encoding="utf-8")
     return student
+
+
+def right_rows(trajectories: Path) -> Dataset:
+    """The trajectories in a folder, without those whose answer is wrong."""
+    rows = load_trajectories(trajectories)
+    return rows.select([row for row, correct in enumerate(rows["correct"]) if correct is not False])
 
 
 def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[Result]:
