@@ -11,7 +11,7 @@ from ..common.files import write_atomically
 from ..evaluation.aup.aup import FLOOR_RULES
 from ..evaluation.differences import Difference, method_differences
 from ..evaluation.leaderboard import Curve, Point, make_boards
-from ..evaluation.plots import draw
+from ..evaluation.plots import draw_curves, save
 from ..evaluation.resampling import Estimate, ResampledCurve, Resampling
 from ..evaluation.result import Result, by_curve, read_results
 from .ablation import markdown_lines, point_cells
@@ -76,7 +76,7 @@ class ComparisonResults:
         if BASELINE not in self.curves:
             raise ValueError(f"There is no result of {BASELINE}: run the comparison first.")
         self.baseline = self.curves[BASELINE][0]
-        self.best = max(result.accuracy_percent for points in self.curves.values() for result in points)
+        self.best = max(result.accuracy_percent for points in self.curves.values() for result in points) or None
 
     def rows(self) -> list[Row]:
         """
@@ -186,8 +186,9 @@ def write_report(output: Path, plan_path: Path | None = None) -> Path:
     plan, folder = read_plan(plan_path), ComparisonFolder(output)
     parts, estimates = [], {}
     for check, results in by_check(read_results([folder.results])):
-        rows = ComparisonResults(plan, results).rows()
-        pictures = draw_rows(rows, results[0], folder.path / "pictures" / check.replace(" ", "_"))
+        found = ComparisonResults(plan, results)
+        rows = found.rows()
+        pictures = draw_rows(rows, found, folder.path / "pictures" / check.replace(" ", "_"))
         links = [f"![{path.stem}]({path.relative_to(output)})" for path in pictures if path.suffix == ".png"]
         parts += [f"## By {check}", describe(plan, results), area_table(rows), *point_tables(rows), *links]
         estimates[check] = [asdict(row) for row in rows]
@@ -216,7 +217,7 @@ def describe(plan: ComparisonPlan, results: Sequence[Result]) -> str:
         f"{best:.1f} %; the floor is 5 points below the teacher with one token per forward. Intervals are 95 %, by "
         "resampling problems and seeds, of differences as pairs. One is bold if its interval leaves out zero. "
         f"Students are compared with {plan.base} by the same decoder, {plan.base} by another decoder with itself by "
-        f"{plan.decoders_of(plan.base)[0]}."
+        f"{plan.decoders_of(plan.base)[0]}. Pictures have the means over seeds, and the AUP of these."
     )
 
 
@@ -245,13 +246,13 @@ def point_tables(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{decoder}:\n\n{markdown_lines(['student', *heads], cells)}"
 
 
-def draw_rows(rows: Sequence[Row], result: Result, folder: Path) -> list[Path]:
+def draw_rows(rows: Sequence[Row], of: ComparisonResults, folder: Path) -> list[Path]:
     """
-    Draws a picture of all curves of each decoder, with that of the teacher with one token per forward.
+    Draws a picture of all curves of each decoder, with the teacher's point of one token per forward.
 
     Args:
         rows (`Sequence[Row]`): The rows.
-        result ([`Result`]): Any result of them.
+        of ([`ComparisonResults`]): What they are of.
         folder (`Path`): Folder for the pictures.
 
     Returns:
@@ -261,12 +262,13 @@ def draw_rows(rows: Sequence[Row], result: Result, folder: Path) -> list[Path]:
     paths: list[Path] = []
     (one_token,) = (row for row in rows if (row.model, row.decoder) == (TEACHER, ONE_TOKEN))
     for (decoder, _), of_decoder in _by_decoder(rows).items():
-        shown = [one_token, *(row for row in of_decoder if row is not one_token)]
-        if len(shown) == 1:
+        others = [row for row in of_decoder if row is not one_token]
+        if not others:
             continue
-        curves = [_mean_curve(decoder, row, result, BASELINE if row is one_token else row.model) for row in shown]
-        for board in make_boards(curves, "table", BASELINE, resamples=0):
-            paths += draw(board, folder, {}, {})
+        curves = [_mean_curve(decoder, one_token, of.baseline, BASELINE)]
+        curves += [_mean_curve(decoder, row, of.baseline, row.model) for row in others]
+        (board,) = make_boards(curves, {of.baseline.title: of.best}, BASELINE, resamples=0)
+        paths += save(draw_curves(board), folder / decoder)
     return paths
 
 
