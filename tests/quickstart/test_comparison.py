@@ -161,8 +161,10 @@ def test_a_finished_comparison_is_read_and_may_grow(run, tiny, tmp_path, monkeyp
 def test_a_killed_comparison_goes_on(run, tiny, tmp_path):
     plan, output = write(tmp_path, tiny), tmp_path / "output"
     options = {"seeds": [3], "only": ["rewarded"]}
-    for at in (50, 60):  # in the first training, and in the second
+    for at, finished in ((90, False), (130, True)):  # in the training of the base, and after it
         assert is_killed(lambda: run_comparison(output, plan, **options), output, at)
+        assert (output / "students/d3llm-3/config.json").exists() == finished
+        assert not (output / "students/rewarded-3").exists()
     run_comparison(output, plan, **options)
     for name in ("d3llm-3", "rewarded-3"):
         assert same(weights(output / "students" / name), weights(run / "students" / name)), name
