@@ -259,8 +259,9 @@ class Comparison:
         """Gives the right texts of the teacher another order."""
         lessons = right_rows(of_teacher)
         file = self.folder.trajectories("right.parquet")
-        with whole_file(file) as unfinished:
-            lessons.to_parquet(unfinished)
+        if not file.exists():
+            with whole_file(file) as unfinished:
+                lessons.to_parquet(unfinished)
         teacher, order = recipe["teacher"], recipe["extraction"]["order"]
         tokenizer = load_teacher_tokenizer(teacher)
         model = None

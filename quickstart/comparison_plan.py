@@ -15,7 +15,7 @@ from ..common.yaml_files import read_yaml
 from ..trainers.lightning_rl_config import LightningRLConfig
 from ..trainers.rounds_config import RoundsConfig
 from .problem_sets import ANSWER, PROMPT, SOLUTION
-from .student_recipe import SET_BY_RUN, Problems, check_names, check_recipe, problem_set, training_config
+from .student_recipe import SET_BY_RUN, DType, Problems, check_names, check_recipe, problem_set, training_config
 
 
 DEFAULT_PLAN = Path(__file__).resolve().parent / "comparison.yaml"
@@ -56,6 +56,7 @@ class Measurement(TypedDict):
     problems: Count
     seed: LongSeed
     batch_size: Count
+    dtype: NotRequired[DType]
 
 
 @with_config(EXACT)

@@ -141,10 +141,11 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
     problems = problem_set(recipe)
     samples = problems.samples(measurement["split"], measurement["problems"], measurement["seed"])
     tokenizer = load_teacher_tokenizer(teacher)
+    loading = {"dtype": measurement["dtype"]} if "dtype" in measurement else {}
     for method in measurement["methods"]:
         name, preset = method["model"], method["preset"]
         measurer = MethodMeasurer(
-            model=load(models[name]),
+            model=load(models[name], **loading),
             tokenizer=tokenizer,
             output=folder,
             method=f"{name}-{method.get('decoder', preset)}",

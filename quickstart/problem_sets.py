@@ -58,7 +58,7 @@ class ProblemSet:
 
     def write(self, file: Path, count: int, seed: int) -> Path:
         """
-        Writes problems of the train split as JSON lines with `prompt`, `answer` and `solution`.
+        Writes problems of the train split as JSON lines with `prompt`, `answer` and `solution`, unless they are there.
 
         Args:
             file (`Path`): The file.
@@ -73,8 +73,10 @@ class ProblemSet:
         """
         drawn = _draw(self.generate, "train", count, seed)
         rows = [{PROMPT: each.question, ANSWER: self.answer(each), SOLUTION: each.solution} for each in drawn]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if not file.exists() or file.read_bytes() != content:  # a new file is read into a new cache
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
         return file
 
 

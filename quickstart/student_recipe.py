@@ -20,6 +20,7 @@ from .problem_sets import ANSWER, PROBLEM_SETS, ProblemSet
 DEFAULT_TASK = "quickstart"
 DEFAULT_TEACHER = "teacher"
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
+DType = Literal["float32", "bfloat16", "float16"]
 EXACT = ConfigDict(extra="forbid")
 EXTRA_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides the fields of the section's config
 # Fields that the sections cannot set, because the run sets them.
@@ -54,6 +55,7 @@ class Measurement(TypedDict):
     problems: Count
     seed: LongSeed
     batch_size: Count
+    dtype: NotRequired[DType]
     methods: Annotated[list[Method], Field(min_length=1)]
 
 

@@ -62,7 +62,7 @@ def tiny(teacher) -> dict[str, Any]:
     plan["decoding"] = {"max_new_tokens": 16, "block_size": 8}
     plan["extraction"] |= {"batch_size": 6, "chunk_size": 3}
     plan["order_model"] |= {"hidden_size": 8, "layers": 1, "heads": 1, "max_steps": 1, "batch_size": 2}
-    plan["measurement"] |= {"problems": 3, "batch_size": 3, "split": "validation"}
+    plan["measurement"] |= {"problems": 3, "batch_size": 3, "split": "validation", "dtype": "bfloat16"}
     plan["decoders"] = {
         "d3llm": {"preset": "d3llm", "thresholds": [0.5, 4.0]},
         "short_blocks": {"preset": "d3llm", "fields": {"block_size": 4}, "thresholds": [4.0]},
@@ -112,6 +112,7 @@ def test_every_student_is_trained_and_measured(run, tiny):
     for result in read_results([run / "results"]):
         methods[result.method] += 1
         assert (result.judged_by, result.num_samples, result.split) == ("solution", 3, "validation")
+        assert result.dtype == "bfloat16"
     assert methods.pop("teacher-one_token") == methods.pop("d3llm-3-short_blocks") == 1
     assert methods == {f"{student}-3-d3llm": 2 for student in tiny["students"]}
     start = weights(run / "students/d3llm-3")
