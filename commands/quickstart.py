@@ -44,6 +44,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_floor_rule(ablation)
     ablation.set_defaults(run=run_ablate)
+    comparison = actions.add_parser(
+        "compare",
+        help="train students by many recipes, with several seeds, and compare them; an interrupted run resumes",
+    )
+    comparison.add_argument("--plan", type=Path, metavar="FILE", help="YAML plan (default: the shipped one)")
+    comparison.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("runs/comparison"), help="default: %(default)s"
+    )
+    comparison.add_argument(
+        "--seeds", type=int, nargs="+", metavar="SEED", help="run only these seeds of the plan (default: all)"
+    )
+    comparison.add_argument(
+        "--only",
+        nargs="+",
+        metavar="STUDENT",
+        help="run only these students of the plan, with those that they start from (default: all)",
+    )
+    comparison.add_argument(
+        "--report", action="store_true", help="run nothing, and write tables and pictures of what is there"
+    )
+    comparison.set_defaults(run=run_compare)
     smollm2 = actions.add_parser(
         "smollm2", help="print the folder of SmolLM2-135M-Instruct (extra `real`), which is made at first"
     )
@@ -77,6 +98,17 @@ def run_ablate(args: argparse.Namespace) -> None:
     results = run_ablation(args.output, seeds=args.seeds)
     tables = [markdown_table(ablation_rows(results, floor_rule=rule)) for rule in FLOOR_RULES[args.floor_rule]]
     sys.stdout.write("\n".join(tables))
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    from d3llm.quickstart.comparison import run_comparison
+    from d3llm.quickstart.comparison_table import write_report
+
+    log_progress()
+    if not args.report:
+        run_comparison(args.output, args.plan, args.seeds, args.only)
+    page = write_report(args.output, args.plan)
+    sys.stdout.write(f"{page.read_text(encoding='utf-8')}\n{page}\n")
 
 
 def run_smollm2(args: argparse.Namespace) -> None:

@@ -125,17 +125,13 @@ def runs_of(methods: Sequence[str], name: str) -> list[str]:
 def _of_task(title: str, sides: Sequence[Sequence[ResampledCurve]], resampling: Resampling) -> list[Difference]:
     """The differences of two methods on one task, each given by the curves of its runs."""
     counts = len(sides[0]), len(sides[1])
-    paired = counts[0] == counts[1]
-    picks = [resampling.runs(count, stream=0 if paired else side) for side, count in enumerate(counts)]
+    streams = (0, 0) if counts[0] == counts[1] else (0, 1)
 
     def compare(
         quantity: str, point: dict[str, Any], values: list[list[float]], resampled: list[list[np.ndarray]]
     ) -> Difference:
         means = [mean(of_runs) for of_runs in values]
-        drawn = [
-            np.take_along_axis(np.stack(of_runs, axis=1), pick, axis=1).mean(axis=1)
-            for of_runs, pick in zip(resampled, picks, strict=True)
-        ]
+        drawn = [resampling.draw_runs(of_runs, stream) for of_runs, stream in zip(resampled, streams, strict=True)]
         estimate = resampling.estimate(means[0] - means[1], drawn[0] - drawn[1])
         return Difference(title, quantity, point, means[0], means[1], estimate, counts)
 

@@ -19,6 +19,7 @@ from .result import Result, short_name
 
 MARKERS = "oDs^vP*Xh"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+IN_PANEL = 9  # curves whose legend has room within a panel
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "oo", "--")
 
 
@@ -44,7 +45,7 @@ def draw(
     speeds = speed_points(board, speed)
     if speeds:
         figures["speed"] = draw_speed(board, speeds, closed)
-    return [path for name, figure in figures.items() for path in _save(figure, folder / f"{name}-{board.table}")]
+    return [path for name, figure in figures.items() for path in save(figure, folder / f"{name}-{board.table}")]
 
 
 def curves_png(results: Sequence[Result]) -> bytes:
@@ -90,7 +91,9 @@ def draw_curves(board: Board) -> Figure:
     """Accuracy against TPF, one panel per task. The shaded area is the AUP of the best method."""
     columns = min(3, len(board.tasks))
     rows = math.ceil(len(board.tasks) / columns)
-    figure = _figure(5.2 * columns, 4.0 * rows)
+    beside = len(board.methods) > IN_PANEL
+    height = 0.8 + 0.17 * len(board.methods) if beside else 4.0
+    figure = _figure((8.0 if beside else 5.2) * columns, max(4.0, height) * rows)
     for number, task in enumerate(board.tasks):
         axes = figure.add_subplot(rows, columns, number + 1)
         methods = sorted(
@@ -127,7 +130,10 @@ def draw_curves(board: Board) -> Figure:
         axes.set_xlabel("tokens per forward")
         axes.set_ylabel(f"accuracy by {caption(board.judged_by)} (%)" if board.judged_by else "accuracy (%)")
         axes.grid(color="0.88", linewidth=0.6)
-        axes.legend(title="AUP", fontsize=7, title_fontsize=8, loc="lower right")
+        place: dict[str, Any] = (
+            {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if beside else {"loc": "lower right"}
+        )
+        axes.legend(title="AUP", fontsize=7, title_fontsize=8, **place)
     figure.supxlabel(
         "shaded: the AUP of the best method, under its weighted accuracy (dotted)\n"
         "hollow: points below the floor, which do not count; the accuracy axis does not start at 0",
@@ -305,7 +311,7 @@ def save_lengths(gains: Sequence[LengthGains], folder: Path) -> list[Path]:
     Returns:
         `list[Path]`: The written files.
     """
-    return _save(draw_lengths(gains), folder / "lengths")
+    return save(draw_lengths(gains), folder / "lengths")
 
 
 def draw_lengths(gains: Sequence[LengthGains]) -> Figure:
@@ -346,7 +352,20 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")  # not from pyplot, which looks for a display
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """
+    Saves a picture as PNG and SVG.
+
+    Args:
+        figure (`Figure`): The picture.
+        stem (`Path`): The files without their suffix.
+
+    Returns:
+        `list[Path]`: The files.
+
+    Raises:
+        `OSError`: If they cannot be written.
+    """
     paths = []
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         path, content = stem.with_name(f"{stem.name}.{kind}"), io.BytesIO()

@@ -63,6 +63,20 @@ class Resampling:
         rng = np.random.default_rng([self.seed, 1, stream])  # other draws than those of the problems
         return rng.integers(count, size=(self.resamples, max(1, count - 1)))
 
+    def draw_runs(self, resampled: Sequence[np.ndarray], stream: int = 0) -> np.ndarray:
+        """
+        The mean over runs in each resample, which draws its runs as [`Resampling.runs`] says.
+
+        Args:
+            resampled (`Sequence[np.ndarray]`): Of each run, a value for each resample `(resamples,)`.
+            stream (`int`, *optional*, defaults to 0): As there.
+
+        Returns:
+            `np.ndarray` of shape `(resamples,)`: The means.
+        """
+        drawn = self.runs(len(resampled), stream)
+        return np.take_along_axis(np.stack(resampled, axis=1), drawn, axis=1).mean(axis=1)
+
     def estimate(self, value: float, resampled: np.ndarray) -> "Estimate":
         """
         A value with the percentile interval of its resamples.

@@ -163,15 +163,25 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table: AUP, and accuracy in percent @ TPF at each threshold."""
     thresholds = sorted({point.get("threshold", 0.0) for row in rows for point in row["points"]})
     heads = [f"{threshold} nats" if threshold else "no threshold" for threshold in thresholds]
-    heads = ["recipe", "decoding", "AUP of each seed", "AUP (95 % interval)", *heads]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    cells = []
     for row in rows:
         low, high = row["aup_interval"]
-        points = {point.get("threshold", 0.0): point for point in row["points"]}
         seeds = ", ".join(f"{area:.0f}" for area in row["aup_of_seeds"])
-        cells = [row["variant"], row["decoder"], seeds, f"{row['aup']:.0f} ({low:.0f} to {high:.0f})"]
-        for threshold in thresholds:
-            point = points.get(threshold)
-            cells.append(f"{point['accuracy']:.1f} @ {point['tokens_per_forward']:.2f}" if point else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        own = [row["variant"], row["decoder"], seeds, f"{row['aup']:.0f} ({low:.0f} to {high:.0f})"]
+        cells.append([*own, *point_cells(row["points"], thresholds)])
+    return markdown_lines(["recipe", "decoding", "AUP of each seed", "AUP (95 % interval)", *heads], cells)
+
+
+def point_cells(points: list[dict[str, Any]], thresholds: Sequence[float]) -> list[str]:
+    """Accuracy in percent @ TPF at each threshold; nothing where there is no point."""
+    at = {point.get("threshold", 0.0): point for point in points}
+    return [
+        f"{at[threshold]['accuracy']:.1f} @ {at[threshold]['tokens_per_forward']:.2f}" if threshold in at else ""
+        for threshold in thresholds
+    ]
+
+
+def markdown_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

@@ -5,23 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..common.files import remove_leftovers, whole_folder, write_atomically
+from ..common.files import remove_leftovers, whole_folder
 from ..common.plan import keep_plan
 from ..evaluation.measurer import Measurer, Point, checkpoint_fingerprint
 from ..evaluation.result import Result
-from ..evaluation.tasks import Sample, Task
+from ..evaluation.tasks import Task
 from ..modeling.loading import load_model, load_tokenizer
 from ..trainers.distill import last_checkpoint
 from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from ..trajectories.dataset import load_trajectories
 from ..trajectories.extract import extract_trajectories
-from . import checkpoint_path
-from .problems import generate_problems
-from .student_recipe import extraction_config, method_points, read_student_recipe, training_config
-from .task import QUICKSTART
+from . import CHECKPOINTS, checkpoint_path
+from .student_recipe import (
+    extraction_config,
+    method_points,
+    problem_set,
+    read_student_recipe,
+    teacher_of,
+    training_config,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -62,25 +68,25 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     Returns:
         `Path`: `folder`.
     """
-    source = recipe["problems"]
-    problems = generate_problems("train", source["count"], source["seed"])
-    lines = [json.dumps({"prompt": problem.question, "answer": str(problem.answer)}) + "\n" for problem in problems]
-    file = folder.with_name("prompts.jsonl")
-    write_atomically(file, "".join(lines).encode())
+    source, teacher = recipe["problems"], teacher_of(recipe)
+    file = problem_set(recipe).write(folder.with_name("prompts.jsonl"), source["count"], source["seed"])
     config = extraction_config(recipe, file, folder)
-    extract_trajectories(load("teacher"), load_teacher_tokenizer(), config)
+    extract_trajectories(load(teacher), load_teacher_tokenizer(teacher), config)
     return folder
 
 
-def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path) -> Path:
+def train(
+    recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path, start: str | Path | None = None
+) -> Path:
     """
-    Trains a student on the trajectories with correct answers.
+    Trains a student on the trajectories, without those whose answer is wrong.
 
     Args:
         recipe (`dict[str, Any]`): The recipe.
         trajectories (`Path`): The folder from [`extract`].
         folder (`Path`): Folder for checkpoints.
         student (`Path`): Folder for the trained student. If it exists, nothing is done.
+        start (`str` or `Path`, *optional*): The model to start from; by default the teacher.
 
     Returns:
         `Path`: `student`.
@@ -88,15 +94,15 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     remove_leftovers(student)
     if student.exists():
         return student
-    dataset = load_trajectories(str(trajectories))
-    correct_rows = [row for row, correct in enumerate(dataset["correct"]) if correct]
-    tokenizer = load_teacher_tokenizer()
+    teacher = teacher_of(recipe)
+    tokenizer, args = load_teacher_tokenizer(teacher), training_config(recipe, folder)
     trainer = PseudoTrajectoryTrainer(
         # On a CPU the backward pass of sdpa takes 1.5 times as long as the eager one.
-        model=load("teacher", attn_implementation="eager"),
-        args=training_config(recipe, folder),
-        train_dataset=dataset.select(correct_rows),
+        model=load(start or teacher, attn_implementation="eager"),
+        args=args,
+        train_dataset=right_rows(trajectories),
         processing_class=tokenizer,
+        teacher=load(teacher) if args.needs_teacher else None,
     )
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -107,6 +113,12 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
         log = json.dumps(trainer.state.log_history, indent=1) + "\n"
         (unfinished / "training_log.json").write_text(log, encoding="utf-8")
     return student
+
+
+def right_rows(trajectories: Path) -> Dataset:
+    """The trajectories in a folder, without those whose answer is wrong."""
+    rows = load_trajectories(trajectories)
+    return rows.select([row for row, correct in enumerate(rows["correct"]) if correct is not False])
 
 
 def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[Result]:
@@ -123,30 +135,32 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         `list[Result]`: The results.
     """
     measurement, results = recipe["measurement"], []
-    models = {"teacher": checkpoint_path("teacher"), **students}
+    teacher = teacher_of(recipe)
+    models = {"teacher": checkpoint_folder(teacher), **students}
     folder.mkdir(parents=True, exist_ok=True)
-    problems = generate_problems(measurement["split"], measurement["problems"], measurement["seed"])
-    samples = [Sample(str(index), problem.question, problem.answer) for index, problem in enumerate(problems)]
-    tokenizer = load_teacher_tokenizer()
+    problems = problem_set(recipe)
+    samples = problems.samples(measurement["split"], measurement["problems"], measurement["seed"])
+    tokenizer = load_teacher_tokenizer(teacher)
+    loading = {"dtype": measurement["dtype"]} if "dtype" in measurement else {}
     for method in measurement["methods"]:
         name, preset = method["model"], method["preset"]
         measurer = MethodMeasurer(
-            model=load(models[name]),
+            model=load(models[name], **loading),
             tokenizer=tokenizer,
             output=folder,
-            method=f"{name}-{preset}",
+            method=f"{name}-{method.get('decoder', preset)}",
             name=name,
             weights=checkpoint_fingerprint(models[name]),
             split=measurement["split"],
             batch_size=measurement["batch_size"],
             seed=measurement["seed"],
         )
-        fields = {**recipe["decoding"], "preset": preset, "early_stop": True}
+        fields = {**recipe["decoding"], "early_stop": True, **method.get("fields", {}), "preset": preset}
         points = [
             Point({**fields, **values}, {field: str(value) for field, value in values.items()})
             for values in method_points(method)
         ]
-        for point, result in zip(points, measurer.measure(QUICKSTART, samples, points), strict=True):
+        for point, result in zip(points, measurer.measure(problems.task, samples, points), strict=True):
             logger.info(
                 "%s: %.1f %% at %.2f tokens per forward",
                 ".".join([measurer.method, *point.labels]),
@@ -178,10 +192,14 @@ class MethodMeasurer(Measurer):
 
 def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
     """Loads an embedded model by its name, or the model in a folder."""
-    path = checkpoint_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
-    return load_model(path, **kwargs)
+    return load_model(checkpoint_folder(checkpoint), **kwargs)
 
 
-def load_teacher_tokenizer() -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of the embedded models."""
-    return load_tokenizer(checkpoint_path("teacher"))
+def load_teacher_tokenizer(teacher: str | Path = "teacher") -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a teacher and its students; by default that of the embedded models."""
+    return load_tokenizer(checkpoint_folder(teacher))
+
+
+def checkpoint_folder(checkpoint: str | Path) -> Path:
+    """The folder of an embedded checkpoint, given by its name, or the folder itself."""
+    return checkpoint_path(checkpoint) if checkpoint in CHECKPOINTS else Path(checkpoint)

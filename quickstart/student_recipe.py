@@ -1,6 +1,7 @@
 """The recipe of the embedded student, read and checked."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,13 @@ from ..common.yaml_files import read_yaml
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from ..trajectories.extract import ExtractionConfig
+from .problem_sets import ANSWER, PROBLEM_SETS, ProblemSet
 
 
+DEFAULT_TASK = "quickstart"
+DEFAULT_TEACHER = "teacher"
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "student.yaml"
+DType = Literal["float32", "bfloat16", "float16"]
 EXACT = ConfigDict(extra="forbid")
 EXTRA_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides the fields of the section's config
 # Fields that the sections cannot set, because the run sets them.
@@ -50,6 +55,7 @@ class Measurement(TypedDict):
     problems: Count
     seed: LongSeed
     batch_size: Count
+    dtype: NotRequired[DType]
     methods: Annotated[list[Method], Field(min_length=1)]
 
 
@@ -57,6 +63,8 @@ class Measurement(TypedDict):
 class StudentRecipe(TypedDict):
     """The content of `student.yaml`. Sections of type `dict` are checked by the configs that they become."""
 
+    task: NotRequired[Literal["quickstart", "stories"]]
+    teacher: NotRequired[str]
     seed: Seed
     problems: Problems
     decoding: dict[str, Any]
@@ -83,23 +91,51 @@ def read_student_recipe(path: Path | None = None) -> dict[str, Any]:
     path = path or DEFAULT_RECIPE
     recipe = read_yaml(path)
     check(StudentRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
+    check_recipe(recipe, str(path))
+    return recipe
+
+
+def check_recipe(recipe: dict[str, Any], name: str) -> None:
+    """
+    Checks the values of a recipe against the configs that they become.
+
+    Args:
+        recipe (`dict[str, Any]`): The recipe.
+        name (`str`): What errors call it.
+
+    Raises:
+        `ValueError`: For unknown or invalid fields of extraction, training and decoding.
+    """
     for section, kind in (("extraction", ExtractionConfig), ("training", PseudoTrajectoryConfig)):
         known = {field.name for field in dataclasses.fields(kind) if field.init} - SET_BY_RUN[section]
-        unknown = sorted(map(str, recipe[section].keys() - known - EXTRA_FIELDS[section]))
-        if unknown:
-            raise ValueError(
-                f"{path}: `{section}` cannot set {', '.join(unknown)}: there is no such name, or the run sets it."
-            )
+        check_names(recipe[section], known | EXTRA_FIELDS[section], f"{name}: `{section}`")
+    nowhere = Path("none")
     try:
         for method in recipe["measurement"]["methods"]:
             for point in method_points(method):
-                DiffusionGenerationConfig(**{**recipe["decoding"], "preset": method["preset"], **point})
-        decoding = extraction_config(recipe, path, path.with_suffix(".trajectories")).decoding
-        DiffusionGenerationConfig(**decoding)
-        training_config(recipe, path.parent)
+                fields = {**recipe["decoding"], **method.get("fields", {}), "preset": method["preset"], **point}
+                DiffusionGenerationConfig(**fields)
+        DiffusionGenerationConfig(**extraction_config(recipe, nowhere, nowhere).decoding)
+        training_config(recipe, nowhere)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return recipe
+        raise ValueError(f"{name}: {error}") from error
+
+
+def check_names(given: dict[str, Any], known: Iterable[str], name: str) -> None:
+    """Raises a `ValueError` for names that are not known, or that a recipe cannot set."""
+    unknown = sorted(map(str, given.keys() - set(known)))
+    if unknown:
+        raise ValueError(f"{name} cannot set {', '.join(unknown)}: there is no such name, or the run sets it.")
+
+
+def problem_set(recipe: dict[str, Any]) -> ProblemSet:
+    """The problems that a recipe is about."""
+    return PROBLEM_SETS[recipe.get("task", DEFAULT_TASK)]
+
+
+def teacher_of(recipe: dict[str, Any]) -> str:
+    """The name of an embedded teacher, or the folder of another one."""
+    return recipe.get("teacher", DEFAULT_TEACHER)
 
 
 def method_points(method: dict[str, Any]) -> list[dict[str, Any]]:
@@ -127,9 +163,9 @@ def extraction_config(recipe: dict[str, Any], prompts: Path, folder: Path) -> Ex
     return ExtractionConfig(
         dataset=str(prompts),
         output=folder,
-        teacher="teacher",
-        answer_column="answer",
-        check="hash",
+        teacher=Path(teacher_of(recipe)).name,
+        answer_column=ANSWER,
+        check=problem_set(recipe).check,
         license="apache-2.0",
         seed=recipe["seed"],
         decoding={**recipe["decoding"], **preset},

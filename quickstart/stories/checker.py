@@ -2,10 +2,10 @@
 
 import re
 from functools import cache
+from typing import Protocol
 
 from .forms import EVENTS
 from .numbers import calculate
-from .problem import Problem
 
 
 END_OF_TEXT = "<|endoftext|>"
@@ -29,6 +29,18 @@ _CONSTANTS = {
     1000: "km kilometer kilometers kg kilogram kilograms g grams liter liters",
 }
 NAMED = {number: frozenset(words.split()) for number, words in _CONSTANTS.items()}
+
+
+class Asked(Protocol):
+    """What a check needs to know of a problem: [`~d3llm.quickstart.stories.problem.Problem`] has it."""
+
+    @property
+    def question(self) -> str:
+        """The story and the question."""
+
+    @property
+    def answer(self) -> int:
+        """The result."""
 
 
 @cache
@@ -113,12 +125,12 @@ def find_fault(question: str, text: str) -> str | None:
     return _wrong_words(question, body)
 
 
-def check_solution(problem: Problem, text: str) -> str | None:
+def check_solution(problem: Asked, text: str) -> str | None:
     """
     Checks a whole solution: all that [`find_fault`] does, and that its answer is the problem's.
 
     Args:
-        problem ([`Problem`]): The problem.
+        problem ([`Asked`]): The problem.
         text (`str`): Decoded text. Text after the first `<|endoftext|>` is ignored.
 
     Returns:
@@ -130,16 +142,16 @@ def check_solution(problem: Problem, text: str) -> str | None:
     return f"The answer is {extract_answer(text)}, expected {problem.answer}."
 
 
-def is_right(problem: Problem, text: str) -> bool:
+def is_right(problem: Asked, text: str) -> bool:
     """Whether [`check_solution`] finds nothing wrong."""
     return check_solution(problem, text) is None
 
 
-def is_right_by_number(problem: Problem, text: str) -> bool:
+def is_right_by_number(problem: Asked, text: str) -> bool:
     """Whether the number after `####` is right, whatever stands before it."""
     return extract_answer(text) == problem.answer
 
 
-def has_right_names(problem: Problem, text: str) -> bool:
+def has_right_names(problem: Asked, text: str) -> bool:
     """Whether every word of the text is one of the question or of solutions: no other person, no misspelt thing."""
     return _wrong_words(problem.question, text.split(END_OF_TEXT, 1)[0]) is None

@@ -1,0 +1,312 @@
+"""The comparison of recipes: its plan is checked before anything runs, killed runs go on, and students are compared
+with the base over the seeds that both have."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from trl import ModelConfig
+
+from d3llm.commands.main import main
+from d3llm.evaluation.answer_checks import CHECKS
+from d3llm.evaluation.result import read_results
+from d3llm.modeling import LLaDAModelLM
+from d3llm.quickstart import comparison
+from d3llm.quickstart.comparison import run_comparison
+from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
+from d3llm.quickstart.comparison_table import write_report
+from d3llm.quickstart.distill_student import distill_student
+from d3llm.quickstart.problem_sets import PROBLEM_SETS
+from d3llm.quickstart.stories.tokenizer import build_tokenizer
+from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, training_config
+from d3llm.trainers.rounds import train_rounds
+from d3llm.trainers.rounds_config import RoundsConfig
+from d3llm.trajectories.dataset import load_trajectories
+from tests.helpers.kills import is_killed
+from tests.helpers.models import tiny_model
+from tests.helpers.results import whole_result
+
+
+SHIPPED = yaml.safe_load(DEFAULT_PLAN.read_text())
+STEP = {"max_steps": 1, "per_device_train_batch_size": 2, "save_steps": 1, "optim": "adamw_torch"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_answer_counts():
+    """A random model has no right answer, so that there would be nothing to learn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CHECKS, "story", lambda text, reference: json.loads(reference)["answer"] % 3 > 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    tokenizer = build_tokenizer()
+    folder = tmp_path_factory.mktemp("teacher")
+    sizes = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id, "kv_heads": None}
+    tiny_model(LLaDAModelLM, **sizes, positions=512, heads=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(teacher) -> dict[str, Any]:
+    plan = copy.deepcopy(SHIPPED)
+    plan |= {"task": "stories", "teacher": str(teacher), "seeds": [3, 4]}
+    plan["problems"]["count"], plan["fresh_problems"]["count"] = 6, 8
+    plan["decoding"] = {"max_new_tokens": 16, "block_size": 8}
+    plan["extraction"] |= {"batch_size": 6, "chunk_size": 3}
+    plan["order_model"] |= {"hidden_size": 8, "layers": 1, "heads": 1, "max_steps": 1, "batch_size": 2}
+    plan["measurement"] |= {"problems": 3, "batch_size": 3, "split": "validation", "dtype": "bfloat16"}
+    plan["decoders"] = {
+        "d3llm": {"preset": "d3llm", "thresholds": [0.5, 4.0]},
+        "short_blocks": {"preset": "d3llm", "fields": {"block_size": 4}, "thresholds": [4.0]},
+    }
+    plan["teacher_decoders"] = {"one_token": {"preset": "llada"}}
+    plan["training"] |= STEP | {"window_sizes": [8]}
+    plan["rounds"] |= {"prompts_per_round": 4, "decoding": {"preset": "dparallel", "threshold": 4.0}, "chunk_size": 2}
+    plan["rounds_training"] |= STEP | {"warmup_steps": 0}
+    plan["rewards"] |= {"num_generations": 2, "per_device_train_batch_size": 4, "max_steps": 1, "save_steps": 1}
+    plan["rewards"] |= {"warmup_steps": 0, "drop_all_wrong": False}
+    plan["rewards"]["generation_kwargs"] = {"preset": "d3llm", "threshold": 4.0, "block_size": 8}
+    plan["students"] = {
+        "d3llm": {"decoders": ["d3llm", "short_blocks"]},
+        "on_policy_1": {"start": "d3llm", "rounds": {}, "budget_note": "a round"},
+        "on_policy_2": {"start": "on_policy_1", "rounds": {}, "budget_note": "a round"},
+        "certain": {"training": {"entropy_weight": 2.0}},
+        "buckets": {"extraction": {"order": "ar_buckets"}},
+        "rewarded": {"start": "d3llm", "rewards": {}, "budget_note": "rollouts"},
+    }
+    return plan
+
+
+def write(folder: Path, plan: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return file
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("comparison")
+    run_comparison(output, write(output, tiny), seeds=[3])
+    return output
+
+
+def test_every_student_is_trained_and_measured(run, tiny):
+    methods = {result.method: 0 for result in read_results([run / "results"])}
+    for result in read_results([run / "results"]):
+        methods[result.method] += 1
+        assert (result.judged_by, result.num_samples, result.split) == ("solution", 3, "validation")
+        assert result.dtype == "bfloat16"
+    assert methods.pop("teacher-one_token") == methods.pop("d3llm-3-short_blocks") == 1
+    assert methods == {f"{student}-3-d3llm": 2 for student in tiny["students"]}
+    start = weights(run / "students/d3llm-3")
+    assert not any(same(start, weights(run / f"students/{name}-3")) for name in tiny["students"] if name != "d3llm")
+    short = next(r for r in read_results([run / "results"]) if r.method == "d3llm-3-short_blocks")
+    assert short.decoding["block_size"] == 4
+    assert not any((run / "training").iterdir())
+
+
+def test_lessons_are_the_right_runs_and_their_orders_the_same_texts(run):
+    of_teacher = load_trajectories(run / "trajectories/teacher")
+    right = [row for row in of_teacher if row["correct"]]
+    assert 0 < len(right) < len(of_teacher)
+    buckets = load_trajectories(run / "trajectories/buckets")
+    assert buckets["response_ids"] == [row["response_ids"] for row in right]
+    assert max(max(steps) for steps in buckets["commit_steps"]) <= 8
+
+
+def test_a_student_that_starts_from_a_round_is_the_one_of_two_rounds(run, tiny, tmp_path):
+    plan = read_plan(run / "plan.yaml")
+    options: dict[str, Any] = plan.values["rounds"] | {"check": "story", "prompts": str(run / "fresh_problems.jsonl")}
+    train_rounds(
+        ModelConfig(model_name_or_path=str(run / "students/d3llm-3"), dtype="float32", attn_implementation="eager"),
+        training_config(plan.recipe("on_policy_1", 3), tmp_path),
+        RoundsConfig(rounds=2, **options),
+    )
+    assert same(weights(tmp_path), weights(run / "students/on_policy_2-3"))
+
+
+def test_a_finished_comparison_is_read_and_may_grow(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(LLaDAModelLM, "generate", None)
+    run_comparison(run, run / "plan.yaml", seeds=[3])
+    larger = copy.deepcopy(tiny)
+    larger["students"]["more"] = {"training": {"entropy_weight": 2.0}}
+    run_comparison(run, write(tmp_path, larger), seeds=[3], only=["certain"])
+    larger["students"]["certain"]["training"]["learning_rate"] = 1.0
+    with pytest.raises(
+        ValueError, match=r"student.certain.yaml holds another run \(training.learning_rate was 0.0002"
+    ):
+        run_comparison(run, write(tmp_path, larger), seeds=[3])
+    changed = copy.deepcopy(tiny)
+    changed["decoders"]["d3llm"]["fields"] = {"block_size": 4}
+    with pytest.raises(ValueError, match=r"decoders.d3llm.yaml holds another run \(fields.block_size was null, is 4"):
+        run_comparison(run, write(tmp_path, changed), seeds=[3])
+
+
+def test_a_killed_comparison_goes_on(run, tiny, tmp_path):
+    plan, output = write(tmp_path, tiny), tmp_path / "output"
+    options = {"seeds": [3], "only": ["rewarded"]}
+    for at, finished in ((90, False), (130, True)):  # in the training of the base, and after it
+        assert is_killed(lambda: run_comparison(output, plan, **options), output, at)
+        assert (output / "students/d3llm-3/config.json").exists() == finished
+        assert not (output / "students/rewarded-3").exists()
+    run_comparison(output, plan, **options)
+    for name in ("d3llm-3", "rewarded-3"):
+        assert same(weights(output / "students" / name), weights(run / "students" / name)), name
+
+
+def test_all_students_come_with_one_seed_before_the_next(tiny, tmp_path, monkeypatch):
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(comparison.Comparison, "measure_teacher", lambda self: None)
+    monkeypatch.setattr(comparison.Comparison, "run_student", lambda self, name, seed: ran.append((name, seed)))
+    plan = write(tmp_path, tiny)
+    run_comparison(tmp_path, plan, only=["on_policy_2", "buckets"])
+    names = ["d3llm", "on_policy_1", "on_policy_2", "buckets"]
+    assert ran == [(name, seed) for seed in (3, 4) for name in names]
+    with pytest.raises(ValueError, match=r"seeds \[3, 4\], not \[5\]"):
+        run_comparison(tmp_path, plan, seeds=[5])
+    with pytest.raises(ValueError, match="no student 'buckles': expected some of d3llm, "):
+        run_comparison(tmp_path, plan, only=["buckles"])
+
+
+def test_the_shipped_plan_is_one_that_can_run():
+    plan = read_plan()
+    assert plan.values["measurement"]["problems"] >= 3000 and len(plan.values["seeds"]) == 3
+    curves = [decoder for decoder in plan.values["decoders"].values() if "thresholds" in decoder]
+    assert curves and all(len(decoder["thresholds"]) >= 8 for decoder in curves)
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    assert plan.values["training"] == recipe["training"]
+    noted = {name for name, student in plan.students.items() if "budget_note" in student}
+    assert {name for name in plan.students if plan.budget(name) != plan.budget(plan.base)} == noted
+    given = plan.rounds("on_policy_given_text", Path("p"))
+    assert (given.response_column, given.decoding, given.check, given.skip) == ("solution", None, None, 0)
+    assert plan.rounds("on_policy_3", Path("p")).skip == 8192
+    assert plan.rounds("on_policy_3_same_problems", Path("p")).skip == 0
+
+
+REFUSED = [
+    (("students", "late"), {"start": "later", "rounds": {}}, "late starts from later, which is not a student before"),
+    (("students", "late"), {"rounds": {}, "budget_note": "x"}, "late has no `start`"),
+    (("students", "teacher"), {}, "a student cannot be called 'teacher'"),
+    (("students", "a-b"), {}, "'a-b'"),
+    (("students", "late"), {"rounds": {}, "rewards": {}}, "late has rounds and rewards"),
+    (("students", "late"), {"decoders": ["slow"]}, "has no decoder slow: expected some of d3llm"),
+    (("students", "late"), {"training": {"max_steps": 640}}, "late trains on 81920 canvases .* `budget_note`"),
+    (("students", "late"), {"training": {"layout": "single"}}, "late trains on 20480 canvases"),
+    (("students", "late"), {"training": {"learning_rat": 1.0}}, "`training` cannot set learning_rat"),
+    (("students", "late"), {"training": {"output_dir": "x"}}, "`training` cannot set output_dir"),
+    (("students", "late"), {"extraction": {"order": "column"}}, "late: `order` is 'column'"),
+    (("rounds", "prompts_per_round"), 5000, "on_policy_3: its round ends at problem 15000, and .* has 12288"),
+    (("rounds", "prompts"), "file", "`rounds` cannot set prompts"),
+    (("rewards", "num_generations"), 7, "lightning_rl: A step has 64 rollouts"),
+    (("decoders", "d3llm"), {"preset": "d3lm", "thresholds": [0.5]}, "`decoders`: .*d3lm"),
+    (("teacher_decoders",), {"d3llm": {"preset": "d3llm", "thresholds": [0.5]}}, "needs a decoder one_token without"),
+    (("base",), "d4llm", "`base` is d4llm: expected one of d3llm"),
+    (("task",), "sums", "'sums'"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "said"), REFUSED)
+def test_a_plan_that_cannot_run_is_refused(tmp_path, place, value, said):
+    plan = copy.deepcopy(SHIPPED)
+    *sections, name = place
+    section = plan
+    for each in sections:
+        section = section[each]
+    section[name] = value
+    with pytest.raises(ValueError, match=said):
+        read_plan(write(tmp_path, plan))
+
+
+def put(folder: Path, method: str, threshold: float | None, accuracy: int, tpf: float, by_number: int) -> None:
+    point = {} if threshold is None else {"threshold": threshold}
+    result = whole_result(accuracy, tpf, method=method, point=point, judged_by="solution")
+    further = {"number": [index < by_number for index in range(100)]}
+    result["samples"]["further"] = further
+    share = whole_result(by_number)
+    result["further_accuracy"] = {"number": {name: share[name] for name in ("accuracy", "accuracy_interval")}}
+    (folder / f"{method}.{threshold}.json").write_text(json.dumps(result))
+
+
+def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    put(results, "teacher-one_token", None, 98, 0.9, 99)
+    for seed, tpf in ((3, 4.0), (4, 6.0)):
+        put(results, f"d3llm-{seed}-d3llm", 0.5, 98, tpf, 98)
+        put(results, f"d3llm-{seed}-d3llm", 4.0, 92, 2 * tpf, 97)  # below the floor by the whole solution
+        put(results, f"d3llm-{seed}-short_blocks", 4.0, 98, tpf, 98)
+    put(results, "buckets-3-d3llm", 0.5, 98, 5.0, 98)
+    put(results, "buckets-3-d3llm", 4.0, 98, 10.0, 98)
+    put(results, "certain-3-d3llm", 0.5, 98, 5.0, 98)  # its other point is not there yet
+    plan = write(tmp_path, tiny)
+    assert main(["quickstart", "compare", "--report", "--output", str(tmp_path), "--plan", str(plan)]) == 0
+    page = (tmp_path / "comparison.md").read_text()
+    assert page in capsys.readouterr().out
+    strict, _, by_number = page.partition("## By number")
+    lines = {tuple(line.split(" | ")[:2]): line.split(" | ") for line in strict.splitlines() if line.count("|") == 8}
+    assert ("| certain", "d3llm") not in lines
+    base, buckets = lines["| d3llm", "d3llm"], lines["| buckets", "d3llm"]
+    assert base[2] == "3, 4" and base[3].startswith("490 (") and base[4] == ""
+    assert buckets[2] == "3" and buckets[3].startswith("980 (") and buckets[4].startswith("**+588 (")
+    assert int(base[5].split()[0]) > 490  # up to where it crosses the floor
+    assert lines["| d3llm", "short_blocks"][4].startswith("+0 ")
+    assert "| d3llm | 98.0 @ 5.00 | 92.0 @ 10.00 |" in strict and "| d3llm | 98.0 @ 5.00 | 97.0 @ 10.00 |" in by_number
+    pictures = [tmp_path / "pictures" / check / "d3llm.png" for check in ("solution", "number")]
+    assert all(picture.stat().st_size and f"({picture.relative_to(tmp_path)})" in page for picture in pictures)
+    rows = json.loads((tmp_path / "comparison.json").read_text())["solution"]
+    row = next(row for row in rows if row["model"] == "buckets")
+    assert row["other"] == "d3llm by d3llm" and row["areas_of_seeds"]["drop"] == pytest.approx([980])
+    assert [each["quantity"] for each in row["differences"]["drop"]] == ["AUP"] + 2 * ["accuracy", "TPF"]
+    next(results.glob("teacher*")).unlink()
+    with pytest.raises(ValueError, match="There is no result of teacher-one_token"):
+        write_report(tmp_path, plan)
+
+
+def test_a_student_of_the_stories_is_a_change_of_the_recipe(teacher, tmp_path):
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text()) | {"task": "stories", "teacher": str(teacher)}
+    recipe["problems"]["count"] = 6
+    recipe["decoding"] = {"max_new_tokens": 16, "block_size": 8}
+    recipe["extraction"] |= {"chunk_size": 6, "batch_size": 6}
+    recipe["training"] |= STEP | {"window_sizes": [8]}
+    recipe["measurement"] |= {"problems": 2, "batch_size": 2}
+    recipe["measurement"]["methods"] = [{"model": "student", "preset": "d3llm"}]
+    (result,) = distill_student(tmp_path / "run", write(tmp_path, recipe))
+    assert (result.task, result.method, set(result.further_accuracy)) == (
+        "stories",
+        "student-d3llm",
+        {"number", "names"},
+    )
+
+
+@pytest.mark.parametrize("name", PROBLEM_SETS)
+def test_answers_are_checked_as_the_task_does(name, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    problems = PROBLEM_SETS[name]
+    file = problems.write(tmp_path / "deep" / "problems.jsonl", 5, seed=1)
+    check = CHECK_OF[name]
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        assert check(row["solution"], row["answer"])
+        assert not check(row["solution"] + "1", row["answer"])
+    (sample,) = problems.samples("test", 1, seed=0)
+    assert sample.prompt == next(iter(problems.task.load(None, "test", 1))).prompt
+
+
+CHECK_OF = {name: CHECKS[problems.check] for name, problems in PROBLEM_SETS.items()}  # before any test replaces one
