@@ -490,7 +490,9 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         tensors = {"constant.value": constant.value, "constant.rounds": constant.rounds}
         if self.rollouts is not None and self.state.global_step % self.args.num_iterations:
             tensors |= self.rollouts.tensors()
-        save_file(tensors, Path(output_dir, ROLLOUTS_FILE.format(rank=self.args.process_index)))
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # the first process, which saves the model there, may be slower
+        save_file(tensors, folder / ROLLOUTS_FILE.format(rank=self.args.process_index))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -402,9 +402,8 @@ def test_the_command_saves_adapters_merged(command, tmp_path):
 @pytest.mark.processes
 def test_two_processes_share_the_groups_of_a_step(command, tmp_path):
     two = [*command, "--output_dir", str(tmp_path / "two"), "--gradient_accumulation_steps", "1", "--max_steps", "2"]
-    for rank in fork_ranks(main, two):
-        done = rank.wait()
-        assert done.returncode == 0, done.stderr
+    ended = [rank.wait() for rank in fork_ranks(main, two)]
+    assert [done.returncode for done in ended] == [0, 0], "\n".join(done.stderr for done in ended)
     assert main([*command, "--max_steps", "2"]) == 0
     logs = [json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("two", "out")]
     for name in ("loss", "nll", "kl", "rewards/tokens_per_forward", "completion_length", "share_kept"):

@@ -150,7 +150,7 @@ def test_a_check_that_passes_nothing_or_everything(tiny_checkpoint, problems, tm
     [
         ({"prompts": "", "rounds": "1"}, "Which prompts?"),
         ({"check": ""}, "Which check? Give --check number"),
-        ({"check": "nobody"}, "`check` is 'nobody': expected 'boxed', 'hash', 'number', 'code' or 'third'"),
+        ({"check": "nobody"}, "`check` is 'nobody': expected 'boxed', 'hash', 'number', 'code'"),
         ({"check": "code"}, "allow it with --allow_code_execution"),
         ({"rounds": "0"}, "`rounds` is 0"),
         ({"trajectories": "x"}, "--trajectories is for a training without rounds"),
