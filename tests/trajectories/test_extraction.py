@@ -152,7 +152,7 @@ def test_a_check_can_be_added(tiny, problems, tmp_path):
             register_check("third", lambda text, answer: True)
     finally:
         del CHECKS["third"], ANSWERS["third"]
-    with pytest.raises(ValueError, match="expected 'none' or 'boxed', 'hash', 'number' or 'code'"):
+    with pytest.raises(ValueError, match="expected 'none' or 'boxed', 'hash', 'number'"):
         extract(tiny, problems, tmp_path / "other", check="third", answer_column="answer")
 
 
