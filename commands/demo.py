@@ -79,12 +79,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_kind(args)
-    if args.real:
-        from . import real_demo
+    from d3llm.common.threads import cpu_threads
 
-        real_demo.run(args)
-    else:
-        run_quickstart(args)
+    with cpu_threads(args.threads):
+        if args.real:
+            from . import real_demo
+
+            real_demo.run(args)
+        else:
+            run_quickstart(args)
 
 
 def _check_kind(args: argparse.Namespace) -> None:
@@ -106,7 +109,6 @@ def run_quickstart(args: argparse.Namespace) -> None:
     for name, highest in (("problems", 10_000), ("batch_size", 1024)):
         if not 1 <= getattr(args, name) <= highest:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 to {highest}, got {getattr(args, name)}.")
-    import torch
     from rich.console import Console
 
     from d3llm.common.files import check_writable, write_atomically
@@ -120,7 +122,6 @@ def run_quickstart(args: argparse.Namespace) -> None:
     for path in (args.json, args.svg):
         if path is not None:
             check_writable(path)
-    torch.set_num_threads(args.threads)
     console = Console(highlight=False)
     problems = generate_problems("test", args.problems, args.seed)
     models = {}

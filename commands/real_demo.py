@@ -75,7 +75,6 @@ class TextPanel(BaseStreamer):
 
 def run(args: argparse.Namespace) -> None:
     """Shows the demo, and writes what it measured to `args.json`, if that is given."""
-    import torch
     from rich.console import Console
     from rich.live import Live
     from transformers import AutoTokenizer
@@ -93,7 +92,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--prompt is empty: give at least one word.")
     if args.json is not None:
         check_writable(args.json)
-    torch.set_num_threads(args.threads)
     quiet_libraries()
     console = Console(highlight=False)
     drafter = drafter_folder()

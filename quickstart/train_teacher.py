@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..common.files import own_folder, write_atomically
 from ..common.plan import compare_plans, plan_values
+from ..common.threads import cpu_threads
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
@@ -253,7 +254,7 @@ def train_teacher(
     """
     recipe = load_recipe(recipe_path)
     output = Path(output_dir)
-    with own_folder(output):
+    with own_folder(output), cpu_threads(1):
         _train(TeacherTrainer(recipe, num_workers, bf16), output, resume, stop_at_step)
     return output
 
@@ -268,8 +269,6 @@ def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: in
         log_path.unlink(missing_ok=True)
     last = min(recipe["optimizer"]["max_steps"], stop_at_step or recipe["optimizer"]["max_steps"])
     settings = recipe["logging"]
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     began = saved = time.monotonic()
     seconds_before, tokens = _logged_so_far(log_path, trainer.step)
     while trainer.step < last:
@@ -289,7 +288,6 @@ def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: in
             with _writing(output):
                 trainer.save_state(state_path)
             saved = time.monotonic()
-    torch.set_num_threads(num_threads)
     trainer.model.generation_config = DiffusionGenerationConfig(
         **recipe["generation"],
         mask_token_id=trainer.ids.mask,

@@ -13,6 +13,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
+@pytest.fixture(autouse=True)
+def threads_stay():
+    """A number of threads that a test leaves behind changes the sums of those that come after it."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before, "the number of CPU threads was left changed"
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of golden data."""

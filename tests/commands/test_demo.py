@@ -11,7 +11,6 @@ from tests.helpers.commands import run_fails
 from tests.helpers.forks import Fork
 
 
-# One thread: the command sets their number for the whole process, so for every test that this worker runs afterwards.
 PROBLEMS = ["demo", "--problems", "2", "--seed", "1", "--threads", "1"]
 
 
