@@ -103,6 +103,7 @@ class StorySizes(TypedDict):
     """Rows per batch, by kind of batch."""
 
     drill: Count
+    copy: Count
     short: Count
     medium: Count
     long: Count
@@ -129,6 +130,7 @@ class StoryPhase(TypedDict):
     medium: Share
     long: Share
     full: Share
+    copy: Share
 
 
 @with_config(EXACT)
@@ -152,6 +154,8 @@ class StoryRecipe(TypedDict):
     steps: StorySteps
     drill_length: Count
     drill_values: Annotated[list[DrillPhase], Field(min_length=1)]
+    copy_sentences: Count
+    copy_mask_ratio: Annotated[list[Share], Field(min_length=2, max_length=2)]
     tail: Whole
     canvas_tail: Whole
     plain_prompt_rate: Share

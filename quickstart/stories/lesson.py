@@ -1,4 +1,4 @@
-"""Training batches of the stories' teacher: masked stories or sheets of equations, functions of recipe and step."""
+"""Training batches of the stories' teacher: masked stories, sheets of equations and lists, by recipe and step."""
 
 import random
 from typing import Any
@@ -11,6 +11,7 @@ from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, phase_at
 from .numbers import LARGEST_FACTOR, LARGEST_VALUE, calculate
 from .problem import draw_problem, generate_problems
 from .tokenizer import build_tokenizer
+from .words import draw_name, draw_thing
 
 
 UNITS = (24, 60, 100, 1000)  # constants that stories multiply and divide by, besides small factors
@@ -44,6 +45,8 @@ class StoryLesson:
         kind = draw_kind(recipe["curriculum"], step, rng)
         if kind == "drill":
             return self._drill_batch(recipe, step, rng, generator)
+        if kind == "copy":
+            return self._copy_batch(recipe, rng, generator)
         low, high = recipe["steps"][kind]
         problems = [draw_problem(rng, "train", rng.randint(low, high)) for _ in range(recipe["batch_size"][kind])]
         prompts = [
@@ -98,6 +101,22 @@ class StoryLesson:
             labels, labels.masked_fill(masked, self.ids.mask), torch.ones_like(masked), masked.float(), "drill"
         )
 
+    def _copy_batch(self, recipe: dict[str, Any], rng: random.Random, generator: torch.Generator) -> Batch:
+        """
+        Prompts that list who has how many of what, and answers with the same list in another order. What is masked can
+        only be copied: without such batches, names of several tokens were not copied at all after two thousand steps.
+        """
+        size = recipe["batch_size"]["copy"]
+        lists = [[draw_possession(rng) for _ in range(recipe["copy_sentences"])] for _ in range(size)]
+        prompts = [self.render_prompt(" ".join(sentences)) for sentences in lists]
+        solutions = [" ".join(rng.sample(sentences, len(sentences))) for sentences in lists]
+        labels, valid, start = self.canvases(prompts, solutions, [0] * size)
+        low, high = recipe["copy_mask_ratio"]
+        ratio = low + (high - low) * torch.rand(size, 1, generator=generator)
+        masked = (torch.rand(labels.shape, generator=generator) < ratio) & valid
+        masked[:, :start] = False
+        return Batch(labels, labels.masked_fill(masked, self.ids.mask), valid, masked.float(), "copy")
+
     def sections(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """
         The part of an equation that each position belongs to.
@@ -112,6 +131,12 @@ class StoryLesson:
         after = self.section_after[labels]
         last_mark = torch.where(after > 0, torch.arange(labels.shape[1]), 0).cummax(1).values
         return after.gather(1, last_mark), (after == LEFT).cumsum(1)
+
+
+def draw_possession(rng: random.Random) -> str:
+    """A sentence about a person, a number and things."""
+    (name, _), (_, things) = draw_name(rng), draw_thing(rng)
+    return f"{name} has {1 + int(LARGEST_VALUE * rng.random() ** 2)} {things}."
 
 
 def draw_equation(rng: random.Random, largest: int) -> str:

@@ -28,7 +28,7 @@ def small_recipe() -> dict[str, Any]:
     return shrunk(load_recipe(RECIPE))
 
 
-KINDS = ("drill", "short", "medium", "long", "full")
+KINDS = ("drill", "copy", "short", "medium", "long", "full")
 
 
 def only(kind: str) -> list[dict[str, Any]]:
@@ -90,6 +90,22 @@ def test_a_drill_hides_a_result_with_its_copy_or_one_operand(lesson, small_recip
             assert hidden in ({RESULT, COPY}, {RESULT}, {LEFT}, {RIGHT}, set())
             if hidden:
                 assert masked[row][here & torch.isin(sections[row], torch.tensor(list(hidden)))].all()
+
+
+def test_an_answer_of_a_list_to_copy_has_its_sentences_in_another_order(lesson, small_recipe):
+    small_recipe["curriculum"] = only("copy")
+    batch = lesson.make_batch(small_recipe, 5)
+    orders = set()
+    for row, valid in zip(batch.labels, batch.valid, strict=True):
+        question, answer = lesson.tokenizer.decode(row[valid]).split("<|assistant|>")
+        told = [text.strip() for text in question.removeprefix("<|user|>").split(".")][:-1]
+        copied = [text.strip() for text in answer.removesuffix("<|endoftext|>").split(".")][:-1]
+        assert len(told) == 5 and sorted(told) == sorted(copied)
+        orders.add(tuple(told.index(text) for text in copied))
+    assert len(orders) > 1
+    low, high = small_recipe["copy_mask_ratio"]
+    share = (batch.weights > 0).sum(1) / (batch.valid.sum(1) / 2)
+    assert low / 2 < share.min() and share.max() < 1.3 * high
 
 
 def test_equations_are_right_and_within_the_largest_value():
