@@ -37,6 +37,15 @@ class Shape(TypedDict):
 
 
 @with_config(EXACT)
+class CopyingHeads(TypedDict):
+    """Initial attention heads; see [`set_copying_heads`]."""
+
+    neighbour_sharpness: Positive
+    match_sharpness: Positive
+    output_gain: Positive
+
+
+@with_config(EXACT)
 class Optimizer(TypedDict):
     """Settings of both optimizers; see `teacher.yaml`."""
 
@@ -148,6 +157,7 @@ class StoryRecipe(TypedDict):
     lesson: Literal["stories"]
     seed: LongSeed
     model: Shape
+    copying_heads: NotRequired[CopyingHeads]
     generation: dict[str, Any]
     optimizer: Optimizer
     batch_size: StorySizes

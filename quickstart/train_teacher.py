@@ -25,6 +25,7 @@ from ..common.threads import cpu_threads
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
+from .copying_heads import set_copying_heads
 from .fast_forward import fast_logits
 from .lessons import LESSONS
 from .muon import BatchedMuon
@@ -105,7 +106,10 @@ class TeacherTrainer:
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Normal weights with standard deviation 1/sqrt(fan-in), less for those that write to the residual stream."""
+        """
+        Normal weights with standard deviation 1/sqrt(fan-in), less for those that write to the residual stream, and
+        the heads of `copying_heads`.
+        """
         generator = torch.Generator().manual_seed(self.recipe["seed"])
         for name, param in sorted(self.params.items()):
             if param.ndim == 1:
@@ -115,6 +119,8 @@ class TeacherTrainer:
             if re.search(r"blocks\.\d+\.(attn_out|ff_out)", name):
                 std /= (2 * self.config.n_layers) ** 0.5
             param.copy_(torch.randn(param.shape, generator=generator) * std)
+        if "copying_heads" in self.recipe:
+            set_copying_heads(self.params, self.config, generator, **self.recipe["copying_heads"])
 
     def logits(self, input_ids: Tensor, valid: Tensor, picked: Tensor) -> Tensor:
         """Logits `(N, vocab_size)` of the model in training at the `N` positions that are picked."""

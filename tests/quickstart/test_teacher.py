@@ -44,6 +44,7 @@ def small_recipe() -> dict[str, Any]:
 
 def shrunk(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with a tiny model, small batches and four steps."""
+    recipe.pop("copying_heads", None)
     recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
     recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
     recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
