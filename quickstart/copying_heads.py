@@ -12,6 +12,8 @@ from ..modeling.configuration_llada import LLaDAConfig
 NEIGHBOURS = (-1, -1, 1, 1)  # where the first heads of the first layer look
 MATCHES = (0, 1, 0, 2, 3, 2)  # which of them the heads of the second layer compare
 SHARP_PAIRS = 4  # the fastest of the rotary frequencies, which tell neighbours apart
+CODE_SIZE = 2.0  # of a neighbour's code, over that of the embedding
+AVOIDANCE = 60.0  # of masked positions: what it takes off their logits
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ def set_copying_heads(
         for index, side in enumerate(NEIGHBOURS)
     ]
     for index, neighbour in enumerate(MATCHES):
-        _set_match_head(params, config, generator, index, codes[neighbour], match_sharpness, output_gain)
+        _set_match_head(params, config, generator, index, codes[neighbour], match_sharpness, output_gain, constant)
 
 
 def _set_neighbour_head(
@@ -83,7 +85,7 @@ def _set_neighbour_head(
     key[rows, 0] = amplitude * torch.cat((sharp, torch.zeros_like(sharp)))
     value[rows] = _projection(config.d_model, size, generator, constant_read=False).T
     code = _projection(config.d_model, size, generator)
-    output[:, rows] = code / math.sqrt(size)
+    output[:, rows] = CODE_SIZE * code / math.sqrt(size)
     return code
 
 
@@ -95,17 +97,22 @@ def _set_match_head(
     code: Tensor,
     sharpness: float,
     gain: float,
+    constant: float,
 ) -> None:
-    """A head that attends to positions with the same code and writes their token for the LM head."""
+    """A head that attends to positions with the same code, if they are not masked, and writes their token."""
     size = config.d_model // config.n_heads
     query, key, value, output, rows = _head(params, 1, index, size)
     slow = torch.arange(size // 4, size // 2)  # frequencies that hardly turn within a problem
-    numbers = torch.cat((slow, slow + size // 2))
+    numbers = torch.cat((slow, slow + size // 2))[:-1]
     reader = code @ _projection(size, size, generator)[:, : len(numbers)]
     amplitude = math.sqrt(sharpness * math.sqrt(size) / len(numbers))
     for weight in (query, key):
         weight[rows] *= 0.1
         weight[rows.start + numbers] = amplitude * reader.T
+    mask = params["model.transformer.wte.weight"][config.mask_token_id].clone()
+    mask[0] = 0
+    query[rows.stop - 1, 0] = math.sqrt(size) / constant
+    key[rows.stop - 1] = -AVOIDANCE * mask / (mask.norm() ** 2 * constant)
     token = _projection(config.d_model, size, generator, constant_read=False)
     value[rows] = token.T
     output[:, rows] = gain * token
