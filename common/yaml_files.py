@@ -28,6 +28,8 @@ def read_yaml(path: str | os.PathLike, kind: str = "recipe") -> dict[str, Any]:
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}: give the path of a YAML file with a {kind}.") from None
     except RecursionError:
         raise ValueError(f"{path} is not a {kind}: it is nested too deeply.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: for an impossible date, or bytes that are not UTF-8
