@@ -28,7 +28,7 @@ from ..modeling.modeling_llada import LLaDAModelLM
 from .copying_heads import set_copying_heads
 from .fast_forward import fast_logits
 from .lessons import LESSONS
-from .muon import BatchedMuon
+from .muon import Muon
 from .teacher_recipe import load_recipe
 from .training_rows import Batch, canvas_rows
 
@@ -88,7 +88,7 @@ class TeacherTrainer:
         options = recipe["optimizer"]
         self.matrices = {name: p for name, p in self.params.items() if ".blocks." in name and p.ndim == 2}
         self.others = {name: p for name, p in self.params.items() if name not in self.matrices}
-        self.muon = BatchedMuon(
+        self.muon = Muon(
             self.matrices.values(),
             lr=options["learning_rate"],
             momentum=options["muon_momentum"],
