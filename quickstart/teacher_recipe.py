@@ -143,11 +143,11 @@ class StoryPhase(TypedDict):
 
 
 @with_config(EXACT)
-class DrillPhase(TypedDict):
-    """Largest value of a drill's equations up to a step."""
+class Limit(TypedDict):
+    """The largest of something up to a step."""
 
     until: Count | None
-    largest: Count
+    largest: Whole
 
 
 @with_config(EXACT)
@@ -163,10 +163,10 @@ class StoryRecipe(TypedDict):
     batch_size: StorySizes
     steps: StorySteps
     drill_length: Count
-    drill_values: Annotated[list[DrillPhase], Field(min_length=1)]
+    drill_values: Annotated[list[Limit], Field(min_length=1)]
     copy_sentences: Count
     copy_mask_ratio: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    tail: Whole
+    tail: Annotated[list[Limit], Field(min_length=1)]
     canvas_tail: Whole
     plain_prompt_rate: Share
     curriculum: Annotated[list[StoryPhase], Field(min_length=1)]
@@ -192,8 +192,8 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     recipe = read_yaml(path)
     is_stories = isinstance(recipe, dict) and recipe.get("lesson") == "stories"
     check(StoryRecipe if is_stories else TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
-    for phases in ("curriculum", "masking", "drill_values"):
-        if phases in recipe and recipe[phases][-1]["until"] is not None:
+    for phases in ("curriculum", "masking", "drill_values", "tail"):
+        if isinstance(recipe.get(phases), list) and recipe[phases][-1]["until"] is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:
         DiffusionGenerationConfig(**recipe["generation"])

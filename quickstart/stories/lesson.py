@@ -53,7 +53,7 @@ class StoryLesson:
             problem.question if rng.random() < recipe["plain_prompt_rate"] else self.render_prompt(problem.question)
             for problem in problems
         ]
-        most = recipe["canvas_tail" if kind == "full" else "tail"]
+        most = recipe["canvas_tail"] if kind == "full" else phase_at(recipe["tail"], step)["largest"]
         tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
         labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
         masked, weights = mask_answers(labels[:, start:], self.ids, phase_at(recipe["masking"], step), generator)

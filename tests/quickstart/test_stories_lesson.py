@@ -108,6 +108,16 @@ def test_an_answer_of_a_list_to_copy_has_its_sentences_in_another_order(lesson, 
     assert low / 2 < share.min() and share.max() < 1.3 * high
 
 
+def test_tails_grow_with_the_phase(lesson, small_recipe):
+    small_recipe["curriculum"] = only("short")
+    small_recipe["tail"] = [{"until": 5, "largest": 0}, {"until": None, "largest": 60}]
+    tails = []
+    for step in (4, 5):
+        batch = lesson.make_batch(small_recipe, step)
+        tails.append(((batch.labels == lesson.ids.eos) & batch.valid).sum(1))
+    assert (tails[0] == 1).all() and tails[1].max() > 5
+
+
 def test_equations_are_right_and_within_the_largest_value():
     import random
     import re
