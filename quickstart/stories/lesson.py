@@ -104,7 +104,7 @@ class StoryLesson:
     def _copy_batch(self, recipe: dict[str, Any], rng: random.Random, generator: torch.Generator) -> Batch:
         """
         Prompts that list who has how many of what, and answers with the same list in another order. What is masked can
-        only be copied: without such batches, names of several tokens were not copied at all after two thousand steps.
+        only be copied, as the names and things of a story must be.
         """
         size = recipe["batch_size"]["copy"]
         lists = [[draw_possession(rng) for _ in range(recipe["copy_sentences"])] for _ in range(size)]
