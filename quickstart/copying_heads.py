@@ -83,7 +83,7 @@ def _set_neighbour_head(
     # A query turned by one position is largest with the key there.
     query[rows, 0] = amplitude * torch.cat(((side * frequencies).cos() * sharp, (side * frequencies).sin() * sharp))
     key[rows, 0] = amplitude * torch.cat((sharp, torch.zeros_like(sharp)))
-    value[rows] = _projection(config.d_model, size, generator, constant_read=False).T
+    value[rows] = _token_reader(config.d_model, size, generator).T
     code = _projection(config.d_model, size, generator)
     output[:, rows] = CODE_SIZE * code / math.sqrt(size)
     return code
@@ -113,7 +113,7 @@ def _set_match_head(
     mask[0] = 0
     query[rows.stop - 1, 0] = math.sqrt(size) / constant
     key[rows.stop - 1] = -AVOIDANCE * mask / (mask.norm() ** 2 * constant)
-    token = _projection(config.d_model, size, generator, constant_read=False)
+    token = _token_reader(config.d_model, size, generator)
     value[rows] = token.T
     output[:, rows] = gain * token
 
@@ -121,14 +121,22 @@ def _set_match_head(
 def _head(
     params: Mapping[str, Tensor], layer: int, index: int, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, slice]:
+    """
+    Weights of queries, keys and values `(d_model, d_model)` and of the output, and the rows of a head in the first
+    three, which are its columns in the last one.
+    """
     names = ("q_proj", "k_proj", "v_proj", "attn_out")
     query, key, value, output = (params[f"model.transformer.blocks.{layer}.{name}.weight"] for name in names)
     return query, key, value, output, slice(index * size, (index + 1) * size)
 
 
-def _projection(rows: int, columns: int, generator: Generator, constant_read: bool = True) -> Tensor:
-    """A random matrix with orthonormal columns, and with or without the component that is the same in every token."""
-    projection = torch.linalg.qr(torch.randn(rows, columns, generator=generator))[0]
-    if not constant_read:
-        projection[0] = 0
+def _projection(rows: int, columns: int, generator: Generator) -> Tensor:
+    """A random matrix `(rows, columns)` with orthonormal columns."""
+    return torch.linalg.qr(torch.randn(rows, columns, generator=generator))[0]
+
+
+def _token_reader(rows: int, columns: int, generator: Generator) -> Tensor:
+    """Such a matrix without the component that is the same in every token."""
+    projection = _projection(rows, columns, generator)
+    projection[0] = 0
     return projection
