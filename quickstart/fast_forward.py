@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .training_rows import Layout
+
 
 def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
@@ -24,6 +26,7 @@ def fast_logits(
     num_layers: int,
     num_heads: int,
     rope_theta: float,
+    layout: Layout | None = None,
 ) -> Tensor:
     """
     Logits of `LLaDAModelLM` for a left-padded batch, equal to those of the model class up to rounding.
@@ -37,6 +40,7 @@ def fast_logits(
         valid (`Tensor` of shape `(B, L)`): False on padding.
         picked (`Tensor` of shape `(B, L)`): True where logits are asked for.
         num_layers (`int`), num_heads (`int`), rope_theta (`float`): As in the configuration.
+        layout (`Layout`, *optional*): Order and visibility of the positions; by default each sees the whole row.
 
     Returns:
         `Tensor` of shape `(N, vocab_size)`: Logits at the positions picked, row after row, not shifted.
@@ -45,10 +49,12 @@ def fast_logits(
     hidden = F.embedding(input_ids, params["model.transformer.wte.weight"])
     head_dim = hidden.shape[-1] // num_heads
     inv_freq = rope_theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * inv_freq
+    positions = torch.arange(length)[None] if layout is None else layout.positions
+    angles = positions[:, None, :, None] * inv_freq
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos(), angles.sin()
-    bias = torch.where(valid, 0.0, -1e9)[:, None, None, :]
+    visible = valid[:, None, :] if layout is None else layout.visible() & valid[:, None, :]
+    bias = torch.where(visible, 0.0, -1e9)[:, None]
     for layer in range(num_layers):
         block = f"model.transformer.blocks.{layer}."
         x = _rms_norm(hidden, params[block + "attn_norm.weight"])

@@ -30,7 +30,7 @@ from .fast_forward import fast_logits
 from .lessons import LESSONS
 from .muon import Muon
 from .teacher_recipe import load_recipe
-from .training_rows import Batch, canvas_rows
+from .training_rows import Batch, Layout, canvas_rows
 
 
 logger = logging.get_logger(__name__)
@@ -122,12 +122,12 @@ class TeacherTrainer:
         if "copying_heads" in self.recipe:
             set_copying_heads(self.params, self.config, generator, **self.recipe["copying_heads"])
 
-    def logits(self, input_ids: Tensor, valid: Tensor, picked: Tensor) -> Tensor:
+    def logits(self, input_ids: Tensor, valid: Tensor, picked: Tensor, layout: Layout | None = None) -> Tensor:
         """Logits `(N, vocab_size)` of the model in training at the `N` positions that are picked."""
         config = self.config
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):  # a setting of the thread
             logits = fast_logits(
-                self.params, input_ids, valid, picked, config.n_layers, config.n_heads, config.rope_theta
+                self.params, input_ids, valid, picked, config.n_layers, config.n_heads, config.rope_theta, layout
             )
         return logits.float()
 
@@ -135,7 +135,7 @@ class TeacherTrainer:
         """The part of some rows in a batch's gradients and loss, and the loss at each of their masked numbers."""
         batch, total_weight = share
         picked = batch.weights > 0
-        logits = self.logits(batch.input_ids, batch.valid, picked)
+        logits = self.logits(batch.input_ids, batch.valid, picked, batch.layout)
         labels, weights = batch.labels[picked], batch.weights[picked]
         losses = F.cross_entropy(logits, labels, reduction="none")
         loss = (losses * weights).sum() / total_weight

@@ -31,6 +31,35 @@ class TokenIds:
 
 
 @dataclass
+class Layout:
+    """
+    Rows [clean ; noisy]: the clean canvas, then the noisy answer, whose blocks see themselves and the clean blocks
+    before them (BD3-LM, [arXiv 2503.09573](https://huggingface.co/papers/2503.09573), section 3.1). Every token of an
+    answer is predicted in one pass, each from a clean prefix.
+
+    Attributes:
+        positions (`Tensor` of shape `(B, L)`): Position of each token in its canvas.
+        blocks (`Tensor` of shape `(B, L)`): Block of each token; the prompt is block 0.
+        noisy (`Tensor` of shape `(B, L)`): True in the noisy answer.
+    """
+
+    positions: Tensor
+    blocks: Tensor
+    noisy: Tensor
+
+    def visible(self) -> Tensor:
+        """Which position (dimension 1) sees which (dimension 2), bool `(B, L, L)`."""
+        query, key = self.blocks[:, :, None], self.blocks[:, None, :]
+        noisy_query, noisy_key = self.noisy[:, :, None], self.noisy[:, None, :]
+        return torch.where(noisy_key, noisy_query & (query == key), key + noisy_query.long() <= query)
+
+    def select(self, rows: Tensor, columns: Tensor) -> "Layout":
+        """The layout of some rows and columns."""
+        positions, blocks, noisy = (x[rows][:, columns] for x in (self.positions, self.blocks, self.noisy))
+        return Layout(positions, blocks, noisy)
+
+
+@dataclass
 class Batch:
     """
     Masked training rows.
@@ -41,6 +70,7 @@ class Batch:
         valid (`Tensor` of shape `(B, L)`): False on padding outside the row's own canvas.
         weights (`Tensor` of shape `(B, L)`): Loss weight of each position, zero where nothing is masked.
         kind (`str`): The kind of batch, as named in the recipe.
+        layout (`Layout`, *optional*): Order and visibility of the positions; by default each sees the whole row.
     """
 
     labels: Tensor
@@ -48,6 +78,7 @@ class Batch:
     valid: Tensor
     weights: Tensor
     kind: str
+    layout: Layout | None = None
 
     def split(self, parts: int) -> list[tuple["Batch", float]]:
         """
@@ -60,7 +91,8 @@ class Batch:
             columns = self.valid[rows].any(0)
             tensors = (self.labels, self.input_ids, self.valid, self.weights)
             labels, input_ids, valid, weights = (tensor[rows][:, columns] for tensor in tensors)
-            shares.append((Batch(labels, input_ids, valid, weights, self.kind), total))
+            layout = self.layout and self.layout.select(rows, columns)
+            shares.append((Batch(labels, input_ids, valid, weights, self.kind, layout), total))
         return shares
 
 
@@ -249,3 +281,52 @@ def mask_answers(
     weights = weights * torch.where(is_frontier & (position == start), masking["result_weight"], 1.0)
     weights = weights * torch.where(position < content, 1.0, masking["tail_weight"])
     return masked, weights * masked
+
+
+def mask_blocks(
+    labels: Tensor,
+    valid: Tensor,
+    start: int,
+    ids: TokenIds,
+    block_sizes: list[int],
+    kind: str,
+    generator: torch.Generator,
+) -> Batch:
+    """
+    Rows [clean ; noisy] of canvases; see [`Layout`]. The blocks of a row have one size, drawn from `block_sizes`. Half
+    of the rows are masked wholly, and those with blocks of one token; the others with probability r ~ U(0, 1).
+
+    Args:
+        labels (`Tensor` of shape `(B, L)`): Clean tokens.
+        valid (`Tensor` of shape `(B, L)`): False on padding.
+        start (`int`): Length of the prompt region.
+        ids (`TokenIds`): The ids that masking treats specially.
+        block_sizes (`list[int]`): Sizes that are equally likely; one may be named several times.
+        kind (`str`): The kind of batch.
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        `Batch`: Rows of `2 L - start` tokens; every masked one has the weight 1.
+    """
+    answers = labels[:, start:]
+    size, length = answers.shape
+    sizes = torch.tensor(block_sizes)
+    block_size = sizes[torch.randint(len(sizes), (size, 1), generator=generator)]
+    ratio = torch.rand(size, 1, generator=generator)
+    is_whole = (torch.rand(size, 1, generator=generator) < 0.5) | (block_size == 1)
+    masked = (torch.rand(size, length, generator=generator) < ratio) | is_whole
+    masked &= valid[:, start:]
+    block = torch.arange(length) // block_size + 1
+    prompt = torch.zeros(size, start, dtype=torch.long)
+    position = torch.arange(start + length).expand(size, -1)
+    is_noisy = torch.zeros(size, start + 2 * length, dtype=torch.bool)
+    is_noisy[:, start + length :] = True
+    layout = Layout(torch.cat((position, position[:, start:]), 1), torch.cat((prompt, block, block), 1), is_noisy)
+    return Batch(
+        labels=torch.cat((labels, answers), 1),
+        input_ids=torch.cat((labels, answers.masked_fill(masked, ids.mask)), 1),
+        valid=torch.cat((valid, valid[:, start:]), 1),
+        weights=torch.cat((torch.zeros(size, start + length), masked.float()), 1),
+        kind=kind,
+        layout=layout,
+    )

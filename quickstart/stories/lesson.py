@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, phase_at
+from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, mask_blocks, phase_at
 from .numbers import LARGEST_FACTOR, LARGEST_VALUE, calculate
 from .problem import draw_problem, generate_problems
 from .tokenizer import build_tokenizer
@@ -56,7 +56,10 @@ class StoryLesson:
         most = recipe["canvas_tail"] if kind == "full" else phase_at(recipe["tail"], step)["largest"]
         tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
         labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
-        masked, weights = mask_answers(labels[:, start:], self.ids, phase_at(recipe["masking"], step), generator)
+        masking = phase_at(recipe["masking"], step)
+        if rng.random() < masking["clean_blocks"]:
+            return mask_blocks(labels, valid, start, self.ids, recipe["block_sizes"], kind, generator)
+        masked, weights = mask_answers(labels[:, start:], self.ids, masking, generator)
         prompt = torch.zeros(len(problems), start)
         masked = torch.cat((prompt.bool(), masked), dim=1) & valid
         inputs = labels.masked_fill(masked, self.ids.mask)
@@ -87,19 +90,23 @@ class StoryLesson:
         return labels, (column >= first[:, None]) & (column <= last[:, None]), start
 
     def _drill_batch(self, recipe: dict[str, Any], step: int, rng: random.Random, generator: torch.Generator) -> Batch:
-        size, length = recipe["batch_size"]["drill"], recipe["drill_length"]
+        kind = "drill"
+        size, length = recipe["batch_size"][kind], recipe["drill_length"]
         largest = phase_at(recipe["drill_values"], step)["largest"]
         # an equation has at least eight tokens
         sheets = ["".join(draw_equation(rng, largest) for _ in range(length // 8 + 1)) for _ in range(size)]
         labels = torch.tensor([row[:length] for row in self.tokenizer(sheets)["input_ids"]])
         section, equation = self.sections(labels)
+        if rng.random() < phase_at(recipe["masking"], step)["clean_blocks"]:
+            valid = torch.ones_like(labels).bool()
+            batch = mask_blocks(labels, valid, 0, self.ids, recipe["block_sizes"], kind, generator)
+            batch.weights *= section.repeat(1, 2) >= RESULT  # operands are random
+            return batch
         # Usually the result and its copy are hidden, otherwise one of the operands.
         draw = torch.rand(size, length, generator=generator).gather(1, equation)
         hidden = torch.where(draw < 0.8, RESULT, torch.where(draw < 0.9, LEFT, RIGHT))
         masked = self.ids.numbers[labels] & ((section == hidden) | (section == COPY) & (hidden == RESULT))
-        return Batch(
-            labels, labels.masked_fill(masked, self.ids.mask), torch.ones_like(masked), masked.float(), "drill"
-        )
+        return Batch(labels, labels.masked_fill(masked, self.ids.mask), torch.ones_like(masked), masked.float(), kind)
 
     def _copy_batch(self, recipe: dict[str, Any], rng: random.Random, generator: torch.Generator) -> Batch:
         """

@@ -11,6 +11,7 @@ from d3llm.quickstart.stories.lesson import COPY, LEFT, RESULT, RIGHT, StoryLess
 from d3llm.quickstart.stories.numbers import calculate
 from d3llm.quickstart.teacher_recipe import load_recipe
 from d3llm.quickstart.train_teacher import TeacherTrainer, train_teacher
+from d3llm.quickstart.training_rows import Batch, mask_blocks
 
 from .test_teacher import shrunk, write_recipe
 
@@ -157,3 +158,53 @@ def test_a_phase_of_drills_must_have_no_end(small_recipe, tmp_path):
     small_recipe["drill_values"][-1]["until"] = 7
     with pytest.raises(ValueError, match="the last phase of `drill_values` must have no end"):
         load_recipe(write_recipe(small_recipe, tmp_path))
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 64])
+def test_a_noisy_block_sees_itself_and_the_clean_text_before_it(small_recipe: dict[str, Any], block_size: int):
+    trainer = TeacherTrainer(small_recipe)  # of one layer, so what a visible token sees does not matter
+    lesson, generator = trainer.lesson, torch.Generator().manual_seed(0)
+    questions, solutions = ["Tom has 3 pens.", "Who?"], ["<<3*4=12>>12 pens.\n#### 12", "Tom.\n#### 7"]
+    labels, valid, start = lesson.canvases(questions, solutions, [2, 0])
+    batch = mask_blocks(labels, valid, start, lesson.ids, [block_size], "short", generator)
+    picked = batch.valid & batch.layout.noisy
+    with torch.no_grad():
+        logits = trainer.logits(batch.input_ids, batch.valid, picked, batch.layout)
+        expected = torch.cat([alone(trainer, batch, row, start, labels.shape[1], block_size) for row in range(2)])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def alone(trainer: TeacherTrainer, batch: Batch, row: int, start: int, length: int, block_size: int) -> torch.Tensor:
+    """Logits of the noisy blocks of a row, each after its clean prefix and with nothing else in the canvas."""
+    blocks = []
+    for first in range(start, length, block_size):
+        last = min(first + block_size, length)
+        noisy = slice(length + first - start, length + last - start)
+        ids = torch.cat((batch.input_ids[row, :first], batch.input_ids[row, noisy]))
+        mask = torch.cat((batch.valid[row, :first], batch.valid[row, noisy]))
+        output = trainer.model(input_ids=ids[None], attention_mask=mask[None].long()).logits[0, first:]
+        blocks.append(output[batch.valid[row, noisy]])
+    return torch.cat(blocks)
+
+
+def test_rows_of_clean_and_noisy_blocks_weigh_their_masks(small_recipe: dict[str, Any]):
+    ids = TeacherTrainer(small_recipe).ids
+    labels = torch.randint(100, 200, (64, 24))
+    valid = torch.ones_like(labels).bool()
+    valid[:, -2:] = False
+    batch = mask_blocks(labels, valid, 4, ids, [1, 8], "short", torch.Generator().manual_seed(0))
+    masked = batch.input_ids == ids.mask
+    assert batch.weights.equal((masked & batch.valid).float())
+    assert not masked[:, :24].any() and not masked[:, -2:].any()
+    wholly = masked[:, 24:-2].all(1)
+    single = batch.layout.blocks[:, 5] == 2  # the second token of the answer is in the second block
+    assert wholly[single].all() and 0 < wholly[~single].sum() < (~single).sum()
+
+
+def test_sheets_of_blocks_weigh_results(small_recipe: dict[str, Any]):
+    small_recipe["masking"][0]["clean_blocks"] = 1.0
+    small_recipe["curriculum"] = only("drill")
+    lesson = TeacherTrainer(small_recipe).lesson
+    batch = lesson.make_batch(small_recipe, 0)
+    section, _ = lesson.sections(batch.labels)
+    assert batch.weights.any() and not batch.weights[section < RESULT].any()
