@@ -164,6 +164,7 @@ class StoryRecipe(TypedDict):
     batch_size: StorySizes
     steps: StorySteps
     drill_length: Count
+    drill_operations: Annotated[str, Field(pattern=r"^[-+*/]+$")]
     drill_values: Annotated[list[Limit], Field(min_length=1)]
     copy_sentences: Count
     copy_mask_ratio: Annotated[list[Share], Field(min_length=2, max_length=2)]

@@ -291,6 +291,7 @@ def mask_blocks(
     block_sizes: list[int],
     kind: str,
     generator: torch.Generator,
+    predicted: Tensor | None = None,
 ) -> Batch:
     """
     Rows [clean ; noisy] of canvases; see [`Layout`]. The blocks of a row have one size, drawn from `block_sizes`. Half
@@ -304,9 +305,11 @@ def mask_blocks(
         block_sizes (`list[int]`): Sizes that are equally likely; one may be named several times.
         kind (`str`): The kind of batch.
         generator (`torch.Generator`): Source of randomness.
+        predicted (`Tensor` of shape `(B, L - start)`, *optional*):
+            Positions to predict; the noisy answers have no others. By default all are.
 
     Returns:
-        `Batch`: Rows of `2 L - start` tokens; every masked one has the weight 1.
+        `Batch`: Rows of `2 L - start` tokens, or fewer with `predicted`; every masked one has the weight 1.
     """
     answers = labels[:, start:]
     size, length = answers.shape
@@ -322,7 +325,7 @@ def mask_blocks(
     is_noisy = torch.zeros(size, start + 2 * length, dtype=torch.bool)
     is_noisy[:, start + length :] = True
     layout = Layout(torch.cat((position, position[:, start:]), 1), torch.cat((prompt, block, block), 1), is_noisy)
-    return Batch(
+    batch = Batch(
         labels=torch.cat((labels, answers), 1),
         input_ids=torch.cat((labels, answers.masked_fill(masked, ids.mask)), 1),
         valid=torch.cat((valid, valid[:, start:]), 1),
@@ -330,3 +333,17 @@ def mask_blocks(
         kind=kind,
         layout=layout,
     )
+    return batch if predicted is None else keep_noisy(batch, predicted)
+
+
+def keep_noisy(batch: Batch, predicted: Tensor) -> Batch:
+    """The batch without noisy positions that are not predicted; `predicted` is as for [`mask_blocks`]."""
+    length = batch.labels.shape[1]
+    kept = torch.cat((torch.ones(len(predicted), length - predicted.shape[1], dtype=torch.bool), predicted), 1)
+    columns = kept.long().argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
+    labels, input_ids, weights = (x.gather(1, columns) for x in (batch.labels, batch.input_ids, batch.weights))
+    valid = (batch.valid & kept).gather(1, columns)
+    layout = batch.layout and Layout(
+        *(x.gather(1, columns) for x in (batch.layout.positions, batch.layout.blocks, batch.layout.noisy))
+    )
+    return Batch(labels, input_ids, valid, weights * valid, batch.kind, layout)

@@ -26,6 +26,7 @@ class StoryLesson:
         self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
         self.ids = TokenIds.of(self.tokenizer)
         marks = self.tokenizer.convert_tokens_to_ids(["\u0120<<", *"+-*/", "=", CLOSE])  # the first one after a space
+        self.close = marks[-1]
         self.section_after = torch.zeros(len(self.tokenizer), dtype=torch.long)
         self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
 
@@ -94,14 +95,17 @@ class StoryLesson:
         size, length = recipe["batch_size"][kind], recipe["drill_length"]
         largest = phase_at(recipe["drill_values"], step)["largest"]
         # an equation has at least eight tokens
-        sheets = ["".join(draw_equation(rng, largest) for _ in range(length // 8 + 1)) for _ in range(size)]
+        sheets = [
+            "".join(draw_equation(rng, largest, recipe["drill_operations"]) for _ in range(length // 8 + 1))
+            for _ in range(size)
+        ]
         labels = torch.tensor([row[:length] for row in self.tokenizer(sheets)["input_ids"]])
         section, equation = self.sections(labels)
         if rng.random() < phase_at(recipe["masking"], step)["clean_blocks"]:
             valid = torch.ones_like(labels).bool()
-            batch = mask_blocks(labels, valid, 0, self.ids, recipe["block_sizes"], kind, generator)
-            batch.weights *= section.repeat(1, 2) >= RESULT  # operands are random
-            return batch
+            # operands are random, and a copy is easy
+            predicted = (section == RESULT) & (labels != self.ids.equals) | (labels == self.close)
+            return mask_blocks(labels, valid, 0, self.ids, [1], kind, generator, predicted)
         # Usually the result and its copy are hidden, otherwise one of the operands.
         draw = torch.rand(size, length, generator=generator).gather(1, equation)
         hidden = torch.where(draw < 0.8, RESULT, torch.where(draw < 0.9, LEFT, RIGHT))
@@ -146,10 +150,13 @@ def draw_possession(rng: random.Random) -> str:
     return f"{name} has {1 + int(LARGEST_VALUE * rng.random() ** 2)} {things}."
 
 
-def draw_equation(rng: random.Random, largest: int) -> str:
-    """One equation in a story's form, after a space; small numbers are more likely than large ones."""
+def draw_equation(rng: random.Random, largest: int, operations: str = "+-*/") -> str:
+    """
+    One equation in a story's form, after a space; small numbers are more likely than large ones. The operation is
+    drawn from the characters of `operations`.
+    """
     while True:
-        operation = "+-*/"[int(rng.random() * 4)]
+        operation = operations[int(rng.random() * len(operations))]
         left, right = (int(largest * rng.random() ** 2) + 1 for _ in range(2))
         if operation in "*/":
             small = min(largest, LARGEST_FACTOR)

@@ -1,5 +1,6 @@
 """What the stories' teacher is taught: masked stories, sheets of equations, and a run that resumes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,17 @@ def test_rows_of_clean_and_noisy_blocks_weigh_their_masks(small_recipe: dict[str
     assert wholly[single].all() and 0 < wholly[~single].sum() < (~single).sum()
 
 
-def test_sheets_of_blocks_weigh_results(small_recipe: dict[str, Any]):
+def test_sheets_of_blocks_predict_results_from_what_is_before_them(small_recipe):
     small_recipe["masking"][0]["clean_blocks"] = 1.0
     small_recipe["curriculum"] = only("drill")
-    lesson = TeacherTrainer(small_recipe).lesson
-    batch = lesson.make_batch(small_recipe, 0)
-    section, _ = lesson.sections(batch.labels)
-    assert batch.weights.any() and not batch.weights[section < RESULT].any()
+    trainer = TeacherTrainer(small_recipe)
+    batch, length = trainer.lesson.make_batch(small_recipe, 0), small_recipe["drill_length"]
+    assert batch.layout.noisy[:, length:].all() and not batch.layout.noisy[:, :length].any()
+    for row in range(len(batch.labels)):
+        sheet = trainer.tokenizer.decode(batch.labels[row, :length])
+        results = "".join(f"{result}>>" for result in re.findall(r"=(\d+)(?=>>)", sheet))
+        there = batch.valid[row] & batch.layout.noisy[row]
+        assert trainer.tokenizer.decode(batch.labels[row, there]).startswith(results) and results
+        assert (batch.input_ids[row, there] == trainer.ids.mask).all() and (batch.weights[row] > 0).equal(there)
+        expected = batch.labels[row, batch.layout.positions[row, there]]
+        assert batch.labels[row, there].equal(expected)
