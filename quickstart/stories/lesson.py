@@ -15,6 +15,7 @@ from .words import draw_name, draw_thing
 
 
 UNITS = (24, 60, 100, 1000)  # constants that stories multiply and divide by, besides small factors
+MIDDLE_FACTOR = 60  # of products in sheets of equations; those of stories have a small factor or two middle ones
 OPEN, CLOSE = " <<", ">>"
 LEFT, RIGHT, RESULT, COPY = range(1, 5)
 
@@ -160,7 +161,11 @@ def draw_equation(rng: random.Random, largest: int, operations: str = "+-*/") ->
         left, right = (int(largest * rng.random() ** 2) + 1 for _ in range(2))
         if operation in "*/":
             small = min(largest, LARGEST_FACTOR)
-            right = rng.choice(UNITS) if rng.random() < 0.1 else 1 + int(rng.random() * small)
+            kind = rng.random()
+            right = rng.choice(UNITS) if kind < 0.1 else 1 + int(rng.random() * small)
+            if kind > 0.7:  # two factors of one size, as of 24 buses with 18 people
+                right = rng.randint(2, min(largest, MIDDLE_FACTOR))
+                left = rng.randint(1, LARGEST_VALUE // right)
         if operation == "/":
             left *= right
         elif (operation == "-" and left < right) or (operation == "*" and rng.random() < 0.5):
