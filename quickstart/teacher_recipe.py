@@ -170,7 +170,7 @@ class StoryRecipe(TypedDict):
     copy_mask_ratio: Annotated[list[Share], Field(min_length=2, max_length=2)]
     tail: Annotated[list[Limit], Field(min_length=1)]
     canvas_tail: Whole
-    block_sizes: NotRequired[Annotated[list[Count], Field(min_length=1)]]
+    block_sizes: Annotated[list[Count], Field(min_length=1)]
     plain_prompt_rate: Share
     curriculum: Annotated[list[StoryPhase], Field(min_length=1)]
     masking: Annotated[list[Masking], Field(min_length=1)]

@@ -1,6 +1,7 @@
 """Training batches of the teacher: masked problems or sheets of equations, each a pure function of recipe and step."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,8 @@ class Layout:
     """
     Rows [clean ; noisy]: the clean canvas, then the noisy answer, whose blocks see themselves and the clean blocks
     before them (BD3-LM, [arXiv 2503.09573](https://huggingface.co/papers/2503.09573), section 3.1). Every token of an
-    answer is predicted in one pass, each from a clean prefix.
+    answer is predicted in one pass, each from a clean prefix. Prompts, and tokens that are not predicted, have
+    no noisy copy, as they have in [`~d3llm.trainers.block_causal.block_causal_mask`].
 
     Attributes:
         positions (`Tensor` of shape `(B, L)`): Position of each token in its canvas.
@@ -53,10 +55,9 @@ class Layout:
         noisy_query, noisy_key = self.noisy[:, :, None], self.noisy[:, None, :]
         return torch.where(noisy_key, noisy_query & (query == key), key + noisy_query.long() <= query)
 
-    def select(self, rows: Tensor, columns: Tensor) -> "Layout":
-        """The layout of some rows and columns."""
-        positions, blocks, noisy = (x[rows][:, columns] for x in (self.positions, self.blocks, self.noisy))
-        return Layout(positions, blocks, noisy)
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Layout":
+        """The layout with each tensor changed alike."""
+        return Layout(change(self.positions), change(self.blocks), change(self.noisy))
 
 
 @dataclass
@@ -88,12 +89,16 @@ class Batch:
         total = self.weights.sum().item()
         shares = []
         for rows in torch.arange(len(self.labels)).chunk(parts):
-            columns = self.valid[rows].any(0)
-            tensors = (self.labels, self.input_ids, self.valid, self.weights)
-            labels, input_ids, valid, weights = (tensor[rows][:, columns] for tensor in tensors)
-            layout = self.layout and self.layout.select(rows, columns)
-            shares.append((Batch(labels, input_ids, valid, weights, self.kind, layout), total))
+            shares.append((self._select(rows, self.valid[rows].any(0)), total))
         return shares
+
+    def _select(self, rows: Tensor, columns: Tensor) -> "Batch":
+        def part(tensor: Tensor) -> Tensor:
+            return tensor[rows][:, columns]
+
+        tensors = (self.labels, self.input_ids, self.valid, self.weights)
+        labels, input_ids, valid, weights = (part(tensor) for tensor in tensors)
+        return Batch(labels, input_ids, valid, weights, self.kind, self.layout and self.layout.map(part))
 
 
 def render_prompt(problem: Problem, plain: bool = False) -> str:
@@ -343,7 +348,5 @@ def keep_noisy(batch: Batch, predicted: Tensor) -> Batch:
     columns = kept.long().argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
     labels, input_ids, weights = (x.gather(1, columns) for x in (batch.labels, batch.input_ids, batch.weights))
     valid = (batch.valid & kept).gather(1, columns)
-    layout = batch.layout and Layout(
-        *(x.gather(1, columns) for x in (batch.layout.positions, batch.layout.blocks, batch.layout.noisy))
-    )
+    layout = batch.layout and batch.layout.map(lambda x: x.gather(1, columns))
     return Batch(labels, input_ids, valid, weights * valid, batch.kind, layout)

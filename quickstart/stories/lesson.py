@@ -59,7 +59,7 @@ class StoryLesson:
         tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
         labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
         masking = phase_at(recipe["masking"], step)
-        if rng.random() < masking["clean_blocks"]:
+        if rng.random() < masking.get("clean_blocks", 0.0):
             return mask_blocks(labels, valid, start, self.ids, recipe["block_sizes"], kind, generator)
         masked, weights = mask_answers(labels[:, start:], self.ids, masking, generator)
         prompt = torch.zeros(len(problems), start)
@@ -102,7 +102,7 @@ class StoryLesson:
         ]
         labels = torch.tensor([row[:length] for row in self.tokenizer(sheets)["input_ids"]])
         section, equation = self.sections(labels)
-        if rng.random() < phase_at(recipe["masking"], step)["clean_blocks"]:
+        if rng.random() < phase_at(recipe["masking"], step).get("clean_blocks", 0.0):
             valid = torch.ones_like(labels).bool()
             # operands are random, and a copy is easy
             predicted = (section == RESULT) & (labels != self.ids.equals) | (labels == self.close)
@@ -161,9 +161,9 @@ def draw_equation(rng: random.Random, largest: int, operations: str = "+-*/") ->
         left, right = (int(largest * rng.random() ** 2) + 1 for _ in range(2))
         if operation in "*/":
             small = min(largest, LARGEST_FACTOR)
-            kind = rng.random()
-            right = rng.choice(UNITS) if kind < 0.1 else 1 + int(rng.random() * small)
-            if kind > 0.7:  # two factors of one size, as of 24 buses with 18 people
+            draw = rng.random()
+            right = rng.choice(UNITS) if draw < 0.1 else 1 + int(rng.random() * small)
+            if draw > 0.7:  # two factors of one size, as of 24 buses with 18 people
                 right = rng.randint(2, min(largest, MIDDLE_FACTOR))
                 left = rng.randint(1, LARGEST_VALUE // right)
         if operation == "/":

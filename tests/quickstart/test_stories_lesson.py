@@ -122,7 +122,6 @@ def test_tails_grow_with_the_phase(lesson, small_recipe):
 
 def test_equations_are_right_and_within_the_largest_value():
     import random
-    import re
 
     rng = random.Random(0)
     for _ in range(500):
