@@ -34,6 +34,7 @@ class Shape(TypedDict):
     mlp_hidden_size: Count
     rope_theta: Positive
     max_sequence_length: Count
+    attention_block_size: NotRequired[Count]
 
 
 @with_config(EXACT)

@@ -71,16 +71,15 @@ class TeacherTrainer:
         self.lesson = LESSONS[recipe.get("lesson", "problems")]()
         self.tokenizer: PreTrainedTokenizerBase = self.lesson.tokenizer
         self.ids = self.lesson.ids
-        shape = recipe["model"]
+        self.block_size = recipe["model"].get("attention_block_size")
         self.config = LLaDAConfig(
-            **{name: shape[name] for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "rope_theta")},
-            max_sequence_length=shape["max_sequence_length"],
+            **recipe["model"],
+            attention="bidirectional" if self.block_size is None else "block_causal",
             vocab_size=len(self.tokenizer),
             embedding_size=len(self.tokenizer),
             mask_token_id=self.ids.mask,
             eos_token_id=self.ids.eos,
             pad_token_id=self.ids.eos,
-            attention="bidirectional",
         )
         self.model = LLaDAModelLM(self.config)
         self.params = dict(self.model.named_parameters())
@@ -185,7 +184,8 @@ class TeacherTrainer:
         hidden = torch.arange(labels.shape[1]) >= positions[:, None]
         # the tokens of the number that begins after the sign
         result = hidden & (self.ids.numbers[labels] | ~hidden).long().cumprod(1).bool()
-        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result)
+        layout = self.block_size and Layout.of_canvases(labels, start, self.block_size)
+        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result, layout)
         wrong = torch.zeros_like(result).masked_scatter(result, logits.argmax(-1) != labels[result])
         return 1 - wrong.any(1).float().mean().item()
 

@@ -49,6 +49,13 @@ class Layout:
     blocks: Tensor
     noisy: Tensor
 
+    @classmethod
+    def of_canvases(cls, tokens: Tensor, start: int, block_size: int) -> "Layout":
+        """Canvases alone, whose blocks see those up to themselves. `start` is the length of the prompt region."""
+        position = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        block = (position - start).div(block_size, rounding_mode="floor").clamp(min=-1) + 1
+        return cls(position, block, torch.zeros_like(tokens, dtype=torch.bool))
+
     def visible(self) -> Tensor:
         """Which position (dimension 1) sees which (dimension 2), bool `(B, L, L)`."""
         query, key = self.blocks[:, :, None], self.blocks[:, None, :]

@@ -135,7 +135,7 @@ def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch)
     trainer = TeacherTrainer(small_recipe)
     digit = trainer.tokenizer.convert_tokens_to_ids("5")
 
-    def always_five(input_ids, valid, picked):
+    def always_five(input_ids, valid, picked, layout):
         return torch.nn.functional.one_hot(torch.full((int(picked.sum()),), digit), len(trainer.tokenizer)).float()
 
     monkeypatch.setattr(trainer, "logits", always_five)

@@ -24,7 +24,8 @@ from d3llm.quickstart.problems import (
 from d3llm.quickstart.teacher_recipe import load_recipe
 from d3llm.quickstart.tokenizer import build_tokenizer
 from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, train_teacher
-from d3llm.quickstart.training_rows import TokenIds, make_batch, mask_answers, render_prompt
+from d3llm.quickstart.training_rows import Layout, TokenIds, make_batch, mask_answers, render_prompt
+from d3llm.trainers.block_causal import BlockGrid, block_causal_mask
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +250,14 @@ def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, 
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
     logs = [(tmp_path / folder / "training_log.jsonl").read_text().splitlines() for folder in ("whole", "parts")]
     assert len(logs[0]) == len(logs[1]) == 4
+
+
+def test_canvases_attend_in_blocks_as_students_do():
+    tokens, start = torch.zeros(2, 30, dtype=torch.long), 7
+    seen = torch.ones_like(tokens)
+    blocks = BlockGrid("prompt", 8).blocks(seen, start)
+    expected = block_causal_mask(seen, blocks, doubled=False)[:, 0]
+    assert torch.equal(Layout.of_canvases(tokens, start, 8).visible(), expected)
 
 
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
