@@ -306,8 +306,9 @@ def mask_blocks(
     predicted: Tensor | None = None,
 ) -> Batch:
     """
-    Rows [clean ; noisy] of canvases; see [`Layout`]. The blocks of a row have one size, drawn from `block_sizes`. Half
-    of the rows are masked wholly, and those with blocks of one token; the others with probability r ~ U(0, 1).
+    Rows [clean ; noisy] of canvases; see [`Layout`]. The blocks of a row have one size, drawn from `block_sizes`. By
+    a rule drawn for the row, all tokens of the blocks are masked, each one with a probability r ~ U(0, 1), or those
+    from a place drawn for the block, as if it were filled from left to right. Blocks of one token are masked.
 
     Args:
         labels (`Tensor` of shape `(B, L)`): Clean tokens.
@@ -327,11 +328,13 @@ def mask_blocks(
     size, length = answers.shape
     sizes = torch.tensor(block_sizes)
     block_size = sizes[torch.randint(len(sizes), (size, 1), generator=generator)]
-    ratio = torch.rand(size, 1, generator=generator)
-    is_whole = (torch.rand(size, 1, generator=generator) < 0.5) | (block_size == 1)
-    masked = (torch.rand(size, length, generator=generator) < ratio) | is_whole
+    column = torch.arange(length)
+    block, offset = column // block_size + 1, column % block_size
+    rule, ratio = torch.rand(2, size, 1, generator=generator)
+    draw = torch.rand(size, length, generator=generator)
+    cut = (draw.gather(1, block - 1) * block_size).long()
+    masked = torch.where(rule < 1 / 3, draw < ratio, (rule < 2 / 3) | (offset >= cut)) | (block_size == 1)
     masked &= valid[:, start:]
-    block = torch.arange(length) // block_size + 1
     prompt = torch.zeros(size, start, dtype=torch.long)
     position = torch.arange(start + length).expand(size, -1)
     is_noisy = torch.zeros(size, start + 2 * length, dtype=torch.bool)

@@ -160,6 +160,21 @@ def test_a_phase_of_drills_must_have_no_end(small_recipe, tmp_path):
         load_recipe(write_recipe(small_recipe, tmp_path))
 
 
+def test_blocks_are_masked_wholly_at_random_or_from_a_place_on(small_recipe: dict[str, Any]):
+    ids = TeacherTrainer(small_recipe).ids
+    labels = torch.full((900, 24), ids.equals)
+    batch = mask_blocks(labels, labels > 0, 0, ids, [8], "short", torch.Generator().manual_seed(0))
+    masked = (batch.input_ids[:, 24:] == ids.mask).view(900, 3, 8)
+    is_whole = masked.all(-1).all(-1)
+    is_suffix = (masked.long().cummax(-1).values == masked).all(-1).all(-1)
+    shares = [rows.float().mean().item() for rows in (is_whole, is_suffix & ~is_whole, ~is_suffix)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.07)
+    places = masked[is_suffix & ~is_whole].sum(-1)
+    assert (places[:, 0] != places[:, 1]).float().mean() > 0.8  # each block has its own
+    alone = mask_blocks(labels, labels > 0, 0, ids, [1], "short", torch.Generator().manual_seed(0))
+    assert (alone.input_ids[:, 24:] == ids.mask).all()
+
+
 @pytest.mark.parametrize("block_size", [1, 4, 64])
 def test_a_noisy_block_sees_itself_and_the_clean_text_before_it(small_recipe: dict[str, Any], block_size: int):
     trainer = TeacherTrainer(small_recipe)  # of one layer, so what a visible token sees does not matter
