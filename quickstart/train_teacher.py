@@ -184,7 +184,7 @@ class TeacherTrainer:
         hidden = torch.arange(labels.shape[1]) >= positions[:, None]
         # the tokens of the number that begins after the sign
         result = hidden & (self.ids.numbers[labels] | ~hidden).long().cumprod(1).bool()
-        layout = self.block_size and Layout.of_canvases(labels, start, self.block_size)
+        layout = None if self.block_size is None else Layout.of_canvases(labels, start, self.block_size)
         logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result, layout)
         wrong = torch.zeros_like(result).masked_scatter(result, logits.argmax(-1) != labels[result])
         return 1 - wrong.any(1).float().mean().item()
