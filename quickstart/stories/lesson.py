@@ -57,7 +57,8 @@ class StoryLesson:
         ]
         most = recipe["canvas_tail"] if kind == "full" else phase_at(recipe["tail"], step)["largest"]
         tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
-        labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
+        block_size = recipe["model"].get("attention_block_size", 1)
+        labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails, block_size)
         masking = phase_at(recipe["masking"], step)
         if rng.random() < masking.get("clean_blocks", 0.0):
             return mask_blocks(labels, valid, start, self.ids, recipe["block_sizes"], kind, generator)
@@ -67,19 +68,27 @@ class StoryLesson:
         inputs = labels.masked_fill(masked, self.ids.mask)
         return Batch(labels, inputs, valid, torch.cat((prompt, weights), dim=1) * valid, kind)
 
-    def canvases(self, prompts: list[str], solutions: list[str], tails: list[int]) -> tuple[Tensor, Tensor, int]:
+    def canvases(
+        self, prompts: list[str], solutions: list[str], tails: list[int], block_size: int = 1
+    ) -> tuple[Tensor, Tensor, int]:
         """
         The tokens of canvases, each of its own length, the longest first: left-padded prompts, then answers with their
         tails of EOS, and more EOS as padding.
 
         Args:
             prompts (`list[str]`), solutions (`list[str]`): The texts.
-            tails (`list[int]`): Number of EOS after the one that ends each answer.
+            tails (`list[int]`): Least number of EOS after the one that ends each answer.
+            block_size (`int`, *optional*, defaults to 1): The answer with its tail is a multiple of it.
 
         Returns:
             `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
         """
-        encoded = zip(self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True)
+        encoded = [
+            (prompt, answer, tail + -(len(answer) + 1 + tail) % block_size)
+            for prompt, answer, tail in zip(
+                self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True
+            )
+        ]
         rows = sorted(encoded, key=lambda row: len(row[0]) + len(row[1]) + row[2], reverse=True)
         start = max(len(prompt) for prompt, _, _ in rows)
         length = max(len(answer) + 1 + tail for _, answer, tail in rows)

@@ -117,7 +117,13 @@ def test_tails_grow_with_the_phase(lesson, small_recipe):
     for step in (4, 5):
         batch = lesson.make_batch(small_recipe, step)
         tails.append(((batch.labels == lesson.ids.eos) & batch.valid).sum(1))
-    assert (tails[0] == 1).all() and tails[1].max() > 5
+    assert tails[0].max() <= small_recipe["model"]["attention_block_size"] < tails[1].max()
+
+
+def test_canvases_end_with_a_block(lesson):
+    _, valid, start = lesson.canvases(["Who?"] * 2, ["Tom.", "Tom has <<3*4=12>>12 pens."], [0, 9], 8)
+    lengths = valid[:, start:].sum(1)
+    assert (lengths % 8 == 0).all() and lengths.min() == 8
 
 
 def test_equations_are_right_and_within_the_largest_value():
