@@ -11,8 +11,9 @@ from ..common.yaml_files import read_yaml
 from ..trainers.lightning_rl_config import LightningRLConfig
 from ..trainers.rounds_config import RoundsConfig
 from .comparison_file import ComparisonFile, Decoder, Student
-from .problem_sets import ANSWER, PROMPT, SOLUTION
-from .student_recipe import SET_BY_RUN, check_names, check_recipe, problem_set, training_config
+from .stories.reference import CHECK
+from .stories.rows import ANSWER, PROMPT, SOLUTION
+from .student_recipe import SET_BY_RUN, check_names, check_recipe, training_config
 
 
 DEFAULT_PLAN = Path(__file__).resolve().parent / "comparison.yaml"
@@ -53,13 +54,18 @@ class ComparisonPlan:
         return self.values["students"]
 
     @property
+    def shipped(self) -> tuple[str, int]:
+        """The student that comes with the package, and its seed."""
+        return self.values["shipped"]["student"], self.values["shipped"]["seed"]
+
+    @property
     def base(self) -> str:
         """The student that the others are compared with."""
         return self.values["base"]
 
     def common(self) -> dict[str, Any]:
         """What the results of all students depend on."""
-        names = ("task", "problems", "fresh_problems", "decoding", "extraction", "order_model", "measurement")
+        names = ("bf16", "problems", "fresh_problems", "decoding", "extraction", "order_model", "measurement")
         return {name: self.values[name] for name in names}
 
     def with_starts(self, names: Collection[str]) -> list[str]:
@@ -97,7 +103,7 @@ class ComparisonPlan:
 
     def recipe(self, student: str, seed: int) -> dict[str, Any]:
         """
-        The recipe of a student in the form of `student.yaml`, without methods to measure.
+        The recipe of a student, without methods to measure.
 
         Args:
             student (`str`): Its name.
@@ -107,10 +113,9 @@ class ComparisonPlan:
             `dict[str, Any]`: The recipe.
         """
         own = self.students[student]
-        names = ("task", "teacher", "problems", "decoding")
         training = self.values["rounds_training" if "rounds" in own else "training"]
         return {
-            **{name: self.values[name] for name in names},
+            **{name: self.values[name] for name in ("teacher", "problems", "decoding")},
             "seed": seed,
             "extraction": self.values["extraction"] | own.get("extraction", {}),
             "training": training | own.get("training", {}),
@@ -145,7 +150,7 @@ class ComparisonPlan:
         given = self.values["rounds"] | self.students[student]["rounds"]
         skip = (given.get("prompts_per_round") or 0) * self.rounds_before(student)
         is_own = given.get("texts", "own") == "own"
-        own = {"check": problem_set(self.values).check} if is_own else {"response_column": SOLUTION}
+        own = {"check": CHECK} if is_own else {"response_column": SOLUTION}
         if not is_own:
             given = {name: value for name, value in given.items() if name != "decoding"}
         return RoundsConfig(
@@ -257,6 +262,11 @@ def _check_names(plan: ComparisonPlan) -> None:
             raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it goes on from.")
     if plan.base not in plan.students:
         raise ValueError(f"{plan.name}: `base` is {plan.base}: expected one of {', '.join(plan.students)}.")
+    shipped, seed = plan.shipped
+    if shipped not in plan.students:
+        raise ValueError(f"{plan.name}: `shipped` is {shipped}: expected one of {', '.join(plan.students)}.")
+    if seed not in values["seeds"]:
+        raise ValueError(f"{plan.name}: `shipped` has the seed {seed}: expected one of `seeds`, {values['seeds']}.")
     named = [values["default_decoders"], *(student.get("decoders", []) for student in plan.students.values())]
     unknown = sorted({name for names in named for name in names} - values["decoders"].keys())
     if unknown:

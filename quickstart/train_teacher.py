@@ -1,4 +1,4 @@
-"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the word problems of this package."""
+"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the stories of this package."""
 
 import itertools
 import json
@@ -27,10 +27,11 @@ from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
 from .copying_heads import set_copying_heads
 from .fast_forward import fast_logits
-from .lessons import LESSONS
+from .half_size import store_in_bfloat16
 from .muon import Muon
+from .stories.lesson import StoryLesson
 from .teacher_recipe import load_recipe
-from .training_rows import Batch, Layout, canvas_rows
+from .training_rows import Batch, Layout
 
 
 logger = logging.get_logger(__name__)
@@ -68,19 +69,17 @@ class TeacherTrainer:
         self.bf16 = bf16
         self.workers = ThreadPoolExecutor(num_workers)
         self.step = 0
-        self.lesson = LESSONS[recipe.get("lesson", "problems")]()
+        self.lesson = StoryLesson()
         self.tokenizer: PreTrainedTokenizerBase = self.lesson.tokenizer
         self.ids = self.lesson.ids
-        shape = recipe["model"]
         self.config = LLaDAConfig(
-            **{name: shape[name] for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "rope_theta")},
-            max_sequence_length=shape["max_sequence_length"],
+            **recipe["model"],
+            attention="block_causal",
             vocab_size=len(self.tokenizer),
             embedding_size=len(self.tokenizer),
             mask_token_id=self.ids.mask,
             eos_token_id=self.ids.eos,
             pad_token_id=self.ids.eos,
-            attention="bidirectional",
         )
         self.model = LLaDAModelLM(self.config)
         self.params = dict(self.model.named_parameters())
@@ -178,14 +177,15 @@ class TeacherTrainer:
         power.
         """
         prompts, solutions = self.lesson.validation_texts(num_problems)
-        labels, valid, start = canvas_rows(self.tokenizer, prompts, solutions, self.recipe.get("canvas"))
+        labels, valid, start = self.lesson.canvases(prompts, solutions, [0] * len(prompts))
         rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
         positions = positions + start + 1
         labels = labels[rows]
         hidden = torch.arange(labels.shape[1]) >= positions[:, None]
         # the tokens of the number that begins after the sign
         result = hidden & (self.ids.numbers[labels] | ~hidden).long().cumprod(1).bool()
-        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result)
+        layout = Layout.of_canvases(labels, start, self.config.attention_block_size)
+        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result, layout)
         wrong = torch.zeros_like(result).masked_scatter(result, logits.argmax(-1) != labels[result])
         return 1 - wrong.any(1).float().mean().item()
 
@@ -303,6 +303,7 @@ def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: in
     with _writing(output):
         trainer.model.save_pretrained(output)
         trainer.tokenizer.save_pretrained(output)
+        store_in_bfloat16(output)
 
 
 @contextmanager

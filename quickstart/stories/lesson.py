@@ -1,4 +1,4 @@
-"""Training batches of the stories' teacher: masked stories, sheets of equations and lists, by recipe and step."""
+"""Training batches of the teacher: masked stories, sheets of equations and lists, by recipe and step."""
 
 import random
 from typing import Any
@@ -21,7 +21,13 @@ LEFT, RIGHT, RESULT, COPY = range(1, 5)
 
 
 class StoryLesson:
-    """The stories, for [`TeacherTrainer`]."""
+    """
+    What a teacher is taught: batches that are pure functions of recipe and step, and problems to watch.
+
+    Attributes:
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        ids ([`TokenIds`]): Its special ids, for masking.
+    """
 
     def __init__(self) -> None:
         self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
@@ -32,6 +38,7 @@ class StoryLesson:
         self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
 
     def validation_texts(self, num_problems: int) -> tuple[list[str], list[str]]:
+        """Prompts and solutions of validation problems, always the same."""
         problems = generate_problems("validation", num_problems)
         prompts = [self.render_prompt(problem.question) for problem in problems]
         return prompts, [problem.solution for problem in problems]
@@ -42,6 +49,7 @@ class StoryLesson:
         return self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
     def make_batch(self, recipe: dict[str, Any], step: int) -> Batch:
+        """The batch of a training step, counted from 0."""
         rng = random.Random(f"{recipe['seed']}:{step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         kind = draw_kind(recipe["curriculum"], step, rng)
@@ -57,7 +65,8 @@ class StoryLesson:
         ]
         most = recipe["canvas_tail"] if kind == "full" else phase_at(recipe["tail"], step)["largest"]
         tails = [int((most + 1) * rng.random() ** 2) for _ in problems]
-        labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails)
+        block_size = recipe["model"].get("attention_block_size", 1)
+        labels, valid, start = self.canvases(prompts, [problem.solution for problem in problems], tails, block_size)
         masking = phase_at(recipe["masking"], step)
         if rng.random() < masking.get("clean_blocks", 0.0):
             return mask_blocks(labels, valid, start, self.ids, recipe["block_sizes"], kind, generator)
@@ -67,19 +76,27 @@ class StoryLesson:
         inputs = labels.masked_fill(masked, self.ids.mask)
         return Batch(labels, inputs, valid, torch.cat((prompt, weights), dim=1) * valid, kind)
 
-    def canvases(self, prompts: list[str], solutions: list[str], tails: list[int]) -> tuple[Tensor, Tensor, int]:
+    def canvases(
+        self, prompts: list[str], solutions: list[str], tails: list[int], block_size: int = 1
+    ) -> tuple[Tensor, Tensor, int]:
         """
         The tokens of canvases, each of its own length, the longest first: left-padded prompts, then answers with their
         tails of EOS, and more EOS as padding.
 
         Args:
             prompts (`list[str]`), solutions (`list[str]`): The texts.
-            tails (`list[int]`): Number of EOS after the one that ends each answer.
+            tails (`list[int]`): Least number of EOS after the one that ends each answer.
+            block_size (`int`, *optional*, defaults to 1): The answer with its tail is a multiple of it.
 
         Returns:
             `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
         """
-        encoded = zip(self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True)
+        encoded = [
+            (prompt, answer, tail + -(len(answer) + 1 + tail) % block_size)
+            for prompt, answer, tail in zip(
+                self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True
+            )
+        ]
         rows = sorted(encoded, key=lambda row: len(row[0]) + len(row[1]) + row[2], reverse=True)
         start = max(len(prompt) for prompt, _, _ in rows)
         length = max(len(answer) + 1 + tail for _, answer, tail in rows)

@@ -73,7 +73,7 @@ def test_an_installation_without_the_checkpoint(capsys, monkeypatch, tmp_path):
 
 
 def test_generate_takes_the_shipped_teacher_by_default(capsys):
-    prompt = "Tom buys 3 boxes of 4 pens. He gives 5 to Mia. How many pens does Tom have now?"
+    prompt = "Tom buys 3 boxes of 4 pens and gives 5 pens away. How many pens does Tom have now?"
     arguments = ["generate", "--prompt", prompt, "--preset", "llada", "--max-new-tokens", "96"]
     assert main(arguments) == 0
     by_default = capsys.readouterr().out

@@ -1,23 +1,18 @@
-"""What the stories' teacher is taught: masked stories, sheets of equations, and a run that resumes."""
+"""What the teacher is taught: masked stories, sheets of equations and lists."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from d3llm.quickstart.stories.lesson import COPY, LEFT, RESULT, RIGHT, StoryLesson, draw_equation
 from d3llm.quickstart.stories.numbers import calculate
 from d3llm.quickstart.teacher_recipe import load_recipe
-from d3llm.quickstart.train_teacher import TeacherTrainer, train_teacher
+from d3llm.quickstart.train_teacher import TeacherTrainer
 from d3llm.quickstart.training_rows import Batch, mask_blocks
 
-from .test_teacher import shrunk, write_recipe
-
-
-RECIPE = Path(__file__).parents[2] / "quickstart/stories/teacher.yaml"
+from .test_teacher import KINDS, only, shrunk
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +22,7 @@ def lesson() -> StoryLesson:
 
 @pytest.fixture
 def small_recipe() -> dict[str, Any]:
-    return shrunk(load_recipe(RECIPE))
-
-
-KINDS = ("drill", "copy", "short", "medium", "long", "full")
-
-
-def only(kind: str) -> list[dict[str, Any]]:
-    return [{"until": None, **dict.fromkeys(KINDS, 0.0), kind: 1.0}]
+    return shrunk(load_recipe())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +105,13 @@ def test_tails_grow_with_the_phase(lesson, small_recipe):
     for step in (4, 5):
         batch = lesson.make_batch(small_recipe, step)
         tails.append(((batch.labels == lesson.ids.eos) & batch.valid).sum(1))
-    assert (tails[0] == 1).all() and tails[1].max() > 5
+    assert tails[0].max() <= small_recipe["model"]["attention_block_size"] < tails[1].max()
+
+
+def test_canvases_end_with_a_block(lesson):
+    _, valid, start = lesson.canvases(["Who?"] * 2, ["Tom.", "Tom has <<3*4=12>>12 pens."], [0, 9], 8)
+    lengths = valid[:, start:].sum(1)
+    assert (lengths % 8 == 0).all() and lengths.min() == 8
 
 
 def test_equations_are_right_and_within_the_largest_value():
@@ -135,7 +129,7 @@ def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch)
     trainer = TeacherTrainer(small_recipe)
     digit = trainer.tokenizer.convert_tokens_to_ids("5")
 
-    def always_five(input_ids, valid, picked):
+    def always_five(input_ids, valid, picked, layout):
         return torch.nn.functional.one_hot(torch.full((int(picked.sum()),), digit), len(trainer.tokenizer)).float()
 
     monkeypatch.setattr(trainer, "logits", always_five)
@@ -144,20 +138,19 @@ def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch)
     assert trainer.result_accuracy(2) == pytest.approx(2 / 3)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe, tmp_path):
-    recipe = write_recipe(small_recipe, tmp_path)
-    train_teacher(recipe, tmp_path / "whole")
-    train_teacher(recipe, tmp_path / "parts", stop_at_step=2, num_workers=1)
-    train_teacher(recipe, tmp_path / "parts")
-    whole, parts = (load_file(tmp_path / folder / "training_state.safetensors") for folder in ("whole", "parts"))
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert (tmp_path / "parts/model.safetensors").exists()
-
-
-def test_a_phase_of_drills_must_have_no_end(small_recipe, tmp_path):
-    small_recipe["drill_values"][-1]["until"] = 7
-    with pytest.raises(ValueError, match="the last phase of `drill_values` must have no end"):
-        load_recipe(write_recipe(small_recipe, tmp_path))
+def test_blocks_are_masked_wholly_at_random_or_from_a_place_on(small_recipe: dict[str, Any]):
+    ids = TeacherTrainer(small_recipe).ids
+    labels = torch.full((900, 24), ids.equals)
+    batch = mask_blocks(labels, labels > 0, 0, ids, [8], "short", torch.Generator().manual_seed(0))
+    masked = (batch.input_ids[:, 24:] == ids.mask).view(900, 3, 8)
+    is_whole = masked.all(-1).all(-1)
+    is_suffix = (masked.long().cummax(-1).values == masked).all(-1).all(-1)
+    shares = [rows.float().mean().item() for rows in (is_whole, is_suffix & ~is_whole, ~is_suffix)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.07)
+    places = masked[is_suffix & ~is_whole].sum(-1)
+    assert (places[:, 0] != places[:, 1]).float().mean() > 0.8  # each block has its own
+    alone = mask_blocks(labels, labels > 0, 0, ids, [1], "short", torch.Generator().manual_seed(0))
+    assert (alone.input_ids[:, 24:] == ids.mask).all()
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 64])

@@ -1,4 +1,4 @@
-"""Distils the embedded student from the embedded teacher: extract → distill → measure, on a CPU."""
+"""The stages of a student on a CPU: extract → distill → measure."""
 
 import json
 from dataclasses import dataclass
@@ -9,10 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..common.files import remove_leftovers, whole_folder
-from ..common.plan import keep_plan
+from ..common.files import whole_folder
 from ..evaluation.measurer import Measurer, Point, checkpoint_fingerprint
-from ..evaluation.result import Result
 from ..evaluation.tasks import Task
 from ..modeling.loading import load_model, load_tokenizer
 from ..trainers.distill import last_checkpoint
@@ -20,41 +18,12 @@ from ..trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from ..trajectories.dataset import load_trajectories
 from ..trajectories.extract import extract_trajectories
 from . import CHECKPOINTS, checkpoint_path
-from .student_recipe import (
-    extraction_config,
-    method_points,
-    problem_set,
-    read_student_recipe,
-    teacher_of,
-    training_config,
-)
+from .stories.rows import write_rows
+from .stories.task import STORIES, draw_samples
+from .student_recipe import extraction_config, method_points, training_config
 
 
 logger = logging.get_logger(__name__)
-
-RECIPE_FILE = "recipe.yaml"
-REMEDY = "choose another folder, or delete this one"
-
-
-def distill_student(output: Path, recipe_path: Path | None = None) -> list[Result]:
-    """
-    Runs the whole recipe in a folder, or resumes it there.
-
-    Args:
-        output (`Path`): Folder for `trajectories/`, `training/`, `student/` and `results/`.
-        recipe_path (`Path`, *optional*): YAML recipe; by default `student.yaml`.
-
-    Returns:
-        `list[Result]`: The results of all points.
-
-    Raises:
-        `ValueError`: For a folder that holds a run of another recipe, and as from [`read_student_recipe`].
-    """
-    recipe = read_student_recipe(recipe_path)
-    keep_plan(output / RECIPE_FILE, recipe, REMEDY)
-    trajectories = extract(recipe, output / "trajectories")
-    student = train(recipe, trajectories, output / "training", output / "student")
-    return measure_methods(recipe, {"student": student}, output / "results")
 
 
 def extract(recipe: dict[str, Any], folder: Path) -> Path:
@@ -68,16 +37,14 @@ def extract(recipe: dict[str, Any], folder: Path) -> Path:
     Returns:
         `Path`: `folder`.
     """
-    source, teacher = recipe["problems"], teacher_of(recipe)
-    file = problem_set(recipe).write(folder.with_name("prompts.jsonl"), source["count"], source["seed"])
+    source, teacher = recipe["problems"], recipe["teacher"]
+    file = write_rows(folder.with_name("prompts.jsonl"), source["count"], source["seed"])
     config = extraction_config(recipe, file, folder)
     extract_trajectories(load(teacher), load_teacher_tokenizer(teacher), config)
     return folder
 
 
-def train(
-    recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path, start: str | Path | None = None
-) -> Path:
+def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Path, start: Path) -> None:
     """
     Trains a student on the trajectories, without those whose answer is wrong.
 
@@ -85,20 +52,14 @@ def train(
         recipe (`dict[str, Any]`): The recipe.
         trajectories (`Path`): The folder from [`extract`].
         folder (`Path`): Folder for checkpoints.
-        student (`Path`): Folder for the trained student. If it exists, nothing is done.
-        start (`str` or `Path`, *optional*): The model to start from; by default the teacher.
-
-    Returns:
-        `Path`: `student`.
+        student (`Path`): Folder for the trained student.
+        start (`Path`): The model to start from.
     """
-    remove_leftovers(student)
-    if student.exists():
-        return student
-    teacher = teacher_of(recipe)
+    teacher = recipe["teacher"]
     tokenizer, args = load_teacher_tokenizer(teacher), training_config(recipe, folder)
     trainer = PseudoTrajectoryTrainer(
         # On a CPU the backward pass of sdpa takes 1.5 times as long as the eager one.
-        model=load(start or teacher, attn_implementation="eager"),
+        model=load(start, attn_implementation="eager"),
         args=args,
         train_dataset=right_rows(trajectories),
         processing_class=tokenizer,
@@ -112,7 +73,6 @@ def train(
         tokenizer.save_pretrained(unfinished)
         log = json.dumps(trainer.state.log_history, indent=1) + "\n"
         (unfinished / "training_log.json").write_text(log, encoding="utf-8")
-    return student
 
 
 def right_rows(trajectories: Path) -> Dataset:
@@ -121,7 +81,7 @@ def right_rows(trajectories: Path) -> Dataset:
     return rows.select([row for row, correct in enumerate(rows["correct"]) if correct is not False])
 
 
-def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> list[Result]:
+def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: Path) -> None:
     """
     Measures the methods of a recipe on unseen problems, with one result file per point. Finished points are read, not
     measured again.
@@ -130,51 +90,44 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
         recipe (`dict[str, Any]`): The recipe.
         students (`dict[str, Path]`): Checkpoints, besides the teacher, by their name as `model` in the recipe.
         folder (`Path`): Folder for the result files.
-
-    Returns:
-        `list[Result]`: The results.
     """
-    measurement, results = recipe["measurement"], []
-    teacher = teacher_of(recipe)
+    measurement, teacher = recipe["measurement"], recipe["teacher"]
     models = {"teacher": checkpoint_folder(teacher), **students}
     folder.mkdir(parents=True, exist_ok=True)
-    problems = problem_set(recipe)
-    samples = problems.samples(measurement["split"], measurement["problems"], measurement["seed"])
+    samples = draw_samples(measurement["split"], measurement["problems"], measurement["seed"])
     tokenizer = load_teacher_tokenizer(teacher)
     loading = {"dtype": measurement["dtype"]} if "dtype" in measurement else {}
     for method in measurement["methods"]:
-        name, preset = method["model"], method["preset"]
+        name = method["model"]
         measurer = MethodMeasurer(
             model=load(models[name], **loading),
             tokenizer=tokenizer,
             output=folder,
-            method=f"{name}-{method.get('decoder', preset)}",
+            method=f"{name}-{method['decoder']}",
             name=name,
             weights=checkpoint_fingerprint(models[name]),
             split=measurement["split"],
             batch_size=measurement["batch_size"],
             seed=measurement["seed"],
         )
-        fields = {**recipe["decoding"], "early_stop": True, **method.get("fields", {}), "preset": preset}
+        fields = {**recipe["decoding"], "early_stop": True, **method.get("fields", {}), "preset": method["preset"]}
         points = [
             Point({**fields, **values}, {field: str(value) for field, value in values.items()})
             for values in method_points(method)
         ]
-        for point, result in zip(points, measurer.measure(problems.task, samples, points), strict=True):
+        for point, result in zip(points, measurer.measure(STORIES, samples, points), strict=True):
             logger.info(
                 "%s: %.1f %% at %.2f tokens per forward",
                 ".".join([measurer.method, *point.labels]),
                 result.accuracy_percent,
                 result.tokens_per_forward,
             )
-            results.append(result)
-    return results
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodMeasurer(Measurer):
     """
-    Measures a method of a recipe, with the file names and settings of the folders that earlier versions wrote.
+    Measures a method of a recipe. There is one task, so files do not name it.
 
     Attributes:
         seed (`int`): Seed of the problems.
@@ -186,8 +139,7 @@ class MethodMeasurer(Measurer):
         return self.output / f"{'.'.join([self.method, *point.labels])}.json"
 
     def settings(self, task: Task, point: Point, *args: Any) -> dict[str, Any]:
-        settings = super().settings(task, point, *args) | {"seed": self.seed}
-        return {name: value for name, value in settings.items() if name not in ("assistant_model", "chat")}
+        return super().settings(task, point, *args) | {"seed": self.seed}
 
 
 def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -195,8 +147,8 @@ def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
     return load_model(checkpoint_folder(checkpoint), **kwargs)
 
 
-def load_teacher_tokenizer(teacher: str | Path = "teacher") -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a teacher and its students; by default that of the embedded models."""
+def load_teacher_tokenizer(teacher: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a teacher and its students."""
     return load_tokenizer(checkpoint_folder(teacher))
 
 
