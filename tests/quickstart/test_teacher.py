@@ -253,11 +253,10 @@ def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, 
 
 
 def test_canvases_attend_in_blocks_as_students_do():
-    tokens, start = torch.zeros(2, 30, dtype=torch.long), 7
-    seen = torch.ones_like(tokens)
-    blocks = BlockGrid("prompt", 8).blocks(seen, start)
+    seen = torch.ones(2, 30, dtype=torch.long)
+    blocks = BlockGrid("prompt", 8).blocks(seen, 7)
     expected = block_causal_mask(seen, blocks, doubled=False)[:, 0]
-    assert torch.equal(Layout.of_canvases(tokens, start, 8).visible(), expected)
+    assert torch.equal(Layout.of_canvases(blocks).visible(), expected)
 
 
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
