@@ -25,6 +25,7 @@ from ..common.threads import cpu_threads
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..modeling.configuration_llada import LLaDAConfig
 from ..modeling.modeling_llada import LLaDAModelLM
+from ..trainers.block_causal import block_grid
 from .copying_heads import set_copying_heads
 from .fast_forward import fast_logits
 from .half_size import store_in_bfloat16
@@ -184,8 +185,9 @@ class TeacherTrainer:
         hidden = torch.arange(labels.shape[1]) >= positions[:, None]
         # the tokens of the number that begins after the sign
         result = hidden & (self.ids.numbers[labels] | ~hidden).long().cumprod(1).bool()
-        layout = Layout.of_canvases(labels, start, self.config.attention_block_size)
-        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid[rows], result, layout)
+        valid, grid = valid[rows], block_grid(self.model)
+        layout = None if grid is None else Layout.of_canvases(grid.blocks(valid.long(), start))
+        logits = self.logits(labels.masked_fill(hidden, self.ids.mask), valid, result, layout)
         wrong = torch.zeros_like(result).masked_scatter(result, logits.argmax(-1) != labels[result])
         return 1 - wrong.any(1).float().mean().item()
 

@@ -46,11 +46,10 @@ class Layout:
     noisy: Tensor
 
     @classmethod
-    def of_canvases(cls, tokens: Tensor, start: int, block_size: int) -> "Layout":
-        """Canvases alone, whose blocks see those up to themselves. `start` is the length of the prompt region."""
-        position = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        block = (position - start).div(block_size, rounding_mode="floor").clamp(min=-1) + 1
-        return cls(position, block, torch.zeros_like(tokens, dtype=torch.bool))
+    def of_canvases(cls, blocks: Tensor) -> "Layout":
+        """Canvases alone, whose blocks `(B, L)` see those up to themselves."""
+        positions = torch.arange(blocks.shape[1]).expand(blocks.shape)
+        return cls(positions, blocks, torch.zeros_like(blocks, dtype=torch.bool))
 
     def visible(self) -> Tensor:
         """Which position (dimension 1) sees which (dimension 2), bool `(B, L, L)`."""
@@ -206,8 +205,9 @@ def mask_blocks(
 ) -> Batch:
     """
     Rows [clean ; noisy] of canvases; see [`Layout`]. The blocks of a row have one size, drawn from `block_sizes`. By
-    a rule drawn for the row, all tokens of the blocks are masked, each one with a probability r ~ U(0, 1), or those
-    from a place drawn for the block, as if it were filled from left to right. Blocks of one token are masked.
+    one of three rules, equally likely for a row, all tokens of its blocks are masked, each one with a probability
+    r ~ U(0, 1), or those from a place drawn for the block, as if it were filled from left to right. Blocks of one
+    token are always masked.
 
     Args:
         labels (`Tensor` of shape `(B, L)`): Clean tokens.

@@ -1,5 +1,6 @@
 """Training batches of the teacher: masked stories, sheets of equations and lists, by recipe and step."""
 
+import math
 import random
 from typing import Any
 
@@ -91,22 +92,22 @@ class StoryLesson:
         Returns:
             `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
         """
-        encoded = [
-            (prompt, answer, tail + -(len(answer) + 1 + tail) % block_size)
-            for prompt, answer, tail in zip(
-                self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"], tails, strict=True
-            )
+        questions, answers = self.tokenizer(prompts)["input_ids"], self.tokenizer(solutions)["input_ids"]
+        regions = [
+            math.ceil((len(answer) + 1 + tail) / block_size) * block_size
+            for answer, tail in zip(answers, tails, strict=True)
         ]
-        rows = sorted(encoded, key=lambda row: len(row[0]) + len(row[1]) + row[2], reverse=True)
-        start = max(len(prompt) for prompt, _, _ in rows)
-        length = max(len(answer) + 1 + tail for _, answer, tail in rows)
+        rows = sorted(
+            zip(questions, answers, regions, strict=True), key=lambda row: len(row[0]) + row[2], reverse=True
+        )
+        start, length = max(map(len, questions)), max(regions)
         labels = torch.full((len(rows), start + length), self.ids.eos)
-        for index, (prompt, answer, _) in enumerate(rows):
-            labels[index, start - len(prompt) : start + len(answer)] = torch.tensor(prompt + answer)
-        first = torch.tensor([start - len(prompt) for prompt, _, _ in rows])
-        last = torch.tensor([start + len(answer) + tail for _, answer, tail in rows])
+        for index, (question, answer, _) in enumerate(rows):
+            labels[index, start - len(question) : start + len(answer)] = torch.tensor(question + answer)
+        first = torch.tensor([start - len(question) for question, _, _ in rows])
+        end = torch.tensor([start + region for _, _, region in rows])
         column = torch.arange(start + length)
-        return labels, (column >= first[:, None]) & (column <= last[:, None]), start
+        return labels, (column >= first[:, None]) & (column < end[:, None]), start
 
     def _drill_batch(self, recipe: dict[str, Any], step: int, rng: random.Random, generator: torch.Generator) -> Batch:
         kind = "drill"

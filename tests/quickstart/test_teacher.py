@@ -122,11 +122,10 @@ def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
 
 
 def test_canvases_attend_in_blocks_as_students_do():
-    tokens, start = torch.zeros(2, 30, dtype=torch.long), 7
-    seen = torch.ones_like(tokens)
-    blocks = BlockGrid("prompt", 8).blocks(seen, start)
+    seen = torch.ones(2, 30, dtype=torch.long)
+    blocks = BlockGrid("prompt", 8).blocks(seen, 7)
     expected = block_causal_mask(seen, blocks, doubled=False)[:, 0]
-    assert torch.equal(Layout.of_canvases(tokens, start, 8).visible(), expected)
+    assert torch.equal(Layout.of_canvases(blocks).visible(), expected)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe: dict[str, Any], tmp_path: Path):
