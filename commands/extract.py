@@ -48,7 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")
     rows.add_argument("--loops", help="drop (default) or keep texts that end in a loop, with --order ar")
-    rows.add_argument("--keep", help="all (default), or correct: leave wrong answers out")
+    rows.add_argument(
+        "--keep", help="all (default), correct: leave wrong answers out, or corrected: by --response-column"
+    )
     rows.add_argument(
         "--temperatures",
         type=float,

@@ -108,6 +108,7 @@ def extraction_config(
         temperatures=config.temperatures,
         seed=seed_of(args, folder),
         check=config.check or "none",
+        keep="corrected" if config.keep == "corrected" else "all",
         allow_code_execution=config.allow_code_execution,
         chunk_size=config.chunk_size,
         batch_size=config.decoding_batch_size,

@@ -56,7 +56,9 @@ class RoundsConfig:
             Check of the student's answers: `"boxed"`, `"hash"`, `"number"` or `"code"`, or one that
             [`~d3llm.evaluation.answer_checks.register_check`] added.
         keep (`str`, *optional*, defaults to `"correct"`):
-            `"correct"` drops runs whose answer is wrong; `"all"` keeps them, and needs no check.
+            `"correct"` drops runs whose answer is wrong; `"all"` keeps them, and needs no check; `"corrected"` puts
+            the given text in their place, with the states of the run before its first other token, see
+            [`~d3llm.trajectories.corrected_runs.CorrectedRuns`].
         allow_code_execution (`bool`, *optional*, defaults to `False`):
             Whether the check `"code"` may run what was generated.
         decoding (`dict[str, Any]`, *optional*):
@@ -69,7 +71,7 @@ class RoundsConfig:
         decoding_batch_size (`int`, *optional*, defaults to 16):
             Rows decoded at once. It has no effect on the texts.
         response_column (`str`, *optional*):
-            Texts or token ids, for `texts="given"`.
+            Texts or token ids, for `texts="given"` and `keep="corrected"`.
         given_order (`str`, *optional*, defaults to `"random"`):
             Order of the given texts: `"random"`, `"left_to_right"`, or a `"column"`.
         order_column (`str`, *optional*):
@@ -99,8 +101,8 @@ class RoundsConfig:
     check: CheckName | None = field(
         default=None, metadata={"help": "Check of the answers: boxed, hash, number or code."}
     )
-    keep: Literal["correct", "all"] = field(
-        default="correct", metadata={"help": "Drop wrong answers, or keep all runs."}
+    keep: Literal["correct", "all", "corrected"] = field(
+        default="correct", metadata={"help": "Drop wrong answers, keep all runs, or correct wrong ones."}
     )
     allow_code_execution: bool = field(default=False, metadata={"help": "Let check=code run what was generated."})
     decoding: dict[str, Any] | JsonObject | None = field(
@@ -129,7 +131,7 @@ class RoundsConfig:
             self._check_given()
 
     def _check_own(self) -> None:
-        if self.check is None and self.keep == "correct":
+        if self.check is None and self.keep != "all":
             raise ValueError(
                 "Which check? Give --check number (or boxed, hash, code), or train on all answers with --keep all."
             )
@@ -139,7 +141,11 @@ class RoundsConfig:
             raise ValueError(
                 "Without a check no answer is wrong, and there is one attempt: give one of `temperatures`."
             )
-        self._refuse(("response_column", "order_column"), "is for texts='given': omit it.")
+        if self.keep != "corrected":
+            self._refuse(("response_column",), "is for texts='given' and keep='corrected': omit it.")
+        elif self.response_column is None:
+            raise ValueError("keep='corrected' needs the right texts: name their column with --response_column.")
+        self._refuse(("order_column",), "is for texts='given': omit it.")
 
     def _check_given(self) -> None:
         if self.response_column is None:

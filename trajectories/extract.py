@@ -27,6 +27,7 @@ from ..hub_cards.cards import trajectory_card
 from ..hub_cards.facts import TRAJECTORY_FACTS, facts_json
 from ..modeling.layers import MaskedDiffusionPreTrainedModel
 from ..modeling.loading import load_autoregressive_model, load_tokenizer
+from .corrected_runs import CorrectedRuns
 from .dataset import LARGEST_STEP
 from .extraction_progress import ExtractionProgress
 from .fingerprints import tokenizer_fingerprint
@@ -40,6 +41,7 @@ from .orders import (
     OrderName,
     PublishedTrajectories,
     RandomOrder,
+    ResponseReader,
 )
 from .prompt_rows import Response, Sample, Samples
 from .published import CORRECT_COLUMN, TRAJECTORY_COLUMN
@@ -69,7 +71,8 @@ class ExtractionConfig:
         limit (`int`, *optional*): How many of the rows after them; all by default.
         prompt_column (`str`, *optional*, defaults to `"prompt"`): Texts, chats (lists of messages) or token ids.
         answer_column (`str`, *optional*): What the check compares with; for `"code"`, tests.
-        response_column (`str`, *optional*): Texts or token ids, for an order that is not the teacher's.
+        response_column (`str`, *optional*): Texts or token ids, for an order that is not the teacher's, and for
+            `keep="corrected"`.
         order_column (`str`, *optional*): Commit steps, one for each token of the response, for `order="column"`.
         chat (`bool`, *optional*): Whether texts go into the chat template; by default if there is one.
 
@@ -93,8 +96,9 @@ class ExtractionConfig:
             `"code"`, see `d3llm.evaluation.answer_checks`.
         allow_code_execution (`bool`, *optional*, defaults to `False`): Whether `"code"` may run what was generated.
         keep (`str`, *optional*, defaults to `"all"`): Which rows to keep: `"all"`, of a sample that never gets right
-            the first attempt; or `"correct"`, without the wrong ones. A sample without an answer has no verdict, and
-            is kept in both cases.
+            the first attempt; `"correct"`, without the wrong ones; or `"corrected"`, with the responses of the dataset
+            in place of wrong ones, see [`~d3llm.trajectories.corrected_runs.CorrectedRuns`]. A sample without an
+            answer has no verdict, and is always kept.
         loops (`str`, *optional*, defaults to `"drop"`): Whether texts of an autoregressive model that end in a
             loop are rows too: `"drop"` or `"keep"`, see [`~d3llm.trajectories.greedy_runs.ends_in_loop`].
 
@@ -130,7 +134,7 @@ class ExtractionConfig:
     seed: LongSeed = 0
     check: Literal["none"] | CheckName = "none"
     allow_code_execution: bool = False
-    keep: Literal["correct", "all"] = "all"
+    keep: Literal["correct", "all", "corrected"] = "all"
     loops: Literal["drop", "keep"] = "drop"
     license: License = "other"
     chunk_size: Count = 64
@@ -142,6 +146,8 @@ class ExtractionConfig:
         needed = own.get(self.order, ["response"])
         if self.check != "none":
             needed.append("answer")
+        if self.order == "teacher" and self.keep == "corrected":
+            needed.append("response")
         for column in ("answer", "response", "order"):
             given = getattr(self, f"{column}_column") is not None
             if given != (column in needed):
@@ -155,8 +161,8 @@ class ExtractionConfig:
             raise ValueError(f"A check is for the teacher's answers: leave it out with order={self.order!r}.")
         if self.check == "code" and not self.allow_code_execution:
             raise ValueError("check='code' runs untrusted programs: allow it with --allow-code-execution.")
-        if self.keep == "correct" and self.check == "none" and self.order != "published":
-            raise ValueError("keep='correct' needs a check that says what is correct.")
+        if self.keep != "all" and self.check == "none" and (self.keep, self.order) != ("correct", "published"):
+            raise ValueError(f"keep={self.keep!r} needs a check that says what is correct.")
         self._check_decoding()
         if self.output.exists() and not self.output.is_dir():
             raise ValueError(f"{self.output} is not a folder: give another --output.")
@@ -325,6 +331,8 @@ class Extraction:
                 check=CHECKS.get(config.check),
                 answer_column=config.answer_column,
             )
+            if config.keep == "corrected":
+                self.order = CorrectedRuns(self.order, ResponseReader(*given))
         elif config.order == "ar":
             self.order = GreedyRuns(
                 model,

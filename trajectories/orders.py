@@ -27,9 +27,9 @@ ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 CommitSteps = list[Annotated[int, Field(ge=0, le=LARGEST_STEP)]]
 
 
-class GivenResponses(ABC):
+class ResponseReader:
     """
-    Orders of responses that are in the dataset.
+    Reads the responses that are in the dataset.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the responses that are texts; an EOS is added to them.
@@ -50,20 +50,6 @@ class GivenResponses(ABC):
         self.response_column = response_column
         self.vocab_size = vocab_size
 
-    def __call__(self, samples: list[Sample]) -> list[Trajectory]:
-        responses = [self.read_response(sample) for sample in samples]
-        trajectories = []
-        for response, steps in zip(responses, self.rank(samples, responses), strict=True):
-            end = length_up_to_eos(response, self.eos_token_ids)
-            trajectories.append(
-                Trajectory(response_ids=response[:end], commit_steps=steps[:end], num_forwards=max(steps))
-            )
-        return trajectories
-
-    @abstractmethod
-    def rank(self, samples: list[Sample], responses: list[list[int]]) -> list[list[int]]:
-        """The commit steps of each response, as long as it."""
-
     def read_response(self, sample: Sample) -> list[int]:
         response = sample.row[self.response_column]
         if not response or (isinstance(response, str) and not response.strip()):
@@ -77,6 +63,29 @@ class GivenResponses(ABC):
         except ValueError as error:
             raise ValueError(f"The response of {sample.id} cannot be used: {error}.") from error
         return response
+
+
+class GivenResponses(ResponseReader, ABC):
+    """
+    Orders of responses that are in the dataset.
+
+    Args:
+        args: As for [`ResponseReader`].
+    """
+
+    def __call__(self, samples: list[Sample]) -> list[Trajectory]:
+        responses = [self.read_response(sample) for sample in samples]
+        trajectories = []
+        for response, steps in zip(responses, self.rank(samples, responses), strict=True):
+            end = length_up_to_eos(response, self.eos_token_ids)
+            trajectories.append(
+                Trajectory(response_ids=response[:end], commit_steps=steps[:end], num_forwards=max(steps))
+            )
+        return trajectories
+
+    @abstractmethod
+    def rank(self, samples: list[Sample], responses: list[list[int]]) -> list[list[int]]:
+        """The commit steps of each response, as long as it."""
 
 
 class LeftToRight(GivenResponses):

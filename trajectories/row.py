@@ -87,6 +87,7 @@ class Trajectory:
         attempt (`int`): Number of the temperature it was decoded at, counted from 0; not a column.
         row_forwards (`int`, *optional*): Rows of its forwards, if it was decoded; not a column.
         loops (`bool`): Whether the text of an autoregressive model ends in a loop; not a column.
+        corrected (`bool`): Whether the response is not what was decoded, but the given one; not a column.
     """
 
     response_ids: Sequence[int]
@@ -97,6 +98,7 @@ class Trajectory:
     attempt: int = 0
     row_forwards: int | None = None
     loops: bool = False
+    corrected: bool = False
 
     def row(self, **columns: Any) -> TrajectoryRow:
         """The row with these other columns."""

@@ -24,6 +24,7 @@ class ChunkCounts:
         too_long (`list[str]`): Ids of those that were skipped, since the model has no room for prompt and response.
         correct, wrong, unjudged (`int`): The others by the verdict on their answer.
         retried (`int`): Samples that became correct at a later attempt.
+        corrected (`int`): Wrong ones that a given response replaced.
         rows (`int`): Trajectories that were kept.
         correct_rows, wrong_rows (`int`): Those of them with a verdict.
         looping (`int`): Texts of an autoregressive model that end in a loop, kept or not.
@@ -37,6 +38,7 @@ class ChunkCounts:
     wrong: int = 0
     unjudged: int = 0
     retried: int = 0
+    corrected: int = 0
     rows: int = 0
     correct_rows: int = 0
     wrong_rows: int = 0
@@ -62,15 +64,17 @@ class ChunkCounts:
         too_long: list[Sample],
         eos_token_ids: list[int],
     ) -> "ChunkCounts":
-        verdicts = Counter(trajectory.correct for trajectory in trajectories)
+        corrected = sum(trajectory.corrected for trajectory in trajectories)
+        verdicts = Counter(trajectory.correct for trajectory in trajectories if not trajectory.corrected)
         kept_verdicts = Counter(trajectory.correct for _, trajectory in kept)
         return cls(
             samples=len(samples),
             too_long=[sample.id for sample in too_long],
             correct=verdicts[True],
-            wrong=verdicts[False],
+            wrong=verdicts[False] + corrected,
             unjudged=verdicts[None],
             retried=sum(trajectory.attempt > 0 for trajectory in trajectories),
+            corrected=corrected,
             rows=len(kept),
             correct_rows=kept_verdicts[True],
             wrong_rows=kept_verdicts[False],

@@ -124,6 +124,27 @@ def test_the_same_prompts_and_given_texts(tiny_checkpoint, problems, tmp_path):
     assert set(first["source"]) == {"random"}
 
 
+def test_wrong_runs_are_corrected(tiny_checkpoint, problems, tmp_path):
+    """They have the given text, and the states of the run before its first forward that committed another token."""
+    out = tmp_path / "out"
+    assert distill(tiny_checkpoint, problems, out, keep="corrected", response_column="solution") == 0
+    rows = load_trajectories(RoundFolder(out, 1).trajectories)
+    assert list(rows["correct"]) == [None if index % 5 == 2 else True for index in range(12)]
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_checkpoint), LLaDAModelLM.from_pretrained(tiny_checkpoint)
+    for index in (2, 7):
+        row = rows[index]
+        ids = tokenizer(f"is {WORDS[index]}", add_special_tokens=False)["input_ids"]
+        given = torch.full((16,), model.config.eos_token_id)
+        given[: len(ids)] = torch.tensor(ids)
+        assert row["response_ids"] == given[: len(ids) + 1].tolist()
+        prompt = torch.tensor([row["prompt_ids"]])
+        run = model.generate(prompt, max_new_tokens=16, return_dict_in_generate=True, **DECODING)
+        is_other = run.sequences[0, prompt.shape[1] :] != given
+        steps = run.commit_steps[0]
+        assert row["num_forwards"] == steps[is_other].min() <= steps.max()
+        assert row["commit_steps"] + row["tail_steps"] == steps.clamp(max=row["num_forwards"]).tolist()
+
+
 def test_adapters_are_merged_after_each_round(tiny_checkpoint, problems, tmp_path):
     options = ["--use_peft", "--lora_r", "2", "--keep", "all"]
     assert distill(tiny_checkpoint, problems, tmp_path / "out", *options, check="", rounds="1") == 0
@@ -163,6 +184,8 @@ def test_a_check_that_passes_nothing_or_everything(tiny_checkpoint, problems, tm
         ({"decoding": '{"temperature": 0.3}'}, "`temperature` is set by the extraction"),
         ({"decoding": "d3llm"}, "`decoding` is 'd3llm': expected"),
         ({"response_column": "solution"}, "`response_column` is for texts='given'"),
+        ({"keep": "corrected"}, "name their column with --response_column"),
+        ({"keep": "corrected", "check": ""}, "Which check? Give --check number"),
         ({"texts": "given"}, "Which texts?"),
         ({"texts": "given", "response_column": "solution"}, "`check` is for texts='own'"),
         ({"eval_strategy": "epoch"}, "Rounds have no evaluations"),

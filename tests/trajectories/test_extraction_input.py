@@ -123,6 +123,8 @@ def test_data_sets_that_cannot_be_extracted(tiny, tmp_path, rows, options, messa
         ({"order_buckets": 4}, "`order_buckets` is for order='ar_buckets'"),
         ({"check": "code", "answer_column": "a"}, "allow it with --allow-code-execution"),
         ({"keep": "correct"}, "needs a check"),
+        ({"keep": "corrected", "response_column": "answer"}, "needs a check"),
+        ({"keep": "corrected", "check": "hash", "answer_column": "a"}, "needs a column: --response-column"),
         ({"temperatures": ()}, "at least 1 item"),
         ({"chunk_size": 0}, "`chunk_size` is 0: expected greater than or equal to 1"),
         ({"decoding": {"temperature": 1.0}}, "`temperature` is set by the extraction"),
