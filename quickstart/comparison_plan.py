@@ -150,7 +150,9 @@ class ComparisonPlan:
         given = self.values["rounds"] | self.students[student]["rounds"]
         skip = (given.get("prompts_per_round") or 0) * self.rounds_before(student)
         is_own = given.get("texts", "own") == "own"
-        own = {"check": CHECK} if is_own else {"response_column": SOLUTION}
+        own = {"check": CHECK} if is_own else {}
+        if not is_own or given.get("keep") == "corrected":
+            own["response_column"] = SOLUTION
         if not is_own:
             given = {name: value for name, value in given.items() if name != "decoding"}
         return RoundsConfig(
