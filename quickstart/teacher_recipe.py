@@ -129,6 +129,15 @@ class Limit(TypedDict):
 
 
 @with_config(EXACT)
+class Invented(TypedDict):
+    """[`~.stories.words.InventedShares`] up to a step."""
+
+    until: Count | None
+    names: Share
+    things: Share
+
+
+@with_config(EXACT)
 class TeacherRecipe(TypedDict):
     """The content of `teacher.yaml`."""
 
@@ -146,6 +155,7 @@ class TeacherRecipe(TypedDict):
     copy_mask_ratio: Annotated[list[Share], Field(min_length=2, max_length=2)]
     tail: Annotated[list[Limit], Field(min_length=1)]
     canvas_tail: Whole
+    invented_words: Annotated[list[Invented], Field(min_length=1)]
     block_sizes: Annotated[list[Count], Field(min_length=1)]
     plain_prompt_rate: Share
     curriculum: Annotated[list[Phase], Field(min_length=1)]
@@ -170,7 +180,7 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     path = recipe_path or DEFAULT_RECIPE
     recipe = read_yaml(path)
     check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
-    for phases in ("curriculum", "masking", "drill_values", "tail"):
+    for phases in ("curriculum", "masking", "drill_values", "tail", "invented_words"):
         if recipe[phases][-1]["until"] is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:

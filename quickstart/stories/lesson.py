@@ -12,7 +12,7 @@ from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, mask_block
 from .numbers import LARGEST_FACTOR, LARGEST_VALUE, calculate
 from .problem import draw_problem, generate_problems
 from .tokenizer import build_tokenizer
-from .words import draw_name, draw_thing
+from .words import InventedShares, draw_name, draw_thing
 
 
 UNITS = (24, 60, 100, 1000)  # constants that stories multiply and divide by, besides small factors
@@ -59,7 +59,12 @@ class StoryLesson:
         if kind == "copy":
             return self._copy_batch(recipe, rng, generator)
         low, high = recipe["steps"][kind]
-        problems = [draw_problem(rng, "train", rng.randint(low, high)) for _ in range(recipe["batch_size"][kind])]
+        shares = phase_at(recipe["invented_words"], step)
+        invented = InventedShares(shares["names"], shares["things"])
+        problems = [
+            draw_problem(rng, "train", rng.randint(low, high), invented=invented)
+            for _ in range(recipe["batch_size"][kind])
+        ]
         prompts = [
             problem.question if rng.random() < recipe["plain_prompt_rate"] else self.render_prompt(problem.question)
             for problem in problems

@@ -15,7 +15,7 @@ from .event import FORM_SETS, ParsedEvent
 from .forms import ASIDES
 from .grammar import KINDS, followers
 from .numbers import Numbers, Worked, draw_numbers
-from .words import PEOPLE, draw_anew, draw_words
+from .words import DEFAULT_SHARES, PEOPLE, InventedShares, draw_anew, draw_words
 
 
 SPLITS = ("train", "validation", "test")
@@ -131,16 +131,24 @@ def _draw_aside(rng: random.Random, opening: ParsedEvent, forms: str) -> tuple[s
     return None if drawn is None else (form, drawn[1])
 
 
-def _tell(rng: random.Random, kind: str, plan: Plan, numbers: Numbers, signature: str, forms: str) -> Problem:
+def _tell(
+    rng: random.Random,
+    kind: str,
+    plan: Plan,
+    numbers: Numbers,
+    signature: str,
+    forms: str,
+    invented: InventedShares = DEFAULT_SHARES,
+) -> Problem:
     """Draws the words of a plan."""
-    words = draw_words(rng, any(event.event.only == "food" for event, _ in plan))
+    words = draw_words(rng, any(event.event.only == "food" for event, _ in plan), invented)
     told: list[str] = []
     solution: list[str] = []
     used: set[str] = set()
     pronoun, named = _says_pronoun(rng, plan), False
     for event, shown in plan:
         form = _choose_form(rng, event, forms, used)
-        words.update(draw_anew(rng, form, words))
+        words.update(draw_anew(rng, form, words, invented))
         told.append((with_pronoun(form) if pronoun and named else form).format_map({**words, **shown}))
         named = named or "{name}" in form
         aside = _draw_aside(rng, event, forms) if len(told) == 1 else None
@@ -172,7 +180,13 @@ def _check_request(split: str, forms: str, steps: range | tuple[int, ...]) -> No
         raise ValueError(f"The numbers of steps must be 1 to {MAX_STEPS}, got {list(steps)}.")
 
 
-def draw_problem(rng: random.Random, split: str, num_steps: int, forms: str = "train") -> Problem:
+def draw_problem(
+    rng: random.Random,
+    split: str,
+    num_steps: int,
+    forms: str = "train",
+    invented: InventedShares = DEFAULT_SHARES,
+) -> Problem:
     """
     Draws one problem of a split.
 
@@ -182,16 +196,13 @@ def draw_problem(rng: random.Random, split: str, num_steps: int, forms: str = "t
         num_steps (`int`): Number of equations, 1 to 8.
         forms (`str`, *optional*, defaults to `"train"`):
             Forms of the sentences: `"train"`, or `"held_out"` for those that no training problem has.
+        invented ([`~.words.InventedShares`], *optional*): Names and things that are invented.
 
     Raises:
         `ValueError`: For an unknown split or set of forms, and a number of steps out of range.
     """
     _check_request(split, forms, (num_steps,))
-    return _tell_plan(rng, _draw_plan_of_split(rng, split, num_steps, forms), forms)
-
-
-def _tell_plan(rng: random.Random, drawn: tuple[str, Plan, Numbers, str], forms: str) -> Problem:
-    return _tell(rng, *drawn, forms)
+    return _tell(rng, *_draw_plan_of_split(rng, split, num_steps, forms), forms, invented)
 
 
 def generate_problems(
@@ -224,7 +235,7 @@ def generate_problems(
             break
         drawn = _draw_plan_of_split(rng, split, steps[int(rng.random() * len(steps))], forms)
         if drawn[-1] not in problems:
-            problems[drawn[-1]] = _tell_plan(rng, drawn, forms)
+            problems[drawn[-1]] = _tell(rng, *drawn, forms)
     if len(problems) < n:
         raise ValueError(f"`n` = {n} is too large: the {split} split has too few distinct problems.")
     return list(problems.values())

@@ -19,6 +19,7 @@ from d3llm.quickstart.stories.event import FORM_SETS, Event, form_set, parse_eve
 from d3llm.quickstart.stories.forms import ASIDES, EVENTS
 from d3llm.quickstart.stories.grammar import KINDS
 from d3llm.quickstart.stories.numbers import LARGEST_VALUE, Numbers, calculate, draw_numbers
+from d3llm.quickstart.stories.people import NAMES
 from d3llm.quickstart.stories.problem import (
     SPLITS,
     Problem,
@@ -29,7 +30,7 @@ from d3llm.quickstart.stories.problem import (
 )
 from d3llm.quickstart.stories.task import TASKS
 from d3llm.quickstart.stories.tokenizer import build_tokenizer
-from d3llm.quickstart.stories.words import draw_words
+from d3llm.quickstart.stories.words import InventedShares, draw_words
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +234,19 @@ def test_generation_is_a_function_of_its_arguments():
     assert {problem.num_steps for problem in generate_problems("train", 200)} == set(range(1, 7))
     assert {problem.num_steps for problem in generate_problems("test", 30, steps=(7, 8))} == {7, 8}
     assert draw_problem(random.Random(5), "validation", 4).num_steps == 4
+
+
+def test_the_share_of_invented_words_can_be_changed():
+    """Not the events, numbers and forms: those of a problem are the same with any share."""
+    listed = {name for name, _ in NAMES}
+    draws = [
+        [draw_problem(random.Random(seed), "train", 3, invented=InventedShares(share, share)) for seed in range(40)]
+        for share in (0.0, 1.0)
+    ]
+    plain, invented = ([set(problem.names) & listed for problem in problems] for problems in draws)
+    assert all(plain[index] == set(problem.names) for index, problem in enumerate(draws[0]))
+    assert not any(invented)
+    assert [problem.signature for problem in draws[0]] == [problem.signature for problem in draws[1]]
 
 
 @pytest.mark.parametrize(
