@@ -69,8 +69,6 @@ class CorrectedRuns:
             response_ids=response,
             commit_steps=steps[: len(response)],
             tail_steps=steps[len(response) :],
-            num_forwards=last,
-            row_forwards=None,
             correct=None,
             corrected=True,
         )
