@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from .orders import ResponseReader
+from .orders import ResponseReader, length_up_to_eos
 from .prompt_rows import Sample
 from .row import Trajectory
 
@@ -44,20 +44,22 @@ class CorrectedRuns:
 
     def correct(self, run: Trajectory, response: list[int]) -> Trajectory:
         """
-        A run with a given response, which stays as it is if the canvas has no room for the response, or if the two are
-        the same.
+        A run with a given response. It stays as it is if that has no EOS or does not fit on the canvas, or if the two
+        are the same.
 
         Args:
             run ([`Trajectory`]): The run, up to the end of its canvas.
-            response (`list[int]`): The response with its EOS.
+            response (`list[int]`): The response; what follows its EOS is left out.
 
         Returns:
             [`Trajectory`]: It is `corrected`, and without a verdict, if it has the response.
         """
         steps = [*run.commit_steps, *run.tail_steps]
-        if len(response) > len(steps):
+        ends = self.responses.eos_token_ids
+        response = response[: length_up_to_eos(response, ends)]
+        if response[-1] not in ends or len(response) > len(steps):
             return run
-        fill = self.responses.eos_token_ids[0]
+        fill = ends[0]
         decoded, given = ([*ids, *[fill] * (len(steps) - len(ids))] for ids in (run.response_ids, response))
         departures = [step for step, own, right in zip(steps, decoded, given, strict=True) if own != right]
         if not departures:
