@@ -52,7 +52,7 @@ class CorrectedRuns:
             response (`list[int]`): The response; what follows its EOS is left out.
 
         Returns:
-            [`Trajectory`]: It is `corrected`, and without a verdict, if it has the response.
+            [`Trajectory`]: If it has the response, it is `corrected` and without a verdict.
         """
         steps = [*run.commit_steps, *run.tail_steps]
         ends = self.responses.eos_token_ids
@@ -64,8 +64,8 @@ class CorrectedRuns:
         departures = [step for step, own, right in zip(steps, decoded, given, strict=True) if own != right]
         if not departures:
             return run
-        last = min(departures)
-        steps = [min(step, last) for step in steps]
+        departure = min(departures)
+        steps = [min(step, departure) for step in steps]
         return replace(
             run,
             response_ids=response,

@@ -97,8 +97,8 @@ class ExtractionConfig:
         allow_code_execution (`bool`, *optional*, defaults to `False`): Whether `"code"` may run what was generated.
         keep (`str`, *optional*, defaults to `"all"`): Which rows to keep: `"all"`, of a sample that never gets right
             the first attempt; `"correct"`, without the wrong ones; or `"corrected"`, with the responses of the dataset
-            in place of wrong ones, see [`~d3llm.trajectories.corrected_runs.CorrectedRuns`]. A sample without an
-            answer has no verdict, and is always kept.
+            in place of wrong ones, see [`~d3llm.trajectories.corrected_runs.CorrectedRuns`], and without those that
+            do not fit on the canvas. A sample without an answer has no verdict, and is always kept.
         loops (`str`, *optional*, defaults to `"drop"`): Whether texts of an autoregressive model that end in a
             loop are rows too: `"drop"` or `"keep"`, see [`~d3llm.trajectories.greedy_runs.ends_in_loop`].
 
