@@ -205,6 +205,7 @@ def corrupt_state(
     complementary: bool,
     eos_tail: int,
     full_mask_share: float | None = None,
+    blocks: Tensor | None = None,
 ) -> Corruption:
     """
     A state that the recorded run was in: what it committed after a drawn forward is masked, on the whole canvas.
@@ -213,10 +214,14 @@ def corrupt_state(
     position of the supervised part, so that a position is left to learn. There are no windows and no mask ratio.
     Positions after a response without EOS are unknown, and masked.
 
+    With `blocks`, each block has a forward of its own, drawn from the one before its first commit to the one before
+    its last: for blocks that see those before them without masks, so that every block of a row is half done.
+
     Args:
         region, draws, complementary, eos_tail: As in [`corrupt_window`].
         full_mask_share (`float`, *optional*): Share of rows with s = 0, where all that the run committed is masked; s
             is at least 1 in the others. By default 0 is as likely as any other forward.
+        blocks (`Tensor` of shape `(B, N)`, *optional*): The block of each position, rising by at most 1 along a row.
 
     Returns:
         [`Corruption`]: The window is the supervised part, and the ratio the share of it that is masked.
@@ -224,12 +229,19 @@ def corrupt_state(
     position = torch.arange(region.commit_steps.shape[1], device=region.commit_steps.device)
     end = region.supervised_lengths(eos_tail)
     inside = position < end[:, None]
-    forwards = region.commit_steps.masked_fill(~inside, 0).amax(dim=1)
-    first = torch.zeros_like(forwards) if full_mask_share is None else torch.ones_like(forwards)
-    state = first + (draws.ratio * (forwards - first).clamp(min=0)).long()
+    steps = region.commit_steps.long()
+    number = torch.zeros_like(steps) if blocks is None else blocks - blocks[:, :1]
+    last = torch.zeros_like(steps).scatter_reduce(1, number, steps.masked_fill(~inside, 0), "amax")
+    before = torch.zeros_like(steps)  # the last forward after which all of a block is masked
+    draw = draws.ratio[:, None]
+    if blocks is not None and draws.blocks is not None:
+        before = last.scatter_reduce(1, number, torch.where(inside, steps, last.gather(1, number)), "amin") - 1
+        draw = draws.blocks
+    lowest = before if full_mask_share is None else before + 1
+    state = lowest + (draw * (last - lowest).clamp(min=0)).long()
     if full_mask_share is not None:
-        state = state.masked_fill(draws.full < full_mask_share, 0)
-    hidden = region.commit_steps > state[:, None]
+        state = torch.where(draws.full[:, None] < full_mask_share, before, state)
+    hidden = steps > state.gather(1, number)
     is_unknown = ~region.ended[:, None] & (position >= region.response_lengths[:, None])
     after = (hidden | is_unknown) & ~inside & (position < region.canvas_lengths[:, None])
     masked = hidden & inside

@@ -63,7 +63,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
         block_ratios (`str`, *optional*, defaults to `"shared"`):
             With `corruption="random"` on a block-causal model: `"shared"`, one mask ratio for the row;
             `"independent"`, one for each block of the attention (Fast-dLLM v2); `"rising"`, one for each block that is
-            not below that of the block before it (D2F).
+            not below that of the block before it (D2F). With `corruption="state"` and `block_context="clean"`,
+            `"independent"`: each block is in a state of its own, so that a row has something to learn in all of them.
         layout (`str`, *optional*, defaults to `"complementary"`):
             `"single"` for one view of each sample, `"complementary"` for a second view that masks the other positions
             of the window. The second view doubles the rows of a forward.
@@ -221,7 +222,7 @@ class PseudoTrajectoryConfig(_BaseConfig):
     )
     block_ratios: Literal["shared", "independent", "rising"] = field(
         default="shared",
-        metadata={"help": "With corruption=random, one mask ratio for the row, or one for each block."},
+        metadata={"help": "With corruption=random or state, one mask ratio or state for the row, or for each block."},
     )
     layout: Literal["single", "complementary"] = field(
         default="complementary",
@@ -345,10 +346,19 @@ class PseudoTrajectoryConfig(_BaseConfig):
             )
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")
-        if self.block_ratios != "shared" and self.corruption != "random":
-            raise ValueError(f"`block_ratios={self.block_ratios!r}` needs `corruption='random'`.")
+        self._check_block_ratios()
         if self.mask_noise and (self.corruption != "trajectory" or self.masking == "reference"):
             raise ValueError("`mask_noise` is for exceptions to an order: use `corruption='trajectory'`, exact masks.")
+
+    def _check_block_ratios(self) -> None:
+        allowed = {"independent": ("random", "state"), "rising": ("random",)}.get(self.block_ratios)
+        if allowed is None:
+            return
+        kind = f"`block_ratios={self.block_ratios!r}`"
+        if self.corruption not in allowed:
+            raise ValueError(f"{kind} needs {' or '.join(f'`corruption={name!r}`' for name in allowed)}.")
+        if self.corruption == "state" and self.block_context == "noisy":
+            raise ValueError(f"{kind} with states needs `block_context='clean'`: no run has blocks of several states.")
 
 
 def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:

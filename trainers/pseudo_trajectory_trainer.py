@@ -337,6 +337,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         ratios, window_size = self.curriculum(progress)
         grid = self.grid_at(progress)
         blocks = None if grid is None else grid.blocks(mask, mask.shape[1] - steps.shape[1])
+        of_region = None if blocks is None else blocks[:, -steps.shape[1] :]
         shared: dict[str, Any] = {"complementary": args.layout == "complementary", "mask_ratio_range": ratios}
         if args.corruption == "random":
             corruption = corrupt_response(
@@ -344,7 +345,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
                 draws,
                 eos_tail=args.eos_tail,
                 block_ratios=args.block_ratios,
-                blocks=None if blocks is None else blocks[:, -steps.shape[1] :],
+                blocks=of_region,
                 full_mask_share=args.full_mask_share or 0.0,
                 **shared,
             )
@@ -355,6 +356,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
                 complementary=shared["complementary"],
                 eos_tail=args.eos_tail,
                 full_mask_share=args.full_mask_share,
+                blocks=of_region if args.block_ratios == "independent" else None,
             )
         elif args.masking == "reference":
             ratio = draw(args.seed, step, batch["index"].new_tensor([-1 - micro_batch]), 0).ratio

@@ -194,6 +194,15 @@ def test_each_block_has_its_own_mask_ratio(kind, tmp_path):
     assert abs((masked - of_ratio)[:, inside].mean()) < 0.01 and len(rows) == 32
 
 
+def test_each_block_has_its_own_state(tmp_path):
+    options = {"corruption": "state", "block_ratios": "independent", "layout": "single", "filled_tail_share": 0.0}
+    trainer = make_trainer(tmp_path, tmp_path, model=student("sdar"), **options)
+    _, corruption, blocks, _ = ratios_of(trainer)
+    inside = torch.arange(blocks.shape[1]) < corruption.end[:, None]
+    for row, (number, masked) in enumerate(zip(blocks, corruption.supervised[0], strict=True)):
+        assert set(number[inside[row]].tolist()) == set(number[masked].tolist())  # each has something to learn
+
+
 def test_a_bidirectional_teacher_of_a_block_causal_student_sees_the_whole_canvas(tmp_path):
     """D2F's loss, written out."""
     options = {"corruption": "random", "block_ratios": "rising", "layout": "single", "raise_mask_ratio": False}
@@ -265,6 +274,9 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path):
     random = {"corruption": "random", "layout": "single"}
     assert "is for block-causal models" in refusal(plain, block_ratios="rising", **random)
     assert "needs `corruption='random'`" in refusal(student("sdar"), block_ratios="rising")
+    assert "or `corruption='state'`" in refusal(student("sdar"), block_ratios="independent")
+    states = {"corruption": "state", "block_ratios": "independent", "block_context": "noisy", "filled_tail_share": 0.0}
+    assert "needs `block_context='clean'`" in refusal(student("sdar"), **states)
     nameless = tiny_model(LLaDAModelLM, **OF_WORDS, kv_heads=1, attention="block_causal")
     assert "does not state the size of its blocks" in refusal(nameless)
     comparing = {"kl_weight": 1.0, "layout": "single", "teacher": student("sdar")}

@@ -1,5 +1,6 @@
 """What is masked: counts, order, windows, tails, and that it depends on seed, step and sample alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -220,6 +221,44 @@ def test_a_state_is_what_the_run_had_not_committed_by_a_forward(region):
     short = int((region.response_lengths == 3).nonzero()[0])
     own = region.commit_steps[short][: int(region.supervised_lengths(8)[short])].tolist()
     assert seen[short] == {0, *own} - {max(own)}
+
+
+def test_each_block_can_be_in_a_state_of_its_own(region):
+    """Something of each block is masked: what was committed last of it, up to all of it."""
+    blocks = (torch.arange(LENGTH) // 8).expand(ROWS, -1)
+    seen: dict[tuple[int, int], set[tuple[bool, ...]]] = {}
+    differ = 0
+    for step in range(200):
+        corruption = state(region, step, blocks=blocks)
+        masked, supervised = corruption.masked[0], corruption.supervised[0]
+        for row in range(ROWS):
+            end = int(region.supervised_lengths(8)[row])
+            for block in range(math.ceil(end / 8)):
+                inside = slice(8 * block, min(end, 8 * block + 8))
+                hidden = masked[row, inside]
+                assert hidden.any() and torch.equal(hidden, supervised[row, inside])
+                steps = region.commit_steps[row, inside]
+                assert hidden.all() or steps[~hidden].max() < steps[hidden].min()
+                seen.setdefault((row, block), set()).add(tuple(hidden.tolist()))
+            assert not supervised[row, end:].any()
+            first = region.commit_steps[row, :8].masked_fill(masked[row, :8], 0).max()
+            differ += bool((masked[row, 8:end] & (region.commit_steps[row, 8:end] <= first)).any())
+    assert differ > 100  # no one state of the run has this
+    for (row, block), states in seen.items():
+        end = int(region.supervised_lengths(8)[row])
+        commits = set(region.commit_steps[row, 8 * block : min(end, 8 * block + 8)].tolist())
+        assert 3 < len(states) <= len(commits) or len(commits) < 8
+    one_by_one = replace(region, commit_steps=torch.arange(1, LENGTH + 1).expand(ROWS, -1))
+    masks = torch.stack([state(one_by_one, step, blocks=blocks).masked[0, -3, :8] for step in range(100)])
+    assert sorted(masks.sum(dim=1).unique().tolist()) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_rows_whose_blocks_are_all_masked(region, share):
+    blocks = (torch.arange(LENGTH) // 8).expand(ROWS, -1)
+    supervised = state(region, full_mask_share=share, blocks=blocks).supervised[0]
+    whole = region.supervised_lengths(8) >= 8  # the others end in the first block
+    assert torch.equal(supervised[whole, :8].all(dim=1), torch.full((int(whole.sum()),), share == 1.0))
 
 
 def test_the_share_of_rows_in_which_all_is_masked(region):
