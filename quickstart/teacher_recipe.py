@@ -137,6 +137,30 @@ class Invented(TypedDict):
     things: Share
 
 
+StoryKind = Literal[
+    "altogether",
+    "arithmetic",
+    "boxes",
+    "comparison",
+    "crowds",
+    "gains",
+    "games",
+    "multiples",
+    "purchases",
+    "rates",
+    "sharing",
+    "units",
+]
+
+
+@with_config(EXACT)
+class KindWeights(TypedDict):
+    """How many times as likely kinds of problems are up to a step; 1 by default."""
+
+    until: Count | None
+    weights: dict[StoryKind, Count]
+
+
 @with_config(EXACT)
 class TeacherRecipe(TypedDict):
     """The content of `teacher.yaml`."""
@@ -156,6 +180,7 @@ class TeacherRecipe(TypedDict):
     tail: Annotated[list[Limit], Field(min_length=1)]
     canvas_tail: Whole
     invented_words: Annotated[list[Invented], Field(min_length=1)]
+    kind_weights: Annotated[list[KindWeights], Field(min_length=1)]
     block_sizes: Annotated[list[Count], Field(min_length=1)]
     plain_prompt_rate: Share
     curriculum: Annotated[list[Phase], Field(min_length=1)]
@@ -180,7 +205,7 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     path = recipe_path or DEFAULT_RECIPE
     recipe = read_yaml(path)
     check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
-    for phases in ("curriculum", "masking", "drill_values", "tail", "invented_words"):
+    for phases in ("curriculum", "masking", "drill_values", "tail", "invented_words", "kind_weights"):
         if recipe[phases][-1]["until"] is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..training_rows import Batch, TokenIds, draw_kind, mask_answers, mask_blocks, phase_at
+from .grammar import KINDS
 from .numbers import LARGEST_FACTOR, LARGEST_VALUE, calculate
 from .problem import draw_problem, generate_problems
 from .tokenizer import build_tokenizer
@@ -61,8 +62,10 @@ class StoryLesson:
         low, high = recipe["steps"][kind]
         shares = phase_at(recipe["invented_words"], step)
         invented = InventedShares(shares["names"], shares["things"])
+        weights = phase_at(recipe["kind_weights"], step)["weights"]
+        kinds = [kind for kind in KINDS for _ in range(weights.get(kind, 1))]
         problems = [
-            draw_problem(rng, "train", rng.randint(low, high), invented=invented)
+            draw_problem(rng, "train", rng.randint(low, high), invented=invented, kinds=kinds)
             for _ in range(recipe["batch_size"][kind])
         ]
         prompts = [

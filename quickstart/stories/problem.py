@@ -8,6 +8,7 @@ words: names, things, and the form of each sentence. A question determines its s
 import hashlib
 import random
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,9 +85,11 @@ def _draw_plan(rng: random.Random, kind: str, num_steps: int, forms: str) -> tup
             return plan, numbers
 
 
-def _draw_plan_of_split(rng: random.Random, split: str, num_steps: int, forms: str) -> tuple[str, Plan, Numbers, str]:
+def _draw_plan_of_split(
+    rng: random.Random, split: str, num_steps: int, forms: str, kinds: Sequence[str] = KINDS
+) -> tuple[str, Plan, Numbers, str]:
     while True:
-        kind = KINDS[int(rng.random() * len(KINDS))]
+        kind = kinds[int(rng.random() * len(kinds))]
         drawn = _draw_plan(rng, kind, num_steps, forms)
         if drawn is None:
             continue
@@ -186,6 +189,7 @@ def draw_problem(
     num_steps: int,
     forms: str = "train",
     invented: InventedShares = DEFAULT_SHARES,
+    kinds: Sequence[str] = KINDS,
 ) -> Problem:
     """
     Draws one problem of a split.
@@ -197,12 +201,14 @@ def draw_problem(
         forms (`str`, *optional*, defaults to `"train"`):
             Forms of the sentences: `"train"`, or `"held_out"` for those that no training problem has.
         invented ([`~.words.InventedShares`], *optional*): Names and things that are invented.
+        kinds (`Sequence[str]`, *optional*, defaults to [`KINDS`]):
+            From which one is drawn; one that is named several times is as many times as likely.
 
     Raises:
         `ValueError`: For an unknown split or set of forms, and a number of steps out of range.
     """
     _check_request(split, forms, (num_steps,))
-    return _tell(rng, *_draw_plan_of_split(rng, split, num_steps, forms), forms, invented)
+    return _tell(rng, *_draw_plan_of_split(rng, split, num_steps, forms, kinds), forms, invented)
 
 
 def generate_problems(

@@ -2,6 +2,8 @@
 
 import random
 import re
+from collections import Counter
+from typing import get_args
 
 import pytest
 
@@ -31,6 +33,7 @@ from d3llm.quickstart.stories.problem import (
 from d3llm.quickstart.stories.task import TASKS
 from d3llm.quickstart.stories.tokenizer import build_tokenizer
 from d3llm.quickstart.stories.words import InventedShares, draw_words
+from d3llm.quickstart.teacher_recipe import StoryKind
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +250,17 @@ def test_the_share_of_invented_words_can_be_changed():
     assert all(plain[index] == set(problem.names) for index, problem in enumerate(draws[0]))
     assert not any(invented)
     assert [problem.signature for problem in draws[0]] == [problem.signature for problem in draws[1]]
+
+
+def test_a_recipe_can_weigh_every_kind():
+    assert get_args(StoryKind) == KINDS
+
+
+def test_a_kind_that_is_named_more_often_is_drawn_more_often():
+    kinds = ["comparison"] * 9 + ["units"]
+    drawn = Counter(draw_problem(random.Random(seed), "train", 3, kinds=kinds).kind for seed in range(200))
+    assert set(drawn) == {"comparison", "units"}
+    assert drawn["comparison"] > 4 * drawn["units"]
 
 
 @pytest.mark.parametrize(
