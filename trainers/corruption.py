@@ -220,7 +220,8 @@ def corrupt_state(
     Args:
         region, draws, complementary, eos_tail: As in [`corrupt_window`].
         full_mask_share (`float`, *optional*): Share of rows with s = 0, where all that the run committed is masked; s
-            is at least 1 in the others. By default 0 is as likely as any other forward.
+            is at least 1 in the others. By default 0 is as likely as any other forward. With `blocks`, read the
+            forward before the first commit of each block for 0.
         blocks (`Tensor` of shape `(B, N)`, *optional*): The block of each position, rising by at most 1 along a row.
 
     Returns:
@@ -233,12 +234,12 @@ def corrupt_state(
     number = torch.zeros_like(steps) if blocks is None else blocks - blocks[:, :1]
     last = torch.zeros_like(steps).scatter_reduce(1, number, steps.masked_fill(~inside, 0), "amax")
     before = torch.zeros_like(steps)  # the last forward after which all of a block is masked
-    draw = draws.ratio[:, None]
+    uniform = draws.ratio[:, None]
     if blocks is not None and draws.blocks is not None:
         before = last.scatter_reduce(1, number, torch.where(inside, steps, last.gather(1, number)), "amin") - 1
-        draw = draws.blocks
+        uniform = draws.blocks
     lowest = before if full_mask_share is None else before + 1
-    state = lowest + (draw * (last - lowest).clamp(min=0)).long()
+    state = lowest + (uniform * (last - lowest).clamp(min=0)).long()
     if full_mask_share is not None:
         state = torch.where(draws.full[:, None] < full_mask_share, before, state)
     hidden = steps > state.gather(1, number)

@@ -205,9 +205,11 @@ def draw_problem(
             From which one is drawn; one that is named several times is as many times as likely.
 
     Raises:
-        `ValueError`: For an unknown split or set of forms, and a number of steps out of range.
+        `ValueError`: For an unknown split, set of forms or kind, and a number of steps out of range.
     """
     _check_request(split, forms, (num_steps,))
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"Unknown kinds {list(kinds)}; expected some of {', '.join(KINDS)}.")
     return _tell(rng, *_draw_plan_of_split(rng, split, num_steps, forms, kinds), forms, invented)
 
 

@@ -271,6 +271,12 @@ def test_bad_requests_are_refused(arguments):
         draw_problem(random.Random(0), *arguments)
 
 
+@pytest.mark.parametrize("kinds", [[], ["games", "novels"]])
+def test_unknown_kinds_are_refused(kinds):
+    with pytest.raises(ValueError, match="expected some of altogether"):
+        draw_problem(random.Random(0), "train", 3, kinds=kinds)
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [
