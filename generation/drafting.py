@@ -59,7 +59,9 @@ class DraftingRun(LaneRun):
     def draft(self) -> None:
         """Adds the likeliest states, as many as are worth a row."""
         batch, length = self.canvas.tokens.shape
-        outlook, positions = Outlook(batch, length), np.tile(np.arange(length), (batch, 1))
+        # Positions are scores that no forward changes.
+        outlook = Outlook(batch, length, is_certain=self.config.score == "position")
+        positions = np.tile(np.arange(length), (batch, 1))
         chance: Floats = np.ones(batch, dtype=np.float32)
         name = names_of_states(self.canvas)
         trust, config = self.record.reached / self.record.expected, self.foreseen

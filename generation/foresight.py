@@ -23,6 +23,8 @@ LEAST_DOUBT = np.float32(1e-7)  # scores of float32 are no finer
 # What a stand-in that lacks a token counts, where one that has another too counts 1: what is committed makes the rest
 # surer, so that the scores of the state are between them, and more tokens are of it.
 PRICE_OF_LACKING = np.float32(0.5)
+# Of one that has a wrong token in its place: what follows from that is wrong too, so that it is the last resort.
+PRICE_OF_WRONG = np.float32(30)
 
 # Selections that commit a number of candidates, and those that compare scores with `threshold`. Of any other one it is
 # taken that it commits those above some limit.
@@ -59,9 +61,11 @@ class Seen(PerRow):
     def nearest(self, canvas: Canvas) -> Integers:
         """The state (B,) that is nearest to this one; of equals the one that was kept, then the first."""
         committed, tokens = canvas.committed[:, None], canvas.tokens[:, None]
-        lacks = committed & (~self.committed | (tokens != self.tokens))
-        more = self.committed & ~committed
-        distance = PRICE_OF_LACKING * lacks.sum(axis=2, dtype=np.float32) + more.sum(axis=2, dtype=np.float32)
+        lacks, more = committed & ~self.committed, self.committed & ~committed
+        wrong = committed & self.committed & (tokens != self.tokens)
+        distance = more.sum(axis=2, dtype=np.float32)
+        for price, counted in ((PRICE_OF_LACKING, lacks), (PRICE_OF_WRONG, wrong)):
+            distance += price * counted.sum(axis=2, dtype=np.float32)
         distance -= np.where(np.arange(distance.shape[1]) == self.kept[:, None], np.float32(0.25), 0)
         return np.where(self.exists, distance, np.inf).argmin(axis=1)
 
@@ -84,13 +88,18 @@ def moved(score: Floats, before: Floats, now: Floats, config: DiffusionGeneratio
 
 
 def chances(
-    score: Floats, accepted: Booleans, eligible: Booleans, config: DiffusionGenerationConfig
+    score: Floats,
+    accepted: Booleans,
+    eligible: Booleans,
+    config: DiffusionGenerationConfig,
+    is_certain: bool = False,
 ) -> tuple[Floats, Booleans]:
     """How likely the decision is, and each other one that differs from it in one candidate.
 
     Args:
         score (`Floats` of shape `(B, L)`): What stands in for the scores.
         accepted, eligible (`Booleans` of shape `(B, L)`): The decision at these scores, and what it chose from.
+        is_certain (`bool`, *optional*, defaults to `False`): Whether the scores are known, so that no other decision can follow.
 
     Returns:
         `Floats` of shape `(B, L + 1)`: The chances, which sum to 1 or, without a decision, are 0: of the decision with
@@ -111,7 +120,7 @@ def chances(
             limit = (weakest + np.where(np.isfinite(next_one), next_one, weakest)) / 2
         swaps = (weakest > limit)[:, 0]  # progress was forced
         limit = np.where(swaps[:, None], weakest, limit)
-    flips = eligible & np.where(swaps[:, None], ~accepted, True)
+    flips = eligible & np.where(swaps[:, None], ~accepted, True) & (not is_certain)
     gap = np.where(flips, np.abs(unsure - np.where(np.isfinite(limit), limit, 0)), np.inf)
     sharpness = np.where(swaps, SHARPNESS_OF_ORDER, SHARPNESS_OF_SETS)[:, None]
     odds = np.append(np.exp(-sharpness * gap), np.ones_like(weakest), axis=1).astype(np.float32)
@@ -125,9 +134,11 @@ class Outlook:
 
     Args:
         batch (`int`), length (`int`): Of the canvas.
+        is_certain (`bool`, *optional*, defaults to `False`): As for [`chances`].
     """
 
-    def __init__(self, batch: int, length: int):
+    def __init__(self, batch: int, length: int, is_certain: bool = False):
+        self.is_certain = is_certain
         self.names = np.zeros((batch, 0), dtype=np.int64)  # of the states: a hash of what is committed
         self.chance = np.zeros((batch, 0, length + 1), dtype=np.float32)
         self.leads_to = np.zeros((batch, 0, length + 1), dtype=np.int64)
@@ -147,7 +158,7 @@ class Outlook:
         config: DiffusionGenerationConfig,
     ) -> None:
         """Adds a state of each row, which is reached with this `chance` (B,), and what may follow."""
-        odds, swaps = chances(proposal.score, accepted, eligible, config)
+        odds, swaps = chances(proposal.score, accepted, eligible, config, self.is_certain)
         keys = names_of(proposal.tokens)
         base = names_of_states(canvas) ^ np.bitwise_xor.reduce(np.where(accepted, keys, 0), axis=1)
         least = np.where(accepted, proposal.score, np.inf).argmin(axis=1)

@@ -20,6 +20,7 @@ RUN = {"max_new_tokens": 24, "return_dict_in_generate": True, "eos_token_id": 7,
 SDAR = {"preset": "sdar", "threshold": 0.5, "attention_block_size": 8, "cache": "block"}
 BASES = {
     "llada": {"preset": "llada"},
+    "left to right": {"preset": "llada", "score": "position"},
     "llada in steps": {"preset": "llada", "steps": 9},
     "dream": {"preset": "dream"},
     "dparallel": {"preset": "dparallel", "threshold": 1.0},
@@ -103,6 +104,20 @@ def test_one_token_per_forward_takes_fewer_forwards(models):
         output = model.generate(prompts([6], seed=seed)[0][None], preset="self_speculative", early_stop=False, **RUN)
         assert output.forward_passes.item() < 24
         assert output.tokens_per_forward.item() > 1
+
+
+def test_from_left_to_right_blocks_of_the_decoder_change_no_text(models):
+    """So that drafts may go on into the next block of attention, in no more forwards."""
+    ids, mask = left_pad(prompts([5, 9, 3]))
+    run = RUN | {"score": "position", "attention": "block_causal", "attention_block_size": 8, "cache": "block"}
+    run |= {"cache_delay": 0, "attention_mask": mask}
+    plain = models[0].generate(ids, preset="llada", **run)
+    outputs = [
+        models[0].generate(ids, preset="llada", draft_states=16, **run | {"block_size": size}) for size in (8, 24)
+    ]
+    for output in outputs:
+        assert torch.equal(output.sequences, plain.sequences)
+    assert outputs[1].forward_passes.sum() <= outputs[0].forward_passes.sum() < plain.forward_passes.sum()
 
 
 @pytest.mark.parametrize("base", [BASES["llada"], BASES["d3llm"], BASES["sdar"]], ids=["llada", "d3llm", "sdar"])

@@ -43,6 +43,12 @@ def test_chances_of_an_order_fall_with_the_doubt_and_sum_to_one():
     assert odds[0, 0] == odds[0, 1] == 0
 
 
+def test_an_order_that_is_known_has_no_other_decision():
+    accepted, eligible = flags(0, 1, 0, 0), flags(0, 1, 1, 1)
+    odds, _ = chances(floats(0, -1, -2, -3), accepted, eligible, config(score="position"), is_certain=True)
+    assert odds[0].tolist() == [0, 0, 0, 0, 1]
+
+
 def test_of_a_set_each_candidate_may_change_sides():
     score, accepted, eligible = floats(-0.1, -0.39, -0.41, -2.0), flags(1, 1, 0, 0), flags(1, 1, 1, 1)
     odds, swaps = chances(score, accepted, eligible, config(selection="threshold", score="entropy", threshold=0.4))
@@ -104,6 +110,7 @@ def test_the_nearest_state_stands_in():
     assert nearest({1: 10}) == 1
     assert nearest({1: 10, 2: 11}) == 1  # a state that has more is further than one that lacks as much
     assert nearest({1: 10, 2: 11, 3: 12, 4: 13}) == 2
-    assert nearest({1: 9, 2: 11, 4: 13}) == 3  # another token at a position is no commit of it
+    assert nearest({1: 9, 2: 11, 4: 13}) == 3
+    assert nearest({1: 11, 2: 11}) == 0  # a wrong token is worse than all that another state lacks
     seen.exists[0, 3] = False
     assert nearest({1: 9, 2: 11, 4: 13}) == 0
