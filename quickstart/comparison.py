@@ -32,6 +32,7 @@ from .student_stages import (
     right_rows,
     train,
 )
+from .weight_average import average_weights
 
 
 logger = logging.get_logger(__name__)
@@ -224,19 +225,20 @@ class Comparison:
 
     def _train(self, name: str, seed: int, student: Path) -> None:
         own = self.plan.students[name]
-        start = self._start(own, seed)
+        start = self._folder_of(own.get("start", TEACHER), seed)
         if "rounds" in own:
             self._train_round(name, seed, start, student)
         elif "rewards" in own:
             self._train_by_rewards(name, seed, start, student)
+        elif "averaged_with" in own:
+            average_weights(start, self._folder_of(own["averaged_with"], seed), student)
         else:
             recipe = self.plan.recipe(name, seed)
             train(recipe, self._lessons(name), self.folder.training(name, seed), student, start)
 
-    def _start(self, own: dict[str, Any], seed: int) -> Path:
-        """The folder of the model that a student starts from."""
-        start = own.get("start", TEACHER)
-        return checkpoint_folder(self.plan.values["teacher"]) if start == TEACHER else self.folder.student(start, seed)
+    def _folder_of(self, model: str, seed: int) -> Path:
+        """The folder of the teacher or a student."""
+        return checkpoint_folder(self.plan.values["teacher"]) if model == TEACHER else self.folder.student(model, seed)
 
     def _train_round(self, name: str, seed: int, start: Path, student: Path) -> None:
         recipe = self.plan.recipe(name, seed + self.plan.rounds_before(name))

@@ -62,6 +62,7 @@ class Student(TypedDict):
     training: NotRequired[dict[str, Any]]
     rounds: NotRequired[dict[str, Any]]
     rewards: NotRequired[dict[str, Any]]
+    averaged_with: NotRequired[Name]
     decoders: NotRequired[Annotated[list[Name], Field(min_length=1)]]
     budget_note: NotRequired[Annotated[str, Field(min_length=1)]]
 

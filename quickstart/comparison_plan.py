@@ -128,6 +128,8 @@ class ComparisonPlan:
         start = {"start": own.get("start", TEACHER)}
         if "rewards" in own:
             return {**start, "rewards": self.values["rewards"] | own["rewards"]}
+        if "averaged_with" in own:
+            return {**start, "averaged_with": own["averaged_with"]}
         if "rounds" in own:
             rounds = self.values["rounds"] | own["rounds"]
             return {**start, "rounds": rounds, "training": recipe["training"]}
@@ -192,6 +194,8 @@ class ComparisonPlan:
         Returns:
             `int`: Their number; for one that is trained by rewards, that of the rollouts.
         """
+        if "averaged_with" in self.students[student]:
+            return 0
         if "rewards" in self.students[student]:
             config = self.rewards_config(student)
             return config.max_steps * config.rollouts_per_step
@@ -254,14 +258,19 @@ def _check_names(plan: ComparisonPlan) -> None:
                 "first."
             )
         before.append(name)
-        kinds = [kind for kind in ("extraction", "rounds", "rewards") if kind in student]
-        if len(kinds) > 1 or ("rewards" in student and "training" in student):
+        kinds = [kind for kind in ("extraction", "rounds", "rewards", "averaged_with") if kind in student]
+        if len(kinds) > 1 or ("training" in student and kinds[:1] in (["rewards"], ["averaged_with"])):
             raise ValueError(
                 f"{plan.name}: {name} has {' and '.join(k for k in Student.__annotations__ if k in student)}: it is "
-                "trained on trajectories, in a round or by rewards; make two students of it."
+                "trained on trajectories, in a round or by rewards, or averaged; make two students of it."
             )
-        if "start" not in student and ("rounds" in student or "rewards" in student):
+        if "start" not in student and kinds and kinds != ["extraction"]:
             raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it goes on from.")
+        if "averaged_with" in student and student["averaged_with"] not in [TEACHER, *plan.line(name)[2:]]:
+            raise ValueError(
+                f"{plan.name}: {name} is averaged with {student['averaged_with']}, which its `start` does not come from: "
+                f"expected one of {', '.join([TEACHER, *plan.line(name)[2:]])}."
+            )
     if plan.base not in plan.students:
         raise ValueError(f"{plan.name}: `base` is {plan.base}: expected one of {', '.join(plan.students)}.")
     shipped, seed = plan.shipped

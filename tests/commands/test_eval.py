@@ -435,6 +435,7 @@ def test_the_result_files_of_the_docs_are_whole():
     assert len(places) == len(results) >= 10
     for result in results:
         counts = result["samples"]
-        assert result["num_samples"] == len(counts["id"]) == 3000 and result["split"] == "test"
-        assert result["accuracy"] == sum(counts["correct"]) / 3000
+        number = 3000 if result["title"] == STORIES[0].title else 1000
+        assert result["num_samples"] == len(counts["id"]) == number and result["split"] == "test"
+        assert result["accuracy"] == sum(counts["correct"]) / number
         assert result["tokens_per_forward"] == sum(counts["tokens"]) / sum(counts["forwards"])

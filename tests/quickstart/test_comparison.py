@@ -85,6 +85,7 @@ def tiny(teacher) -> dict[str, Any]:
         "certain": {"training": {"entropy_weight": 2.0}},
         "buckets": {"extraction": {"order": "ar_buckets"}},
         "rewarded": {"start": "d3llm", "rewards": {}, "budget_note": "rollouts"},
+        "averaged": {"start": "on_policy_1", "averaged_with": "d3llm", "budget_note": "none"},
     }
     return plan
 
@@ -124,6 +125,11 @@ def test_every_student_is_trained_and_measured(run, tiny):
     short = next(r for r in read_results([run / "results"]) if r.method == "d3llm-3-short_blocks")
     assert short.decoding["block_size"] == 4
     assert not any((run / "training").iterdir())
+
+
+def test_an_averaged_student_is_the_mean_of_two(run):
+    one, other, mean = (weights(run / f"students/{name}-3") for name in ("on_policy_1", "d3llm", "averaged"))
+    assert all(torch.allclose(mean[name], (one[name] + other[name]) / 2, rtol=2**-7) for name in mean)
 
 
 def test_products_may_be_in_bfloat16(run, tiny, tmp_path, monkeypatch):
@@ -229,13 +235,16 @@ REFUSED = [
     (("students", "teacher"), {}, "a student cannot be called 'teacher'"),
     (("students", "a-b"), {}, "'a-b'"),
     (("students", "late"), {"rounds": {}, "rewards": {}}, "late has rounds and rewards"),
+    (("students", "late"), {"averaged_with": "teacher", "budget_note": "x"}, "late has no `start`"),
+    (("students", "late"), {"start": "d3llm", "averaged_with": "oput", "budget_note": "x"}, "expected one of teacher\\."),
+    (("students", "late"), {"start": "d3llm", "averaged_with": "teacher", "training": {}}, "or averaged; make two"),
     (("students", "late"), {"decoders": ["slow"]}, "has no decoder slow: expected some of d3llm"),
     (("students", "late"), {"training": {"max_steps": 640}}, "late trains on 81920 canvases .* `budget_note`"),
     (("students", "late"), {"training": {"layout": "single"}}, "late trains on 20480 canvases"),
     (("students", "late"), {"training": {"learning_rat": 1.0}}, "`training` cannot set learning_rat"),
     (("students", "late"), {"training": {"output_dir": "x"}}, "`training` cannot set output_dir"),
     (("students", "late"), {"extraction": {"order": "column"}}, "late: `order` is 'column'"),
-    (("rounds", "prompts_per_round"), 5000, "on_policy_3: its round ends at problem 15000, and .* has 12288"),
+    (("rounds", "prompts_per_round"), 30000, "on_policy_3: its round ends at problem 90000, and .* has 60000"),
     (("rounds", "prompts"), "file", "`rounds` cannot set prompts"),
     (("rewards", "num_generations"), 7, "lightning_rl: A step has 64 rollouts"),
     (("decoders", "d3llm"), {"preset": "d3lm", "thresholds": [0.5]}, "`decoders`: .*d3lm"),
