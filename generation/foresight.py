@@ -99,7 +99,8 @@ def chances(
     Args:
         score (`Floats` of shape `(B, L)`): What stands in for the scores.
         accepted, eligible (`Booleans` of shape `(B, L)`): The decision at these scores, and what it chose from.
-        is_certain (`bool`, *optional*, defaults to `False`): Whether the scores are known, so that no other decision can follow.
+        is_certain (`bool`, *optional*, defaults to `False`): Whether the scores are known, so that no other decision
+            can follow.
 
     Returns:
         `Floats` of shape `(B, L + 1)`: The chances, which sum to 1 or, without a decision, are 0: of the decision with

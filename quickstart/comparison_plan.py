@@ -266,10 +266,11 @@ def _check_names(plan: ComparisonPlan) -> None:
             )
         if "start" not in student and kinds and kinds != ["extraction"]:
             raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it goes on from.")
-        if "averaged_with" in student and student["averaged_with"] not in [TEACHER, *plan.line(name)[2:]]:
+        other, origins = student.get("averaged_with", TEACHER), [TEACHER, *plan.line(name)[2:]]
+        if other not in origins:
             raise ValueError(
-                f"{plan.name}: {name} is averaged with {student['averaged_with']}, which its `start` does not come from: "
-                f"expected one of {', '.join([TEACHER, *plan.line(name)[2:]])}."
+                f"{plan.name}: {name} is averaged with {other}, which its `start` does not come from: expected one of "
+                f"{', '.join(origins)}."
             )
     if plan.base not in plan.students:
         raise ValueError(f"{plan.name}: `base` is {plan.base}: expected one of {', '.join(plan.students)}.")

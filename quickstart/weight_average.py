@@ -10,9 +10,9 @@ from ..modeling.loading import load_model, load_tokenizer
 
 def average_weights(one: Path, other: Path, output: Path) -> None:
     """
-    Saves the mean of two checkpoints of the same shape, with the tokenizer and the decoder of the first. Of a model and
-    what was trained from it, it is often better than either (WiSE-FT, arXiv 2109.01903, section 4, which recommends
-    equal parts).
+    Saves the mean of two checkpoints of the same shape, with the tokenizer and the decoder of the first. Of a model
+    and what was trained from it, it may be better than either (WiSE-FT, arXiv 2109.01903, which recommends equal
+    parts).
 
     Args:
         one (`Path`), other (`Path`): The checkpoints.

@@ -236,7 +236,7 @@ REFUSED = [
     (("students", "a-b"), {}, "'a-b'"),
     (("students", "late"), {"rounds": {}, "rewards": {}}, "late has rounds and rewards"),
     (("students", "late"), {"averaged_with": "teacher", "budget_note": "x"}, "late has no `start`"),
-    (("students", "late"), {"start": "d3llm", "averaged_with": "oput", "budget_note": "x"}, "expected one of teacher\\."),
+    (("students", "late"), {"start": "d3llm", "averaged_with": "oput", "budget_note": "x"}, "one of teacher\\."),
     (("students", "late"), {"start": "d3llm", "averaged_with": "teacher", "training": {}}, "or averaged; make two"),
     (("students", "late"), {"decoders": ["slow"]}, "has no decoder slow: expected some of d3llm"),
     (("students", "late"), {"training": {"max_steps": 640}}, "late trains on 81920 canvases .* `budget_note`"),
