@@ -11,7 +11,7 @@ from tests.helpers.paths import ROOT
 def test_the_card_states_the_result_files():
     name, seed = read_plan().shipped
     card = (checkpoint_path("student") / "README.md").read_text()
-    files = sorted((ROOT / "docs/results/student").glob(f"{name}-{seed}-d3llm.*.json"))
+    files = sorted((ROOT / "docs/results/student").glob(f"{name}-{seed}-prefix.*.json"))
     assert files
     for file in files:
         measured = json.loads(file.read_text())
