@@ -23,8 +23,8 @@ LEAST_DOUBT = np.float32(1e-7)  # scores of float32 are no finer
 # What a stand-in that lacks a token counts, where one that has another too counts 1: what is committed makes the rest
 # surer, so that the scores of the state are between them, and more tokens are of it.
 PRICE_OF_LACKING = np.float32(0.5)
-# Of one that has a wrong token in its place: what follows from that is wrong too, so that it is the last resort.
-PRICE_OF_WRONG = np.float32(30)
+# What follows from a wrong token is wrong too: a stand-in that has one is the last resort, whatever others lack.
+PRICE_OF_WRONG = np.float32(1e4)
 
 # Selections that commit a number of candidates, and those that compare scores with `threshold`. Of any other one it is
 # taken that it commits those above some limit.
