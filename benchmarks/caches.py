@@ -25,7 +25,9 @@ from d3llm.generation import decoding_run
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import extract_answer, generate_problems
+from d3llm.quickstart.stories.checker import is_right
+from d3llm.quickstart.stories.problem import generate_problems
+from d3llm.quickstart.stories.task import STORIES
 
 
 CACHES: dict[str, dict[str, Any]] = {
@@ -64,9 +66,10 @@ def on_problems(folder: Path, fields: dict[str, Any], count: int, split: str, se
     with Windows() as windows:
         for problem in generate_problems(split, count, seed):
             ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
-            output = model.generate(ids, max_new_tokens=96, return_dict_in_generate=True, **fields)
+            canvas = {"max_new_tokens": STORIES.max_new_tokens}
+            output = model.generate(ids, return_dict_in_generate=True, **canvas, **fields)
             text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
-            right += extract_answer(text) == problem.answer
+            right += is_right(problem, text)
             tokens += float(output.tokens_per_forward * output.forward_passes)
     low, high = wilson_interval(right, count)
     return {

@@ -1,4 +1,4 @@
-"""What the initial heads of the stories' teacher are worth: it learns to copy lists, with them and with random ones.
+"""What the initial heads of the teacher are worth: it learns to copy lists, with them and with random ones.
 
 Each model is trained on lists alone, a few hundred small batches, and then asked for masked pieces of words in new
 lists, where the piece before is known, so that they can only be copied.
@@ -24,14 +24,13 @@ from d3llm.quickstart.train_teacher import TeacherTrainer
 from d3llm.quickstart.training_rows import Batch
 
 
-RECIPE = Path(__file__).resolve().parent.parent / "quickstart/stories/teacher.yaml"
 HEADS = {"random": False, "copying": True}
 FIRST_ASKED = 1_000_000  # steps from here on are not trained on
 
 
 def lists_alone(has_heads: bool, rows: int, seed: int) -> dict[str, Any]:
     """The teacher's recipe with lists alone, and a constant learning rate after the first steps."""
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe()
     if not has_heads:
         del recipe["copying_heads"]
     recipe["seed"] = seed

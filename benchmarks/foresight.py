@@ -28,15 +28,14 @@ from d3llm.evaluation.measurer import checkpoint_fingerprint
 from d3llm.evaluation.tasks import Sample
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
-from d3llm.quickstart.task import QUICKSTART
+from d3llm.quickstart.stories.task import STORIES, draw_samples
 from d3llm.trainers.distill import RECIPES
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 
 
 SHIPPED = ("teacher", "student")
-NEW_TOKENS = QUICKSTART.max_new_tokens
+NEW_TOKENS = STORIES.max_new_tokens
 VARIANTS: dict[str, dict[str, Any]] = {
     "certainty": {"entropy_weight": 1.0, "order_weight": 0.0},
     "order": {},
@@ -98,19 +97,18 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[
     """The result of one model, after each preset."""
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
 
-    def decode(problems: list[Any], fields: dict[str, Any]) -> tuple[Way, int]:
-        """All problems in one batch, and how many answers are right."""
-        way, names = Way({"max_new_tokens": NEW_TOKENS, **fields}), [str(number) for number in range(len(problems))]
-        options = {"batch_size": len(problems), "chat": QUICKSTART.chat, **way.fields}
-        prompts = [problem.question for problem in problems]
+    def decode(samples: list[Sample], fields: dict[str, Any]) -> tuple[Way, int]:
+        """All problems in one batch, and how many solutions are right."""
+        way, names = Way({"max_new_tokens": NEW_TOKENS, **fields}), [sample.id for sample in samples]
+        options = {"batch_size": len(samples), "chat": STORIES.chat, **way.fields}
+        prompts = [sample.prompt for sample in samples]
         for batch in generate_in_batches(model, tokenizer, prompts, **options):
             way.add(batch, {row.index: row for row in batch.rows}, names)
-        samples = [Sample(number, each.question, each.answer) for number, each in zip(names, problems, strict=True)]
-        right = sum(QUICKSTART.check(samples[row.index], row.text) for row in way.decoded)
+        right = sum(STORIES.check(samples[row.index], row.text) for row in way.decoded)
         return way, right
 
-    drafted = generate_problems("validation", args.problems, args.seed)
-    answered = generate_problems("validation", args.answers, args.seed + 1)
+    drafted = draw_samples("validation", args.problems, args.seed)
+    answered = draw_samples("validation", args.answers, args.seed + 1)
     rows: list[dict[str, Any]] = []
     correct: dict[str, int] = {}
     for preset in args.presets:

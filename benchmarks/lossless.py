@@ -37,8 +37,8 @@ from d3llm.generation import decoding_run
 from d3llm.generation.selection import select
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
-from d3llm.quickstart.task import QUICKSTART
+from d3llm.quickstart.stories.problem import generate_problems
+from d3llm.quickstart.stories.task import STORIES
 
 
 SHIPPED = ("teacher", "student")
@@ -172,7 +172,7 @@ def side_by_side(
         first (`Way`): Without drafts at the first batch size: its texts are those of the first way.
     """
     runs = [
-        generate_in_batches(model, tokenizer, prompts, batch_size=batch_size, chat=QUICKSTART.chat, **way.fields)
+        generate_in_batches(model, tokenizer, prompts, batch_size=batch_size, chat=STORIES.chat, **way.fields)
         for way in ways
     ]
     for batches in zip(*runs, strict=True):  # the generators take turns
@@ -204,7 +204,7 @@ def measure(
                 rows = [row_of(args, preset, batch_size, way) for way in ways]
                 yield [*finished, *rows]
             if ways[0] is first:
-                options = {"batch_size": batch_size, "chat": QUICKSTART.chat, **first.fields}
+                options = {"batch_size": batch_size, "chat": STORIES.chat, **first.fields}
                 with ExitStack() as stack:
                     ties = [stack.enter_context(Ties(within)) for within in args.ties]
                     for _ in generate_in_batches(model, tokenizer, prompts, **options):
@@ -266,10 +266,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", help="one that is exact for the model (default: the preset's own)")
     parser.add_argument("--states", nargs="+", type=int, default=[2, 4, 8, 16], help="of `draft_states`, 2 to 64")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--problems", type=int, default=32, help="of the quickstart's task (default: 32)")
+    parser.add_argument("--problems", type=int, default=32, help="of the task `stories` (default: 32)")
     parser.add_argument("--split", choices=SPLITS, default="validation")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
-    parser.add_argument("--new-tokens", type=int, default=QUICKSTART.max_new_tokens)
+    parser.add_argument("--new-tokens", type=int, default=STORIES.max_new_tokens)
     parser.add_argument("--ties", nargs="+", type=float, default=[1e-5, 1e-6, 1e-7], help="differences that are ties")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)

@@ -27,7 +27,9 @@ from d3llm.common.files import write_atomically
 from d3llm.evaluation import evaluate_decoding
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import extract_answer, generate_problems
+from d3llm.quickstart.stories.checker import is_right
+from d3llm.quickstart.stories.problem import generate_problems
+from d3llm.quickstart.stories.task import STORIES
 
 
 LIBRARIES = ("torchao", "bitsandbytes")
@@ -84,10 +86,10 @@ def measure(name: str, precision: str, count: int, seed: int, batch_size: int) -
         model,
         load_tokenizer(folder),
         [problem.question for problem in problems],
-        lambda index, text: extract_answer(text) == problems[index].answer,
+        lambda index, text: is_right(problems[index], text),
         batch_size=batch_size,
         preset="d3llm",
-        max_new_tokens=96,
+        max_new_tokens=STORIES.max_new_tokens,
     )
     return {
         "model": name,

@@ -31,7 +31,7 @@ from d3llm.commands.loading import load_model
 from d3llm.commands.serve import checkpoint_of
 from d3llm.common.files import write_atomically
 from d3llm.evaluation import encode_prompt
-from d3llm.quickstart.problems import generate_problems
+from d3llm.quickstart.stories.problem import generate_problems
 
 
 SEED = 1  # of the problems

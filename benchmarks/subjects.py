@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from d3llm.modeling import LLaDAConfig, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
+from d3llm.quickstart.stories.problem import generate_problems
 
 
 SPREAD = 2.8  # standard deviation of the random weights, times the root of the width

@@ -9,7 +9,7 @@ a batch before the first round, which does not count.
 A round is kept as soon as all ways have decoded it, in `NAME.rounds.jsonl` beside the result file. The same command
 goes on after the last one, on the same kind of machine.
 
-    python -m benchmarks.throughput --task quickstart --json docs/results/throughput.json
+    python -m benchmarks.throughput --task stories --json docs/results/throughput.json
 """
 
 import argparse
@@ -40,11 +40,10 @@ from d3llm.evaluation.results_file import ResultsFile
 from d3llm.evaluation.tasks import SPLITS, Sample, Task
 from d3llm.generation import PRESETS
 from d3llm.modeling.loading import load_model, load_tokenizer
-from d3llm.quickstart.stories.task import TASKS as STORIES
-from d3llm.quickstart.task import QUICKSTART
+from d3llm.quickstart.stories import task as stories
 
 
-TASKS = {task.name: task for task in (QUICKSTART, *STORIES)}
+TASKS = {task.name: task for task in stories.TASKS}
 SEED = 0  # with which the tasks draw their problems
 TEACHER, STUDENT = SHIPPED
 
@@ -196,7 +195,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", default=TEACHER, help="teacher, student, or a checkpoint folder")
     parser.add_argument("--student", default=STUDENT, help="likewise, with its own generation config")
     parser.add_argument("--preset", choices=PRESETS, default="llada", help="of the teacher (default: llada)")
-    parser.add_argument("--task", choices=TASKS, default=QUICKSTART.name)
+    parser.add_argument("--task", choices=TASKS, default=stories.STORIES.name)
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], help="each divides the largest")

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ..quickstart import is_shipped
-    from ..quickstart.task import caution_of
+    from ..quickstart.stories.caution import caution_of
     from .conversation import Conversation
     from .loading import load_model
 

@@ -119,11 +119,13 @@ def run(args: argparse.Namespace) -> None:
     from rich.live import Live
 
     from ..hub_cards.canvas_space.turns import Turns
+    from ..quickstart.stories.caution import caution_of
     from .tables import beside
 
     if not args.prompt.strip():
         raise ValueError("--prompt is empty: give at least one word.")
-    sides = load_sides(contenders(args), args)
+    given = contenders(args)
+    sides = load_sides(given, args)
     console = Console(highlight=False)
     console.print(f"[bold]{_plain(args.prompt)}[/bold]\n")
     turns = Turns(len(sides))
@@ -135,6 +137,10 @@ def run(args: argparse.Namespace) -> None:
         decode_sides(sides, turns, lambda: None)
         console.print(beside(sides))
     show_table(console, sides)
+    for contender, side in zip(given, sides, strict=True):
+        note = caution_of(contender.folder)(args.prompt, side.text)
+        if note is not None:
+            console.print(f"{side.name}, {side.decoding}: {_plain(note)}", style="dim", soft_wrap=True)
 
 
 def contenders(args: argparse.Namespace) -> list[Contender]:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from d3llm.evaluation import DecodingResult
-    from d3llm.quickstart.problems import Problem
+    from d3llm.quickstart.stories.problem import Problem
 
     from .canvas import LiveCanvas
 
 DEFAULTS = {"problems": 100, "batch_size": 8, "seed": 0}
-MAX_NEW_TOKENS = 96
 PAUSE = 0.04  # seconds per forward while the canvas is shown, when nothing is measured
 
 
@@ -33,21 +32,23 @@ class Method:
 
     Attributes:
         model (`str`): Name of an embedded checkpoint.
-        preset (`str`): Name of a preset.
+        decoder (`str`): Name of the one that says how it decodes.
+        preset (`str`): Name of that decoder's preset.
         caption (`str`): Short description.
         is_shown (`bool`): Whether to draw its canvas.
     """
 
     model: str
+    decoder: str
     preset: str
     caption: str
     is_shown: bool = True
 
 
 METHODS = (
-    Method("teacher", "llada", "one token per forward"),
-    Method("teacher", "d3llm", "several blocks at once", is_shown=False),
-    Method("student", "d3llm", "distilled, several blocks at once"),
+    Method("teacher", "teacher", "llada", "one token per forward"),
+    Method("teacher", "student", "d3llm", "sure tokens from left to right", is_shown=False),
+    Method("student", "student", "d3llm", "distilled, sure tokens from left to right"),
 )
 
 
@@ -115,7 +116,8 @@ def run_quickstart(args: argparse.Namespace) -> None:
     from d3llm.common.progress import RunProgress
     from d3llm.evaluation import evaluate_decoding
     from d3llm.quickstart import checkpoint_path
-    from d3llm.quickstart.problems import extract_answer, generate_problems
+    from d3llm.quickstart.stories.checker import is_right
+    from d3llm.quickstart.stories.problem import generate_problems
 
     from .loading import load_model
 
@@ -127,16 +129,14 @@ def run_quickstart(args: argparse.Namespace) -> None:
     models = {}
     for name in dict.fromkeys(method.model for method in METHODS):
         models[name], tokenizer = load_model(checkpoint_path(name), device="cpu")
+    decoders = {name: model.generation_config for name, model in models.items()}
 
     console.print(f"[bold]An unseen problem[/bold] (of {len(problems)})\n{problems[0].question}\n")
     shown = {
-        method: _show(console, models[method.model], tokenizer, problems[0], method)
+        method: _show(console, models[method.model], decoders[method.decoder], tokenizer, problems[0], method)
         for method in METHODS
         if method.is_shown
     }
-
-    def check(index: int, text: str) -> bool:
-        return extract_answer(text) == problems[index].answer
 
     results: dict[Method, DecodingResult] = {}
     for method in METHODS:
@@ -145,12 +145,10 @@ def run_quickstart(args: argparse.Namespace) -> None:
                 models[method.model],
                 tokenizer,
                 [problem.question for problem in problems],
-                check,
-                preset=method.preset,
+                lambda index, text: is_right(problems[index], text),
                 batch_size=args.batch_size,
                 progress=progress.advance,
-                max_new_tokens=MAX_NEW_TOKENS,
-                early_stop=True,
+                generation_config=decoders[method.decoder],
             )
     table = _table(results)
     console.print()
@@ -162,14 +160,19 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 
 def _show(
-    console: Console, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problem: Problem, method: Method
+    console: Console,
+    model: PreTrainedModel,
+    decoder: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    method: Method,
 ) -> LiveCanvas:
     """Decodes one problem while its canvas is drawn; returns the streamer, which holds every frame."""
     import torch
     from rich.live import Live
 
     from d3llm.evaluation import encode_prompt
-    from d3llm.quickstart.problems import extract_answer
+    from d3llm.quickstart.stories.checker import extract_answer, is_right
 
     from .canvas import LiveCanvas
 
@@ -180,17 +183,18 @@ def _show(
         model.generate(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
-            preset=method.preset,
-            max_new_tokens=MAX_NEW_TOKENS,
-            early_stop=True,
+            generation_config=decoder,
             streamer=streamer,
         )
 
     def verdict() -> str:
-        answer = extract_answer(tokenizer.decode(streamer.frames[-1]))
+        text = tokenizer.decode(streamer.frames[-1])
+        answer = extract_answer(text)
         if answer is None:
             return f", no answer: it is {problem.answer}"
-        return f", {answer} is {'right' if answer == problem.answer else f'wrong: it is {problem.answer}'}"
+        if answer != problem.answer:
+            return f", {answer} is wrong: it is {problem.answer}"
+        return f", {answer} is right" + ("" if is_right(problem, text) else ", the way to it is not")
 
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -217,7 +221,7 @@ def _table(results: dict[Method, DecodingResult]) -> RenderableType:
     from rich.table import Table
 
     n = len(next(iter(results.values())).records)
-    table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, early stop at EOS", title_justify="left")
+    table = Table(title=f"{n} unseen problem{'s' * (n > 1)}, whole solutions, early stop at EOS", title_justify="left")
     table.add_column("model")
     table.add_column("preset")
     with_rows = any(result.row_forwards != result.forwards for result in results.values())
@@ -260,7 +264,6 @@ def _report(results: dict[Method, DecodingResult], args: argparse.Namespace) -> 
         "problems": args.problems,
         "seed": args.seed,
         "batch_size": args.batch_size,
-        "max_new_tokens": MAX_NEW_TOKENS,
         "interval": "95 % Wilson",
         "device": "cpu",
         "threads": args.threads,

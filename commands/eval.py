@@ -169,10 +169,9 @@ def check_task_arguments(args: argparse.Namespace) -> None:
 def find_tasks(args: argparse.Namespace) -> list[Task]:
     """The tasks that `--tasks` names."""
     from d3llm.evaluation.tasks import find_task
-    from d3llm.quickstart.stories.task import TASKS as STORIES
-    from d3llm.quickstart.task import QUICKSTART
+    from d3llm.quickstart.stories.task import TASKS
 
-    own = {task.name: task for task in (QUICKSTART, *STORIES)}
+    own = {task.name: task for task in TASKS}
     tasks: dict[str, Task] = {}
     for name in dict.fromkeys(name.strip() for name in args.tasks.split(",")):
         task = find_task(name, own)

@@ -59,7 +59,7 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
     from rich.live import Live
 
     from d3llm.evaluation import encode_prompt
-    from d3llm.quickstart.task import caution_of
+    from d3llm.quickstart.stories.caution import caution_of
 
     from .canvas import LiveCanvas
     from .loading import load_assistant, load_model

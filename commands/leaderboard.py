@@ -44,7 +44,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="the teacher with one token per forward, by the name of its method or as its result files: drop points "
         "more than 5 %% below it, and tell how many times its AUP a curve has, by decoder and by distillation",
     )
-    add_floor_rule(parser)
+    parser.add_argument(
+        "--floor-rule",
+        choices=FLOOR_RULES,
+        default="drop",
+        help="drop points below the floor of AUP, as published, cut the curves where they cross it, or show both "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--difference",
         nargs=2,
@@ -75,17 +81,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures, PNG and SVG")
     parser.set_defaults(run=run)
-
-
-def add_floor_rule(parser: argparse.ArgumentParser) -> None:
-    """Adds what happens to a curve at the floor of AUP."""
-    parser.add_argument(
-        "--floor-rule",
-        choices=FLOOR_RULES,
-        default="drop",
-        help="drop points below the floor of AUP, as published, cut the curves where they cross it, or show both "
-        "(default: %(default)s)",
-    )
 
 
 def run(args: argparse.Namespace) -> None:

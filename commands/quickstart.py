@@ -5,8 +5,6 @@ import logging
 import sys
 from pathlib import Path
 
-from .leaderboard import FLOOR_RULES, add_floor_rule
-
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("quickstart", help="train the embedded models again")
@@ -22,28 +20,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     teacher.set_defaults(run=run_train_teacher)
     student = actions.add_parser(
-        "distill", help="distil a student from the teacher and measure both; an interrupted run resumes"
+        "distill", help="distil the shipped student from the teacher and measure both; an interrupted run resumes"
     )
-    student.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")
+    student.add_argument(
+        "--plan", type=Path, metavar="FILE", help="YAML plan of a comparison (default: the shipped one)"
+    )
     student.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/student"), help="default: %(default)s"
     )
     student.set_defaults(run=run_distill)
-    ablation = actions.add_parser(
-        "ablate", help="train students with parts of the recipe changed, and compare them; an interrupted run resumes"
-    )
-    ablation.add_argument(
-        "--output", type=Path, metavar="DIR", default=Path("runs/ablation"), help="default: %(default)s"
-    )
-    ablation.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        metavar="SEED",
-        help="run only these seeds, to divide the work (default: all seeds of ablation.yaml)",
-    )
-    add_floor_rule(ablation)
-    ablation.set_defaults(run=run_ablate)
     comparison = actions.add_parser(
         "compare",
         help="train students by many recipes, with several seeds, and compare them; an interrupted run resumes",
@@ -83,21 +68,12 @@ def run_train_teacher(args: argparse.Namespace) -> None:
 
 
 def run_distill(args: argparse.Namespace) -> None:
-    from d3llm.quickstart.distill_student import distill_student
+    from d3llm.quickstart.distill_shipped import distill_shipped
 
     from .eval import print_table
 
     log_progress()
-    print_table(distill_student(args.output, args.recipe))
-
-
-def run_ablate(args: argparse.Namespace) -> None:
-    from d3llm.quickstart.ablation import ablation_rows, markdown_table, run_ablation
-
-    log_progress()
-    results = run_ablation(args.output, seeds=args.seeds)
-    tables = [markdown_table(ablation_rows(results, floor_rule=rule)) for rule in FLOOR_RULES[args.floor_rule]]
-    sys.stdout.write("\n".join(tables))
+    print_table(distill_shipped(args.output, args.plan))
 
 
 def run_compare(args: argparse.Namespace) -> None:

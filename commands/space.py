@@ -29,12 +29,14 @@ def run(args: argparse.Namespace) -> None:
         raise ImportError("The Space needs gradio: pip install 'd3llm[demo]'.") from error
     import d3llm.modeling  # noqa: F401  registers the families: a folder of them needs no code of its own
     from d3llm.hub_cards.canvas_space.interface import Settings, build
+    from d3llm.quickstart.stories.caution import caution_of
 
     from .loading import quiet_libraries
 
     quiet_libraries()
     settings = Settings(models, examples=shipped_examples()) if args.model is None else Settings(models)
-    build(settings).launch(server_port=args.port, quiet=False)
+    cautions = {name: caution_of(Path(location)) for name, location in models.items()}
+    build(settings, cautions).launch(server_port=args.port, quiet=False)
 
 
 def named_models(folders: list[str] | None) -> dict[str, str]:
@@ -58,6 +60,6 @@ def named_models(folders: list[str] | None) -> dict[str, str]:
 
 def shipped_examples() -> list[str]:
     """Problems that the shipped models have not seen."""
-    from d3llm.quickstart.problems import generate_problems
+    from d3llm.quickstart.stories.problem import generate_problems
 
     return [problem.question for problem in generate_problems("test", EXAMPLES, seed=1)]

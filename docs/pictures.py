@@ -23,7 +23,7 @@ from d3llm.commands.tables import beside
 from d3llm.common.files import write_atomically
 from d3llm.hub_cards.canvas_space.turns import Turns
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
+from d3llm.quickstart.stories.problem import generate_problems
 
 
 FOLDER = Path(__file__).parent

@@ -6,7 +6,7 @@ from d3llm import LLaDAModelLM, checkpoint_path
 
 
 MODEL = checkpoint_path("student")  # or a folder or Hub id with LLaDA weights
-PROMPT = "Tom buys 3 boxes of 4 pens. He gives 5 to Mia. How many pens does Tom have now?"
+PROMPT = "Tom buys 3 boxes of 4 pens and gives 5 pens away. How many pens does Tom have now?"
 PRESETS = ("llada", "fast_dllm", "d3llm")
 
 model = LLaDAModelLM.from_pretrained(MODEL).eval()

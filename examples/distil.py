@@ -22,12 +22,9 @@ STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 NUMBERS = ((3, 4, 5), (2, 9, 4), (5, 3, 6), (4, 4, 7), (6, 2, 3), (2, 8, 9), (3, 7, 8), (5, 5, 4))
 
 # 1. Your prompts, one JSON object a line. With a column of answers, wrong responses can be dropped.
+story = "Tom buys {} boxes of {} pens and gives {} pens away. How many pens does Tom have now?"
 lines = [
-    {
-        "prompt": f"Tom buys {boxes} boxes of {pens} pens. He gives {gone} to Mia. How many pens does Tom have now?",
-        "answer": str(boxes * pens - gone),
-    }
-    for boxes, pens, gone in NUMBERS
+    {"prompt": story.format(boxes, pens, gone), "answer": str(boxes * pens - gone)} for boxes, pens, gone in NUMBERS
 ]
 Path("prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 

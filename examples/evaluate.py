@@ -11,7 +11,7 @@ from d3llm import LLaDAModelLM, checkpoint_path, load_task, measure
 MODEL = checkpoint_path("student")  # or a folder or Hub id with LLaDA weights
 TASK = """\
 data: sums.jsonl
-prompt: "{{ name }} has {{ first }} cards and buys {{ second }} more. How many cards does {{ name }} have now?"
+prompt: "{{ name }} has {{ first }} cards and buys {{ second }} more. How many cards does {{ name }} have?"
 answer: "{{ first + second }}"
 extract: number
 metric: numeric

@@ -7,8 +7,8 @@ from d3llm import LLaDAModelLM, checkpoint_path
 
 
 MODEL = checkpoint_path("student")  # or a folder or Hub id with LLaDA weights
-PROMPT = "Anna has 5 cards and buys 3 more. How many cards does Anna have now?"
-BEFORE, GAP, AFTER = "Anna has 5 + 3 = <<5+3=", 1, ">>8 cards."
+PROMPT = "Anna has 5 cards and buys 3 more. How many cards does Anna have?"
+BEFORE, GAP, AFTER = "Anna now has <<5+3=", 3, "cards.\n#### 8"
 
 model = LLaDAModelLM.from_pretrained(MODEL).eval()
 tokenizer = AutoTokenizer.from_pretrained(MODEL)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers.utils import logging
 from trl import ModelConfig
@@ -17,7 +18,12 @@ from ..trainers import distill_rl
 from ..trainers.rounds import train_rounds
 from ..trajectories.extract import ExtractionConfig, extract_trajectories
 from .comparison_plan import TEACHER, ComparisonPlan, methods_of, read_plan
-from .distill_student import (
+from .half_size import store_in_bfloat16
+from .order_model import train_order_model
+from .stories.reference import CHECK
+from .stories.rows import ANSWER, PROMPT, write_rows
+from .student_recipe import method_points, training_config
+from .student_stages import (
     checkpoint_folder,
     extract,
     load,
@@ -26,9 +32,7 @@ from .distill_student import (
     right_rows,
     train,
 )
-from .order_model import train_order_model
-from .problem_sets import ANSWER, PROMPT
-from .student_recipe import method_points, problem_set, training_config
+from .weight_average import average_weights
 
 
 logger = logging.get_logger(__name__)
@@ -109,17 +113,13 @@ def run_comparison(
     if unknown:
         raise ValueError(f"The plan has the seeds {plan.values['seeds']}, not {unknown}: choose among them.")
     students = plan.with_starts(plan.students if only is None else only)
-    parts = plan_parts(plan, students)
-    for part, values in parts.items():
-        check_plan(folder.plan(part), values, REMEDY, folder=folder.plan(part))
-    for part in parts.keys() - {student_part(name) for name in students}:
-        keep_plan(folder.plan(part), parts[part], REMEDY)
     comparison = Comparison(plan, folder)
+    comparison.begin(students)
     comparison.measure_teacher()
     for seed in seeds or plan.values["seeds"]:
         for student in students:
-            keep_plan(folder.plan(student_part(student)), parts[student_part(student)], REMEDY)
-            comparison.run_student(student, seed)
+            comparison.train_student(student, seed)
+            comparison.measure_student(student, seed)
     return folder.results
 
 
@@ -171,44 +171,74 @@ class Comparison:
         self.plan = plan
         self.folder = folder
 
+    def begin(self, students: Sequence[str]) -> None:
+        """
+        Saves the parts of the plan that all students share. Each student's part is saved when it is trained, so that
+        it may be changed until then.
+
+        Args:
+            students (`Sequence[str]`): Names of the students to be run.
+
+        Raises:
+            `ValueError`: For a part that was run with other values.
+        """
+        parts = plan_parts(self.plan, students)
+        for part, values in parts.items():
+            check_plan(self.folder.plan(part), values, REMEDY, folder=self.folder.plan(part))
+        for part in parts.keys() - {student_part(name) for name in students}:
+            keep_plan(self.folder.plan(part), parts[part], REMEDY)
+
     def measure_teacher(self) -> None:
         """Measures the teacher with its decoders."""
         decoders = self.plan.values["teacher_decoders"]
         self._measure(methods_of(decoders, decoders, TEACHER), {})
 
-    def run_student(self, name: str, seed: int) -> None:
+    def train_student(self, name: str, seed: int) -> None:
         """
-        Trains a student and measures it.
+        Trains a student, unless it is there.
 
         Args:
             name (`str`): Its name.
             seed (`int`): The seed.
         """
+        keep_plan(self.folder.plan(student_part(name)), _by_path(self.plan.training_of(name)), REMEDY)
         student = self.folder.student(name, seed)
         remove_leftovers(student)
         if not (student / "config.json").exists():
             logger.info("%s, seed %d: training", name, seed)
-            self._train(name, seed, student)
+            # a cache of casts would outlive the weights that an optimizer's step changes
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.values["bf16"], cache_enabled=False):
+                self._train(name, seed, student)
+        store_in_bfloat16(student)
         shutil.rmtree(self.folder.training(name, seed), ignore_errors=True)
+
+    def measure_student(self, name: str, seed: int) -> None:
+        """
+        Measures a trained student with its decoders.
+
+        Args:
+            name (`str`), seed (`int`): As for [`Comparison.train_student`].
+        """
         model = f"{name}-{seed}"
         methods = methods_of(self.plan.values["decoders"], self.plan.decoders_of(name), model)
-        self._measure(methods, {model: student})
+        self._measure(methods, {model: self.folder.student(name, seed)})
 
     def _train(self, name: str, seed: int, student: Path) -> None:
         own = self.plan.students[name]
-        start = self._start(own, seed)
+        start = self._folder_of(own.get("start", TEACHER), seed)
         if "rounds" in own:
             self._train_round(name, seed, start, student)
         elif "rewards" in own:
             self._train_by_rewards(name, seed, start, student)
+        elif "averaged_with" in own:
+            average_weights(start, self._folder_of(own["averaged_with"], seed), student)
         else:
             recipe = self.plan.recipe(name, seed)
             train(recipe, self._lessons(name), self.folder.training(name, seed), student, start)
 
-    def _start(self, own: dict[str, Any], seed: int) -> Path:
-        """The folder of the model that a student starts from."""
-        start = own.get("start", TEACHER)
-        return checkpoint_folder(self.plan.values["teacher"]) if start == TEACHER else self.folder.student(start, seed)
+    def _folder_of(self, model: str, seed: int) -> Path:
+        """The folder of the teacher or a student."""
+        return checkpoint_folder(self.plan.values["teacher"]) if model == TEACHER else self.folder.student(model, seed)
 
     def _train_round(self, name: str, seed: int, start: Path, student: Path) -> None:
         recipe = self.plan.recipe(name, seed + self.plan.rounds_before(name))
@@ -229,7 +259,7 @@ class Comparison:
             "prompts": str(self._fresh_problems()),
             "prompt_column": PROMPT,
             "answer_column": ANSWER,
-            "check": problem_set(self.plan.values).check,
+            "check": CHECK,
             "resume": True,
         }
         training.mkdir(parents=True, exist_ok=True)
@@ -241,7 +271,7 @@ class Comparison:
 
     def _fresh_problems(self) -> Path:
         source = self.plan.values["fresh_problems"]
-        return problem_set(self.plan.values).write(self.folder.fresh_problems, source["count"], source["seed"])
+        return write_rows(self.folder.fresh_problems, source["count"], source["seed"])
 
     def _lessons(self, name: str) -> Path:
         """The trajectories that a student is trained on."""

@@ -6,11 +6,19 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, LongSeed, Positive, Seed, Weight
-from .student_recipe import DType, Problems
 
 
 EXACT = ConfigDict(extra="forbid")
+DType = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # parts of the name of a result file, which dashes separate
+
+
+@with_config(EXACT)
+class Problems(TypedDict):
+    """Problems of the train split."""
+
+    count: Count
+    seed: LongSeed
 
 
 @with_config(EXACT)
@@ -54,17 +62,26 @@ class Student(TypedDict):
     training: NotRequired[dict[str, Any]]
     rounds: NotRequired[dict[str, Any]]
     rewards: NotRequired[dict[str, Any]]
+    averaged_with: NotRequired[Name]
     decoders: NotRequired[Annotated[list[Name], Field(min_length=1)]]
     budget_note: NotRequired[Annotated[str, Field(min_length=1)]]
+
+
+@with_config(EXACT)
+class Shipped(TypedDict):
+    """The student that comes with the package."""
+
+    student: Name
+    seed: Seed
 
 
 @with_config(EXACT)
 class ComparisonFile(TypedDict):
     """The content of `comparison.yaml`. Sections of type `dict` are checked by the configs that they become."""
 
-    task: Literal["quickstart", "stories"]
     teacher: str
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    bf16: bool
     problems: Problems
     fresh_problems: Problems
     decoding: dict[str, Any]
@@ -79,4 +96,5 @@ class ComparisonFile(TypedDict):
     rounds_training: dict[str, Any]
     rewards: dict[str, Any]
     base: Name
+    shipped: Shipped
     students: Annotated[dict[Name, Student], Field(min_length=1)]

@@ -11,8 +11,9 @@ from ..common.yaml_files import read_yaml
 from ..trainers.lightning_rl_config import LightningRLConfig
 from ..trainers.rounds_config import RoundsConfig
 from .comparison_file import ComparisonFile, Decoder, Student
-from .problem_sets import ANSWER, PROMPT, SOLUTION
-from .student_recipe import SET_BY_RUN, check_names, check_recipe, problem_set, training_config
+from .stories.reference import CHECK
+from .stories.rows import ANSWER, PROMPT, SOLUTION
+from .student_recipe import SET_BY_RUN, check_names, check_recipe, training_config
 
 
 DEFAULT_PLAN = Path(__file__).resolve().parent / "comparison.yaml"
@@ -53,13 +54,18 @@ class ComparisonPlan:
         return self.values["students"]
 
     @property
+    def shipped(self) -> tuple[str, int]:
+        """The student that comes with the package, and its seed."""
+        return self.values["shipped"]["student"], self.values["shipped"]["seed"]
+
+    @property
     def base(self) -> str:
         """The student that the others are compared with."""
         return self.values["base"]
 
     def common(self) -> dict[str, Any]:
         """What the results of all students depend on."""
-        names = ("task", "problems", "fresh_problems", "decoding", "extraction", "order_model", "measurement")
+        names = ("bf16", "problems", "fresh_problems", "decoding", "extraction", "order_model", "measurement")
         return {name: self.values[name] for name in names}
 
     def with_starts(self, names: Collection[str]) -> list[str]:
@@ -97,7 +103,7 @@ class ComparisonPlan:
 
     def recipe(self, student: str, seed: int) -> dict[str, Any]:
         """
-        The recipe of a student in the form of `student.yaml`, without methods to measure.
+        The recipe of a student, without methods to measure.
 
         Args:
             student (`str`): Its name.
@@ -107,10 +113,9 @@ class ComparisonPlan:
             `dict[str, Any]`: The recipe.
         """
         own = self.students[student]
-        names = ("task", "teacher", "problems", "decoding")
         training = self.values["rounds_training" if "rounds" in own else "training"]
         return {
-            **{name: self.values[name] for name in names},
+            **{name: self.values[name] for name in ("teacher", "problems", "decoding")},
             "seed": seed,
             "extraction": self.values["extraction"] | own.get("extraction", {}),
             "training": training | own.get("training", {}),
@@ -123,6 +128,8 @@ class ComparisonPlan:
         start = {"start": own.get("start", TEACHER)}
         if "rewards" in own:
             return {**start, "rewards": self.values["rewards"] | own["rewards"]}
+        if "averaged_with" in own:
+            return {**start, "averaged_with": own["averaged_with"]}
         if "rounds" in own:
             rounds = self.values["rounds"] | own["rounds"]
             return {**start, "rounds": rounds, "training": recipe["training"]}
@@ -145,7 +152,9 @@ class ComparisonPlan:
         given = self.values["rounds"] | self.students[student]["rounds"]
         skip = (given.get("prompts_per_round") or 0) * self.rounds_before(student)
         is_own = given.get("texts", "own") == "own"
-        own = {"check": problem_set(self.values).check} if is_own else {"response_column": SOLUTION}
+        own = {"check": CHECK} if is_own else {}
+        if not is_own or given.get("keep") == "corrected":
+            own["response_column"] = SOLUTION
         if not is_own:
             given = {name: value for name, value in given.items() if name != "decoding"}
         return RoundsConfig(
@@ -185,6 +194,8 @@ class ComparisonPlan:
         Returns:
             `int`: Their number; for one that is trained by rewards, that of the rollouts.
         """
+        if "averaged_with" in self.students[student]:
+            return 0
         if "rewards" in self.students[student]:
             config = self.rewards_config(student)
             return config.max_steps * config.rollouts_per_step
@@ -247,16 +258,27 @@ def _check_names(plan: ComparisonPlan) -> None:
                 "first."
             )
         before.append(name)
-        kinds = [kind for kind in ("extraction", "rounds", "rewards") if kind in student]
-        if len(kinds) > 1 or ("rewards" in student and "training" in student):
+        kinds = [kind for kind in ("extraction", "rounds", "rewards", "averaged_with") if kind in student]
+        if len(kinds) > 1 or ("training" in student and kinds[:1] in (["rewards"], ["averaged_with"])):
             raise ValueError(
                 f"{plan.name}: {name} has {' and '.join(k for k in Student.__annotations__ if k in student)}: it is "
-                "trained on trajectories, in a round or by rewards; make two students of it."
+                "trained on trajectories, in a round or by rewards, or averaged; make two students of it."
             )
-        if "start" not in student and ("rounds" in student or "rewards" in student):
+        if "start" not in student and kinds and kinds != ["extraction"]:
             raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it goes on from.")
+        other, origins = student.get("averaged_with", TEACHER), [TEACHER, *plan.line(name)[2:]]
+        if other not in origins:
+            raise ValueError(
+                f"{plan.name}: {name} is averaged with {other}, which its `start` does not come from: expected one of "
+                f"{', '.join(origins)}."
+            )
     if plan.base not in plan.students:
         raise ValueError(f"{plan.name}: `base` is {plan.base}: expected one of {', '.join(plan.students)}.")
+    shipped, seed = plan.shipped
+    if shipped not in plan.students:
+        raise ValueError(f"{plan.name}: `shipped` is {shipped}: expected one of {', '.join(plan.students)}.")
+    if seed not in values["seeds"]:
+        raise ValueError(f"{plan.name}: `shipped` has the seed {seed}: expected one of `seeds`, {values['seeds']}.")
     named = [values["default_decoders"], *(student.get("decoders", []) for student in plan.students.values())]
     unknown = sorted({name for names in named for name in names} - values["decoders"].keys())
     if unknown:

@@ -14,7 +14,6 @@ from ..evaluation.leaderboard import Curve, Point, make_boards
 from ..evaluation.plots import draw_curves, save
 from ..evaluation.resampling import Estimate, ResampledCurve, Resampling
 from ..evaluation.result import Result, by_curve, read_results
-from .ablation import markdown_lines, point_cells
 from .comparison import ComparisonFolder
 from .comparison_plan import ONE_TOKEN, TEACHER, ComparisonPlan, read_plan
 from .student_recipe import method_points
@@ -244,6 +243,21 @@ def point_tables(rows: Sequence[Row]) -> Iterator[str]:
         heads = [f"{threshold}{unit}" if threshold else "no threshold" for threshold in thresholds]
         cells = [[row.model, *point_cells(row.points, thresholds)] for row in of_decoder]
         yield f"{decoder}:\n\n{markdown_lines(['student', *heads], cells)}"
+
+
+def point_cells(points: list[dict[str, Any]], thresholds: Sequence[float]) -> list[str]:
+    """Accuracy in percent @ TPF at each threshold; nothing where there is no point."""
+    at = {point.get("threshold", 0.0): point for point in points}
+    return [
+        f"{at[threshold]['accuracy']:.1f} @ {at[threshold]['tokens_per_forward']:.2f}" if threshold in at else ""
+        for threshold in thresholds
+    ]
+
+
+def markdown_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def draw_rows(rows: Sequence[Row], of: ComparisonResults, folder: Path) -> list[Path]:

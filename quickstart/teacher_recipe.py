@@ -16,12 +16,6 @@ from ..generation.configuration_diffusion import DiffusionGenerationConfig
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 EXACT = ConfigDict(extra="forbid")
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-# Rows per batch and shares of the batches, by kind of batch.
-Sizes = TypedDict("Sizes", {"drill": Count, "1": Count, "2": Count, "3": Count, "4": Count, "full": Count})
-Phase = TypedDict(
-    "Phase",
-    {"until": Count | None, "drill": Share, "1": Share, "2": Share, "3": Share, "4": Share, "full": Share},
-)
 
 
 @with_config(EXACT)
@@ -34,7 +28,7 @@ class Shape(TypedDict):
     mlp_hidden_size: Count
     rope_theta: Positive
     max_sequence_length: Count
-    attention_block_size: NotRequired[Count]
+    attention_block_size: Count
 
 
 @with_config(EXACT)
@@ -92,25 +86,7 @@ class Logging(TypedDict):
 
 
 @with_config(EXACT)
-class TeacherRecipe(TypedDict):
-    """The content of `teacher.yaml`."""
-
-    seed: LongSeed
-    model: Shape
-    generation: dict[str, Any]
-    optimizer: Optimizer
-    batch_size: Sizes
-    drill_equations: Count
-    canvas: Count
-    tail: Whole
-    plain_prompt_rate: Share
-    curriculum: Annotated[list[Phase], Field(min_length=1)]
-    masking: Annotated[list[Masking], Field(min_length=1)]
-    logging: Logging
-
-
-@with_config(EXACT)
-class StorySizes(TypedDict):
+class Sizes(TypedDict):
     """Rows per batch, by kind of batch."""
 
     drill: Count
@@ -122,7 +98,7 @@ class StorySizes(TypedDict):
 
 
 @with_config(EXACT)
-class StorySteps(TypedDict):
+class Steps(TypedDict):
     """Smallest and largest number of steps, by kind of batch."""
 
     short: Pair
@@ -132,7 +108,7 @@ class StorySteps(TypedDict):
 
 
 @with_config(EXACT)
-class StoryPhase(TypedDict):
+class Phase(TypedDict):
     """Shares of the kinds of batches up to a step."""
 
     until: Count | None
@@ -186,17 +162,16 @@ class KindWeights(TypedDict):
 
 
 @with_config(EXACT)
-class StoryRecipe(TypedDict):
-    """The content of `stories/teacher.yaml`."""
+class TeacherRecipe(TypedDict):
+    """The content of `teacher.yaml`."""
 
-    lesson: Literal["stories"]
     seed: LongSeed
     model: Shape
     copying_heads: NotRequired[CopyingHeads]
     generation: dict[str, Any]
     optimizer: Optimizer
-    batch_size: StorySizes
-    steps: StorySteps
+    batch_size: Sizes
+    steps: Steps
     drill_length: Count
     drill_operations: Annotated[str, Field(pattern=r"^[-+*/]+$")]
     drill_values: Annotated[list[Limit], Field(min_length=1)]
@@ -208,7 +183,7 @@ class StoryRecipe(TypedDict):
     kind_weights: Annotated[list[KindWeights], Field(min_length=1)]
     block_sizes: Annotated[list[Count], Field(min_length=1)]
     plain_prompt_rate: Share
-    curriculum: Annotated[list[StoryPhase], Field(min_length=1)]
+    curriculum: Annotated[list[Phase], Field(min_length=1)]
     masking: Annotated[list[Masking], Field(min_length=1)]
     logging: Logging
 
@@ -229,10 +204,9 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     """
     path = recipe_path or DEFAULT_RECIPE
     recipe = read_yaml(path)
-    is_stories = isinstance(recipe, dict) and recipe.get("lesson") == "stories"
-    check(StoryRecipe if is_stories else TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
+    check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for phases in ("curriculum", "masking", "drill_values", "tail", "invented_words", "kind_weights"):
-        if isinstance(recipe.get(phases), list) and recipe[phases][-1]["until"] is not None:
+        if recipe[phases][-1]["until"] is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
     try:
         DiffusionGenerationConfig(**recipe["generation"])

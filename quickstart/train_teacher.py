@@ -1,4 +1,4 @@
-"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the word problems of this package."""
+"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the stories of this package."""
 
 import itertools
 import json
@@ -28,10 +28,11 @@ from ..modeling.modeling_llada import LLaDAModelLM
 from ..trainers.block_causal import block_grid
 from .copying_heads import set_copying_heads
 from .fast_forward import fast_logits
-from .lessons import LESSONS
+from .half_size import store_in_bfloat16
 from .muon import Muon
+from .stories.lesson import StoryLesson
 from .teacher_recipe import load_recipe
-from .training_rows import Batch, Layout, canvas_rows
+from .training_rows import Batch, Layout
 
 
 logger = logging.get_logger(__name__)
@@ -69,12 +70,12 @@ class TeacherTrainer:
         self.bf16 = bf16
         self.workers = ThreadPoolExecutor(num_workers)
         self.step = 0
-        self.lesson = LESSONS[recipe.get("lesson", "problems")]()
+        self.lesson = StoryLesson()
         self.tokenizer: PreTrainedTokenizerBase = self.lesson.tokenizer
         self.ids = self.lesson.ids
         self.config = LLaDAConfig(
             **recipe["model"],
-            attention="block_causal" if "attention_block_size" in recipe["model"] else "bidirectional",
+            attention="block_causal",
             vocab_size=len(self.tokenizer),
             embedding_size=len(self.tokenizer),
             mask_token_id=self.ids.mask,
@@ -177,7 +178,7 @@ class TeacherTrainer:
         power.
         """
         prompts, solutions = self.lesson.validation_texts(num_problems)
-        labels, valid, start = canvas_rows(self.tokenizer, prompts, solutions, self.recipe.get("canvas"))
+        labels, valid, start = self.lesson.canvases(prompts, solutions, [0] * len(prompts))
         rows, positions = (labels[:, start:] == self.ids.equals).nonzero(as_tuple=True)
         positions = positions + start + 1
         labels = labels[rows]
@@ -304,6 +305,7 @@ def _train(trainer: TeacherTrainer, output: Path, resume: bool, stop_at_step: in
     with _writing(output):
         trainer.model.save_pretrained(output)
         trainer.tokenizer.save_pretrained(output)
+        store_in_bfloat16(output)
 
 
 @contextmanager

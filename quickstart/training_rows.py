@@ -1,4 +1,4 @@
-"""Training batches of the teacher: masked problems or sheets of equations, each a pure function of recipe and step."""
+"""Masked rows of the teacher's training: which tokens are hidden by which rule, and how much each one weighs."""
 
 import random
 from collections.abc import Callable
@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-
-from .problems import END_OF_TEXT, FACTS, Problem, apply_operation, draw_problem
-from .tokenizer import ASSISTANT, MASK, USER
 
 
 @dataclass
@@ -27,8 +24,7 @@ class TokenIds:
         numbers = torch.zeros(len(tokenizer), dtype=torch.bool)
         for token, index in tokenizer.get_vocab().items():
             numbers[index] = token.isdecimal()
-        mask, eos, equals = tokenizer.convert_tokens_to_ids([MASK, END_OF_TEXT, "="])
-        return cls(mask, eos, equals, numbers)
+        return cls(tokenizer.mask_token_id, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("="), numbers)
 
 
 @dataclass
@@ -107,47 +103,6 @@ class Batch:
         return Batch(labels, input_ids, valid, weights, self.kind, self.layout and self.layout.map(part))
 
 
-def render_prompt(problem: Problem, plain: bool = False) -> str:
-    """The text of the prompt: the question in the tokenizer's chat template, or the question alone."""
-    return problem.question if plain else f"{USER} {problem.question}{ASSISTANT}"
-
-
-def canvas_rows(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    solutions: list[str],
-    answer_length: int | None,
-    tail: int = 0,
-) -> tuple[Tensor, Tensor, int]:
-    """
-    The tokens of whole canvases: left-padded prompts, then answers padded with EOS.
-
-    Args:
-        prompts (`list[str]`), solutions (`list[str]`): The texts.
-        answer_length (`int`, *optional*): Length of the answer region; by default the longest answer plus `tail`.
-
-    Returns:
-        `tuple[Tensor, Tensor, int]`: Tokens `(B, L)`, validity `(B, L)` and the length of the prompt region.
-    """
-    prompt_ids: list[list[int]] = tokenizer(prompts)["input_ids"]
-    answer_ids: list[list[int]] = tokenizer(solutions)["input_ids"]
-    eos = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    start = max(map(len, prompt_ids))
-    longest = max(map(len, answer_ids)) + 1
-    length = answer_length or longest + tail
-    if longest > length:
-        raise ValueError(
-            f"An answer of {longest} tokens does not fit into a canvas of {length}: make `canvas` larger."
-        )
-    rows = [
-        [eos] * (start - len(prompt)) + prompt + answer + [eos] * (length - len(answer))
-        for prompt, answer in zip(prompt_ids, answer_ids, strict=True)
-    ]
-    paddings = torch.tensor([start - len(prompt) for prompt in prompt_ids])
-    valid = torch.arange(start + length) >= paddings[:, None]
-    return torch.tensor(rows), valid, start
-
-
 def phase_at(phases: list[dict[str, Any]], step: int) -> dict[str, Any]:
     """The phase of a step: the first one whose `until` is after the step."""
     return next(phase for phase in phases if phase["until"] is None or step < phase["until"])
@@ -158,62 +113,6 @@ def draw_kind(curriculum: list[dict[str, Any]], step: int, rng: random.Random) -
     phase = phase_at(curriculum, step)
     shares = {kind: share for kind, share in phase.items() if kind != "until"}
     return rng.choices(list(shares), list(shares.values()))[0]
-
-
-def make_batch(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase, ids: TokenIds, step: int) -> Batch:
-    """
-    Makes the batch of a training step.
-
-    Args:
-        recipe (`dict`): The parsed recipe; see `teacher.yaml`.
-        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
-        ids (`TokenIds`): Its special ids, for masking.
-        step (`int`): Counted from 0.
-    """
-    rng = random.Random(f"{recipe['seed']}:{step}")
-    generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    kind = draw_kind(recipe["curriculum"], step, rng)
-    size = recipe["batch_size"][kind]
-    if kind == "drill":
-        return _drill_batch(recipe, tokenizer, ids, rng, generator, size)
-    steps = [rng.randint(2, 4) if kind == "full" else int(kind) for _ in range(size)]
-    problems = [draw_problem(rng, "train", num_steps) for num_steps in steps]
-    labels, valid, start = canvas_rows(
-        tokenizer,
-        [render_prompt(problem, rng.random() < recipe["plain_prompt_rate"]) for problem in problems],
-        [problem.solution for problem in problems],
-        recipe["canvas"] if kind == "full" else None,
-        rng.randint(0, recipe["tail"]),
-    )
-    masked, weights = mask_answers(labels[:, start:], ids, phase_at(recipe["masking"], step), generator)
-    no_weight = torch.zeros(size, start)
-    masked = torch.cat((no_weight.bool(), masked), dim=1)
-    inputs = labels.masked_fill(masked, ids.mask)
-    return Batch(labels, inputs, valid, torch.cat((no_weight, weights), dim=1), kind)
-
-
-def _drill_batch(
-    recipe: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    ids: TokenIds,
-    rng: random.Random,
-    generator: torch.Generator,
-    size: int,
-) -> Batch:
-    count = recipe["drill_equations"]
-    sheets = []
-    for _ in range(size):
-        results = [(a, op, b, apply_operation(a, op, b)) for a, op, b in rng.choices(FACTS, k=count)]
-        sheets.append(" ".join(f"<<{a}{op}{b}={result}>>{result}" for a, op, b, result in results))
-    labels = torch.tensor(tokenizer(sheets)["input_ids"]).view(size, count, 8)
-    # Usually the result and its copy are hidden, otherwise one of the operands.
-    draw = torch.rand(size, count, generator=generator)
-    masked = torch.zeros(size, count, 8, dtype=torch.bool)
-    masked[..., 5] = masked[..., 7] = draw < 0.8
-    masked[..., 1] = (draw >= 0.8) & (draw < 0.9)
-    masked[..., 3] = draw >= 0.9
-    labels, masked = labels.flatten(1), masked.flatten(1)
-    return Batch(labels, labels.masked_fill(masked, ids.mask), torch.ones_like(masked), masked.float(), "drill")
 
 
 def mask_answers(

@@ -19,6 +19,7 @@ STYLE = """
 .dark .canvas .new { outline-color: hsl(var(--hue) 80% 65%); }
 .scale { height: 8px; border-radius: 4px; background: linear-gradient(to right, SHADES); }
 .scale-ends { display: flex; justify-content: space-between; font-size: 12px; opacity: .75; }
+.notes { font-size: 14px; margin-top: 8px; opacity: .75; }
 .numbers { font-variant-numeric: tabular-nums; margin-bottom: 6px; }
 """.replace("SHADES", SHADES)
 
@@ -172,3 +173,8 @@ def scale_html() -> str:
     """The hues of the forwards of a side, from its first to its last."""
     ends = "<span>first forward</span><span>last forward of the side</span>"
     return f'<div class="scale"></div><div class="scale-ends">{ends}</div>'
+
+
+def notes_html(notes: Sequence[str]) -> str:
+    """Lines of text below the canvases."""
+    return "".join(f'<div class="notes">{escape(note)}</div>' for note in notes)

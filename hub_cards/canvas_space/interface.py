@@ -1,7 +1,7 @@
 """The page of the demo."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from .decoding import LONGEST_PROMPT, MOST_NEW_TOKENS, LoadedModel, Side, decode_sides, load
-from .frames import STYLE, Recording, canvas_html, numbers_html, scale_html
+from .frames import STYLE, Recording, canvas_html, notes_html, numbers_html, scale_html
 
 
 TITLE = "Watch a diffusion language model fill its canvas"
@@ -20,6 +20,7 @@ Each frame is a **block**. Drag the slider to see any forward again. TPF is gene
 """
 QUEUE = 16  # visitors who wait; further ones are told that it is full
 KEPT_SECONDS = 1800  # that a visitor's recordings stay
+Caution = Callable[[str, str], str | None]
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,19 @@ def read_settings(path: Path) -> Settings:
     return Settings(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def build(settings: Settings) -> gr.Blocks:
+def build(settings: Settings, cautions: Mapping[str, Caution] | None = None) -> gr.Blocks:
     """
     Loads the models and builds the page.
 
     Args:
         settings ([`Settings`]): What it shows.
+        cautions (`Mapping[str, Callable[[str, str], str | None]]`, *optional*): By the name of a model, what gets a
+            prompt and its answer and returns a line to say below the answer, or `None`.
 
     Returns:
         `gr.Blocks`: The page, with its queue.
     """
-    demo = Demo({name: load(location) for name, location in settings.models.items()})
+    demo = Demo({name: load(location) for name, location in settings.models.items()}, cautions)
     names = list(demo.models)
     fitting = {preset: None for loaded in demo.models.values() for preset in loaded.presets}
     with gr.Blocks(title=TITLE) as page:
@@ -99,10 +102,12 @@ class Demo:
 
     Args:
         models (`dict[str, LoadedModel]`): The models by name.
+        cautions (`Mapping[str, Callable[[str, str], str | None]]`, *optional*): As for [`build`].
     """
 
-    def __init__(self, models: dict[str, LoadedModel]):
+    def __init__(self, models: dict[str, LoadedModel], cautions: Mapping[str, Caution] | None = None):
         self.models = models
+        self.cautions = cautions or {}
 
     def fill(
         self, prompt: str, length: int, left: str, left_preset: str, right: str, right_preset: str
@@ -120,7 +125,18 @@ class Demo:
             raise gr.Error(str(error)) from error
         most = max(recording.forwards for recording, _ in kept)
         slider = gr.update(maximum=max(2, most), value=most, visible=most > 1)
-        yield (*self.show(kept), slider, scale_html(), kept)
+        yield (*self.show(kept), slider, scale_html() + notes_html(self.notes(prompt, kept)), kept)
+
+    def notes(self, prompt: str, kept: list[tuple[Recording, str]]) -> list[str]:
+        """What is to be said of the answers, a line for each model that has something."""
+        notes = []
+        for recording, name in kept:
+            tokens = recording.tokens[-1][: recording.count(recording.forwards)]
+            text = self.models[name].tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            note = self.cautions[name](prompt, text) if name in self.cautions else None
+            if note is not None:
+                notes.append(f"{recording.name}: {note}")
+        return notes
 
     def show(self, kept: list[tuple[Recording, str]], forward: float = float("inf")) -> list[str]:
         """The HTML of both sides after a forward; after the last one by default."""

@@ -1,7 +1,10 @@
 """An honest word beside an answer to a question that the model was not made for."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
+from .. import is_shipped
 from .checker import find_fault
 from .numbers import LARGEST_VALUE
 
@@ -28,6 +31,19 @@ def caution(question: str, text: str) -> str | None:
     """
     fault = _beyond(question) or find_fault(question, text)
     return None if fault is None else f"{TASK}: {' '.join(fault.split())}"
+
+
+def caution_of(folder: Path) -> Callable[[str, str], str | None]:
+    """
+    What judges answers to a visitor's own questions.
+
+    Args:
+        folder (`Path`): The checkpoint that answers.
+
+    Returns:
+        `Callable[[str, str], str | None]`: [`caution`]; of models that are not the shipped ones it says nothing.
+    """
+    return caution if is_shipped(folder) else lambda question, text: None
 
 
 def _beyond(question: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Training batches of the stories' teacher: masked stories, sheets of equations and lists, by recipe and step."""
+"""Training batches of the teacher: masked stories, sheets of equations and lists, by recipe and step."""
 
 import math
 import random
@@ -23,7 +23,13 @@ LEFT, RIGHT, RESULT, COPY = range(1, 5)
 
 
 class StoryLesson:
-    """The stories, for [`TeacherTrainer`]."""
+    """
+    What a teacher is taught: batches that are pure functions of recipe and step, and problems to watch.
+
+    Attributes:
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        ids ([`TokenIds`]): Its special ids, for masking.
+    """
 
     def __init__(self) -> None:
         self.tokenizer: PreTrainedTokenizerBase = build_tokenizer()
@@ -34,6 +40,7 @@ class StoryLesson:
         self.section_after[marks] = torch.tensor([LEFT, *[RIGHT] * 4, RESULT, COPY])
 
     def validation_texts(self, num_problems: int) -> tuple[list[str], list[str]]:
+        """Prompts and solutions of validation problems, always the same."""
         problems = generate_problems("validation", num_problems)
         prompts = [self.render_prompt(problem.question) for problem in problems]
         return prompts, [problem.solution for problem in problems]
@@ -44,6 +51,7 @@ class StoryLesson:
         return self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
     def make_batch(self, recipe: dict[str, Any], step: int) -> Batch:
+        """The batch of a training step, counted from 0."""
         rng = random.Random(f"{recipe['seed']}:{step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         kind = draw_kind(recipe["curriculum"], step, rng)

@@ -1,4 +1,4 @@
-"""The open word problems as tasks of `d3llm eval`: the test problems, and those of forms and lengths held out."""
+"""The stories as tasks of `d3llm eval`: the test problems, and those of forms and lengths held out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,27 @@ from .problem import generate_problems
 
 NUM_PROBLEMS = 3000
 HELD_OUT_STEPS = range(7, 9)
+MAX_NEW_TOKENS = 192  # of solutions of 8 steps; those of 6 take up to 147
+
+
+def draw_samples(
+    split: str, count: int, seed: int = 0, forms: str = "train", steps: range | None = None
+) -> list[Sample]:
+    """
+    Problems to measure a model on.
+
+    Args:
+        split (`str`), count (`int`), seed (`int`), forms (`str`), steps (`range`, *optional*):
+            As for [`~d3llm.quickstart.stories.problem.generate_problems`].
+
+    Returns:
+        `list[Sample]`: The problems.
+
+    Raises:
+        `ValueError`: If the split has fewer problems.
+    """
+    problems = generate_problems(split, count, seed, forms, steps)
+    return [Sample(str(index), problem.question, problem) for index, problem in enumerate(problems)]
 
 
 def loader(
@@ -20,9 +41,7 @@ def loader(
     def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
         if file is not None:
             raise ValueError(f"The task {name} draws its own problems: omit --data {file}.")
-        count = NUM_PROBLEMS if limit is None else limit
-        problems = generate_problems(split, count, seed=0, forms=forms, steps=steps)
-        return [Sample(str(index), problem.question, problem) for index, problem in enumerate(problems)]
+        return draw_samples(split, NUM_PROBLEMS if limit is None else limit, forms=forms, steps=steps)
 
     return load
 
@@ -50,15 +69,16 @@ def _task(name: str, title: str, forms: str = "train", steps: range | None = Non
         loader(name, forms, steps),
         check,
         chat=True,
-        max_new_tokens=320,
+        max_new_tokens=MAX_NEW_TOKENS,
         checker="every equation, where its numbers come from, the words, and the number after ####",
         verdict="solution",
         further_checks={"number": check_number, "names": check_names},
     )
 
 
+STORIES = _task("stories", "Stories")
 TASKS = (
-    _task("stories", "Stories"),
+    STORIES,
     _task("stories_forms", "Stories, held-out forms", forms="held_out"),
     _task("stories_lengths", "Stories, held-out lengths", steps=HELD_OUT_STEPS),
 )

@@ -5,12 +5,13 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..tokenizer import ASSISTANT, END_OF_TEXT, MASK, SYSTEM, USER
+from .checker import END_OF_TEXT
 from .problem import MAX_STEPS, generate_problems
 
 
 VOCAB_SIZE = 4096
 FILE = Path(__file__).resolve().parent / "tokenizer.json"
+MASK, USER, ASSISTANT, SYSTEM = "<|mdm_mask|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL_TOKENS = (END_OF_TEXT, MASK, USER, ASSISTANT, SYSTEM)
 # As Qwen2's pre-tokenizer, whose numbers are single digits too.
 PATTERN = (

@@ -61,9 +61,9 @@ def test_what_a_forward_commits_stands_out(tokenizer):
 
 
 def test_white_space_is_that_of_the_whole_text():
-    from d3llm.quickstart.tokenizer import build_tokenizer
+    from d3llm.quickstart.stories.tokenizer import build_tokenizer
 
-    tokenizer = build_tokenizer()  # its decoder writes a new line before #### when a number follows
+    tokenizer = build_tokenizer()  # its decoder takes away the space before the text
     text = "That makes <<3*4=12>>12 pens.\n#### 12"
     tokens = torch.tensor(tokenizer(text)["input_ids"])
     streamer = LiveCanvas(tokenizer)

@@ -177,7 +177,7 @@ def test_the_shipped_models_answer_single_questions(capsys, monkeypatch):
     ("arguments", "said"),
     [
         (["--num-return-sequences", "2"], "one answer"),
-        (["--preset", "d2f"], "this model was trained with bidirectional"),
+        (["--preset", "refusion"], "this model was trained with block_causal"),
         (["--threshhold", "1"], "did you mean"),
     ],
 )

@@ -13,7 +13,7 @@ import yaml
 from d3llm.commands.main import main
 from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
-from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, read_student_recipe
+from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
 from tests.helpers.commands import copy_checkpoint, run_fails
 
 
@@ -114,14 +114,14 @@ def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
     ("change", "named"),
     [
         (None, "not YAML"),
-        ([1, 2], "not a recipe"),
-        ({"seed": None}, "['seed'] is None: expected a valid integer; start from shipped/student.yaml."),
+        ([1, 2], "not a plan"),
+        ({"base": None}, "['base'] is None: expected a valid string; start from shipped/comparison.yaml."),
         ({"problems": {"seed": 1}}, "['problems']['count'] is missing"),
         ({"problems": {"seed": 1, "count": "ten"}}, "['problems']['count'] is 'ten'"),
         ({"problems": {"seed": 1, "count": 0}}, "['problems']['count'] is 0"),
         ({"training": None}, "['training'] is None"),
         ({"trainning": {}}, "['trainning'] is {}: there is no such name"),
-        ({"measurement": {"methods": []}}, "['measurement']['split'] is missing"),
+        ({"measurement": {"problems": 3}}, "['measurement']['split'] is missing"),
         ({"decoding": {"max_new_tokens": 0}}, "`max_new_tokens`=0"),
         ({"extraction": {"preset": "lada"}}, "`preset`='lada' is unknown"),
         ({"extraction": {"preset": "llada", "chunk": 3}}, "`extraction` cannot set chunk"),
@@ -132,32 +132,31 @@ def test_training_from_a_recipe_that_is_none(capsys, tmp_path):
         ({"training": {"lr_scheduler_kwargs": {"a": 1}}}, "`lr_scheduler_kwargs`"),
     ],
 )
-def test_a_student_recipe_that_cannot_be_read_to_its_end(capsys, monkeypatch, tmp_path, change, named):
-    monkeypatch.setattr("d3llm.quickstart.distill_student.extract", None)
+def test_a_plan_of_students_that_cannot_be_read_to_its_end(capsys, monkeypatch, tmp_path, change, named):
+    monkeypatch.setattr("d3llm.quickstart.distill_shipped.Comparison", None)
     file = tmp_path / "own.yaml"
-    shipped = yaml.safe_load(DEFAULT_RECIPE.read_text())
-    recipe = {**shipped, **change} if isinstance(change, dict) else change
-    file.write_text(yaml.safe_dump(recipe) if change else "seed: [")
-    error = run_fails(capsys, "quickstart", "distill", "--recipe", file, "--output", tmp_path / "output")
-    assert str(file) in error and named in error.replace(str(DEFAULT_RECIPE.parent), "shipped")
+    shipped = yaml.safe_load(DEFAULT_PLAN.read_text())
+    plan = {**shipped, **change} if isinstance(change, dict) else change
+    file.write_text(yaml.safe_dump(plan, sort_keys=False) if change else "seed: [")
+    error = run_fails(capsys, "quickstart", "distill", "--plan", file, "--output", tmp_path / "output")
+    assert str(file) in error and named in error.replace(str(DEFAULT_PLAN.parent), "shipped")
     assert not (tmp_path / "output").exists()
 
 
-def test_methods_of_a_student_recipe_name_a_model_and_a_preset(tmp_path):
-    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
-    read_student_recipe(DEFAULT_RECIPE)
-    for method, named in (
-        ({"model": "studnet", "preset": "d3llm"}, "'model'] is 'studnet'"),
-        ({"model": "student"}, "'preset'] is missing"),
-        ({"model": "student", "preset": "d3lm"}, "`preset`='d3lm'"),
-        ({"model": "student", "preset": "d3llm", "thresholds": []}, "'thresholds'] is []"),
-        ({"model": "student", "preset": "d3llm", "thresholds": [-1.0]}, "'thresholds'][0] is -1.0"),
-        ("student", "['measurement']['methods'][0] is 'student'"),
+def test_decoders_of_a_plan_name_a_preset(tmp_path):
+    plan = yaml.safe_load(DEFAULT_PLAN.read_text())
+    read_plan(DEFAULT_PLAN)
+    for decoder, named in (
+        ({}, "['decoders']['d3llm']['preset'] is missing"),
+        ({"preset": "d3lm"}, "`preset`='d3lm'"),
+        ({"preset": "d3llm", "thresholds": []}, "'thresholds'] is []"),
+        ({"preset": "d3llm", "thresholds": [-1.0]}, "'thresholds'][0] is -1.0"),
+        ("d3llm", "['decoders']['d3llm'] is 'd3llm'"),
     ):
-        recipe["measurement"]["methods"] = [method]
-        (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+        plan["decoders"]["d3llm"] = decoder
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
         with pytest.raises(ValueError, match=re.escape(named)):
-            read_student_recipe(tmp_path / "own.yaml")
+            read_plan(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize(

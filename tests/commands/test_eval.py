@@ -86,8 +86,8 @@ def untimed(result: dict) -> dict:
     return {name: value for name, value in result.items() if name not in ("seconds", "tokens_per_second", "hardware")}
 
 
-def test_quickstart_points(tmp_path, capsys):
-    flags = ["--tasks", "quickstart", "--sweep", "threshold=0.1,0.5", "--limit", 3, "--output", tmp_path]
+def test_points_of_a_shipped_model(tmp_path, capsys):
+    flags = ["--tasks", "stories", "--sweep", "threshold=0.1,0.5", "--limit", 3, "--output", tmp_path]
     assert evaluate(*flags, *FLAGS) == 0
     printed = capsys.readouterr().out
     slow, fast = results_in(tmp_path)
@@ -96,7 +96,7 @@ def test_quickstart_points(tmp_path, capsys):
     for result in (slow, fast):
         samples = result["samples"]
         assert result["num_samples"] == len(samples["id"]) == 3
-        assert result["accuracy"] == sum(samples["correct"]) / 3 >= 2 / 3  # the teacher solves 98 of 100
+        assert result["accuracy"] == sum(samples["correct"]) / 3 >= 1 / 3
         assert result["accuracy_interval"] == list(wilson_interval(sum(samples["correct"]), 3))
         assert result["tokens_per_forward"] == sum(samples["tokens"]) / sum(samples["forwards"])
         assert result["tokens_per_second"] == pytest.approx(result["tokens"] / result["seconds"])
@@ -343,11 +343,11 @@ def test_code_on_a_random_model(capsys, tmp_path, diffusion_folder, task, row):
     ("flags", "message"),
     [
         (["--tasks", "gsm8k_cto"], "did you mean"),
-        (["--tasks", "quickstart", "--sweep", "threshold"], "--sweep"),
-        (["--tasks", "quickstart", "--sweep", "threshhold=1"], "--threshhold"),
-        (["--tasks", "quickstart", "--sweep", "block-size=0"], "block_size"),
-        (["--tasks", "quickstart", "--limit", "0"], "--limit"),
-        (["--tasks", "quickstart", "--data", "x.jsonl"], "--data"),
+        (["--tasks", "stories", "--sweep", "threshold"], "--sweep"),
+        (["--tasks", "stories", "--sweep", "threshhold=1"], "--threshhold"),
+        (["--tasks", "stories", "--sweep", "block-size=0"], "block_size"),
+        (["--tasks", "stories", "--limit", "0"], "--limit"),
+        (["--tasks", "stories", "--data", "x.jsonl"], "--data"),
         (["--tasks", "gsm8k_cot", "--data", "missing.jsonl"], "missing.jsonl"),
     ],
 )
@@ -418,26 +418,24 @@ def test_the_lines_of_the_docs_parse(line):
     args, rest = build_parser().parse_known_args(shlex.split(line))
     flags = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in rest if flag.startswith("--")}
     assert (not rest or args.takes_fields) and flags <= KNOWN_FIELDS
-    own = {"quickstart", *(task.name for task in STORIES)}
+    own = {task.name for task in STORIES}
     for name in getattr(args, "tasks", "").split(","):
         assert not name or name in TASKS or name in own or args.harness
 
 
 def test_the_docs_name_every_task_and_quantity(uninterrupted):
     plain = {name.removesuffix("_instruct") for name in TASKS}
-    assert all(f"`{name}`" in PAGE for name in plain | {"quickstart", *(task.name for task in STORIES)})
+    assert all(f"`{name}`" in PAGE for name in plain | {task.name for task in STORIES})
     assert set(re.findall(r"`(\w+)`", PAGE.partition("## Result files")[2])) >= set(uninterrupted["result"])
 
 
 def test_the_result_files_of_the_docs_are_whole():
-    results = results_in(ROOT / "docs" / "results" / "quickstart")
-    assert len({(result["method"], str(result["point"])) for result in results}) == len(results) == 10
+    results = [*results_in(ROOT / "docs/results/teacher"), *results_in(ROOT / "docs/results/student")]
+    places = {(result["method"], result["task"], str(result["point"])) for result in results}
+    assert len(places) == len(results) >= 10
     for result in results:
         counts = result["samples"]
-        assert result["num_samples"] == len(counts["id"]) == 200 and result["split"] == "test"
-        assert result["accuracy"] == sum(counts["correct"]) / 200
+        number = 3000 if result["title"] == STORIES[0].title else 1000
+        assert result["num_samples"] == len(counts["id"]) == number and result["split"] == "test"
+        assert result["accuracy"] == sum(counts["correct"]) / number
         assert result["tokens_per_forward"] == sum(counts["tokens"]) / sum(counts["forwards"])
-        row = (
-            f"| `{result['decoding']['preset']}` | {result['point'].get('threshold', '')} | {result['accuracy']:.1%} "
-        )
-        assert row in PAGE and f"| {result['tokens_per_forward']:.2f} |" in PAGE.partition(row)[2].splitlines()[0]

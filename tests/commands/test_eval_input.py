@@ -23,7 +23,6 @@ from d3llm.evaluation.result import SCHEMA, read_result, read_results, result_fi
 from d3llm.evaluation.tasks import TASKS, data
 from d3llm.hub_cards.facts import ModelFacts
 from d3llm.hub_cards.from_results import with_results
-from d3llm.quickstart.ablation import ablation_rows
 from tests.helpers.commands import run_fails
 from tests.helpers.paths import ROOT
 from tests.helpers.results import whole_result
@@ -217,14 +216,11 @@ def test_any_value_in_a_result_file_is_taken_or_refused(tmp_path, tiny_checkpoin
     """By every reader of result files; never anything but a `ValueError`."""
     weights = fingerprint_files([tiny_checkpoint / "config.json", *tiny_checkpoint.glob("*.safetensors")])
     result = whole_result(num_samples=4, correct=3, weights=weights, method="teacher-llada")
-    plan = tmp_path / "plan.yaml"
-    plan.write_text("{variants: {}, seeds: [], decoders: {}, teacher_thresholds: []}")
     facts = ModelFacts("m", license="mit", architecture="a", parameters=1)
     file = tmp_path / "result.json"
     readers: dict[str, Callable[[], Any]] = {
         "leaderboard": lambda: print_board(measured_curves([file])),
         "card": lambda: with_results(facts, tiny_checkpoint, read_results([file])),
-        "ablation": lambda: ablation_rows(tmp_path, plan),
     }
     outcomes = set()
     for number, path in enumerate(places(result)):
@@ -306,16 +302,16 @@ def test_a_measured_method_does_not_replace_a_published_one(tmp_path, capsys):
     ],
 )
 def test_arguments_that_make_no_points(tmp_path, capsys, flags, message):
-    said = run_fails(capsys, "eval", "--tasks", "quickstart", "--output", tmp_path / "out", *flags)
+    said = run_fails(capsys, "eval", "--tasks", "stories", "--output", tmp_path / "out", *flags)
     assert message in said and not (tmp_path / "out").exists()
     if "--sweep" in flags:
         model = ["--model", tmp_path]
-        said = run_fails(capsys, "tune", "--tasks", "quickstart", *model, "--output", tmp_path / "out", *flags)
+        said = run_fails(capsys, "tune", "--tasks", "stories", *model, "--output", tmp_path / "out", *flags)
         assert message in said and not (tmp_path / "out").exists()
 
 
-def measure_quickstart(tiny_checkpoint, folder: Path, *flags) -> int:
-    common = ["--model", tiny_checkpoint, "--tasks", "quickstart", "--limit", 2, "--max-new-tokens", 4]
+def measure_stories(tiny_checkpoint, folder: Path, *flags) -> int:
+    common = ["--model", tiny_checkpoint, "--tasks", "stories", "--limit", 2, "--max-new-tokens", 4]
     common += ["--device", "cpu", "--preset", "llada", "--output", folder]
     return main([str(flag) for flag in ["eval", *common, *flags]])
 
@@ -326,7 +322,7 @@ def test_a_checkpoint_that_returns_several_texts_is_measured_by_one(tmp_path, ti
         path = folder / "generation_config.json"
         given = {"num_return_sequences": count, "do_sample": True, "temperature": 1.0, "seed": 0}
         path.write_text(json.dumps(json.loads(path.read_text()) | given))
-        assert measure_quickstart(folder, tmp_path / name) == 0
+        assert measure_stories(folder, tmp_path / name) == 0
     one, several = ((tmp_path / name).glob("*.samples.jsonl") for name in ("one", "several"))
     texts = [[json.loads(line)["text"] for line in next(files).read_text().splitlines()] for files in (one, several)]
     assert texts[0] == texts[1] and len(texts[0]) == 2
@@ -334,11 +330,11 @@ def test_a_checkpoint_that_returns_several_texts_is_measured_by_one(tmp_path, ti
 
 def test_a_long_method_names_short_files(tmp_path, tiny_checkpoint, capsys):
     for method in (LONG, LONG + "y", "ä" * 200):
-        assert measure_quickstart(tiny_checkpoint, tmp_path / "out", "--method", method) == 0
+        assert measure_stories(tiny_checkpoint, tmp_path / "out", "--method", method) == 0
         assert len(capsys.readouterr().out) < 3000
     results = map(read_result, result_files([tmp_path / "out"]))
     assert {result.method for result in results} == {LONG, LONG + "y", "ä" * 200}
-    assert measure_quickstart(tiny_checkpoint, tmp_path / "out", "--method", LONG) == 0  # finds its file
+    assert measure_stories(tiny_checkpoint, tmp_path / "out", "--method", LONG) == 0  # finds its file
 
 
 @pytest.mark.parametrize(
@@ -353,25 +349,25 @@ def test_a_long_method_names_short_files(tmp_path, tiny_checkpoint, capsys):
     ],
 )
 def test_lines_of_samples_are_held_against_their_form(tmp_path, tiny_checkpoint, capsys, change, taken):
-    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    assert measure_stories(tiny_checkpoint, tmp_path) == 0
     (samples,) = tmp_path.glob("*.samples.jsonl")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     samples.write_text("".join(json.dumps(line | change) + "\n" for line in lines))
     before = samples.read_text()
     capsys.readouterr()
-    assert measure_quickstart(tiny_checkpoint, tmp_path) == (0 if taken else 2)
+    assert measure_stories(tiny_checkpoint, tmp_path) == (0 if taken else 2)
     assert taken or re.search(r"line 1, is not a result of this run: .*--overwrite", capsys.readouterr().err)
     assert samples.read_text() == before
 
 
 def test_a_damaged_result_is_measured_again(tmp_path, tiny_checkpoint, capsys):
-    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    assert measure_stories(tiny_checkpoint, tmp_path) == 0
     (file,) = result_files([tmp_path])
     result = json.loads(file.read_text())
     for path in tmp_path.glob("*.samples.*"):  # else the result follows from them
         path.unlink()
     file.write_text(json.dumps(result | {"accuracy": "high"}))
-    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    assert measure_stories(tiny_checkpoint, tmp_path) == 0
     assert read_result(file).samples == result["samples"]
 
 
@@ -405,15 +401,15 @@ def test_tuning_needs_thresholds(tmp_path, capsys, tiny_checkpoint):
 def test_tuning_refuses_a_damaged_generation_config(tmp_path, capsys, content):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "generation_config.json").write_text(content)
-    flags = ["--tasks", "quickstart", "--output", tmp_path / "out", "--model", tmp_path]
+    flags = ["--tasks", "stories", "--output", tmp_path / "out", "--model", tmp_path]
     said = run_fails(capsys, "tune", *flags)
     assert any(word in said for word in ("generation_config.json", "`preset`", "`score`"))
     assert (tmp_path / "generation_config.json").read_text() == content
 
 
 def test_a_result_file_is_written_as_it_was_read(tmp_path):
-    """Byte for byte; those of the quickstart lack keys that `d3llm eval` writes."""
-    folders = [ROOT / "docs/results" / name for name in ("quickstart", "student")]
+    """Byte for byte; those of a comparison lack keys that `d3llm eval` writes."""
+    folders = [ROOT / "docs/results" / name for name in ("teacher", "student")]
     for file in result_files(folders):
         read_result(file).write(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_bytes() == file.read_bytes()

@@ -15,8 +15,8 @@ from tests.helpers.results import whole_result
 DRAFTS = ["--draft-states", "4"]
 
 
-def measure_quickstart(checkpoint: Path, folder: Path, *flags) -> int:
-    common = ["--model", checkpoint, "--tasks", "quickstart", "--limit", 2, "--max-new-tokens", 8, "--block-size", 8]
+def measure_stories(checkpoint: Path, folder: Path, *flags) -> int:
+    common = ["--model", checkpoint, "--tasks", "stories", "--limit", 2, "--max-new-tokens", 8, "--block-size", 8]
     common += ["--device", "cpu", "--preset", "llada", "--early-stop", "false", "--output", folder]
     return main([str(flag) for flag in ["eval", *common, *flags]])
 
@@ -29,9 +29,9 @@ def with_rows(rows: int, **changes) -> dict:
 
 
 def test_samples_results_and_tables_count_rows(tmp_path, tiny_checkpoint, capsys):
-    assert measure_quickstart(tiny_checkpoint, tmp_path) == 0
+    assert measure_stories(tiny_checkpoint, tmp_path) == 0
     plain = capsys.readouterr().out
-    assert measure_quickstart(tiny_checkpoint, tmp_path / "drafted", *DRAFTS) == 0
+    assert measure_stories(tiny_checkpoint, tmp_path / "drafted", *DRAFTS) == 0
     drafted = capsys.readouterr().out
     assert "row forwards" in drafted and "row forwards" not in plain
     (one,), (several,) = (map(read_result, result_files([folder])) for folder in (tmp_path, tmp_path / "drafted"))
@@ -53,12 +53,12 @@ def test_files_from_before_rows_were_counted_are_read(tmp_path, tiny_checkpoint)
     assert result.row_forwards == result.forwards and result.to_dict() == old
     # and half a file of samples is resumed
     folder = tmp_path / "resumed"
-    assert measure_quickstart(tiny_checkpoint, folder) == 0
+    assert measure_stories(tiny_checkpoint, folder) == 0
     (samples,) = folder.glob("*.samples.jsonl")
     whole = [json.loads(line) for line in samples.open()]
     first = {name: value for name, value in whole[0].items() if name != "row_forwards"}
     samples.write_text(json.dumps(first) + "\n")
-    assert measure_quickstart(tiny_checkpoint, folder) == 0
+    assert measure_stories(tiny_checkpoint, folder) == 0
     (result,) = map(read_result, result_files([folder]))
     assert result.samples["row_forwards"] == result.samples["forwards"] == [line["forwards"] for line in whole]
 
@@ -96,7 +96,7 @@ def test_the_leaderboard_tells_rows_per_forward_beside_areas(tmp_path, capsys):
 
 
 def test_tune_tells_what_its_choice_costs(tmp_path, tiny_checkpoint, capsys):
-    flags = ["tune", "--model", tiny_checkpoint, "--tasks", "quickstart", "--limit", 2, "--max-new-tokens", 8]
+    flags = ["tune", "--model", tiny_checkpoint, "--tasks", "stories", "--limit", 2, "--max-new-tokens", 8]
     flags += ["--device", "cpu", "--preset", "dparallel", "--threshold", "0.01", "--early-stop", "false"]
     flags += ["--sweep", "threshold=0.01", "--output", tmp_path, "--dry-run"]
     assert main([str(flag) for flag in [*flags, "--draft-states", 4]]) == 0

@@ -18,7 +18,7 @@ from tests.helpers.results import measured, results_in
 def test_tuning_writes_the_choice(tmp_path, capsys):
     folder = shutil.copytree(checkpoint_path("teacher"), tmp_path / "teacher")
     before = json.loads((folder / "generation_config.json").read_text())
-    flags = ["tune", "--model", str(folder), "--tasks", "quickstart", "--limit", "3", "--sweep", "threshold=0.01,0.5"]
+    flags = ["tune", "--model", str(folder), "--tasks", "stories", "--limit", "3", "--sweep", "threshold=0.01,0.5"]
     flags += ["--output", str(tmp_path / "points"), "--device", "cpu", "--preset", "d3llm", "--max-loss", "40"]
     assert main([*flags, "--dry-run"]) == 0
     assert json.loads((folder / "generation_config.json").read_text()) == before
@@ -54,9 +54,9 @@ def test_the_choice_by_objective_and_loss():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tasks", "quickstart"], "--model"),
-        (["--tasks", "quickstart,mmlu", "--model", "x"], "one task"),
-        (["--tasks", "quickstart", "--model", "x", "--max-loss", "-1"], "--max-loss"),
+        (["--tasks", "stories"], "--model"),
+        (["--tasks", "stories,mmlu", "--model", "x"], "one task"),
+        (["--tasks", "stories", "--model", "x", "--max-loss", "-1"], "--max-loss"),
         (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
     ],
 )
@@ -65,7 +65,7 @@ def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
 
 
 def test_block_sizes_are_tried_for_most_tokens_per_forward(tmp_path, tiny_checkpoint, capsys):
-    flags = ["tune", "--model", str(tiny_checkpoint), "--tasks", "quickstart", "--limit", "2", "--max-new-tokens", "8"]
+    flags = ["tune", "--model", str(tiny_checkpoint), "--tasks", "stories", "--limit", "2", "--max-new-tokens", "8"]
     flags += ["--preset", "d3llm", "--device", "cpu", "--early-stop", "false", "--sweep", "threshold=0.01,9"]
     assert main([*flags, "--objective", "tpf", "--output", str(tmp_path), "--dry-run"]) == 0
     points = {(point["block_size"], point["threshold"]) for point in (r["point"] for r in results_in(tmp_path))}

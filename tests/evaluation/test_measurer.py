@@ -1,7 +1,5 @@
-"""`measure` does from Python what `d3llm eval` does, with the same files; folders of earlier code resume."""
+"""`measure` does from Python what `d3llm eval` does, with the same files."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from d3llm import Sample, Task, measure, read_results
 from d3llm.commands.main import main
 from d3llm.modeling import LLaDAModelLM
-from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.distill_student import measure_methods
-from d3llm.quickstart.student_recipe import read_student_recipe
-from d3llm.quickstart.task import QUICKSTART
+from d3llm.quickstart.stories.task import STORIES
 from tests.helpers.models import WORDS
-from tests.helpers.paths import ROOT
 
 
 def load(file: Path | None, split: str, limit: int | None) -> list[Sample]:
@@ -53,7 +47,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_it_writes_and_reads_the_files_of_the_command(tmp_path, tiny_checkpoint, loaded, calls):
-    flags = ["--model", tiny_checkpoint, "--tasks", "quickstart", "--limit", 3, "--device", "cpu", "--preset", "d3llm"]
+    flags = ["--model", tiny_checkpoint, "--tasks", "stories", "--limit", 3, "--device", "cpu", "--preset", "d3llm"]
     flags += [
         "--max-new-tokens",
         16,
@@ -67,7 +61,7 @@ def test_it_writes_and_reads_the_files_of_the_command(tmp_path, tiny_checkpoint,
     assert main(["eval", *map(str, flags)]) == 0
     options = {"presets": "d3llm", "sweep": {"threshold": [0.1, 0.5], "early_stop": [False]}, "limit": 3}
     options["max_new_tokens"] = 16
-    results = measure(*loaded, QUICKSTART, tmp_path / "python", checkpoint=tiny_checkpoint, **options)
+    results = measure(*loaded, STORIES, tmp_path / "python", checkpoint=tiny_checkpoint, **options)
     assert results == read_results([tmp_path / "python"])
     assert files(tmp_path / "command").keys() == files(tmp_path / "python").keys()
     differs = ("seconds", "tokens_per_second", "model")  # the command writes the path as it was given
@@ -79,7 +73,7 @@ def test_it_writes_and_reads_the_files_of_the_command(tmp_path, tiny_checkpoint,
         assert one == other
     assert len(calls) == 4
     before = files(tmp_path / "python")
-    assert measure(*loaded, QUICKSTART, tmp_path / "python", checkpoint=tiny_checkpoint, **options) == results
+    assert measure(*loaded, STORIES, tmp_path / "python", checkpoint=tiny_checkpoint, **options) == results
     assert len(calls) == 4 and files(tmp_path / "python") == before
 
 
@@ -166,33 +160,3 @@ def test_arguments_are_refused_before_anything_is_decoded(tmp_path, loaded, monk
 def test_a_checkpoint_that_is_not_there(tmp_path, loaded):
     with pytest.raises(OSError, match=r"No checkpoint in .*none: it has no config\.json"):
         measure(*loaded, OWN, tmp_path / "out", checkpoint=tmp_path / "none")
-
-
-def test_folders_of_the_quickstart_resume(tmp_path, monkeypatch):
-    """The recorded results are read, neither measured again nor refused: their files say neither `chat` nor the task's
-    name."""
-    monkeypatch.setattr(LLaDAModelLM, "generate", None)
-    recorded = ROOT / "docs/results/student"
-    for file in recorded.glob("teacher-*.json"):
-        shutil.copy(file, tmp_path)
-    before = files(tmp_path)
-    recipe = read_student_recipe()
-    methods = [method for method in recipe["measurement"]["methods"] if method["model"] == "teacher"]
-    results = measure_methods(recipe | {"measurement": recipe["measurement"] | {"methods": methods}}, {}, tmp_path)
-    assert len(results) == len(before) == 7 and files(tmp_path) == before
-
-
-def test_new_folders_of_the_quickstart_are_as_the_old_ones(tmp_path):
-    recipe = read_student_recipe()
-    plan = {"problems": 2, "batch_size": 2, "methods": [{"model": "teacher", "preset": "d3llm", "thresholds": [0.5]}]}
-    measure_methods(recipe | {"measurement": recipe["measurement"] | plan}, {}, tmp_path)
-    old, new = (
-        json.loads((folder / "teacher-d3llm.threshold=0.5.json").read_text())
-        for folder in (ROOT / "docs/results/student", tmp_path)
-    )
-    assert [name for name in new if name != "row_forwards"] == list(old)  # those were made before it was counted
-    same = ("task", "method", "model", "weights", "source", "split", "seed", "point", "decoding")
-    assert {name: new[name] for name in same} == {name: old[name] for name in same}
-    (settings,) = tmp_path.glob("*.settings.json")
-    assert not {"chat", "assistant_model", "definition"} & json.loads(settings.read_text()).keys()
-    assert checkpoint_path("teacher").name == "teacher"

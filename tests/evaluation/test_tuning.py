@@ -75,7 +75,7 @@ def test_most_tokens_per_forward_within_the_loss():
 )
 def test_what_is_tried_by_default(tmp_path, flags, sweeps):
     (tmp_path / "generation_config.json").write_text(json.dumps({"preset": "d3llm"}))
-    given = ["tune", "--model", str(tmp_path), "--tasks", "quickstart", "--output", "x", *flags]
+    given = ["tune", "--model", str(tmp_path), "--tasks", "stories", "--output", "x", *flags]
     args, fields = build_parser().parse_known_args(given)
     args.fields = fields
     assert with_default_sweeps(args) == sweeps

@@ -35,7 +35,7 @@ def test_decode(run):
 
 
 def test_infill(run):
-    assert re.search(r"^gap: +8$", run("infill.py"), re.MULTILINE)
+    assert re.search(r"^gap: +8>>8$", run("infill.py"), re.MULTILINE)
 
 
 def test_distil(run, tmp_path):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig
 
 from d3llm.generation import PRESETS
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
+from d3llm.quickstart.stories.problem import generate_problems
 from tests.helpers.decoding import FAMILIES, left_pad, prompts
 from tests.helpers.flash_standin import flash_attention  # noqa: F401
 from tests.helpers.models import tiny_model
@@ -120,7 +120,7 @@ def test_the_student_answers_the_same(flash_attention, fields):  # noqa: F811
     inputs = tokenizer.apply_chat_template(
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )
-    arguments = {"max_new_tokens": 96, "return_dict_in_generate": True, **fields}
+    arguments = {"max_new_tokens": 160, "attention": "bidirectional", "return_dict_in_generate": True, **fields}
     assert_equal_runs(model, flash, inputs["input_ids"], inputs["attention_mask"], **arguments)
 
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import generate_problems
+from d3llm.quickstart.stories.problem import generate_problems
 from tests.helpers.decoding import OPEN_PRESETS
 from tests.helpers.models import tiny_model
 
@@ -39,7 +39,7 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
         chat = [{"role": "user", "content": problem.question}]
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         streamed, returned = streamed_and_returned(
-            model, tokenizer, inputs, preset=preset, max_new_tokens=96, attention="bidirectional", **fields
+            model, tokenizer, inputs, preset=preset, max_new_tokens=160, attention="bidirectional", **fields
         )
         assert streamed == returned
 

@@ -80,9 +80,9 @@ def test_numbers(recording):
 
 
 def test_pieces_of_a_text_join_to_it():
-    from d3llm.quickstart.tokenizer import build_tokenizer
+    from d3llm.quickstart.stories.tokenizer import build_tokenizer
 
-    tokenizer = build_tokenizer()  # white space depends on the neighbours
+    tokenizer = build_tokenizer()  # words of several tokens, and a space before the text that is not shown
     text = "That makes <<3*4=12>>12 pens.\n#### 12"
     tokens = tokenizer(text)["input_ids"]
     pieces = split_text(tokenizer.decode, tokens)
@@ -197,6 +197,19 @@ def test_what_is_pushed_runs_alone(tmp_path, tiny_checkpoint, monkeypatch):
     assert all("forward 1: " in visible(side) and "░" in side for side in first)
     with pytest.raises(gradio.Error, match="empty"):
         next(demo.fill("", 16, "tiny", "llada", "tiny", "dparallel"))
+
+
+def test_what_is_to_be_said_of_an_answer(loaded):
+    """Of the models that have a caution, below the canvases, and not as markup."""
+    pytest.importorskip("gradio")
+    from d3llm.hub_cards.canvas_space.interface import Demo
+
+    asked, said = [], "It knows <little>."
+    demo = Demo({"tiny": loaded, "other": loaded}, {"tiny": lambda *given: asked.append(given) or said})
+    *_, (_, _, _, below, kept) = demo.fill("one plus two is", 16, "tiny", "llada", "other", "llada")
+    assert unescape(below).count(f"tiny, llada: {said}") == 1 and "<little>" not in below
+    text = loaded.tokenizer.decode(kept[0][0].tokens[-1], skip_special_tokens=True).strip()
+    assert asked == [("one plus two is", text)]
 
 
 def test_the_models_of_the_command(capsys, tmp_path):

@@ -22,7 +22,8 @@ from d3llm.hub_cards.facts import TRAJECTORY_FACTS
 from d3llm.hub_cards.push import PushError, push
 from d3llm.hub_cards.repositories import Repository, model_repository
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import extract_answer, generate_problems
+from d3llm.quickstart.stories.checker import is_right
+from d3llm.quickstart.stories.problem import generate_problems
 from tests.helpers.hub import READ_TOKEN, WRITE_TOKEN, Fault, LoopbackHub
 from tests.helpers.paths import ROOT
 from tests.helpers.results import write_result
@@ -223,11 +224,9 @@ def test_the_shipped_student_solves_problems_where_it_is_downloaded(hub, tmp_pat
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answers = json.loads((tmp_path / "answers.json").read_text())
-    right = sum(
-        extract_answer(text) == problem.answer for text, problem in zip(answers["texts"], problems, strict=True)
-    )
-    assert right >= 18
-    assert sum(answers["forwards"]) < 20 * 12  # one token per forward would take about 50 each
+    right = sum(is_right(problem, text) for text, problem in zip(answers["texts"], problems, strict=True))
+    assert right >= 15
+    assert sum(answers["forwards"]) < 20 * 25  # one token per forward would take about 70 each
 
 
 def test_curves_are_drawn_on_the_card(hub, model_folder, tmp_path):

@@ -10,10 +10,12 @@ from benchmarks.precision import LIBRARIES, PRECISIONS
 from d3llm import load_trajectories
 from d3llm.commands.main import main
 from d3llm.common.fingerprints import fingerprint_weights
+from d3llm.evaluation import encode_prompt
 from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
-from d3llm.quickstart.problems import extract_answer, generate_problems
+from d3llm.quickstart.stories.checker import is_right
+from d3llm.quickstart.stories.reference import AskedProblem
 from d3llm.trainers.distill import save_merged
 from tests.helpers.commands import run_fails
 from tests.helpers.models import tiny_model
@@ -39,11 +41,11 @@ def quantized(form: str, folder: Path):
 @pytest.mark.parametrize("form", QUANTIZED)
 def test_a_quantized_student_answers_as_before(form, preset):
     model, tokenizer = quantized(form, STUDENT), load_tokenizer(STUDENT)
-    problem = generate_problems("test", 1, seed=0)[0]
-    ids = tokenizer(problem.question, return_tensors="pt").input_ids
-    output = model.generate(ids, preset=preset, max_new_tokens=96, return_dict_in_generate=True)
+    problem = AskedProblem("Tom buys 3 boxes of 4 pens and gives 5 pens away. How many pens does Tom have now?", 7)
+    ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
+    output = model.generate(ids, preset=preset, max_new_tokens=160, return_dict_in_generate=True)
     text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
-    assert extract_answer(text) == problem.answer
+    assert is_right(problem, text)
     assert (output.tokens_per_forward.item() > 3) == (preset == "d3llm")
 
 

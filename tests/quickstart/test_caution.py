@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from d3llm.commands.main import main
-from d3llm.quickstart import checkpoint_path, is_shipped, task
+from d3llm.quickstart import checkpoint_path, is_shipped
+from d3llm.quickstart.stories import caution as caution_module
 from d3llm.quickstart.stories.caution import TASK, caution
 from d3llm.quickstart.stories.checker import check_solution, find_fault
 from d3llm.quickstart.stories.problem import generate_problems
@@ -54,12 +55,12 @@ def test_a_sound_solution_may_have_a_wrong_answer():
 
 
 def test_commands_say_it_below_the_answers_of_shipped_models_alone(monkeypatch, capsys, tiny_checkpoint):
-    asked = []
-    monkeypatch.setattr(task, "CAUTION", lambda question, text: asked.append((question, text)) or "It knows little.")
+    asked, said = [], "It knows little."
+    monkeypatch.setattr(caution_module, "caution", lambda question, text: asked.append((question, text)) or said)
     limits = ["--max-new-tokens", "4"]
     for shipped, folder in ((True, checkpoint_path("student")), (False, tiny_checkpoint)):
         assert is_shipped(folder) == shipped
-        told = "d3llm: It knows little.\n" if shipped else ""
+        told = f"d3llm: {said}\n" if shipped else ""
         assert main(["generate", "--model", str(folder), "--prompt", "one", *limits]) == 0
         generated = capsys.readouterr()
         assert (
@@ -69,5 +70,8 @@ def test_commands_say_it_below_the_answers_of_shipped_models_alone(monkeypatch, 
         assert main(["chat", "--model", str(folder), *limits]) == 0
         chatted = capsys.readouterr()
         assert ("little" in chatted.err) == shipped and "little" not in chatted.out
+        assert main(["compare", "--model", str(folder), "--prompt", "one", "--preset", "llada", "d3llm", *limits]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.endswith(said)]
+        assert notes == [f"student, {preset}: {said}" for preset in ("llada", "d3llm")] * shipped
         if shipped:
-            assert asked == [("one", generated.out.strip("\n")), ("one", chatted.out.strip("\n"))]
+            assert asked[:2] == [("one", generated.out.strip("\n")), ("one", chatted.out.strip("\n"))]

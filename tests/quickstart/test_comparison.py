@@ -1,8 +1,9 @@
-"""The comparison of recipes: its plan is checked before anything runs, killed runs go on, and students are compared
-with the base over the seeds that both have."""
+"""The comparison of recipes: its plan is checked before anything runs, killed runs go on, students are compared with
+the base over the seeds that both have, and the shipped one is made again."""
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from d3llm.commands.main import main
 from d3llm.evaluation.answer_checks import CHECKS
 from d3llm.evaluation.result import read_results
 from d3llm.modeling import LLaDAModelLM
+from d3llm.modeling.loading import load_model
 from d3llm.quickstart import comparison
 from d3llm.quickstart.comparison import run_comparison
 from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
 from d3llm.quickstart.comparison_table import write_report
-from d3llm.quickstart.distill_student import distill_student
-from d3llm.quickstart.problem_sets import PROBLEM_SETS
+from d3llm.quickstart.distill_shipped import distill_shipped
+from d3llm.quickstart.half_size import store_in_bfloat16
+from d3llm.quickstart.stories.reference import CHECK
+from d3llm.quickstart.stories.rows import write_rows
 from d3llm.quickstart.stories.tokenizer import build_tokenizer
-from d3llm.quickstart.student_recipe import DEFAULT_RECIPE, training_config
+from d3llm.quickstart.student_recipe import training_config
 from d3llm.trainers.rounds import train_rounds
 from d3llm.trainers.rounds_config import RoundsConfig
 from d3llm.trajectories.dataset import load_trajectories
@@ -40,7 +44,7 @@ STEP = {"max_steps": 1, "per_device_train_batch_size": 2, "save_steps": 1, "opti
 def every_answer_counts():
     """A random model has no right answer, so that there would be nothing to learn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CHECKS, "story", lambda text, reference: json.loads(reference)["answer"] % 3 > 0)
+        patch.setitem(CHECKS, CHECK, lambda text, reference: json.loads(reference)["answer"] % 3 > 0)
         yield
 
 
@@ -57,12 +61,13 @@ def teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(teacher) -> dict[str, Any]:
     plan = copy.deepcopy(SHIPPED)
-    plan |= {"task": "stories", "teacher": str(teacher), "seeds": [3, 4]}
+    plan |= {"teacher": str(teacher), "seeds": [3, 4], "bf16": False, "shipped": {"student": "on_policy_2", "seed": 3}}
     plan["problems"]["count"], plan["fresh_problems"]["count"] = 6, 8
     plan["decoding"] = {"max_new_tokens": 16, "block_size": 8}
     plan["extraction"] |= {"batch_size": 6, "chunk_size": 3}
     plan["order_model"] |= {"hidden_size": 8, "layers": 1, "heads": 1, "max_steps": 1, "batch_size": 2}
     plan["measurement"] |= {"problems": 3, "batch_size": 3, "split": "validation", "dtype": "bfloat16"}
+    plan["default_decoders"] = ["d3llm"]
     plan["decoders"] = {
         "d3llm": {"preset": "d3llm", "thresholds": [0.5, 4.0]},
         "short_blocks": {"preset": "d3llm", "fields": {"block_size": 4}, "thresholds": [4.0]},
@@ -81,6 +86,7 @@ def tiny(teacher) -> dict[str, Any]:
         "certain": {"training": {"entropy_weight": 2.0}},
         "buckets": {"extraction": {"order": "ar_buckets"}},
         "rewarded": {"start": "d3llm", "rewards": {}, "budget_note": "rollouts"},
+        "averaged": {"start": "on_policy_1", "averaged_with": "d3llm", "budget_note": "none"},
     }
     return plan
 
@@ -122,6 +128,28 @@ def test_every_student_is_trained_and_measured(run, tiny):
     assert not any((run / "training").iterdir())
 
 
+def test_an_averaged_student_is_the_mean_of_two(run):
+    one, other, mean = (weights(run / f"students/{name}-3") for name in ("on_policy_1", "d3llm", "averaged"))
+    assert all(torch.allclose(mean[name], (one[name] + other[name]) / 2, rtol=2**-7) for name in mean)
+
+
+def test_products_may_be_in_bfloat16(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison.Comparison, "_measure", lambda *args: None)
+    run_comparison(tmp_path, write(tmp_path, tiny | {"bf16": True}), seeds=[3], only=["d3llm"])
+    exact, rounded = weights(run / "students/d3llm-3"), weights(tmp_path / "students/d3llm-3")
+    assert not same(exact, rounded)
+    assert all(torch.allclose(exact[name], rounded[name], atol=1e-3, rtol=2**-7) for name in exact)
+
+
+def test_models_are_stored_in_half_the_size_and_loaded_as_before(run, teacher, tmp_path):
+    stored = tmp_path / "teacher"
+    shutil.copytree(teacher, stored)
+    store_in_bfloat16(stored)
+    for folder in (stored, run / "students/d3llm-3"):
+        assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+        assert load_model(folder).dtype == torch.float32
+
+
 def test_lessons_are_the_right_runs_and_their_orders_the_same_texts(run):
     of_teacher = load_trajectories(run / "trajectories/teacher")
     right = [row for row in of_teacher if row["correct"]]
@@ -131,15 +159,18 @@ def test_lessons_are_the_right_runs_and_their_orders_the_same_texts(run):
     assert max(max(steps) for steps in buckets["commit_steps"]) <= 8
 
 
-def test_a_student_that_starts_from_a_round_is_the_one_of_two_rounds(run, tiny, tmp_path):
-    plan = read_plan(run / "plan.yaml")
-    options: dict[str, Any] = plan.values["rounds"] | {"check": "story", "prompts": str(run / "fresh_problems.jsonl")}
+def test_a_student_that_starts_from_a_round_is_the_one_of_two_rounds(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "store_in_bfloat16", lambda folder: None)  # nor are those between two rounds
+    monkeypatch.setattr(comparison.Comparison, "_measure", lambda *args: None)
+    output, rounds = tmp_path / "comparison", tmp_path / "rounds"
+    run_comparison(output, write(output, tiny), seeds=[3], only=["on_policy_2"])
+    plan, problems = read_plan(output / "plan.yaml"), str(output / "fresh_problems.jsonl")
     train_rounds(
-        ModelConfig(model_name_or_path=str(run / "students/d3llm-3"), dtype="float32", attn_implementation="eager"),
-        training_config(plan.recipe("on_policy_1", 3), tmp_path),
-        RoundsConfig(rounds=2, **options),
+        ModelConfig(model_name_or_path=str(output / "students/d3llm-3"), dtype="float32", attn_implementation="eager"),
+        training_config(plan.recipe("on_policy_1", 3), rounds),
+        RoundsConfig(rounds=2, **plan.values["rounds"], check="story", prompts=problems),
     )
-    assert same(weights(tmp_path), weights(run / "students/on_policy_2-3"))
+    assert same(weights(rounds), weights(output / "students/on_policy_2-3"))
 
 
 def test_a_finished_comparison_is_read_and_may_grow(run, tiny, tmp_path, monkeypatch):
@@ -174,7 +205,8 @@ def test_a_killed_comparison_goes_on(run, tiny, tmp_path):
 def test_all_students_come_with_one_seed_before_the_next(tiny, tmp_path, monkeypatch):
     ran: list[tuple[str, int]] = []
     monkeypatch.setattr(comparison.Comparison, "measure_teacher", lambda self: None)
-    monkeypatch.setattr(comparison.Comparison, "run_student", lambda self, name, seed: ran.append((name, seed)))
+    monkeypatch.setattr(comparison.Comparison, "train_student", lambda self, name, seed: ran.append((name, seed)))
+    monkeypatch.setattr(comparison.Comparison, "measure_student", lambda self, name, seed: None)
     plan = write(tmp_path, tiny)
     run_comparison(tmp_path, plan, only=["on_policy_2", "buckets"])
     names = ["d3llm", "on_policy_1", "on_policy_2", "buckets"]
@@ -188,10 +220,8 @@ def test_all_students_come_with_one_seed_before_the_next(tiny, tmp_path, monkeyp
 def test_the_shipped_plan_is_one_that_can_run():
     plan = read_plan()
     assert plan.values["measurement"]["problems"] >= 3000 and len(plan.values["seeds"]) == 3
-    curves = [decoder for decoder in plan.values["decoders"].values() if "thresholds" in decoder]
-    assert curves and all(len(decoder["thresholds"]) >= 8 for decoder in curves)
-    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
-    assert plan.values["training"] == recipe["training"]
+    counts = {name: len(decoder.get("thresholds", ())) for name, decoder in plan.values["decoders"].items()}
+    assert counts.pop("tuned") == 1 and counts.pop("lossless") == 0 and min(counts.values()) >= 8
     noted = {name for name, student in plan.students.items() if "budget_note" in student}
     assert {name for name in plan.students if plan.budget(name) != plan.budget(plan.base)} == noted
     given = plan.rounds("on_policy_given_text", Path("p"))
@@ -206,19 +236,25 @@ REFUSED = [
     (("students", "teacher"), {}, "a student cannot be called 'teacher'"),
     (("students", "a-b"), {}, "'a-b'"),
     (("students", "late"), {"rounds": {}, "rewards": {}}, "late has rounds and rewards"),
-    (("students", "late"), {"decoders": ["slow"]}, "has no decoder slow: expected some of d3llm"),
+    (("students", "late"), {"averaged_with": "teacher", "budget_note": "x"}, "late has no `start`"),
+    (("students", "late"), {"start": "d3llm", "averaged_with": "oput", "budget_note": "x"}, "one of teacher\\."),
+    (("students", "late"), {"start": "d3llm", "averaged_with": "teacher", "training": {}}, "or averaged; make two"),
+    (("students", "late"), {"decoders": ["slow"]}, "has no decoder slow: expected some of prefix"),
     (("students", "late"), {"training": {"max_steps": 640}}, "late trains on 81920 canvases .* `budget_note`"),
     (("students", "late"), {"training": {"layout": "single"}}, "late trains on 20480 canvases"),
     (("students", "late"), {"training": {"learning_rat": 1.0}}, "`training` cannot set learning_rat"),
     (("students", "late"), {"training": {"output_dir": "x"}}, "`training` cannot set output_dir"),
     (("students", "late"), {"extraction": {"order": "column"}}, "late: `order` is 'column'"),
-    (("rounds", "prompts_per_round"), 5000, "on_policy_3: its round ends at problem 15000, and .* has 12288"),
+    (("rounds", "prompts_per_round"), 30000, "on_policy_3: its round ends at problem 90000, and .* has 60000"),
     (("rounds", "prompts"), "file", "`rounds` cannot set prompts"),
     (("rewards", "num_generations"), 7, "lightning_rl: A step has 64 rollouts"),
     (("decoders", "d3llm"), {"preset": "d3lm", "thresholds": [0.5]}, "`decoders`: .*d3lm"),
     (("teacher_decoders",), {"d3llm": {"preset": "d3llm", "thresholds": [0.5]}}, "needs a decoder one_token without"),
     (("base",), "d4llm", "`base` is d4llm: expected one of d3llm"),
-    (("task",), "sums", "'sums'"),
+    (("task",), "stories", r"\['task'\] is 'stories': there is no such name"),
+    (("shipped",), {"student": "on_policy_4", "seed": 0}, "`shipped` is on_policy_4: expected one of d3llm, "),
+    (("shipped",), {"student": "d3llm", "seed": 7}, r"`shipped` has the seed 7: expected one of `seeds`, \[0, 1, 2\]"),
+    (("shipped",), "d3llm", r"\['shipped'\] is 'd3llm'"),
 ]
 
 
@@ -279,34 +315,30 @@ def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsy
         write_report(tmp_path, plan)
 
 
-def test_a_student_of_the_stories_is_a_change_of_the_recipe(teacher, tmp_path):
-    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text()) | {"task": "stories", "teacher": str(teacher)}
-    recipe["problems"]["count"] = 6
-    recipe["decoding"] = {"max_new_tokens": 16, "block_size": 8}
-    recipe["extraction"] |= {"chunk_size": 6, "batch_size": 6}
-    recipe["training"] |= STEP | {"window_sizes": [8]}
-    recipe["measurement"] |= {"problems": 2, "batch_size": 2}
-    recipe["measurement"]["methods"] = [{"model": "student", "preset": "d3llm"}]
-    (result,) = distill_student(tmp_path / "run", write(tmp_path, recipe))
-    assert (result.task, result.method, set(result.further_accuracy)) == (
-        "stories",
-        "student-d3llm",
-        {"number", "names"},
-    )
+def test_the_shipped_student_is_made_again(run, tiny, tmp_path, monkeypatch):
+    plan, output = write(tmp_path, tiny), tmp_path / "again"
+    assert is_killed(lambda: distill_shipped(output, plan), output, 130)
+    results = distill_shipped(output, plan)
+    assert {result.method for result in results} == {"teacher-one_token", "on_policy_2-3-d3llm"}
+    students = {path.name: path for path in (output / "students").iterdir()}
+    assert students.keys() == {"d3llm-3", "on_policy_1-3", "on_policy_2-3"}
+    assert same(weights(students["on_policy_2-3"]), weights(run / "students/on_policy_2-3"))
+    monkeypatch.setattr(LLaDAModelLM, "generate", None)
+    assert distill_shipped(output, plan) == results
 
 
-@pytest.mark.parametrize("name", PROBLEM_SETS)
-def test_answers_are_checked_as_the_task_does(name, tmp_path, monkeypatch):
-    monkeypatch.undo()
-    problems = PROBLEM_SETS[name]
-    file = problems.write(tmp_path / "deep" / "problems.jsonl", 5, seed=1)
-    check = CHECK_OF[name]
+def test_the_command_distils_the_shipped_student(run, tiny, tmp_path, capsys):
+    assert main(["quickstart", "distill", "--plan", str(write(tmp_path, tiny)), "--output", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "on_policy_2-3-d3llm" in printed and "buckets" not in printed
+
+
+def test_answers_are_checked_as_the_task_does(tmp_path):
+    file = write_rows(tmp_path / "deep" / "problems.jsonl", 5, seed=1)
     for line in file.read_text().splitlines():
         row = json.loads(line)
-        assert check(row["solution"], row["answer"])
-        assert not check(row["solution"] + "1", row["answer"])
-    (sample,) = problems.samples("test", 1, seed=0)
-    assert sample.prompt == next(iter(problems.task.load(None, "test", 1))).prompt
+        assert CHECK_STORY(row["solution"], row["answer"])
+        assert not CHECK_STORY(row["solution"] + "1", row["answer"])
 
 
-CHECK_OF = {name: CHECKS[problems.check] for name, problems in PROBLEM_SETS.items()}  # before any test replaces one
+CHECK_STORY = CHECKS[CHECK]  # before any test replaces it

@@ -12,12 +12,12 @@ from d3llm.quickstart.fast_forward import _rms_norm, _rotate
 from d3llm.quickstart.teacher_recipe import load_recipe
 from d3llm.quickstart.train_teacher import TeacherTrainer
 
-from .test_stories_lesson import RECIPE, only
+from .test_teacher import only
 
 
 @pytest.fixture(scope="module")
 def trainer() -> TeacherTrainer:
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe()
     recipe["curriculum"] = only("copy")
     return TeacherTrainer(recipe, num_workers=1)
 
@@ -73,7 +73,7 @@ def test_the_head_reads_what_they_write(trainer):
 
 
 def test_a_model_that_is_too_small_is_refused():
-    recipe: dict[str, Any] = load_recipe(RECIPE)
+    recipe: dict[str, Any] = load_recipe()
     recipe["model"]["n_layers"] = 1
     with pytest.raises(ValueError, match="Copying heads need two layers and 6 heads, and the model has 1 and 7: omit"):
         TeacherTrainer(recipe)

@@ -1,23 +1,18 @@
-"""What the stories' teacher is taught: masked stories, sheets of equations, and a run that resumes."""
+"""What the teacher is taught: masked stories, sheets of equations and lists."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from d3llm.quickstart.stories.lesson import COPY, LEFT, RESULT, RIGHT, StoryLesson, draw_equation
 from d3llm.quickstart.stories.numbers import calculate
 from d3llm.quickstart.teacher_recipe import load_recipe
-from d3llm.quickstart.train_teacher import TeacherTrainer, train_teacher
+from d3llm.quickstart.train_teacher import TeacherTrainer
 from d3llm.quickstart.training_rows import Batch, mask_blocks
 
-from .test_teacher import shrunk, write_recipe
-
-
-RECIPE = Path(__file__).parents[2] / "quickstart/stories/teacher.yaml"
+from .test_teacher import KINDS, only, shrunk
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +22,7 @@ def lesson() -> StoryLesson:
 
 @pytest.fixture
 def small_recipe() -> dict[str, Any]:
-    return shrunk(load_recipe(RECIPE))
-
-
-KINDS = ("drill", "copy", "short", "medium", "long", "full")
-
-
-def only(kind: str) -> list[dict[str, Any]]:
-    return [{"until": None, **dict.fromkeys(KINDS, 0.0), kind: 1.0}]
+    return shrunk(load_recipe())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,22 +136,6 @@ def test_the_accuracy_of_results_counts_whole_numbers(small_recipe, monkeypatch)
     texts = ["2+3", "6"], [" <<2+3=5>>5", " <<50+5=55>>5 <<9+6=15>>15"]
     monkeypatch.setattr(trainer.lesson, "validation_texts", lambda n: texts)
     assert trainer.result_accuracy(2) == pytest.approx(2 / 3)
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe, tmp_path):
-    recipe = write_recipe(small_recipe, tmp_path)
-    train_teacher(recipe, tmp_path / "whole")
-    train_teacher(recipe, tmp_path / "parts", stop_at_step=2, num_workers=1)
-    train_teacher(recipe, tmp_path / "parts")
-    whole, parts = (load_file(tmp_path / folder / "training_state.safetensors") for folder in ("whole", "parts"))
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert (tmp_path / "parts/model.safetensors").exists()
-
-
-def test_a_phase_of_drills_must_have_no_end(small_recipe, tmp_path):
-    small_recipe["drill_values"][-1]["until"] = 7
-    with pytest.raises(ValueError, match="the last phase of `drill_values` must have no end"):
-        load_recipe(write_recipe(small_recipe, tmp_path))
 
 
 def test_blocks_are_masked_wholly_at_random_or_from_a_place_on(small_recipe: dict[str, Any]):

@@ -1,4 +1,4 @@
-"""The word problems, their tokenizer, the teacher's trainer and the shipped checkpoint."""
+"""The teacher's trainer, its recipe and the shipped checkpoint."""
 
 import json
 import re
@@ -10,32 +10,24 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from d3llm.quickstart import checkpoint_path, problems
+from d3llm.common.fingerprints import fingerprint_files, fingerprint_weights
+from d3llm.evaluation.result import Result, read_results
+from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.muon import Muon, orthogonalize
-from d3llm.quickstart.problems import (
-    LARGEST_VALUE,
-    SPLITS,
-    apply_operation,
-    extract_answer,
-    generate_problems,
-    split_of_signature,
-    vocabulary,
-)
+from d3llm.quickstart.stories.checker import is_right
+from d3llm.quickstart.stories.reference import AskedProblem
+from d3llm.quickstart.stories.task import STORIES, TASKS
+from d3llm.quickstart.stories.tokenizer import build_tokenizer
 from d3llm.quickstart.teacher_recipe import load_recipe
-from d3llm.quickstart.tokenizer import build_tokenizer
 from d3llm.quickstart.train_teacher import TeacherTrainer, learning_rate_factor, train_teacher
-from d3llm.quickstart.training_rows import Layout, TokenIds, make_batch, mask_answers, render_prompt
+from d3llm.quickstart.training_rows import Layout, TokenIds, mask_answers
 from d3llm.trainers.block_causal import BlockGrid, block_causal_mask
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    """The tokenizer after a round trip through a folder, as users load it."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer().save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+def tokenizer() -> PreTrainedTokenizerBase:
+    return build_tokenizer()
 
 
 @pytest.fixture
@@ -45,12 +37,20 @@ def small_recipe() -> dict[str, Any]:
 
 def shrunk(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with a tiny model, small batches and four steps."""
-    recipe.pop("copying_heads", None)
+    del recipe["copying_heads"]
     recipe["model"].update(d_model=16, n_layers=1, n_heads=2, mlp_hidden_size=32)
     recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 4)
     recipe["optimizer"].update(max_steps=4, learning_rate_schedule=[[0, 1], [2, 1], [4, 0]])
     recipe["logging"].update(log_every=1, eval_every=4, eval_problems=2)
     return recipe
+
+
+KINDS = ("drill", "copy", "short", "medium", "long", "full")
+
+
+def only(kind: str) -> list[dict[str, Any]]:
+    """A curriculum of one kind of batch."""
+    return [{"until": None, **dict.fromkeys(KINDS, 0.0), kind: 1.0}]
 
 
 def write_recipe(recipe: dict[str, Any], folder: Path) -> Path:
@@ -59,125 +59,6 @@ def write_recipe(recipe: dict[str, Any], folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
-
-
-def test_problems_are_a_function_of_the_seed():
-    assert generate_problems("test", 20, seed=3) == generate_problems("test", 20, seed=3)
-    assert generate_problems("test", 20, seed=3) != generate_problems("test", 20, seed=4)
-    assert generate_problems("test", 20, seed=3)[:5] == generate_problems("test", 5, seed=3)
-
-
-def test_problems_stay_as_they_were_when_the_teacher_was_trained():
-    problem = generate_problems("validation", 1, seed=0)[0]
-    assert problem.signature == "9+15,/3"
-    assert problem.question.startswith(
-        "Emma has 15 stickers and Tom has 9. Emma takes them all. She puts them into 3 ba"
-    )
-    assert problem.solution.endswith("There are <<24/3=8>>8 stickers in each.\n#### 8")
-
-
-def test_splits_are_disjoint_and_distinct():
-    signatures = {split: [problem.signature for problem in generate_problems(split, 800)] for split in SPLITS}
-    for split, drawn in signatures.items():
-        assert len(set(drawn)) == len(drawn)
-        assert all(split_of_signature(signature) == split for signature in drawn)
-    train, validation, test = (set(signatures[split]) for split in SPLITS)
-    assert not train & validation and not train & test and not validation & test
-
-
-def test_test_split_has_thousands_of_problems():
-    assert len(generate_problems("test", 2000)) == 2000
-
-
-@pytest.mark.parametrize("signature", ["3*4", "20-5"])
-def test_single_facts_belong_to_train(signature: str):
-    assert split_of_signature(signature) == "train"
-
-
-def test_worked_solutions_are_right():
-    for problem in generate_problems("train", 500):
-        equations = re.findall(r"<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)", problem.solution)
-        operations = problem.signature.split(",")
-        assert len(equations) == len(operations) >= 2
-        previous = None
-        for (left, operation, right, result, copy), told in zip(equations, operations, strict=True):
-            assert apply_operation(int(left), operation, int(right)) == int(result) == int(copy) <= LARGEST_VALUE
-            if previous is not None:  # every step goes on with the result of the one before
-                assert left == previous and told == f"{operation}{right}"
-            previous = result
-        assert problem.answer == int(previous) == extract_answer(problem.solution)
-        told = re.findall(r"\d+|half", problem.question)
-        told = ["2" if word == "half" else word for word in told]
-        assert told == [equations[0][0], *(equation[2] for equation in equations)]
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("so <<3*4=12>>12.\n#### 12", 12),
-        ("#### 7<|endoftext|>#### 8", 7),
-        ("<|endoftext|>#### 8", None),
-        ("no answer", None),
-        ("####", None),
-    ],
-)
-def test_extract_answer(text: str, answer: int | None):
-    assert extract_answer(text) == answer
-
-
-def test_problem_errors():
-    with pytest.raises(ValueError, match="Unknown split 'dev'"):
-        generate_problems("dev", 1)
-    with pytest.raises(ValueError, match="has no whole result"):
-        apply_operation(7, "/", 2)
-
-
-def test_tokenizer_round_trip(tokenizer: PreTrainedTokenizerBase):
-    for problem in generate_problems("train", 500):
-        for text in (problem.question, problem.solution):
-            ids = tokenizer(text)["input_ids"]
-            assert tokenizer.unk_token_id not in ids
-            assert tokenizer.decode(ids) == text
-
-
-def test_tokenizer_is_complete(tokenizer: PreTrainedTokenizerBase):
-    assert len(tokenizer) == len(set(vocabulary())) + 6 <= 200
-    assert tokenizer.mask_token == "<|mdm_mask|>"
-    assert tokenizer.pad_token == tokenizer.eos_token == "<|endoftext|>"
-    assert tokenizer.padding_side == "left"
-    assert len(tokenizer("17 30")["input_ids"]) == 2
-    batch = tokenizer(["Tom has 3 apples.", "4"], padding=True)
-    assert batch["attention_mask"] == [[1] * 5, [0] * 4 + [1]]
-
-
-def test_chat_template_gives_the_prompt_of_training(tokenizer: PreTrainedTokenizerBase):
-    problem = generate_problems("validation", 1)[0]
-    messages = [{"role": "user", "content": problem.question}]
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ids == tokenizer(render_prompt(problem))["input_ids"]
-    messages.append({"role": "assistant", "content": problem.solution})
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert text == f"{render_prompt(problem)} {problem.solution}<|endoftext|>"
-
-
-def test_batches_are_masked_in_the_answer_only(tokenizer: PreTrainedTokenizerBase):
-    recipe, ids = load_recipe(None), TokenIds.of(tokenizer)
-    recipe["batch_size"] = dict.fromkeys(recipe["batch_size"], 8)
-    kinds = set()
-    for step in range(0, 700, 25):
-        batch = make_batch(recipe, tokenizer, ids, step)
-        again = make_batch(recipe, tokenizer, ids, step)
-        assert torch.equal(batch.input_ids, again.input_ids) and torch.equal(batch.weights, again.weights)
-        is_masked = batch.input_ids == ids.mask
-        assert torch.equal(batch.input_ids[~is_masked], batch.labels[~is_masked])
-        assert (batch.weights[~is_masked] == 0).all() and (batch.weights >= 0).all() and batch.weights.sum() > 0
-        if batch.kind != "drill":
-            assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
-            has_marker = (batch.labels == assistant).any(1)
-            answer = (batch.labels == assistant).long().cumsum(1).bool()
-            assert not (is_masked & ~answer)[has_marker].any()
-        kinds.add(batch.kind)
-    assert {"drill", "1", "2"} <= kinds
 
 
 def test_frontier_rows_hide_every_number_from_a_result_on(tokenizer: PreTrainedTokenizerBase):
@@ -231,7 +112,8 @@ def test_learning_rate_schedule():
 
 def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
     trainer = TeacherTrainer(small_recipe)
-    batch = make_batch(small_recipe, trainer.tokenizer, trainer.ids, 700)
+    small_recipe["curriculum"] = only("short")
+    batch = trainer.lesson.make_batch(small_recipe, 700)
     for picked in (batch.valid, batch.weights > 0):
         with torch.no_grad():
             expected = trainer.model(input_ids=batch.input_ids, attention_mask=batch.valid.long()).logits
@@ -239,10 +121,17 @@ def test_fast_forward_is_the_model(small_recipe: dict[str, Any]):
         torch.testing.assert_close(logits, expected[picked], atol=1e-5, rtol=1e-5)
 
 
-def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, Any], tmp_path: Path):
+def test_canvases_attend_in_blocks_as_students_do():
+    seen = torch.ones(2, 30, dtype=torch.long)
+    blocks = BlockGrid("prompt", 8).blocks(seen, 7)
+    expected = block_causal_mask(seen, blocks, doubled=False)[:, 0]
+    assert torch.equal(Layout.of_canvases(blocks).visible(), expected)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe: dict[str, Any], tmp_path: Path):
     recipe = write_recipe(small_recipe, tmp_path)
     train_teacher(recipe, tmp_path / "whole")
-    train_teacher(recipe, tmp_path / "parts", stop_at_step=2)
+    train_teacher(recipe, tmp_path / "parts", stop_at_step=2, num_workers=1)
     train_teacher(recipe, tmp_path / "parts")
     for name in ("model.safetensors", "training_state.safetensors"):
         whole, parts = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
@@ -250,13 +139,6 @@ def test_resumed_training_equals_uninterrupted_training(small_recipe: dict[str, 
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
     logs = [(tmp_path / folder / "training_log.jsonl").read_text().splitlines() for folder in ("whole", "parts")]
     assert len(logs[0]) == len(logs[1]) == 4
-
-
-def test_canvases_attend_in_blocks_as_students_do():
-    seen = torch.ones(2, 30, dtype=torch.long)
-    blocks = BlockGrid("prompt", 8).blocks(seen, 7)
-    expected = block_causal_mask(seen, blocks, doubled=False)[:, 0]
-    assert torch.equal(Layout.of_canvases(blocks).visible(), expected)
 
 
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
@@ -289,6 +171,9 @@ def test_recipe_errors(tmp_path: Path):
         (("batch_size", "full"), 0, "['batch_size']['full'] is 0"),
         (("curriculum", 0, "drill"), None, "['curriculum'][0]['drill'] is None"),
         (("curriculum", -1, "until"), 5, "the last phase of `curriculum` must have no end"),
+        (("drill_values", -1, "until"), 7, "the last phase of `drill_values` must have no end"),
+        (("block_sizes",), [], "['block_sizes'] is []"),
+        (("masking", 0, "clean_blocks"), 2, "['masking'][0]['clean_blocks'] is 2"),
         (("masking", 0, "llada"), float("nan"), "['masking'][0]['llada'] is nan"),
         (("masking",), [], "['masking'] is []"),
         (("logging", "eval_every"), 0, "['logging']['eval_every'] is 0"),
@@ -326,41 +211,60 @@ def test_teacher_loads_and_solves_a_problem():
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LLaDAModelLM.from_pretrained(folder)
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
-    question = "Tom has 3 bags with 4 apples in each. He gives 5 to Anna. How many apples does Tom have now?"
-    ids = torch.tensor([encode_prompt(tokenizer, question)])
+    problem = AskedProblem("Tom buys 3 boxes of 4 pens and gives 5 pens away. How many pens does Tom have now?", 7)
+    ids = torch.tensor([encode_prompt(tokenizer, problem.question)])
     output = model.generate(ids, attention_mask=torch.ones_like(ids))
-    assert output.shape == (1, ids.shape[1] + 96)
-    assert extract_answer(tokenizer.decode(output[0, ids.shape[1] :])) == 7
+    assert output.shape == (1, ids.shape[1] + STORIES.max_new_tokens)
+    assert is_right(problem, tokenizer.decode(output[0, ids.shape[1] :]))
 
 
 def test_card_says_what_was_measured():
+    from d3llm.modeling import LLaDAModelLM
+
     folder = checkpoint_path("teacher")
-    result = json.loads((folder / "results.json").read_text())
+    card, recipe = (folder / "README.md").read_text(), load_recipe()
+    prose = " ".join(card.split())
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    recipe = load_recipe()
     assert log[-1]["step"] == recipe["optimizer"]["max_steps"]
-    assert result["split"] == "test" and result["problems"] >= 500 and result["accuracy"] >= 0.95
-    card = (folder / "README.md").read_text()
-    assert f"{result['correct']} of {result['problems']} = {100 * result['accuracy']:.1f} %" in card
-    assert f"seed {recipe['seed']}" in card and f": {recipe['optimizer']['max_steps']} optimizer" in card
+    assert f"seed {recipe['seed']}" in prose and f" {log[-1]['step']:,} optimizer steps" in prose
+    results = one_token_results()
+    assert results.keys() == {task.title for task in TASKS}
+    in_memory = LLaDAModelLM.from_pretrained(folder, dtype="bfloat16")
+    weights = {
+        fingerprint_files([folder / name for name in ("config.json", "model.safetensors")]),
+        fingerprint_weights(in_memory),
+    }
+    for title, result in results.items():
+        assert result.weights in weights and result.num_samples >= (3000 if title == STORIES.title else 1000)
+        shares = [f"{interval(result)}", *(f"{share:.1%}" for share in further(result))]
+        assert f"| {title} | {result.num_samples:,} | {' | '.join(shares)} | {result.tokens_per_forward:.2f} |" in card
+
+
+def one_token_results() -> dict[str, Result]:
+    """The results of the teacher with one token per forward, by the title of their task."""
+    found = read_results([ROOT / "docs/results/teacher", ROOT / "docs/results/student"])
+    return {result.title: result for result in found if result.method in ("teacher", "teacher-one_token")}
+
+
+def interval(result: Result) -> str:
+    low, high = result.accuracy_interval
+    return f"{result.accuracy:.1%} ({low:.1%} to {high:.1%})"
+
+
+def further(result: Result) -> list[float]:
+    """Shares of right final numbers, and of right names and things."""
+    return [result.further_accuracy[name]["accuracy"] for name in ("number", "names")]
 
 
 @pytest.mark.slow
 def test_teacher_accuracy(tmp_path):
     from d3llm.evaluation import measure
-    from d3llm.quickstart.distill_student import load, load_tokenizer
-    from d3llm.quickstart.task import QUICKSTART
+    from d3llm.quickstart.student_stages import load, load_teacher_tokenizer
 
-    options = {"split": "validation", "limit": 200, "batch_size": 50, "block_size": 32}
-    (result,) = measure(load("teacher"), load_tokenizer(), QUICKSTART, tmp_path, presets="llada", **options)
-    assert result.accuracy >= 0.93
-
-
-def test_a_problem_told_with_its_numbers_swapped_is_the_same_problem():
-    for operation in "+*":
-        assert problems._signature(3, operation, 8, [("-", 2)]) == problems._signature(8, operation, 3, [("-", 2)])
-    for operation in "-/":
-        assert problems._signature(8, operation, 2, []) != problems._signature(2, operation, 8, [])
+    recorded = {title: result.accuracy for title, result in one_token_results().items()}
+    options = {"split": "validation", "limit": 200, "batch_size": 50}
+    (result,) = measure(load("teacher"), load_teacher_tokenizer("teacher"), STORIES, tmp_path, **options)
+    assert result.accuracy >= recorded[STORIES.title] - 0.05
 
 
 def test_muon_scales_its_updates_to_the_rms_of_adamw():

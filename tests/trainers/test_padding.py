@@ -59,12 +59,12 @@ def test_grouping_by_length_saves_most_of_the_padding(tmp_path):
     for strategy in ("random", "group_by_length"):
         options = {"per_device_train_batch_size": 8, "train_sampling_strategy": strategy}
         trainer = make_trainer(
-            Path(checkpoint_path("student")), tmp_path, train_dataset=trajectories, max_new_tokens=96, **options
+            Path(checkpoint_path("student")), tmp_path, train_dataset=trajectories, max_new_tokens=256, **options
         )
         valid = [batch["attention_mask"] for batch in trainer.get_train_dataloader()]
         shares[strategy] = 1 - sum(mask.sum().item() for mask in valid) / sum(mask.numel() for mask in valid)
     assert shares["random"] > 0.04
-    assert shares["group_by_length"] < 0.005
+    assert shares["group_by_length"] < 0.01
 
 
 def test_micro_batches_of_neighbours_have_the_loss_of_the_same_samples(tiny_checkpoint, tmp_path):
