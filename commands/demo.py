@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,6 @@ class Method:
         preset (`str`): Name of that decoder's preset.
         caption (`str`): Short description.
         is_shown (`bool`): Whether to draw its canvas.
-        fields (`dict[str, Any]`): What it changes in the decoder.
     """
 
     model: str
@@ -44,15 +43,12 @@ class Method:
     preset: str
     caption: str
     is_shown: bool = True
-    fields: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
-LOSSLESS = {"preset": "self_speculative_left_to_right", "block_size": 64, "draft_states": 32}
 METHODS = (
     Method("teacher", "teacher", "llada", "one token per forward"),
-    Method("teacher", "student", "d3llm", "several blocks at once", is_shown=False),
-    Method("student", "student", "d3llm", "distilled, several blocks at once"),
-    Method("student", "teacher", LOSSLESS["preset"], "verified drafts", is_shown=False, fields=LOSSLESS),
+    Method("teacher", "student", "d3llm", "sure tokens from left to right", is_shown=False),
+    Method("student", "student", "d3llm", "distilled, sure tokens from left to right"),
 )
 
 
@@ -153,7 +149,6 @@ def run_quickstart(args: argparse.Namespace) -> None:
                 batch_size=args.batch_size,
                 progress=progress.advance,
                 generation_config=decoders[method.decoder],
-                **method.fields,
             )
     table = _table(results)
     console.print()
