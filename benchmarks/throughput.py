@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=TEACHER, help="teacher, student, or a checkpoint folder")
     parser.add_argument("--student", default=STUDENT, help="likewise, with its own generation config")
-    parser.add_argument("--preset", choices=PRESETS, default="llada", help="of the teacher (default: llada)")
+    parser.add_argument("--preset", choices=PRESETS, help="of the teacher (default: as its generation config says)")
     parser.add_argument("--task", choices=TASKS, default=stories.STORIES.name)
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--problems", type=int, default=500)
@@ -238,7 +238,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     samples = task.load(None, args.split, args.problems)
     new_tokens = args.new_tokens or task.max_new_tokens
     folders = {TEACHER: model_folder(args.teacher), STUDENT: model_folder(args.student)}
-    own: dict[str, dict[str, Any]] = {TEACHER: {"preset": args.preset}, STUDENT: {}}
+    own: dict[str, dict[str, Any]] = {TEACHER: {"preset": args.preset} if args.preset else {}, STUDENT: {}}
     subjects = {
         name: load_subject(folder, task, samples, max_new_tokens=new_tokens, **own[name])
         for name, folder in folders.items()

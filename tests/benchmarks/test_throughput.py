@@ -45,7 +45,7 @@ def rounds_of(calls: list[tuple[Way, list[int]]]) -> list[list[tuple[Way, list[i
 
 
 def test_all_ways_take_turns_on_the_same_problems(run, decoded, capsys, tmp_path):
-    result = run()
+    result = run("--preset", "llada")
     assert [way for way, _ in decoded[: len(WAYS)]] == WAYS  # warm-up
     assert all(len(indices) == way.batch_size for way, indices in decoded[: len(WAYS)])
     rounds = rounds_of(decoded)
