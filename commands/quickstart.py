@@ -33,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "compare",
         help="train students by many recipes, with several seeds, and compare them; an interrupted run resumes",
     )
-    comparison.add_argument("--plan", type=Path, metavar="FILE", help="YAML plan (default: the shipped one)")
+    comparison.add_argument(
+        "--plan", type=Path, metavar="FILE", help="YAML plan, or `recipes`, a smaller one (default: the shipped one)"
+    )
     comparison.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/comparison"), help="default: %(default)s"
     )

@@ -16,7 +16,9 @@ from .stories.rows import ANSWER, PROMPT, SOLUTION
 from .student_recipe import SET_BY_RUN, check_names, check_recipe, training_config
 
 
-DEFAULT_PLAN = Path(__file__).resolve().parent / "comparison.yaml"
+PLANS = Path(__file__).resolve().parent
+DEFAULT_PLAN = PLANS / "comparison.yaml"
+SHIPPED_PLANS = ("comparison", "recipes")
 TEACHER = "teacher"
 ONE_TOKEN = "one_token"  # the decoder of the teacher that sets the floor of AUP
 RESERVED = {TEACHER, ONE_TOKEN}
@@ -209,7 +211,8 @@ def read_plan(path: Path | None = None) -> ComparisonPlan:
     Reads a plan, and refuses one that a run could not complete.
 
     Args:
-        path (`Path`, *optional*): YAML file; by default `comparison.yaml`.
+        path (`Path`, *optional*): YAML file, or the name of a shipped one (`comparison`, `recipes`); by default
+            `comparison.yaml`.
 
     Returns:
         [`ComparisonPlan`]: The plan.
@@ -217,11 +220,11 @@ def read_plan(path: Path | None = None) -> ComparisonPlan:
     Raises:
         `ValueError`: For a file that is not a plan, the first missing or invalid value, unknown or invalid fields of
             extraction, training, rounds, rewards and decoding, a student that starts from one that is not before it,
-            and a budget that differs from the base's without a note.
+            a budget that differs from the base's without a note, and a plan that extends itself.
         `OSError`: If there is no such file.
     """
-    path = path or DEFAULT_PLAN
-    values = read_yaml(path, "plan")
+    path = _find_plan(path or DEFAULT_PLAN)
+    values = _read_values(path)
     check(ComparisonFile, values, str(path), f"start from {DEFAULT_PLAN}")
     plan = ComparisonPlan(values, str(path))
     _check_names(plan)
@@ -230,6 +233,36 @@ def read_plan(path: Path | None = None) -> ComparisonPlan:
         _check_student(plan, student)
     _check_budgets(plan)
     return plan
+
+
+def _find_plan(path: Path, beside: Path = Path()) -> Path:
+    """The file of a plan, given by its path or by the name of a shipped one."""
+    if not (beside / path).is_file() and str(path) in SHIPPED_PLANS:
+        return PLANS / f"{path}.yaml"
+    return beside / path
+
+
+def _read_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a plan; what it does not say is as in the one that it `extends`."""
+    if path.resolve() in extending:
+        raise ValueError(f"{path} extends itself: name another plan in `extends`.")
+    values = read_yaml(path, "plan")
+    if "extends" not in values:
+        return values
+    remedy = f"name a file or one of {', '.join(SHIPPED_PLANS)}"
+    other = Path(check(str, values.pop("extends"), f"{path}: `extends`", remedy))
+    others = _read_values(_find_plan(other, path.parent), (*extending, path.resolve()))
+    return _merged(others, values)
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Values with those of another mapping over them, name by name in nested mappings; a list is replaced."""
+    both = {
+        name: _merged(values[name], value)
+        for name, value in over.items()
+        if isinstance(value, dict) and isinstance(values.get(name), dict)
+    }
+    return {**values, **over, **both}
 
 
 def methods_of(decoders: dict[str, Decoder], names: Collection[str], model: str) -> list[dict[str, Any]]:

@@ -230,6 +230,35 @@ def test_the_shipped_plan_is_one_that_can_run():
     assert plan.rounds("on_policy_3_same_problems", Path("p")).skip == 0
 
 
+def test_a_plan_says_what_it_changes_in_another(tmp_path):
+    own = {"extends": "comparison", "seeds": [4], "shipped": {"seed": 4}, "training": {"max_steps": 10}}
+    own["students"] = {"oput": {"decoders": ["dmax"]}}
+    plan, shipped = read_plan(write(tmp_path, own)), read_plan()
+    assert plan.values["seeds"] == [4] and plan.shipped == (shipped.shipped[0], 4)
+    assert plan.recipe("d3llm", 4)["training"] == shipped.recipe("d3llm", 4)["training"] | {"max_steps": 10}
+    assert list(plan.students) == list(shipped.students) and plan.decoders_of("oput") == ["dmax"]
+    assert plan.training_of("oput")["training"]["own_prediction_weight"] == 1.0
+    (tmp_path / "further.yaml").write_text("extends: plan.yaml\nbf16: false\n")  # beside the file, wherever that is
+    further = read_plan(tmp_path / "further.yaml")
+    assert (further.values["bf16"], further.values["seeds"]) == (False, [4])
+
+
+@pytest.mark.parametrize(
+    ("extends", "said"),
+    [("plan.yaml", "plan.yaml extends itself"), ("missing", "no file .*missing"), (3, "`extends` is 3: expected a")],
+)
+def test_a_plan_extends_another_one_that_is_there(tmp_path, extends, said):
+    with pytest.raises((ValueError, OSError), match=said):
+        read_plan(write(tmp_path, {"extends": extends}))
+
+
+def test_the_smaller_plan_has_the_same_recipes():
+    plan, shipped = read_plan(Path("recipes")), read_plan()
+    assert plan.students.keys() == shipped.students.keys()
+    assert plan.budget("d3llm") == plan.budget("oput") == plan.budget("tad") < shipped.budget("d3llm") / 5
+    assert plan.values["measurement"]["problems"] == 1000 and plan.decoders_of("no_trajectory") == ["d3llm"]
+
+
 REFUSED = [
     (("students", "late"), {"start": "later", "rounds": {}}, "late starts from later, which is not a student before"),
     (("students", "late"), {"rounds": {}, "budget_note": "x"}, "late has no `start`"),
