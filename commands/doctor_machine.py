@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ..modeling.checkpoint import first_line
-from .doctor import Check
+from .doctor_check import Check
 
 
 # By the name that transformers gives them.

@@ -14,7 +14,7 @@ from ..generation.decoding_run import HEAD_ELEMENTS, MOST_ELEMENTS
 from ..modeling.checkpoint import first_line
 from ..modeling.loading import load_empty_model, load_model
 from ..modeling.remote_code import flatten
-from .doctor import Check
+from .doctor_check import Check
 from .doctor_machine import choose_device, in_words, memory_of
 from .doctor_recorded import RECORD, decode_cases, recorded_fault, write_record
 

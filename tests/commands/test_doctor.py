@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d3llm.commands import doctor_machine, doctor_model
-from d3llm.commands.doctor import Check
+from d3llm.commands.doctor_check import Check
 from d3llm.commands.doctor_recorded import RECORD, recorded_fault
 from d3llm.commands.main import main
 from d3llm.generation.canvas_cache import CanvasCache, CanvasLayer
