@@ -39,7 +39,9 @@ class Row:
         areas_of_seeds (`dict[str, list[float]]`): AUP of each seed by floor rule.
         points (`list[dict[str, Any]]`): By rising TPF, the means over seeds: `accuracy` in percent,
             `tokens_per_forward`, and the threshold.
-        other (`str`): Model and decoder that it is compared with, if there is one.
+        from_teacher (`dict[str, list[Difference]]`): By floor rule what it has more of than the teacher by the same
+            decoder, if the teacher was measured with that.
+        other (`str`): Model and decoder of the base that it is compared with, if there is one.
         differences (`dict[str, list[Difference]]`): By floor rule what it has more of than that one, over the seeds
             that both have.
     """
@@ -51,6 +53,7 @@ class Row:
     areas: dict[str, Estimate]
     areas_of_seeds: dict[str, list[float]]
     points: list[dict[str, Any]]
+    from_teacher: dict[str, list[Difference]]
     other: str
     differences: dict[str, list[Difference]]
 
@@ -81,8 +84,9 @@ class ComparisonResults:
         """
         The teacher with its decoders, and the students with theirs.
 
-        A student is compared with the base by the same decoder, or by the base's first one if it does not have that;
-        the base by another decoder with itself by its first one.
+        A student is compared with the teacher by the same decoder. It is also compared with the base by the same
+        decoder, or by the base's first one if it does not have that; the base by another decoder with itself by its
+        first one.
 
         Returns:
             `list[Row]`: Those with all points for at least one seed.
@@ -114,7 +118,7 @@ class ComparisonResults:
 
     def _row(self, model: str, decoder: str, seeds: list[int], other: tuple[str, str] | None) -> Row | None:
         settings = self.plan.values["teacher_decoders" if model == TEACHER else "decoders"][decoder]
-        methods = [f"{TEACHER}-{decoder}"] if model == TEACHER else [f"{model}-{seed}-{decoder}" for seed in seeds]
+        methods = _methods(model, decoder, seeds)
         if not methods or not all(self._is_whole(method, settings) for method in methods):
             return None
         points = method_points(settings)
@@ -135,8 +139,9 @@ class ComparisonResults:
                 }
                 for place, point in enumerate(points)
             ],
+            from_teacher={} if model == TEACHER else self._from_teacher(model, decoder),
             other="" if other is None else " by ".join(other),
-            differences={} if other is None else self._differences(model, decoder, other),
+            differences={} if other is None else self._differences((model, decoder), other),
         )
 
     def _at(self, method: str, point: dict[str, Any]) -> Result:
@@ -150,21 +155,37 @@ class ComparisonResults:
         resampled = self.resampling.draw_runs([run.areas for run in runs])
         return self.resampling.estimate(mean(run.area for run in runs), resampled)
 
-    def _differences(self, student: str, decoder: str, other: tuple[str, str]) -> dict[str, list[Difference]]:
-        seeds = [seed for seed in self.seeds_of(student, decoder) if seed in self.seeds_of(*other)]
+    def _from_teacher(self, student: str, decoder: str) -> dict[str, list[Difference]]:
+        settings = self.plan.values["teacher_decoders"].get(decoder)
+        if settings is None or not self._is_whole(f"{TEACHER}-{decoder}", settings):
+            return {}
+        return self._differences((student, decoder), (TEACHER, decoder))
+
+    def _differences(self, one: tuple[str, str], other: tuple[str, str]) -> dict[str, list[Difference]]:
+        """What a student by its decoder has more of than another model by its own, over the seeds that both have."""
+        seeds = self.seeds_of(*one)
+        if other[0] != TEACHER:
+            seeds = [seed for seed in seeds if seed in self.seeds_of(*other)]
         if not seeds:
             return {}
-        sides = [(student, decoder), other]
-        methods = [f"{model}-{seed}-{by}" for model, by in sides for seed in seeds]
+        methods = [*_methods(*one, seeds), *_methods(*other, seeds)]
         results = [self.baseline, *(result for method in methods for result in self.curves[method])]
-        patterns = [f"{model}-[0-9]*-{by}" for model, by in sides]
+        patterns = [_pattern(*one), _pattern(*other)]
         options: dict[str, Any] = {"y_max": {self.baseline.title: self.best}, "baseline": BASELINE}
         return {
-            rule: method_differences(
-                results, patterns[0], patterns[1], floor_rule=rule, resampling=self.resampling, **options
-            )
+            rule: method_differences(results, *patterns, floor_rule=rule, resampling=self.resampling, **options)
             for rule in FLOOR_RULES
         }
+
+
+def _methods(model: str, decoder: str, seeds: Sequence[int]) -> list[str]:
+    """The names of a model's runs in result files; a teacher has one, without a seed."""
+    return [f"{TEACHER}-{decoder}"] if model == TEACHER else [f"{model}-{seed}-{decoder}" for seed in seeds]
+
+
+def _pattern(model: str, decoder: str) -> str:
+    """What the names of [`_methods`] have in common."""
+    return "-".join([TEACHER, decoder] if model == TEACHER else [model, "[0-9]*", decoder])
 
 
 def write_report(output: Path, plan_path: Path | None = None) -> Path:
@@ -215,8 +236,9 @@ def describe(plan: ComparisonPlan, results: Sequence[Result]) -> str:
         f"{measured['problems']} problems of the {measured['split']} split, seed {measured['seed']}; `y_max` "
         f"{best:.1f} %; the floor is 5 points below the teacher with one token per forward. Intervals are 95 %, by "
         "resampling problems and seeds, of differences as pairs. One is bold if its interval leaves out zero. "
-        f"Students are compared with {plan.base} by the same decoder, {plan.base} by another decoder with itself by "
-        f"{plan.decoders_of(plan.base)[0]}. Pictures have the means over seeds, and the AUP of these."
+        f"Students are compared with the teacher by the same decoder, and with the base, {plan.base}; {plan.base} by "
+        f"another decoder with itself by {plan.decoders_of(plan.base)[0]}. Pictures have the means over seeds, and "
+        "the AUP of these."
     )
 
 
@@ -224,13 +246,12 @@ def area_table(rows: Sequence[Row]) -> str:
     """AUP by both floor rules, with the differences, as a Markdown table."""
     heads = ["student", "decoder", "seeds"]
     for rule in FLOOR_RULES:
-        heads += [HEADS[rule], "difference"]
+        heads += [HEADS[rule], "from the teacher", "from the base"]
     cells = []
     for row in rows:
         line = [row.model, row.decoder, ", ".join(map(str, row.seeds))]
         for rule in FLOOR_RULES:
-            found = next((each for each in row.differences.get(rule, ()) if each.quantity == "AUP"), None)
-            line += [_estimate(row.areas[rule]), "" if found is None else _difference(found)]
+            line += [_estimate(row.areas[rule]), _of_area(row.from_teacher, rule), _of_area(row.differences, rule)]
         cells.append(line)
     return markdown_lines(heads, cells)
 
@@ -303,7 +324,11 @@ def _estimate(value: Estimate) -> str:
     return f"{value.value:.0f} ({value.low:.0f} to {value.high:.0f})"
 
 
-def _difference(found: Difference) -> str:
+def _of_area(differences: dict[str, list[Difference]], rule: str) -> str:
+    """The difference in AUP, bold if it is one; empty if there is nothing to compare with."""
+    found = next((each for each in differences.get(rule, ()) if each.quantity == "AUP"), None)
+    if found is None:
+        return ""
     value = found.difference
     text = f"{value.value:+.0f} ({value.low:+.0f} to {value.high:+.0f})"
     return f"**{text}**" if found.shown else text

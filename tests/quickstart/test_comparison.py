@@ -313,6 +313,8 @@ def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsy
     results = tmp_path / "results"
     results.mkdir()
     put(results, "teacher-one_token", None, 98, 0.9, 99)
+    put(results, "teacher-d3llm", 0.5, 98, 3.0, 98)
+    put(results, "teacher-short_blocks", 0.5, 98, 3.0, 98)  # its other point is not there yet
     for seed, tpf in ((3, 4.0), (4, 6.0)):
         put(results, f"d3llm-{seed}-d3llm", 0.5, 98, tpf, 98)
         put(results, f"d3llm-{seed}-d3llm", 4.0, 92, 2 * tpf, 97)  # below the floor by the whole solution
@@ -320,18 +322,24 @@ def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsy
     put(results, "buckets-3-d3llm", 0.5, 98, 5.0, 98)
     put(results, "buckets-3-d3llm", 4.0, 98, 10.0, 98)
     put(results, "certain-3-d3llm", 0.5, 98, 5.0, 98)  # its other point is not there yet
-    plan = write(tmp_path, tiny)
+    decoders = {name: {"preset": "d3llm", "thresholds": [0.5]} for name in ("d3llm", "short_blocks")}
+    decoders["short_blocks"]["thresholds"] = [0.5, 4.0]
+    plan = write(tmp_path, tiny | {"teacher_decoders": tiny["teacher_decoders"] | decoders})
     assert main(["quickstart", "compare", "--report", "--output", str(tmp_path), "--plan", str(plan)]) == 0
     page = (tmp_path / "comparison.md").read_text()
     assert page in capsys.readouterr().out
     strict, _, by_number = page.partition("## By number")
-    lines = {tuple(line.split(" | ")[:2]): line.split(" | ") for line in strict.splitlines() if line.count("|") == 8}
+    lines = {tuple(line.split(" | ")[:2]): line.split(" | ") for line in strict.splitlines() if line.count("|") == 10}
     assert ("| certain", "d3llm") not in lines
     base, buckets = lines["| d3llm", "d3llm"], lines["| buckets", "d3llm"]
-    assert base[2] == "3, 4" and base[3].startswith("490 (") and base[4] == ""
-    assert buckets[2] == "3" and buckets[3].startswith("980 (") and buckets[4].startswith("**+588 (")
-    assert int(base[5].split()[0]) > 490  # up to where it crosses the floor
-    assert lines["| d3llm", "short_blocks"][4].startswith("+0 ")
+    assert base[2] == "3, 4" and base[3].startswith("490 (") and base[5] == ""
+    assert (
+        base[4].startswith("**+196 (") and lines["| d3llm", "short_blocks"][4] == ""
+    )  # the teacher has no such decoder
+    assert buckets[2] == "3" and buckets[3].startswith("980 (") and buckets[5].startswith("**+588 (")
+    assert buckets[4].startswith("**+686 (")
+    assert int(base[6].split()[0]) > 490  # up to where it crosses the floor
+    assert lines["| d3llm", "short_blocks"][5].startswith("+0 ")
     assert "| d3llm | 98.0 @ 5.00 | 92.0 @ 10.00 |" in strict and "| d3llm | 98.0 @ 5.00 | 97.0 @ 10.00 |" in by_number
     pictures = [tmp_path / "pictures" / check / "d3llm.png" for check in ("solution", "number")]
     assert all(picture.stat().st_size and f"({picture.relative_to(tmp_path)})" in page for picture in pictures)
