@@ -53,7 +53,9 @@ def teacher(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer()
     folder = tmp_path_factory.mktemp("teacher")
     sizes = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id, "kv_heads": None}
-    tiny_model(LLaDAModelLM, **sizes, positions=512, heads=2).save_pretrained(folder)
+    model = tiny_model(LLaDAModelLM, **sizes, positions=512, heads=2)
+    model.generation_config.update(preset="llada", score="position")  # as the shipped teacher
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -123,6 +125,7 @@ def test_every_student_is_trained_and_measured(run, tiny):
     assert methods == {f"{student}-3-d3llm": 2 for student in tiny["students"]}
     start = weights(run / "students/d3llm-3")
     assert not any(same(start, weights(run / f"students/{name}-3")) for name in tiny["students"] if name != "d3llm")
+    assert load_model(run / "students/d3llm-3").diffusion_config().score == "entropy"  # not its teacher's
     short = next(r for r in read_results([run / "results"]) if r.method == "d3llm-3-short_blocks")
     assert short.decoding["block_size"] == 4
     assert not any((run / "training").iterdir())
