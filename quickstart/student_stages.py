@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..common.files import whole_folder
 from ..evaluation.measurer import Measurer, Point, checkpoint_fingerprint
 from ..evaluation.tasks import Task
+from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..generation.fields import METHOD_DEFAULTS
 from ..modeling.loading import load_model, load_tokenizer
 from ..trainers.distill import last_checkpoint
@@ -68,8 +69,10 @@ def train(recipe: dict[str, Any], trajectories: Path, folder: Path, student: Pat
     )
     checkpoint = last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    # The teacher's own method, such as the order from left to right, is not a part of the preset.
-    trainer.model.generation_config.update(**dict.fromkeys(METHOD_DEFAULTS), preset="d3llm")
+    of_teacher = trainer.model.generation_config.to_dict()
+    # without the teacher's method, such as its order from left to right
+    others = {name: value for name, value in of_teacher.items() if name not in METHOD_DEFAULTS}
+    trainer.model.generation_config = DiffusionGenerationConfig.from_dict({**others, "preset": "d3llm"})
     with whole_folder(student) as unfinished:
         trainer.model.save_pretrained(unfinished, with_code=False)  # it is loaded by this package
         tokenizer.save_pretrained(unfinished)

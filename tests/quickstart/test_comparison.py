@@ -16,6 +16,7 @@ from trl import ModelConfig
 from d3llm.commands.main import main
 from d3llm.evaluation.answer_checks import CHECKS
 from d3llm.evaluation.result import read_results
+from d3llm.generation import DiffusionGenerationConfig
 from d3llm.modeling import LLaDAModelLM
 from d3llm.modeling.loading import load_model
 from d3llm.quickstart import comparison
@@ -54,7 +55,7 @@ def teacher(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     sizes = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id, "kv_heads": None}
     model = tiny_model(LLaDAModelLM, **sizes, positions=512, heads=2)
-    model.generation_config.update(preset="llada", score="position")  # as the shipped teacher
+    model.generation_config = DiffusionGenerationConfig(preset="llada", score="position")  # as the shipped teacher
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
