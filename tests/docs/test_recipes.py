@@ -1,0 +1,75 @@
+"""docs/recipes.md states the result files: its tables are made from them again."""
+
+from pathlib import Path
+
+import pytest
+
+from d3llm.evaluation.differences import Difference, method_differences
+from d3llm.evaluation.result import Result, read_results
+from d3llm.quickstart.comparison_plan import read_plan
+from d3llm.quickstart.comparison_table import (
+    BASELINE,
+    ComparisonResults,
+    area_table,
+    by_check,
+    markdown_lines,
+    point_tables,
+)
+from tests.helpers.paths import ROOT
+
+
+PAGE = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+WITH = "d3llm-[0-9]*-d3llm"
+AT = {"threshold": 0.02}
+PARTS = {  # the paper's gain in tokens per forward on LLaDA, and what is compared
+    "the teacher's order (pseudo-trajectory)": ("+18 %", WITH, "no_trajectory-[0-9]*-d3llm"),
+    "rising noise": ("+12 %", WITH, "no_noise_curriculum-[0-9]*-d3llm"),
+    "growing windows": ("+8 %", WITH, "no_window_curriculum-[0-9]*-d3llm"),
+    "several blocks at once": ("+30 %", WITH, "d3llm-[0-9]*-one_block"),
+    "early stop": ("+5 %", WITH, "d3llm-[0-9]*-no_early_stop"),
+    "all training": ("", WITH, "teacher-d3llm"),
+}
+
+
+def results_by_check() -> dict[str, list[Result]]:
+    return dict(by_check(read_results([ROOT / "docs/results/recipes"])))
+
+
+def part_table(results: list[Result]) -> str:
+    lines = []
+    for part, (published, one, other) in PARTS.items():
+        found = {
+            (each.quantity, each.point == AT): each
+            for each in method_differences(results, one, other, baseline=BASELINE, floor_rule="cross")
+        }
+        speed = found["TPF", True]
+        gains = [
+            _interval(speed, 0, 100 / speed.other, " %"),
+            _interval(found["accuracy", True], 1),
+            _interval(found["AUP", False], 0),
+        ]
+        lines.append([part, published, *gains])
+    heads = ["part", "paper, LLaDA: TPF", "here: TPF", "points of whole solutions", "AUP, cut at the floor"]
+    return markdown_lines(heads, lines)
+
+
+def _interval(found: Difference, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    """The difference with its interval, bold if it is one."""
+    low, value, high = (
+        f"{scale * each:+.{digits}f}" for each in (found.difference.low, found.difference.value, found.difference.high)
+    )
+    text = f"{value}{unit} ({low} to {high})"
+    return f"**{text}**" if found.shown else text
+
+
+@pytest.mark.parametrize("check", ["solution", "number"])
+def test_the_tables_are_those_of_the_result_files(check):
+    results = results_by_check()[check]
+    rows = ComparisonResults(read_plan(Path("recipes")), results).rows()
+    tables = [area_table(rows), *(point_tables(rows) if check == "solution" else ())]
+    for table in tables:
+        assert table in PAGE
+
+
+def test_the_parts_are_worth_what_the_result_files_say():
+    assert part_table(results_by_check()["solution"]) in PAGE
