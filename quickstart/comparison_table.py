@@ -329,6 +329,23 @@ def _of_area(differences: dict[str, list[Difference]], rule: str) -> str:
     found = next((each for each in differences.get(rule, ()) if each.quantity == "AUP"), None)
     if found is None:
         return ""
-    value = found.difference
-    text = f"{value.value:+.0f} ({value.low:+.0f} to {value.high:+.0f})"
+    return difference_cell(found)
+
+
+def difference_cell(found: Difference, digits: int = 0, scale: float = 1.0, unit: str = "") -> str:
+    """
+    A difference with its interval as a cell of a table, bold if it is one.
+
+    Args:
+        found ([`~d3llm.evaluation.differences.Difference`]): The difference.
+        digits (`int`, *optional*, defaults to 0): Digits after the point.
+        scale (`float`, *optional*, defaults to 1.0): What to multiply it with.
+        unit (`str`, *optional*, defaults to `""`): What stands after the value.
+
+    Returns:
+        `str`: `+1.2 (+0.3 to +2.1)`.
+    """
+    estimate = found.difference
+    value, low, high = (f"{scale * each:+.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+    text = f"{value}{unit} ({low} to {high})"
     return f"**{text}**" if found.shown else text

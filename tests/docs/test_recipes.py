@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from d3llm.evaluation.differences import Difference, method_differences
+from d3llm.evaluation.differences import method_differences
 from d3llm.evaluation.result import Result, read_results
 from d3llm.quickstart.comparison_plan import read_plan
 from d3llm.quickstart.comparison_table import (
@@ -12,6 +12,7 @@ from d3llm.quickstart.comparison_table import (
     ComparisonResults,
     area_table,
     by_check,
+    difference_cell,
     markdown_lines,
     point_tables,
 )
@@ -44,22 +45,13 @@ def part_table(results: list[Result]) -> str:
         }
         speed = found["TPF", True]
         gains = [
-            _interval(speed, 0, 100 / speed.other, " %"),
-            _interval(found["accuracy", True], 1),
-            _interval(found["AUP", False], 0),
+            difference_cell(speed, 0, 100 / speed.other, " %"),
+            difference_cell(found["accuracy", True], 1),
+            difference_cell(found["AUP", False], 0),
         ]
         lines.append([part, published, *gains])
     heads = ["part", "paper, LLaDA: TPF", "here: TPF", "points of whole solutions", "AUP, cut at the floor"]
     return markdown_lines(heads, lines)
-
-
-def _interval(found: Difference, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    """The difference with its interval, bold if it is one."""
-    low, value, high = (
-        f"{scale * each:+.{digits}f}" for each in (found.difference.low, found.difference.value, found.difference.high)
-    )
-    text = f"{value}{unit} ({low} to {high})"
-    return f"**{text}**" if found.shown else text
 
 
 @pytest.mark.parametrize("check", ["solution", "number"])

@@ -337,9 +337,7 @@ def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsy
     assert ("| certain", "d3llm") not in lines
     base, buckets = lines["| d3llm", "d3llm"], lines["| buckets", "d3llm"]
     assert base[2] == "3, 4" and base[3].startswith("490 (") and base[5] == ""
-    assert (
-        base[4].startswith("**+196 (") and lines["| d3llm", "short_blocks"][4] == ""
-    )  # the teacher has no such decoder
+    assert base[4].startswith("**+196 (") and lines["| d3llm", "short_blocks"][4] == ""
     assert buckets[2] == "3" and buckets[3].startswith("980 (") and buckets[5].startswith("**+588 (")
     assert buckets[4].startswith("**+686 (")
     assert int(base[6].split()[0]) > 490  # up to where it crosses the floor
