@@ -7,7 +7,7 @@ alike. Who comes first in a round changes from one to the next. Seconds are thos
 a batch before the first round, which does not count.
 
 A round is kept as soon as all ways have decoded it, in `NAME.rounds.jsonl` beside the result file. The same command
-goes on after the last one, on the same kind of machine.
+resumes after the last one, on the same kind of machine.
 
     python -m benchmarks.throughput --task stories --json docs/results/throughput.json
 """
