@@ -8,6 +8,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
 from ..generation.preparation import trained_attention
+from ..modeling.outputs import CanvasModelOutput
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,11 @@ def _flex_mask(visible: Tensor) -> BlockMask:
     )
 
 
-def block_causal_states(
+def block_causal_outputs(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, blocks: Tensor, clean_ids: Tensor | None
-) -> Tensor:
+) -> CanvasModelOutput:
     """
-    Last hidden states of canvases under block-causal attention, in one forward.
+    Runs canvases under block-causal attention, in one forward.
 
     Args:
         model (`PreTrainedModel`): The model, without adapters around it.
@@ -151,8 +152,8 @@ def block_causal_states(
             conditioned on; by default it is conditioned on the noisy blocks before it.
 
     Returns:
-        `Tensor` of shape `(rows, K, hidden_size)`: Those of the noisy canvases, then, with `clean_ids`, those of the
-        clean ones.
+        [`~d3llm.modeling.outputs.CanvasModelOutput`]: Of the positions of the noisy canvas, then, with `clean_ids`, of
+        those of the clean one.
     """
     doubled = clean_ids is not None
     visible: Tensor | BlockMask = block_causal_mask(attention_mask, blocks, doubled)
@@ -161,6 +162,4 @@ def block_causal_states(
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     if clean_ids is not None:
         input_ids, positions = torch.cat([input_ids, clean_ids], dim=1), positions.repeat(1, 2)
-    return model.base_model(
-        input_ids=input_ids, attention_mask=visible, position_ids=positions, return_dict=True
-    ).last_hidden_state
+    return model.base_model(input_ids=input_ids, attention_mask=visible, position_ids=positions, return_dict=True)

@@ -1,10 +1,11 @@
-"""Hidden states of a batch of canvases, without the padding that no row needs."""
+"""Hidden states of a batch of canvases, without the padding that no row needs, and the loss of routers."""
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .block_causal import block_causal_states
+from ..modeling.experts import load_balancing_loss
+from .block_causal import block_causal_outputs
 
 
 def hidden_states(
@@ -30,19 +31,57 @@ def hidden_states(
     Returns:
         `Tensor` of shape `(M, hidden_size)`: The states.
     """
+    return routed_hidden_states(model, input_ids, attention_mask, picked, blocks, clean_ids)[0]
+
+
+def routed_hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    picked: Tensor,
+    blocks: Tensor | None = None,
+    clean_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """
+    The same, and how unevenly the experts are used.
+
+    Args:
+        model, input_ids, attention_mask, picked, blocks, clean_ids: See [`hidden_states`].
+
+    Returns:
+        `tuple[Tensor, Tensor]`: The states `(M, hidden_size)`; and, of shape `()`, the loss of
+        [`~d3llm.modeling.experts.load_balancing_loss`], `None` unless `config.output_router_logits` asks for it.
+    """
     rows, columns = picked
     predicting = model.logit_rows(columns)
     if blocks is None:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        hidden = model.base_model(**inputs, return_dict=True).last_hidden_state
+        outputs = model.base_model(**inputs, return_dict=True)
     else:
-        hidden = block_causal_states(model, input_ids, attention_mask, blocks, clean_ids)
+        outputs = block_causal_outputs(model, input_ids, attention_mask, blocks, clean_ids)
         if clean_ids is not None:
+            attention_mask = attention_mask.repeat(1, 2)
             # With shifted logits, the row that predicts the first position of a block is in the block before it, which
             # is clean by the time that the decoder comes to this one.
             in_clean = blocks[rows, predicting] < blocks[rows, columns]
             predicting = predicting + in_clean * input_ids.shape[1]
-    return hidden[rows, predicting]
+    router_logits = getattr(outputs, "router_logits", None)
+    unevenness = None if router_logits is None else load_balancing_loss(model.config, router_logits, attention_mask)
+    return outputs.last_hidden_state[rows, predicting], unevenness
+
+
+def router_weight(model: PreTrainedModel) -> float | None:
+    """
+    The weight of the loss of a model's routers.
+
+    Args:
+        model (`PreTrainedModel`): The model, without adapters around it.
+
+    Returns:
+        `float`, *optional*: `config.router_aux_loss_coef`, where `config.output_router_logits` asks for the loss.
+    """
+    has_loss = getattr(model.config, "output_router_logits", False)
+    return model.config.router_aux_loss_coef if has_loss else None
 
 
 def trim(input_ids: Tensor, attention_mask: Tensor, picked: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

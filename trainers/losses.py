@@ -32,6 +32,8 @@ class TokenLosses:
             with r the teacher's distribution, nats; no gradient.
         own_cross_entropy (`Tensor` of shape `(M,)`, *optional*): -log p(label) where the positions show the model's
             own predictions, see [`~d3llm.trainers.own_predictions.own_prediction_losses`].
+        aux_loss (`Tensor` of shape `()`, *optional*): How unevenly the experts of the whole batch are used, see
+            [`~d3llm.modeling.experts.load_balancing_loss`].
     """
 
     cross_entropy: Tensor
@@ -44,6 +46,7 @@ class TokenLosses:
     teacher_cross_entropy: Tensor
     teacher_guess_cross_entropy: Tensor
     own_cross_entropy: Tensor | None = None
+    aux_loss: Tensor | None = None
 
 
 def token_losses(

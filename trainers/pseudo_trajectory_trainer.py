@@ -38,7 +38,7 @@ from .collator import (
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_state, corrupt_window, draw
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
-from .hidden_states import hidden_states, trim
+from .hidden_states import hidden_states, routed_hidden_states, router_weight, trim
 from .losses import TokenLosses, token_losses
 from .own_predictions import own_prediction_losses
 from .preflight import (
@@ -71,6 +71,7 @@ MEANS = {
     "discriminative": "rows",
     "order": "next",
     "own_cross_entropy": "own_masked",
+    "aux_loss": "routed",
     "masked_entropy": "all",
     "share_correct": "all",
 }
@@ -91,7 +92,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
        in chunks.
     3. Compute the cross entropy of each view, plus the entropy at positions that are already predicted correctly
        (certainty forcing) or the divergence from the teacher. Each term is summed over its positions and divided by
-       their number in the whole step.
+       their number in the whole step. With `config.output_router_logits`, a model with experts adds the loss of its
+       routers, times `config.router_aux_loss_coef`.
 
     The backbone and the head are called inside the forward of the model's wrapper (DDP, FSDP, DeepSpeed, PEFT): the
     wrapper's call is redirected to [`PseudoTrajectoryTrainer.canvas_losses`]. So its hooks run around both, and
@@ -287,6 +289,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         self.teacher_grid = block_grid(self.teacher or base) if args.needs_teacher else None
         if args.attention_block_sizes is not None:
             make_block_causal(base, args.attention_block_sizes[-1])
+        self.router_weight = router_weight(base)
         self.grid = block_grid(base)
         check_grids(self.grid, self.teacher_grid, args.block_ratios)
         return model
@@ -429,9 +432,10 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         labels = labels[tuple(picked)]
         with self.accelerator.autocast():
             teacher = self._run_teacher(model, *inputs) if self.args.needs_teacher else None
-            hidden = hidden_states(base, *inputs)
+            hidden, aux_loss = routed_hidden_states(base, *inputs)
             head = base.get_output_embeddings()
             losses = token_losses(hidden, head, labels, self.args.entropy_temperature, teacher)
+            losses = replace(losses, aux_loss=aux_loss)
             if not self.args.own_prediction_weight:
                 return losses
             return replace(losses, own_cross_entropy=own_prediction_losses(base, inputs, losses.predicted, labels))
@@ -493,7 +497,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             # Wrappers average gradients over the processes, but these means are over the positions of all processes.
             else (num_items_in_batch / self.accelerator.num_processes)
         )
-        loss = total_loss(sums, counts, args)
+        loss = total_loss(sums, counts, args, self.router_weight or 0.0)
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
         sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
@@ -583,6 +587,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         given = {"complementary": args.layout == "complementary"}
         given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
         given |= {"order": bool(args.order_weight), "own": bool(args.own_prediction_weight)}
+        given |= {"aux": self.router_weight is not None}
         names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])

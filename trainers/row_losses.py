@@ -1,4 +1,4 @@
-"""Losses besides those of single masked positions: of the order, of discrimination, and of own predictions."""
+"""Losses besides those of single masked positions: of the order, of discrimination, of own predictions, of routers."""
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ def sum_up_rows(
         sums |= {"order": (of_order * is_next).sum(), "next": is_next.sum()}
     if losses.own_cross_entropy is not None:
         sums |= sum_up_own(losses.own_cross_entropy, inputs, picked)
+    if losses.aux_loss is not None:
+        of_batch = inputs["counts"][3].float()
+        sums |= {"aux_loss": losses.aux_loss.float() * of_batch, "routed": of_batch}
     return sums
 
 
