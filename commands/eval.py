@@ -44,7 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_task_arguments(parser)
     add_decoding_arguments(parser)
     parser.add_argument(
-        "--assistant-model", metavar="DIR", help="assist an autoregressive model with a smaller one (batch size 1)"
+        "--assistant-model",
+        metavar="DIR",
+        help="a second model of the same kind, which drafts for this one (batch size 1 if they are autoregressive)",
     )
     parser.add_argument("--method", metavar="NAME", help="name in tables (default: model and preset)")
     parser.add_argument("--overwrite", action="store_true", help="start again if there are results")
@@ -102,8 +104,11 @@ def run(args: argparse.Namespace) -> None:
 
 def run_harness(args: argparse.Namespace, points: list[Point]) -> None:
     """Runs tasks of lm-evaluation-harness and writes what it says into one file."""
-    if len(points) > 1 or args.data:
-        raise ValueError("--harness lm_eval takes neither --sweep nor --data: it has its own tasks and one point.")
+    if len(points) > 1 or args.data or args.assistant_model is not None:
+        raise ValueError(
+            "--harness lm_eval takes no --sweep, --data or --assistant-model: it has its own tasks, one model and one "
+            "point."
+        )
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
@@ -253,13 +258,13 @@ def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "
         device = f"cuda:{processes.index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     folder = checkpoint_folder(args)
     options = {"device": device, "trust_remote_code": args.trust_remote_code}
+    drafting = None if args.assistant_model is None else Path(args.assistant_model)
     diffusion = is_diffusion_model(folder)
-    model, tokenizer = (load_model if diffusion else load_autoregressive_model)(folder, **options)
-    assistant = None
-    if args.assistant_model is not None:
-        if diffusion:
-            raise ValueError("--assistant-model is for autoregressive models, and this one is a diffusion model.")
-        assistant, _ = load_autoregressive_model(Path(args.assistant_model), **options)
+    if drafting is not None and is_diffusion_model(drafting) != diffusion:
+        raise ValueError("--assistant-model is not of the same kind: give a diffusion model one, others another one.")
+    load = load_model if diffusion else load_autoregressive_model
+    model, tokenizer = load(folder, **options)
+    assistant = None if drafting is None else load(drafting, **options)[0]
     return Measurer(
         model=model,
         tokenizer=tokenizer,
@@ -269,6 +274,7 @@ def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "
         weights=checkpoint_fingerprint(folder),
         assistant=assistant,
         assistant_name=args.assistant_model,
+        assistant_weights=None if drafting is None else checkpoint_fingerprint(drafting),
         split=split,
         batch_size=args.batch_size,
         chat=args.chat,
@@ -289,8 +295,10 @@ def print_table(results: Sequence[Result]) -> None:
     for name in ("task", "method", "point"):
         table.add_column(name)
     rows = ["row forwards"] if with_rows else []
+    drafting = ["of the assistant"] if any(result.assistant_forwards for result in results) else []
     checks = ["by other checks"] if with_checks else []
-    for name in ("n", "accuracy (95 % interval)", *checks, "TPF", "TPS", "tokens", "forwards", *rows, "seconds"):
+    counts = ("tokens", "forwards", *rows, *drafting)
+    for name in ("n", "accuracy (95 % interval)", *checks, "TPF", "TPS", *counts, "seconds"):
         table.add_column(name, justify="right")
     for result in results:
         tpf, tps = result.tokens_per_forward, result.tokens_per_second
@@ -306,6 +314,7 @@ def print_table(results: Sequence[Result]) -> None:
             str(result.tokens),
             str(result.forwards),
             *([str(result.row_forwards)] if with_rows else []),
+            *([str(result.assistant_forwards or 0)] if drafting else []),
             f"{result.seconds:.1f}",
         )
     table_console(160).print(table)

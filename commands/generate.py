@@ -23,7 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     generate_file.add_arguments(parser)
     add_decoding_arguments(parser)
-    parser.add_argument("--assistant", metavar="DIR", help="checkpoint folder of a model that drafts for this one")
+    parser.add_argument(
+        "--assistant", "--assistant-model", metavar="DIR", help="checkpoint folder of a model that drafts for this one"
+    )
     parser.add_argument("--drafter", metavar="DIR", help="drafter of --model, which is a causal model then")
     parser.add_argument(
         "--chat",

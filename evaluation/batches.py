@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import DiffusionGenerationConfig
+from ..generation.assistant import prepare_assistant
 from ..generation.fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS
 from ..generation.open_run import may_join
 from ..generation.scheduler import Scheduler
@@ -72,7 +73,11 @@ class DecodedBatch:
 
 
 def resolve_generation_config(
-    model: PreTrainedModel, prompt_lengths: Collection[int], **generation_kwargs: Any
+    model: PreTrainedModel,
+    prompt_lengths: Collection[int],
+    *,
+    assistant_model: PreTrainedModel | None = None,
+    **generation_kwargs: Any,
 ) -> DiffusionGenerationConfig:
     """
     The decoding parameters of a run over prompts of several lengths, with all fields filled in.
@@ -80,6 +85,7 @@ def resolve_generation_config(
     Args:
         model (`PreTrainedModel`): A model whose `generate` is the decoder of `d3llm.generation`.
         prompt_lengths (`Collection[int]`): Token counts of the prompts.
+        assistant_model (`PreTrainedModel`, *optional*): A second model that drafts.
         generation_kwargs: Fields of `DiffusionGenerationConfig`, or a whole `generation_config`.
 
     Returns:
@@ -87,10 +93,13 @@ def resolve_generation_config(
         `max_new_tokens`, it is the room that the longest prompt leaves.
 
     Raises:
-        `ValueError`: For parameters that `generate` refuses.
+        `ValueError`: For parameters and an assistant that `generate` refuses.
     """
-    base = generation_kwargs.pop("generation_config", None)
-    return model.diffusion_config(base, generation_kwargs, max(prompt_lengths))
+    base, longest = generation_kwargs.pop("generation_config", None), max(prompt_lengths)
+    config = model.diffusion_config(base, generation_kwargs, longest)
+    if assistant_model is not None:
+        prepare_assistant(model, assistant_model, config, longest)
+    return config
 
 
 def decoding_fields(config: DiffusionGenerationConfig) -> dict[str, Any]:

@@ -179,6 +179,7 @@ def _records(batch: DecodedBatch, task: Task, samples: Sequence[Sample]) -> list
                 "tokens": row.tokens,
                 "forwards": row.forwards,
                 "row_forwards": row.row_forwards,
+                **({"assistant_forwards": row.assistant_forwards} if row.assistant_forwards else {}),
                 "seconds": batch.seconds / len(batch.rows),
                 "text": text,
             }

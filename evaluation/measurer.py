@@ -63,8 +63,9 @@ class Measurer:
         method (`str`): What tables and files call the model with its preset.
         name (`str`): What the results call the model.
         weights (`str`): Digest of its weights.
-        assistant (`PreTrainedModel`, *optional*): A smaller model that assists an autoregressive one.
+        assistant (`PreTrainedModel`, *optional*): A second model of the same kind, which drafts for this one.
         assistant_name (`str`, *optional*): What the results call it.
+        assistant_weights (`str`, *optional*): Digest of its weights.
         split (`str`, *optional*, defaults to `"test"`): Where the samples are from.
         batch_size (`int`, *optional*, defaults to 8): Prompts per batch.
         chat (`bool`, *optional*): Whether to use the chat template instead of what a task says.
@@ -80,6 +81,7 @@ class Measurer:
     weights: str
     assistant: PreTrainedModel | None = None
     assistant_name: str | None = None
+    assistant_weights: str | None = None
     split: str = "test"
     batch_size: int = BATCH_SIZE
     chat: bool | None = None
@@ -144,6 +146,7 @@ class Measurer:
             "weights": self.weights,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "assistant_model": self.assistant_name,
+            **({} if self.assistant_weights is None else {"assistant_weights": self.assistant_weights}),
             "source": task.source if data is None else data.name,
             **({} if task.definition is None else {"definition": task.definition}),
             "split": self.split,
@@ -169,8 +172,9 @@ class Measurer:
             fields.setdefault("stop_strings", list(task.stop_strings))
         if self.diffusion:
             fields["num_return_sequences"] = 1  # whatever the checkpoint's own config says
-            config = resolve_generation_config(self.model, [len(prompt) for prompt in prompts], **fields)
-            decode: Decode = partial(generate_in_batches, self.model, self.tokenizer, prompts, **fields)
+            assisted = fields | {"assistant_model": self.assistant}
+            config = resolve_generation_config(self.model, [len(prompt) for prompt in prompts], **assisted)
+            decode: Decode = partial(generate_in_batches, self.model, self.tokenizer, prompts, **assisted)
             return decode, {"preset": config.preset, **decoding_fields(config)}
         unknown = sorted(fields.keys() - AUTOREGRESSIVE_FIELDS)
         if unknown:

@@ -43,6 +43,7 @@ class Record(TypedDict):
     tokens: Count
     forwards: Count
     row_forwards: NotRequired[Count]  # not in older files: then as many as `forwards`
+    assistant_forwards: NotRequired[Count]  # of a diffusion model with an assistant
     further: NotRequired[dict[str, bool]]  # verdicts of further checks, by name
     seconds: Rate
     text: str
@@ -56,6 +57,7 @@ class Samples(TypedDict):
     tokens: list[Count]
     forwards: list[Count]
     row_forwards: NotRequired[list[Count]]
+    assistant_forwards: NotRequired[list[Count]]
     further: NotRequired[dict[str, list[bool]]]
 
 
@@ -107,6 +109,7 @@ class Result:
     weights: str
     dtype: str
     assistant_model: str | None = None
+    assistant_weights: str | None = None
     source: str
     definition: str | None = None
     split: str
@@ -123,6 +126,7 @@ class Result:
     tokens: Count
     forwards: Count
     row_forwards: Count
+    assistant_forwards: Count | None = None
     seconds: Rate
     hardware: Hardware
     versions: dict[str, str]
@@ -292,11 +296,11 @@ def read_result(file: Path) -> Result:
         raise OSError(f"No result file {file}.")
     try:
         values = json.loads(file.read_bytes())
-        json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair is not text
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no result file of `d3llm eval`.") from error
+        raise ValueError(f"{file} is not a result file of `d3llm eval`.") from error
     if not isinstance(values, dict) or "schema" not in values:
-        raise ValueError(f"{file} is no result file of `d3llm eval`.")
+        raise ValueError(f"{file} is not a result file of `d3llm eval`.")
     check(ResultFile, values, str(file), WAY_OUT)
     _check_samples(values, str(file))
     return Result.from_dict(values, file)
@@ -381,16 +385,20 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         records (`Sequence[dict[str, Any]]`): One per sample, with `id`, `correct`, `tokens`, `forwards`, `seconds`,
-            and `row_forwards` if they are not as many as `forwards`; `further`, the verdicts of further checks.
+            and `row_forwards` if they are not as many as `forwards`; `assistant_forwards` if there are any; `further`,
+            the verdicts of further checks.
 
     Returns:
         `dict[str, Any]`: Accuracy (a share of 1) with its interval, TPF, TPS, sums, and a list per quantity with a
         value for each sample. TPF and TPS are ratios of sums; `None` when nothing was generated. `further_accuracy`
-        if there are further checks.
+        and `assistant_forwards` if the records have theirs.
     """
     correct = sum(record["correct"] for record in records)
     samples = {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")}
     samples["row_forwards"] = [record.get("row_forwards", record["forwards"]) for record in records]
+    if any("assistant_forwards" in record for record in records):
+        samples["assistant_forwards"] = [record.get("assistant_forwards", 0) for record in records]
+    drafting = {name: sum(samples[name]) for name in ("assistant_forwards",) if name in samples}
     checks = records[0].get("further", {})
     further = {name: [record["further"][name] for record in records] for name in checks}
     tokens, forwards, seconds = sum(samples["tokens"]), sum(samples["forwards"]), sum(r["seconds"] for r in records)
@@ -403,6 +411,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tokens": tokens,
         "forwards": forwards,
         "row_forwards": sum(samples["row_forwards"]),
+        **drafting,
         "seconds": seconds,
         "samples": samples | ({"further": further} if further else {}),
     }
@@ -435,9 +444,10 @@ def _check_samples(result: dict[str, Any], name: str) -> None:
         raise ValueError(f"{name} has a sample with fewer row forwards than forwards: {WAY_OUT}.")
     _check_further(result, further, name)
     said, figures = summarize(records), {"row_forwards": result["forwards"], **result}
-    for key in ("accuracy", "tokens", "forwards", "row_forwards", "tokens_per_forward", "tokens_per_second"):
-        if not _same(figures[key], said[key]):
-            raise ValueError(f"{name}['{key}'] is {figures[key]}, and its samples say {said[key]}: {WAY_OUT}.")
+    sums = ("tokens", "forwards", "row_forwards", "assistant_forwards")
+    for key in ("accuracy", *sums, "tokens_per_forward", "tokens_per_second"):
+        if not _same(figures.get(key), said.get(key)):
+            raise ValueError(f"{name}['{key}'] is {figures.get(key)}, and its samples say {said.get(key)}: {WAY_OUT}.")
 
 
 def _check_further(result: dict[str, Any], further: dict[str, list[bool]], name: str) -> None:

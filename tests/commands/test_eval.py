@@ -5,10 +5,12 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -253,6 +255,30 @@ def test_autoregressive_baselines(tmp_path, autoregressive_folder, gsm8k_file):
     assert texts[0] == texts[1]
 
 
+def test_an_assistant_of_a_diffusion_model(capsys, tmp_path, diffusion_folder, autoregressive_folder, gsm8k_file):
+    """The texts are the model's own, what the assistant did counts apart, and another one does not resume its run."""
+    flags = ["--tasks", "gsm8k_cot", "--model", diffusion_folder, "--preset", "llada", "--data", gsm8k_file]
+    flags += ["--max-new-tokens", 12, "--device", "cpu", "--batch-size", 2, "--output", tmp_path / "out"]
+    assisted = [*flags, "--method", "drafted", "--assistant-model"]
+    assert evaluate(*flags, "--method", "alone") == 0
+    assert evaluate(*assisted, diffusion_folder) == 0
+    assert "of the assistant" in capsys.readouterr().out
+    alone, drafted = results_in(tmp_path / "out")
+    assert drafted["samples"]["tokens"] == alone["samples"]["tokens"] and drafted["forwards"] < alone["forwards"]
+    assert drafted["decoding"]["draft_states"] == 8 and drafted["assistant_weights"] == drafted["weights"]
+    assert drafted["assistant_forwards"] == sum(drafted["samples"]["assistant_forwards"]) == drafted["row_forwards"]
+    assert not alone.keys() & {"assistant_forwards", "assistant_weights"}
+    other = shutil.copytree(diffusion_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight * 1.5 for name, weight in weights.items()}, other / "model.safetensors")
+    message = run_fails(capsys, "eval", *map(str, assisted), str(other))
+    assert "assistant_weights" in message
+    message = run_fails(capsys, "eval", *map(str, assisted), str(autoregressive_folder))
+    assert "not of the same kind" in message
+    message = run_fails(capsys, "eval", *map(str, assisted), str(diffusion_folder), "--harness", "lm_eval")
+    assert "--assistant-model" in message
+
+
 def test_an_autoregressive_model_has_no_presets(capsys, tmp_path, autoregressive_folder, gsm8k_file):
     flags = ["--tasks", "gsm8k_cot", "--model", autoregressive_folder, "--data", gsm8k_file, "--output", tmp_path]
     message = run_fails(capsys, "eval", *map(str, flags), "--preset", "d3llm", "--device", "cpu")
@@ -296,7 +322,7 @@ def test_multiple_choice(tmp_path, folder, byte_tokenizer, request):
 
 
 def test_choices_are_scored_at_their_own_positions(byte_tokenizer):
-    """A model that likes late letters: what it is asked to score must be the choices, each behind its prompt."""
+    """A model that likes late letters: what it is asked to score must be the choices, each after its prompt."""
     asked = []
 
     class Model:

@@ -179,6 +179,7 @@ KEYS = (*NAMES, "data", "accuracy", "tokens_per_forward", "tokens_per_second", "
         *(({name: value}, f"['{name}'] is ") for name in NAMES for value in (None, -1, [], {}, "")),
         *(({"data": value}, "['data'] is ") for value in (None, -1, [], {})),
         *(({"assistant_model": value}, "['assistant_model'] is ") for value in (-1, [], {})),
+        *(({"assistant_weights": value}, "['assistant_weights'] is ") for value in (-1, [], {})),
         *(({"chat": value}, "['chat'] is ") for value in (None, "x", -1, [], {})),
         *(({"accuracy": value}, "['accuracy'] is ") for value in (None, "x", [], {}, 50, -0.1, float("nan"))),
         *(
@@ -199,10 +200,10 @@ KEYS = (*NAMES, "data", "accuracy", "tokens_per_forward", "tokens_per_second", "
         ({"samples": {**whole_result()["samples"], "tokens": [30]}}, "'tokens': 1"),
         ({"samples": {**whole_result()["samples"], "forwards": [0] * 100}}, "no forward or no time"),
         ({"schema": "d3llm-result-0"}, f"['schema'] is 'd3llm-result-0': expected '{SCHEMA}'"),
-        ({"schema": ...}, "no result file"),
+        ({"schema": ...}, "not a result file"),
         ({"title": "a\nb"}, "['title'] is 'a\\nb': expected a name of printable characters"),
         ({"method": "\x1b[2J"}, "['method'] is '\\x1b[2J': expected a name of printable characters"),
-        ({"method": "\ud800"}, "no result file"),
+        ({"method": "\ud800"}, "not a result file"),
     ],
 )
 def test_result_files_of_another_form_are_refused(tmp_path, capsys, changes, message):
@@ -249,7 +250,7 @@ def print_board(curves) -> str:
 def test_what_is_no_json_is_no_result(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.json is no result file"):
+    with pytest.raises(ValueError, match=r"x\.json is not a result file"):
         read_result(path)
 
 

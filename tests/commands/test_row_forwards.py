@@ -71,6 +71,11 @@ def test_files_from_before_rows_were_counted_are_read(tmp_path, tiny_checkpoint)
         ({"row_forwards": None}, "['row_forwards'] is None"),
         ({"samples": whole_result()["samples"] | {"row_forwards": [9] * 100}}, "fewer row forwards than forwards"),
         ({"samples": whole_result()["samples"] | {"row_forwards": [20]}}, "'row_forwards': 1"),
+        ({"assistant_forwards": 5}, "['assistant_forwards'] is 5, and its samples say None"),
+        (
+            {"samples": with_rows(2)["samples"] | {"assistant_forwards": [1] * 100}},
+            "['assistant_forwards'] is None, and its samples say 100",
+        ),
     ],
 )
 def test_rows_that_do_not_add_up_are_refused(tmp_path, capsys, changes, message):
