@@ -80,7 +80,7 @@ class Chat:
     Args:
         conversation ([`Conversation`]): The conversation.
         name (`str`): What the model is called.
-        console (`Console`): Where to draw. One that is no terminal gets the texts alone.
+        console (`Console`): Where to draw. One that is not a terminal gets the texts alone.
         caution (`Callable[[str, str], str | None]`, *optional*): Gets a question and its answer; returns a line to say
             below the answer, or `None`.
     """

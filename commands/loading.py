@@ -95,7 +95,7 @@ def _warn_of_damage(folder: str | Path, model: PreTrainedModel) -> None:
     tensors = ((name, tensor) for name, value in model.state_dict().items() for tensor in plain_tensors(value))
     for name, tensor in tensors:
         if not tensor.flatten()[:: max(1, tensor.numel() // SAMPLE)].isfinite().all():
-            sys.stderr.write(f"d3llm: warning: {name} in {folder} has values that are no numbers (NaN, inf)\n")
+            sys.stderr.write(f"d3llm: warning: {name} in {folder} has values that are not finite (NaN, inf)\n")
             return
 
 

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     processes = Processes.launched(cpu=args.device == "cpu")
     measurer = load_measurer(args, processes, split="validation")
     if not measurer.diffusion:
-        raise ValueError(f"{args.model} is no diffusion model: it has no thresholds.")
+        raise ValueError(f"{args.model} is not a diffusion model: it has no thresholds.")
     results = measurer.measure(task, samples, points, data)
     if processes.index:
         return

@@ -34,7 +34,7 @@ def generate_autoregressively(
         done (`Collection[int]`, *optional*): Indices of prompts that need not be decoded.
         assistant_model (`PreTrainedModel`, *optional*): A smaller model with the same tokenizer.
         max_new_tokens (`int`, *optional*, defaults to 256): Length of the generated region.
-        stop_strings (`Sequence[str]`, *optional*): End a row behind the first of these.
+        stop_strings (`Sequence[str]`, *optional*): End a row after the first of these.
 
     Yields:
         [`DecodedBatch`]: One batch after another; without commit steps when there is an assistant.
@@ -78,7 +78,7 @@ def generate_autoregressively(
             kept = next((end + 1 for end, token in enumerate(tokens) if token in eos_token_ids), len(tokens))
             filled = bool(stop_strings) and len(indices) > 1 and pad_token_id not in eos_token_ids
             while filled and kept and tokens[kept - 1] == pad_token_id:
-                kept -= 1  # the fill behind a stop string
+                kept -= 1  # the fill after a stop string
             forwards = forwards_of_model if assistant_model is not None else kept
             rows.append(
                 DecodedRow(

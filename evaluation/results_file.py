@@ -18,7 +18,7 @@ WAY_OUT = "give another file (--output), or start again (--overwrite)"
 
 class ResultsFile:
     """
-    Results of a run, appended batch by batch; the next run with the same settings goes on with what is missing.
+    Results of a run, appended batch by batch; the next run with the same settings resumes with what is missing.
 
     The lines are objects with an `id` and, for several results of one id, `sequence`. Until the last one is there they
     stand in the order they came in; `finish()` puts them into the order of `keys`. The settings are beside the file,
@@ -35,7 +35,7 @@ class ResultsFile:
         lines (`dict[tuple, str]`): The lines that are there, by key.
 
     Raises:
-        `ValueError`: On entering, for a file with other settings or one that is no file of results.
+        `ValueError`: On entering, for a file with other settings or one that is not a file of results.
         `OSError`: On entering, for a path that cannot be written.
     """
 

@@ -298,7 +298,7 @@ def _check_names(plan: ComparisonPlan) -> None:
                 "trained on trajectories, in a round or by rewards, or averaged; make two students of it."
             )
         if "start" not in student and kinds and kinds != ["extraction"]:
-            raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it goes on from.")
+            raise ValueError(f"{plan.name}: {name} has no `start`: name the student that it starts from.")
         other, origins = student.get("averaged_with", TEACHER), [TEACHER, *plan.line(name)[2:]]
         if other not in origins:
             raise ValueError(

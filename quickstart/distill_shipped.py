@@ -17,7 +17,7 @@ def distill_shipped(output: Path, plan_path: Path | None = None) -> list[Result]
     Trains the shipped student of a plan from the teacher, and measures both. A killed run resumes where it was.
 
     Args:
-        output (`Path`): A folder as of [`run_comparison`], which can go on in it. The student is
+        output (`Path`): A folder as of [`run_comparison`], which can resume in it. The student is
             `students/NAME-SEED`, with its log.
         plan_path (`Path`, *optional*): The plan; by default `comparison.yaml`.
 

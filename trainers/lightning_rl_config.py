@@ -201,6 +201,6 @@ class LightningRLConfig(_BaseConfig):
         if self.rollouts_per_step % self.num_generations:
             raise ValueError(
                 f"A step has {self.rollouts_per_step} rollouts (`per_device_train_batch_size` x "
-                f"`gradient_accumulation_steps` x processes), which is no multiple of `num_generations`, "
+                f"`gradient_accumulation_steps` x processes), which is not a multiple of `num_generations`, "
                 f"{self.num_generations}: change one of them."
             )

@@ -177,7 +177,7 @@ def check_prompts(folder: RoundFolder, fingerprint: str) -> None:
 def publish(student: Path, output: Path) -> None:
     """
     Copies the student of the last round to the output folder. Its config.json is removed first and comes last, so that
-    what an interrupted copy leaves is no model.
+    what an interrupted copy leaves is not a model.
 
     Args:
         student (`Path`): The student.

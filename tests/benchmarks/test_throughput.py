@@ -1,4 +1,4 @@
-"""The benchmark of throughput: all ways decode the same problems in turns, and a run that was killed goes on."""
+"""The benchmark of throughput: all ways decode the same problems in turns, and a run that was killed resumes."""
 
 import json
 

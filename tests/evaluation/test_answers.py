@@ -34,7 +34,7 @@ def test_extract_boxed(text, answer):
         ("1+1=2\n#### 2", "2"),
         ("#### 1\nno: #### 1,234 \nQ: next", "1,234"),
         ("no marker 5", None),
-        ("nothing behind it ####  \n", None),
+        ("nothing after it ####  \n", None),
     ],
 )
 def test_extract_hash_answer(text, answer):

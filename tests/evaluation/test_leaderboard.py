@@ -131,7 +131,7 @@ def test_speed_is_compared_on_one_hardware_only():
     [
         ([], "Nothing to show"),
         (["missing.json"], "missing.json"),
-        (["{tmp}/text.json"], "no result file"),
+        (["{tmp}/text.json"], "not a result file"),
         (["{tmp}/old.json"], "schema"),
         (["{tmp}/empty"], "No results"),
         (["{tmp}/a.json", "{tmp}/b.json"], "different samples"),

@@ -3,7 +3,7 @@
 Left out of the recordings, since nothing here is to equal them:
 
 - the last digits of `entropy_f64_eps1e-12`: entropies are float32 here, compared at the tolerance of float32;
-- `is_complete` and `total_masks` of `early_stop`: d3LLM marks the blocks behind an EOS as activated and counts the
+- `is_complete` and `total_masks` of `early_stop`: d3LLM marks the blocks after an EOS as activated and counts the
   prompt as masked; here a row that has ended opens no block, and the size of a block is what was masked in it.
 """
 
@@ -39,7 +39,7 @@ def tensors(golden):
 
 
 def canvas_of(tokens: torch.Tensor, prompt_length: int, block_size: int) -> Canvas:
-    """A canvas (1, L) in the middle of a run: what is no mask token is committed."""
+    """A canvas (1, L) in the middle of a run: what is not a mask token is committed."""
     tokens = tokens.numpy()
     prompt = tokens[None, :prompt_length]
     canvas = Canvas.from_prompt(
@@ -183,6 +183,6 @@ def test_block_causal_visibility(case, attention):
         assert mask.shape == (1, 1, width, canvas.length)
         seen = (mask if attention == "sdpa" else mask == 0)[0, 0]
         expected = torch.tensor(visible).bool()
-        # the recorded mask ends with the window; what lies behind it is in later blocks
+        # the recorded mask ends with the window; what comes after it is in later blocks
         assert torch.equal(seen[:, : expected.shape[1]], expected)
         assert not seen[:, expected.shape[1] :].any()

@@ -217,7 +217,7 @@ def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
     shared_file = write_result(tmp_path / "three", tiny_checkpoint, hardware=three)
     shared = with_results(facts, tiny_checkpoint, read_results([shared_file]))
     assert shared.results[0].hardware == "Example CPU, 2 threads, 3 processes, batch size 2"
-    assert shared.areas == []  # one point is no curve
+    assert shared.areas == []  # one point is not a curve
     (area,) = measured.areas
     assert (area.task, area.preset, area.y_max, area.points) == ("GSM8K-CoT", "d3llm", 100.0, 2)
     write_result(two, tiny_checkpoint, decoding={"preset": "llada"})

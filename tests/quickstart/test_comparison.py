@@ -1,4 +1,4 @@
-"""The comparison of recipes: its plan is checked before anything runs, killed runs go on, students are compared with
+"""The comparison of recipes: its plan is checked before anything runs, killed runs resume, students are compared with
 the base over the seeds that both have, and the shipped one is made again."""
 
 import copy

@@ -315,7 +315,7 @@ def test_adapters_are_trained_and_the_reference_is_the_model_without_them(tiny_c
 def test_bad_settings_end_in_one_line(tiny_checkpoint, tmp_path):
     for options, message in (
         ({"num_generations": 1}, "`num_generations` is 1"),
-        ({"num_generations": 3}, "8 rollouts .* no multiple of `num_generations`, 3"),
+        ({"num_generations": 3}, "8 rollouts .* not a multiple of `num_generations`, 3"),
         ({"temperature": 0.0}, "`temperature` is 0"),
         ({"reward_weights": [1.0]}, r"1 numbers for 2 rewards \(parity, tokens_per_forward\)"),
         ({"generation_kwargs": {"temperature": 0.5}}, "has 'temperature': omit it there"),

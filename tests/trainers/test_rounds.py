@@ -1,4 +1,4 @@
-"""On-policy rounds: what each learns from, what is refused, and that killed ones go on as if nothing had happened."""
+"""On-policy rounds: what each learns from, what is refused, and that killed ones resume as if nothing had happened."""
 
 import json
 import shutil

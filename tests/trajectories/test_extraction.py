@@ -53,7 +53,7 @@ def test_every_state_of_the_canvas_follows_from_a_row(tiny, problems, tmp_path, 
         assert row["num_forwards"] == output.forward_passes[0] == output.history.shape[1]
         states = output.history[0, :, len(prompt) : len(prompt) + len(response)].numpy()
         for step, state in enumerate(states, start=1):
-            # an EOS fills the positions behind it before their own commit: only one inside the response is not final
+            # an EOS fills the positions after it before their own commit: only one inside the response is not final
             assert np.array_equal(np.where(steps <= step, response, MASK), state)
         canvas_steps = np.array(row["commit_steps"] + row["tail_steps"])
         for step, state in enumerate(output.history[0, :, len(prompt) :].numpy(), start=1):
