@@ -5,8 +5,7 @@
     python -m benchmarks.decode --model student --batch-sizes 1 4 16 --json docs/results/decode_student.json
 
 `llada`, `dream`, `dream_origin` and `dkv_cache` take a forward per token: give them a small `--new-tokens`. The
-columns are explained in benchmarks/README.md. A sharpness of 9 was found by trying 6 to 14 on one prompt: `d3llm`
-commits 5 to 8 tokens per forward with it, on both random models.
+columns are explained in benchmarks/README.md. A sharpness of 9 was found by trying 6 to 14 on one prompt.
 """
 
 import argparse

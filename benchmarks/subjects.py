@@ -50,7 +50,7 @@ def random_model(sharpness: float, seed: int, **shape: Any) -> LLaDAModelLM:
 
 
 def quickstart_model(name: str, sharpness: float, seed: int) -> LLaDAModelLM:
-    """An embedded model, whose outputs are as peaked as they are."""
+    """A shipped model, whose outputs are as peaked as they are."""
     return LLaDAModelLM.from_pretrained(checkpoint_path(name)).eval()
 
 

@@ -31,7 +31,7 @@ class Method:
     A model and how it decodes.
 
     Attributes:
-        model (`str`): Name of an embedded checkpoint.
+        model (`str`): Name of a shipped checkpoint.
         decoder (`str`): Name of the one that says how it decodes.
         preset (`str`): Name of that decoder's preset.
         caption (`str`): Short description.
@@ -48,7 +48,7 @@ class Method:
 METHODS = (
     Method("teacher", "teacher", "llada", "one token per forward"),
     Method("teacher", "student", "d3llm", "sure tokens from left to right", is_shown=False),
-    Method("student", "student", "d3llm", "distilled, sure tokens from left to right"),
+    Method("student", "student", "d3llm", "retrained, sure tokens from left to right"),
 )
 
 

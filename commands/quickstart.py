@@ -1,4 +1,4 @@
-"""`d3llm quickstart`: trains the embedded models again, and makes the one that a package brings."""
+"""`d3llm quickstart`: trains the shipped models again, and makes the one that a package brings."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("quickstart", help="train the embedded models again")
+    parser = subparsers.add_parser("quickstart", help="train the shipped models again")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     teacher = actions.add_parser("train-teacher", help="train the teacher from scratch")
     teacher.add_argument("--recipe", type=Path, metavar="FILE", help="YAML recipe (default: the shipped one)")

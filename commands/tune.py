@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "tune",
         help="find the best thresholds of a checkpoint",
-        usage="%(prog)s --model DIR --tasks NAME --output DIR [--preset NAME] [--max-loss PERCENT] "
+        usage="%(prog)s --model DIR --tasks NAME --output DIR [--preset NAME] [--max-loss POINTS] "
         "[--objective {aup,tpf,tps}] [--sweep FIELD=VALUE,...] [--FIELD VALUE]...",
         add_help=False,
     )
@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--max-loss",
         type=float,
         default=1.0,
-        metavar="PERCENT",
+        metavar="POINTS",
         help="loss of accuracy allowed (default: %(default)s)",
     )
     parser.add_argument(
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None:
         raise ValueError("--model is missing: tune writes into the checkpoint's folder.")
     if not 0 <= args.max_loss <= 100:
-        raise ValueError(f"--max-loss is a loss of accuracy from 0 to 100 %, got {args.max_loss}.")
+        raise ValueError(f"--max-loss is a loss of accuracy from 0 to 100 points, got {args.max_loss}.")
     (task, *others) = find_tasks(args)
     if others:
         raise ValueError("--tasks is one task here: a checkpoint has one setting.")

@@ -19,7 +19,7 @@ def choose_point(results: Sequence[Result], objective: str = "aup", max_loss: fl
     Args:
         results (`Sequence[Result]`): Results on the same samples, identified by their `point`.
         objective (`str`, *optional*, defaults to `"aup"`): `"aup"`, `"tpf"` or `"tps"`.
-        max_loss (`float`, *optional*, defaults to 1.0): Allowed loss of accuracy, in percent.
+        max_loss (`float`, *optional*, defaults to 1.0): Allowed loss of accuracy, in points.
 
     Returns:
         [`Result`]: One of the results.

@@ -56,7 +56,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             sure enough (Fast-dLLM++),
             `"entropy_bound"` the surest whose entropies sum to a bound (EB-Sampler), `"scheduled_threshold"` what is
             sure enough, up to the number that `"count"` would have reached by now, `"threshold_or_count"` what is sure
-            enough, but at least the number that a schedule gives (SDAR, LLaDA 2), `"runs"` what is sure enough, and
+            enough, but at least the number that a schedule gives (SDAR, LLaDA2), `"runs"` what is sure enough, and
             the surest of each run of masks (dInfer), `"prefix"` what is before the first one that is not sure enough
             (DMax), `"slots"` drafts of slots that are then verified (ReFusion).
         threshold (`float`, *optional*, defaults to 0.5): In the unit of `score`: nats at most for entropy, probability
@@ -83,7 +83,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         steps (`int`, *optional*): Total forwards of the selections with a schedule, divided evenly among the blocks;
             one forward per token when not given.
         edit_threshold (`float`, *optional*): Revise a decoded token of the current block when the model proposes
-            another one with a higher probability than this (LLaDA 2.1); never when not given.
+            another one with a higher probability than this (LLaDA2.1); never when not given.
         edit_forwards (`int`, *optional*, defaults to 16): Forwards that a complete block is edited for at most.
         edit_until (`float`, *optional*): A complete block is no longer edited once all its proposals have at least
             this probability (DMax); when not given, it is until a forward edits nothing.
@@ -93,7 +93,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             their own predictions.
         early_stop_rule (`str`, *optional*, defaults to `"at_once"`): When an EOS ends its row: `"at_once"`, while
             masked positions before it are still decoded; once there is `"no_gap"` before it; the same, but asked only
-            after a forward that commits a `"new_eos"` and at the end of a block (LLaDA 2); or with the blocks that are
+            after a forward that commits a `"new_eos"` and at the end of a block (LLaDA2); or with the blocks that are
             open, after which no other `"block"` opens.
         credit_weight (`float`, *optional*, defaults to 0.0), credit_power (`float`, *optional*, defaults to 0.2),
             credit_decay (`float`, *optional*, defaults to 0.8): Tokens that were the most probable ones of a position
@@ -117,7 +117,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         attention_block_size (`int`, *optional*): Positions per block of block-causal attention, a multiple of
             `block_size` or a divisor of it. That of the model when not given, or `block_size` if it does not say. The
             model's class says whether its blocks are counted from the end of the prompt (D2F) or from the first token
-            (SDAR, LLaDA 2).
+            (SDAR, LLaDA2).
 
         > Drafts: several states of a row in one forward
 

@@ -233,7 +233,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="llada2",
             summary="block-causal: every token above a probability, at least one a forward, with an exact cache",
-            source="LLaDA 2.0, arXiv 2512.15745 (threshold 0.95)",
+            source="LLaDA2.0, arXiv 2512.15745 (threshold 0.95)",
             values=BLOCK_DIFFUSION
             | {"selection": "threshold_or_count", "threshold": 0.95, "early_stop_rule": "new_eos"},
         ),
@@ -254,13 +254,13 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="llada21_quality",
             summary="llada2 that also revises decoded tokens of the block that it is surer of",
-            source="LLaDA 2.1, arXiv 2602.08676 (quality mode: thresholds 0.95 and 0.9)",
+            source="LLaDA2.1, arXiv 2602.08676 (quality mode: thresholds 0.95 and 0.9)",
             values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.95, "edit_threshold": 0.9},
         ),
         Preset(
             name="llada21_speed",
             summary="llada2 that drafts at a low threshold and revises what it proposes otherwise",
-            source="LLaDA 2.1, arXiv 2602.08676 (speed mode: thresholds 0.5 and 0)",
+            source="LLaDA2.1, arXiv 2602.08676 (speed mode: thresholds 0.5 and 0)",
             values=BLOCK_DIFFUSION | {"selection": "threshold_or_count", "threshold": 0.5, "edit_threshold": 0.0},
         ),
         Preset(

@@ -137,7 +137,7 @@ def by_threshold_or_schedule(
     score: Floats, eligible: Booleans, positions: Integers, canvas: Canvas, config: DiffusionGenerationConfig
 ) -> Booleans:
     """`"threshold_or_count"`: those that are sure enough, if they are at least as many as scheduled; else the surest,
-    as many as scheduled (SDAR's dynamic decoding, LLaDA 2)."""
+    as many as scheduled (SDAR's dynamic decoding, LLaDA2)."""
     sure = by_threshold(score, eligible, positions, canvas, config)
     quota = np.minimum(scheduled_quota(canvas, config), eligible.sum(axis=1))
     enough = sure.sum(axis=1) >= quota

@@ -261,7 +261,7 @@ class AroundPolicy(WholeCanvas):
 
 
 class Editing(AroundPolicy):
-    """Revises decoded tokens of the current block (LLaDA 2.1, arXiv 2602.08676): one gives way to another proposal
+    """Revises decoded tokens of the current block (LLaDA2.1, arXiv 2602.08676): one gives way to another proposal
     whose probability is above `threshold`. A complete block is left after a forward that edits nothing, or after
     `most`; or, if the probability is given, after one whose proposals for the block all reach `until` (DMax, arXiv
     2604.08302).

@@ -1,4 +1,4 @@
-"""Configuration of LLaDA 2.0 and 2.1 (LLaDA2.0: Scaling Up Diffusion Language Models to 100B, arXiv 2512.15745)."""
+"""Configuration of LLaDA2.0 and 2.1 (LLaDA2.0: Scaling Up Diffusion Language Models to 100B, arXiv 2512.15745)."""
 
 from typing import Any
 

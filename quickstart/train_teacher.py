@@ -1,4 +1,4 @@
-"""Trains the embedded teacher from scratch on a CPU: a small LLaDA on the stories of this package."""
+"""Trains the shipped teacher from scratch on a CPU: a small LLaDA on the stories of this package."""
 
 import itertools
 import json

@@ -18,7 +18,7 @@ EDITS = 4  # forwards of a block after its last mask
 
 
 class Editing(WholeCanvas):
-    """Token editing (LLaDA 2.1, joint threshold): in the current block a committed token gives way to another one that
+    """Token editing (LLaDA2.1, joint threshold): in the current block a committed token gives way to another one that
     is sure enough. A block is left when nothing was edited, or after `EDITS` forwards without a mask."""
 
     def __init__(self, edit_threshold: float):
