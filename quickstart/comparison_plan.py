@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from ..common.schema import check
 from ..common.yaml_files import read_yaml
+from ..generation import DiffusionGenerationConfig
 from ..trainers.lightning_rl_config import LightningRLConfig
+from ..trainers.rewards import SpeedOf
 from ..trainers.rounds_config import RoundsConfig
 from .comparison_file import ComparisonFile, Decoder, Student
 from .stories.reference import CHECK
@@ -337,6 +339,7 @@ def _check_student(plan: ComparisonPlan, student: str) -> None:
     check_recipe(_without_order(plan.recipe(student, 0), name), name)
     rounds = {field.name for field in dataclasses.fields(RoundsConfig)} - SET_BY_ROUNDS
     rewards = {field.name for field in dataclasses.fields(LightningRLConfig) if field.init}
+    decoding: Any = None
     try:
         if "rounds" in own:
             check_names(plan.values["rounds"] | own["rounds"], rounds, "`rounds`")
@@ -344,10 +347,13 @@ def _check_student(plan: ComparisonPlan, student: str) -> None:
             needed, there = config.skip + (config.prompts_per_round or 1), plan.values["fresh_problems"]["count"]
             if needed > there:
                 raise ValueError(f"its round ends at problem {needed}, and `fresh_problems` has {there}: draw more.")
+            decoding = config.decoding
         if "rewards" in own:
             known = rewards - SET_BY_RUN["training"] | REWARD_ARGUMENTS
             check_names(plan.values["rewards"] | own["rewards"], known, "`rewards`")
-            plan.rewards_config(student)
+            decoding = plan.rewards_config(student).generation_kwargs
+            check(SpeedOf, plan.rewards(student, 0, Path("none")).get("reward_speed_of", "all"), "`reward_speed_of`")
+        DiffusionGenerationConfig(**(decoding or {}))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -364,6 +370,8 @@ def _check_budgets(plan: ComparisonPlan) -> None:
     base = plan.budget(plan.base)
     for name, student in plan.students.items():
         budget = plan.budget(name)
+        if budget < 0:
+            raise ValueError(f"{plan.name}: {name} has no `max_steps`: give them, since a budget counts steps.")
         if budget != base and "budget_note" not in student:
             raise ValueError(
                 f"{plan.name}: {name} trains on {budget} canvases (steps x rows x views), and the base on {base}: "

@@ -16,7 +16,7 @@ EXTRA_FIELDS = {"extraction": {"preset"}, "training": set()}  # besides the fiel
 # Fields that the sections cannot set, because the run sets them.
 SET_BY_RUN = {
     "extraction": {"dataset", "output", "teacher", "answer_column", "check", "license", "seed", "decoding"},
-    "training": {"output_dir", "seed", "max_new_tokens", "save_total_limit", "report_to", "use_cpu"},
+    "training": {"output_dir", "seed", "max_new_tokens", "save_total_limit", "report_to", "use_cpu", "eval_strategy"},
 }
 
 

@@ -13,6 +13,7 @@ from ..evaluation import resolve_generation_config
 from ..trajectories.dataset import (
     NO_ORDER,
     RowBatch,
+    cast_columns,
     check_columns,
     check_trajectories,
     read_decode_config,
@@ -124,7 +125,7 @@ def as_trajectories(
     dataset: Any, name: str, student: StudentFacts, args: PseudoTrajectoryConfig
 ) -> Dataset | IterableDataset:
     """
-    Converts prompts and completions to trajectories without an order. Trajectories are returned unchanged.
+    Converts prompts and completions to trajectories without an order. Trajectories are cast, unless they are a stream.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): Trajectories, or prompts and completions.
@@ -136,8 +137,8 @@ def as_trajectories(
         `Dataset` or `IterableDataset`: With the columns of `TRAJECTORY_FEATURES`.
 
     Raises:
-        `ValueError`: If it is not a dataset, for missing columns, for rows without an order where the recipe needs
-            one, and for prompts and completions without a tokenizer.
+        `ValueError`: If it is not a dataset, for missing columns and columns of other types, for rows without an order
+            where the recipe needs one, and for prompts and completions without a tokenizer.
     """
     if not isinstance(dataset, Dataset | IterableDataset):
         raise ValueError(
@@ -152,7 +153,8 @@ def as_trajectories(
     if is_ordinary or (first is not None and first["source"] == NO_ORDER):
         check_needs_no_order(args, name)
     if not is_ordinary:
-        return dataset
+        is_stream = isinstance(dataset, IterableDataset)
+        return dataset if is_stream else cast_columns(with_optional_columns(dataset), STORED_FEATURES, name)
     if student.tokenizer is None:
         raise ValueError(f"{name} holds texts, but there is no tokenizer for them: give a `processing_class`.")
     return encode_completions(
@@ -234,7 +236,6 @@ def prepare_trajectories(
     """
     if isinstance(dataset, IterableDataset):
         return _prepare_stream(dataset, student, max_new_tokens, name)
-    dataset = with_optional_columns(dataset)
     fits = _check_rows(dataset, student, max_new_tokens, name)
     if not fits.any():
         raise ValueError(

@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
-from trl.data_utils import apply_chat_template, is_conversational, maybe_convert_to_chatml
+from trl.data_utils import apply_chat_template, maybe_convert_to_chatml
 
 from ..trajectories.dataset import NO_ORDER
 from ..trajectories.orders import length_up_to_eos
@@ -87,8 +87,7 @@ def encode_completions(
             decode_config=decode_config,
         ).to_dict()
 
-    first = maybe_convert_to_chatml(next(iter(dataset), {}))
-    if tokenizer.chat_template is not None and first and not is_conversational(first):
+    if tokenizer.chat_template is not None and _begins_with_text(dataset):
         logger.warning(
             "%s: texts are used as they are, without this tokenizer's chat template. To train on chats, give lists of "
             "messages.",
@@ -99,6 +98,12 @@ def encode_completions(
         return dataset.map(encode, **options)
     with PartialState().main_process_first():
         return dataset.map(encode, desc=f"Tokenizing {name}", **options)
+
+
+def _begins_with_text(dataset: Dataset | IterableDataset) -> bool:
+    """Whether the first row is of texts, not messages."""
+    first: Any = next(iter(dataset), {})
+    return any(isinstance(first.get(name), str) for name in ("prompt", "completion"))
 
 
 def _encode(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -36,7 +36,7 @@ class Draws:
     noise: Tensor | None = None
 
 
-def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
+def draw(seed: int, step: int, index: Tensor, length: int, longest: int | None = None) -> Draws:
     """
     Random numbers that depend only on the seed, the optimizer step and the sample. They are the same for any number of
     processes, in any batch, and in a resumed run.
@@ -48,17 +48,23 @@ def draw(seed: int, step: int, index: Tensor, length: int) -> Draws:
         seed (`int`): Seed of the run.
         step (`int`): Optimizer step.
         index (`Tensor` of shape `(B,)`): Rows of the dataset.
-        length (`int`): N, positions of the generated region.
+        length (`int`): N, positions of the generated regions of this batch.
+        longest (`int`, *optional*, defaults to `length`): Positions of the longest region of any batch. It spaces the
+            streams of numbers, so that those of a row do not depend on the batch that it is in.
 
     Returns:
         [`Draws`]: On the device of `index`.
     """
     state = _mix(_mix(_mix(torch.full_like(index, seed)) + step) + index)
-    numbers = _mix(state[:, None] + torch.arange(1, 3 * length + 6, device=index.device) * GOLDEN_GAMMA)
+    longest = length if longest is None else longest
+    place = torch.arange(length, device=index.device)
+    of_positions = (place + longest * torch.arange(3, device=index.device)[:, None] + 4).flatten()
+    of_rows = torch.tensor([0, 1, 2, 3, 3 * longest + 4], device=index.device)
+    numbers = _mix(state[:, None] + (torch.cat([of_rows, of_positions]) + 1) * GOLDEN_GAMMA)
     uniform = ((numbers >> 40) & 0xFFFFFF).float() / 2**24
-    ratio, window, filled, known = uniform[:, :4].unbind(dim=1)
-    positions, blocks, noise = uniform[:, 4:-1].unflatten(1, (3, length)).unbind(dim=1)
-    return Draws(ratio, window, filled, known, positions, full=uniform[:, -1], blocks=blocks, noise=noise)
+    ratio, window, filled, known, full = uniform[:, :5].unbind(dim=1)
+    positions, blocks, noise = uniform[:, 5:].unflatten(1, (3, length)).unbind(dim=1)
+    return Draws(ratio, window, filled, known, positions, full, blocks=blocks, noise=noise)
 
 
 def _mix(state: Tensor) -> Tensor:

@@ -304,10 +304,29 @@ def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase, *, trust_re
 
 
 def last_checkpoint(output_dir: str) -> Path | None:
-    """The last complete checkpoint, recognised by the trainer's state, which is written last."""
+    """
+    The last complete checkpoint, recognised by the trainer's state, which is written last.
+
+    Args:
+        output_dir (`str`): The output folder of the training.
+
+    Returns:
+        `Path` or `None`: The checkpoint.
+
+    Raises:
+        `ValueError`: If it was saved without the optimizer.
+    """
     folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     steps = {int(folder.name.rpartition("-")[2]): folder for folder in folders if _is_whole(folder)}
-    return steps[max(steps)] if steps else None
+    if not steps:
+        return None
+    last = steps[max(steps)]
+    if not any(last.glob("rng_state*.pth")):
+        raise ValueError(
+            f"{last} was saved without the optimizer (--save_only_model), so the run cannot be resumed: choose "
+            "another --output_dir, and start from its weights (--model_name_or_path) if you like."
+        )
+    return last
 
 
 def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:

@@ -28,7 +28,7 @@ from .distill import (
 from .field_types import check_fields
 from .lightning_rl import LightningRLTrainer
 from .lightning_rl_config import LightningRLConfig
-from .rewards import Correctness, RewardFunction, Speed
+from .rewards import Correctness, RewardFunction, Speed, SpeedOf
 from .rl_prompts import PROMPT_IDS
 from .training_plan import ADAPTERS, PLAN_FILE, TRAINING_ARGUMENTS, WITHOUT_EFFECT, check_training_plan
 
@@ -75,7 +75,7 @@ class RLArguments:
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers."})
     limit: Count | None = field(default=None, metadata={"help": "Number of problems, from the first."})
     check: CheckName = field(default="number", metadata={"help": "How answers are compared."})
-    reward_speed_of: Literal["all", "right"] = field(
+    reward_speed_of: SpeedOf = field(
         default="all", metadata={"help": "Reward tokens per forward of all rollouts, or of the right ones."}
     )
     allow_code_execution: bool = field(default=False, metadata={"help": "Let check=code run the generated programs."})

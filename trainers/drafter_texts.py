@@ -4,16 +4,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from transformers.utils import logging
 
-from ..trajectories.dataset import RowBatch
+from ..trajectories.dataset import RowBatch, cast_columns
 
 
 logger = logging.get_logger(__name__)
 
 ANSWER = "answer_ids"  # in datasets that are not trajectories
 COLUMNS = ["prompt_ids", "response_ids"]
+TEXT_FEATURES = Features({"id": Value("string")} | {name: List(Value("int64")) for name in COLUMNS})
 SHORTEST_ANSWER = 2  # tokens: the base predicts the first, a mask row the second
 
 
@@ -29,7 +30,7 @@ def as_texts(dataset: Dataset, name: str) -> Dataset:
         `Dataset`: With `prompt_ids` and `response_ids`, and `id`.
 
     Raises:
-        `ValueError`: For other columns, or trajectories of a diffusion model.
+        `ValueError`: For other columns, columns of other types, and trajectories of a diffusion model.
     """
     columns = dataset.column_names
     if ANSWER in columns and "response_ids" not in columns:
@@ -48,7 +49,7 @@ def as_texts(dataset: Dataset, name: str) -> Dataset:
         )
     if "id" not in columns:
         dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
-    return dataset.select_columns(["id", *COLUMNS])
+    return cast_columns(dataset, TEXT_FEATURES, name)
 
 
 def prepare_texts(dataset: Dataset, name: str, *, vocab_size: int, max_length: int | None) -> Dataset:

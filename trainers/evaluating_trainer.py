@@ -105,13 +105,15 @@ class EvaluatingTrainer(PublishingTrainer):
         """
         if isinstance(eval_dataset, str):  # `Trainer` calls this method again for each of several datasets
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # type: ignore[arg-type]
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
         self._held_out_prefix = metric_key_prefix
         before = self.eval_dataset
         try:
             if eval_dataset is not None:
                 named = {name: self.prepare(data, name) for name, data in named_eval_datasets(eval_dataset).items()}
                 self.eval_dataset = unnamed_eval_datasets(eval_dataset, named)
-            return super().evaluate(None, ignore_keys, metric_key_prefix)
+            with torch.random.fork_rng(devices):  # training goes on as if there had been no evaluation
+                return super().evaluate(None, ignore_keys, metric_key_prefix)
         finally:
             self.eval_dataset = before
             self._held_out_prefix = None
@@ -193,8 +195,8 @@ class EvaluatingTrainer(PublishingTrainer):
         Returns:
             `BestRun` or `list[BestRun]`: As there.
         """
-        return super().hyperparameter_search(hp_space, compute_objective or _sum_of_losses, *args, **kwargs)
+        return super().hyperparameter_search(hp_space, compute_objective or self._sum_of_losses, *args, **kwargs)
 
-
-def _sum_of_losses(metrics: dict[str, float]) -> float:
-    return sum(value for name, value in metrics.items() if name.startswith("eval_") and name.endswith("_loss"))
+    def _sum_of_losses(self, metrics: dict[str, float]) -> float:
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else [None]
+        return sum(metrics["_".join(filter(None, ("eval", name, "loss")))] for name in datasets)

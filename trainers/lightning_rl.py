@@ -50,6 +50,7 @@ DRAWN_ONCE = {
     "early_stop": True,
     "cfg_scale": 0.0,
     "credit_weight": 0.0,
+    "soft_inputs": False,
     "edit_threshold": None,
     "draft_states": 1,
     "branches": 1,

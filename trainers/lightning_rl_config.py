@@ -13,7 +13,7 @@ from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
 
-# Arguments of `generate` that other fields set, and where; the loss is over the whole vocabulary.
+# Arguments of `generate` that other fields or the model set, and where; the loss is over the whole vocabulary.
 SET_ELSEWHERE = {
     "temperature": "it is `temperature` of the training",
     "seed": "it is `seed` of the training",
@@ -21,6 +21,11 @@ SET_ELSEWHERE = {
     "max_new_tokens": "it is `max_new_tokens` of the training",
     "top_k": "the policy is over the whole vocabulary",
     "top_p": "the policy is over the whole vocabulary",
+    "attention": "the loss takes that of the model",
+    "attention_block_size": "the loss takes that of the model",
+    "mask_token_id": "it is that of the model",
+    "eos_token_id": "it is that of the model",
+    "output_history": "it is always recorded",
 }
 
 

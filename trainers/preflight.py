@@ -33,10 +33,10 @@ def check_canvas(
             f"give --max_length {positions} or less{hint}."
         )
     limit = args.max_length or positions
-    if args.max_new_tokens is not None and limit is not None and args.max_new_tokens >= limit:
+    if args.max_new_tokens is not None and limit is not None and args.max_new_tokens > limit:
         raise ValueError(
-            f"`max_new_tokens` is {args.max_new_tokens}, which leaves no room for a prompt in the {limit} positions "
-            f"of prompt and response (`max_length`): give less{hint}."
+            f"`max_new_tokens` is {args.max_new_tokens}, more than the {limit} positions of prompt and response "
+            f"(`max_length`): give less{hint}."
         )
 
 

@@ -39,6 +39,7 @@ from .corruption import Corruption, Region, corrupt_reference, corrupt_response,
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, routed_hidden_states, router_weight, trim
+from .loss_parts import MEANS, SUMS, names_of_parts
 from .losses import TokenLosses, token_losses
 from .own_predictions import own_prediction_losses
 from .preflight import (
@@ -60,22 +61,6 @@ from .writing_trainer import WritingTrainer
 
 
 logger = logging.get_logger(__name__)
-
-# The means in the log, and the sum that each is divided by.
-MEANS = {
-    "cross_entropy": "masked",
-    "complementary_cross_entropy": "complementary_masked",
-    "certainty": "correct",
-    "complementary_certainty": "complementary_correct",
-    "divergence": "far",
-    "discriminative": "rows",
-    "order": "next",
-    "own_cross_entropy": "own_masked",
-    "aux_loss": "routed",
-    "masked_entropy": "all",
-    "share_correct": "all",
-}
-SUMS = [*MEANS, *dict.fromkeys(MEANS.values())]
 
 
 class PseudoTrajectoryTrainer(WritingTrainer):
@@ -336,7 +321,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         args = self.args
         steps, mask = batch["commit_steps"], batch["attention_mask"]
         region = Region(steps, batch["response_lengths"], batch["canvas_lengths"], batch["ended"])
-        draws = draw(args.seed, step, batch["index"], steps.shape[1])
+        draws = draw(args.seed, step, batch["index"], steps.shape[1], self.max_new_tokens)
         ratios, window_size = self.curriculum(progress)
         grid = self.grid_at(progress)
         blocks = None if grid is None else grid.blocks(mask, mask.shape[1] - steps.shape[1])
@@ -401,6 +386,11 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         for number, batch in enumerate(batches):
             self.add_targets(batch, self.corrupt(batch, step, self.progress_at(step), number))
         if not batches:
+            if step == 0:
+                raise ValueError(
+                    f"`train_dataset` has no row that fits `max_new_tokens` ({self.max_new_tokens}) and `max_length` "
+                    f"({self.student.max_length})."
+                )
             return batches, None
         counts = torch.stack([batch["counts"] for batch in batches]).sum(dim=0).to(device)
         return batches, self.accelerator.reduce(counts, reduction="sum")
@@ -583,12 +573,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
 
     def metric_names(self, datasets: Sequence[str]) -> list[str]:
         """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
-        args = self.args
-        given = {"complementary": args.layout == "complementary"}
-        given |= {"divergence": bool(args.kl_weight), "discriminative": bool(args.ddo_weight)}
-        given |= {"order": bool(args.order_weight), "own": bool(args.own_prediction_weight)}
-        given |= {"aux": self.router_weight is not None}
-        names = ["loss", *(name for name in MEANS if given.get(name.partition("_")[0], True))]
+        names = ["loss", *names_of_parts(self.args, has_routers=self.router_weight is not None)]
         names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
         return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
 

@@ -1,7 +1,7 @@
 """Rewards of rollouts, and the advantages that are made of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from ..evaluation.answer_checks import Check
 
 
+SpeedOf = Literal["all", "right"]  # the rollouts whose tokens per forward are rewarded
 RewardFunction = Callable[..., Sequence[float]]
 """
 As in TRL: called with lists of one entry per rollout, by their names, it returns a number for each. The lists are

@@ -129,6 +129,7 @@ def train_rounds(
         if processes.is_main:
             keep_plan(output / ROUNDS_FILE, plan, REMEDY)
         processes.wait()
+        check_count(output, config.rounds)
         for number in range(1, config.rounds + 1):
             folder = RoundFolder(output, number)
             if folder.student.exists():
@@ -166,6 +167,15 @@ def rounds_plan(
     names = sorted(RoundsConfig.__annotations__.keys() - WITHOUT_EFFECT)
     plan = {**recipe_plan(args, model_args), **{name: getattr(config, name) for name in names}}
     return plan_values({**plan, "model": fingerprint_weights(student)})
+
+
+def check_count(output: Path, rounds: int) -> None:
+    """Raises a `ValueError` if the folder has finished more rounds: its model is the student of the last one."""
+    finished = rounds
+    while RoundFolder(output, finished + 1).student.exists():
+        finished += 1
+    if finished > rounds:
+        raise ValueError(f"{output} holds {finished} finished rounds: give --rounds {finished} or more.")
 
 
 def check_prompts(folder: RoundFolder, fingerprint: str) -> None:

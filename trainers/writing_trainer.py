@@ -1,4 +1,5 @@
-"""Checkpoints on disk: what a killed run left is removed, and a full disk is an error that says what is complete."""
+"""Checkpoints on disk: what a killed run left is removed, a full disk is an error that says what is complete, and a
+resumed run has the rows of an uninterrupted one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,12 +8,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from ..common.files import own_folder
 from ..hub_cards.push import PushError
 from .evaluating_trainer import EvaluatingTrainer
+from .grouped_sampler import SeededLengthSampler
 
 
 class CannotWriteError(OSError):
@@ -32,6 +36,12 @@ class WritingMixin(Trainer):
         is_main = self.is_world_process_zero()
         with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
             return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return SeededLengthSampler(sampler, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""

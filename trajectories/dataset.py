@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, load_dataset
 from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, Name, Whole
@@ -104,14 +104,33 @@ def as_stored(dataset: Dataset, name: str, vocab_size: int | None = None) -> Dat
         `ValueError`: As from [`load_trajectories`].
     """
     check_columns(dataset.column_names, name)
-    dataset = with_optional_columns(dataset)
-    dataset = dataset.select_columns(list(STORED_FEATURES))
-    try:
-        dataset = dataset.cast(STORED_FEATURES)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"The columns of {name} are not those of a trajectory dataset: {error}") from error
+    dataset = cast_columns(with_optional_columns(dataset), STORED_FEATURES, name)
     check_trajectories(dataset, vocab_size=vocab_size, name=name)
     return dataset
+
+
+def cast_columns(dataset: Dataset, features: Features, name: str) -> Dataset:
+    """
+    The columns of a dataset that have these names, with these types.
+
+    Args:
+        dataset (`Dataset`): The dataset.
+        features (`Features`): Names and types.
+        name (`str`): What to call the dataset in an error.
+
+    Returns:
+        `Dataset`: Without other columns.
+
+    Raises:
+        `ValueError`: For values of other types.
+    """
+    dataset = dataset.select_columns(list(features))
+    if dataset.features == features:
+        return dataset
+    try:
+        return dataset.cast(features)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"The columns of {name} have other types than expected: {' '.join(str(error).split())}") from error
 
 
 def check_columns(columns: Sequence[str], name: str) -> None:

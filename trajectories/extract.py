@@ -429,6 +429,7 @@ class Extraction:
             **({"skip": self.config.skip} if self.config.skip else {}),
             **({"order_buckets": self.config.order_buckets} if self.config.order == "ar_buckets" else {}),
             "weights": fingerprint_weights(model),
+            **({"order_weights": fingerprint_weights(self.order.model)} if isinstance(self.order, ARRank) else {}),
             "dataset": self.samples.name,
             "rows": self.samples.fingerprint,
             "chat": self.config.chat,

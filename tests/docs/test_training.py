@@ -9,8 +9,8 @@ from d3llm.trainers.distill import RECIPES, trainer_of
 from d3llm.trainers.introspective_config import IntrospectiveConfig
 from d3llm.trainers.lightning_rl import MEANS as OF_REWARDS
 from d3llm.trainers.lightning_rl_config import LightningRLConfig
+from d3llm.trainers.loss_parts import MEANS
 from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
-from d3llm.trainers.pseudo_trajectory_trainer import MEANS
 from d3llm.trainers.rounds_config import RoundsConfig
 from d3llm.trainers.trl_base import _BaseConfig
 from tests.helpers.paths import ROOT

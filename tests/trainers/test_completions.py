@@ -143,6 +143,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tiny_checkpoint, tmp_path
     ("row", "message"),
     [
         ({"messages": [user("one"), user("two")]}, "the completion of a chat must be one message of the assistant"),
+        ({"messages": []}, "row 'train_dataset/0'|row 0"),
         ({"messages": [assistant("two")]}, "a chat must begin with a message of the user"),
         (
             {"prompt": [user("a")], "completion": [assistant("b"), assistant("c")]},

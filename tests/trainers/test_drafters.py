@@ -238,6 +238,8 @@ def test_bad_texts_end_in_one_line():
         (good | {"prompt_ids": [[]]}, "has an empty prompt"),
         (good | {"answer_ids": [[3]]}, "no text left of 1"),
         (good | {"answer_ids": [[3] * 19]}, "no text left of 1"),
+        (good | {"prompt_ids": ["one"]}, "The columns of texts have other types"),
+        (good | {"answer_ids": [[3.5, 4.0]]}, "The columns of texts have other types"),
         (good | {"source": ["teacher"]}, "rows of the order 'teacher'"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

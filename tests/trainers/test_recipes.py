@@ -31,6 +31,7 @@ from d3llm.trainers.distill import (
     split_trajectories,
     trainer_of,
 )
+from d3llm.trainers.preflight import check_canvas
 from d3llm.trainers.pseudo_trajectory_trainer import PseudoTrajectoryTrainer
 from tests.helpers.models import OF_WORDS, tiny_model
 from tests.helpers.trajectory_rows import random_trajectories
@@ -294,6 +295,12 @@ def test_the_published_methods_are_there():
         *("d2f", "d3llm_dream", "d3llm_dream_coder", "d3llm_llada", "d3llm_sdar", "dparallel_dream"),
         *("dparallel_llada", "fast_dllm_v2", "foresight", "llada_sft", "on_policy", "oput", "t3d", "tad", "trims"),
     ] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_canvas_of_a_recipe_is_one_that_can_be_trained(name, tmp_path):
+    args = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none"])[1]
+    check_canvas(args, args.max_length, {})
 
 
 @pytest.mark.parametrize("name", NAMES)

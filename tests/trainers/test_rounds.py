@@ -222,6 +222,10 @@ def test_a_folder_holds_rounds_or_a_plain_training(tiny_checkpoint, problems, tm
     assert distill(tiny_checkpoint, problems, rounds, "--resume", **changed) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "learning_rate was 0.0002, is 0.001" in error and "threshold was 1.0, is 0.1" in error
+    shutil.copytree(rounds / "rounds" / "1", rounds / "rounds" / "2")
+    assert distill(tiny_checkpoint, problems, rounds, "--resume") == 2
+    assert "holds 2 finished rounds: give --rounds 2 or more" in capsys.readouterr().err.splitlines()[-1]
+    shutil.rmtree(rounds / "rounds" / "2")
     problems.write_text(problems.read_text().replace("one", "nine"))
     assert distill(tiny_checkpoint, problems, rounds, "--resume") == 2
     assert "its prompts differ" in capsys.readouterr().err.splitlines()[-1]

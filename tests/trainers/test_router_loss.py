@@ -79,6 +79,7 @@ def test_it_is_logged_where_the_config_asks_for_it(tmp_path):
     model = student(LLaDAMoEModelLM, output_router_logits=True)
     asked = make_trainer(tmp_path, tmp_path / "a", model=model, max_steps=1)
     asked.train()
+    assert asked._sum_of_losses({"eval_loss": 4.0, "eval_aux_loss": 2.0}) == 4.0
     assert asked.state.log_history[0]["aux_loss"] > 0 and "aux_loss" in asked.metric_names([])
     plain = make_trainer(tmp_path, tmp_path / "b", model=student(LLaDAMoEModelLM), max_steps=1)
     plain.train()

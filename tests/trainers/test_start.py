@@ -92,15 +92,15 @@ def test_a_canvas_that_does_not_fit_the_model_is_refused(tiny_checkpoint, trajec
     options = ["--trajectories", str(trajectories), "--config", "d3llm_llada"]
     for given, message in (
         (["--max_length", "384"], "`max_length` is 384, but the model has 128 positions for prompt and response"),
-        (["--max_length", "128", "--max_new_tokens", "256"], "`max_new_tokens` is 256, which leaves no room"),
+        (["--max_length", "128", "--max_new_tokens", "256"], "`max_new_tokens` is 256, more than the 128 positions"),
     ):
         assert distill(tiny_checkpoint, tmp_path / "student", *options, *given) == 2
         error = capsys.readouterr().err
         assert message in error
         assert "the teacher's runs have --max_new_tokens 24." in error
     rows = random_trajectories(decode_config='{"mask_token_id": 1, "eos_token_id": [0]}')
-    with pytest.raises(ValueError, match=r"in the 128 positions of .*: give less\.$"):
-        make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_new_tokens=128)
+    with pytest.raises(ValueError, match=r"more than the 128 positions of .*: give less\.$"):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, max_new_tokens=129)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

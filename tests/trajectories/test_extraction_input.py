@@ -55,7 +55,7 @@ def test_rows_that_are_no_trajectories(tmp_path, change, message):
 def test_data_sets_that_are_no_trajectories(tmp_path):
     for name, rows, message in (
         ("columns", {"prompt_ids": [[1]]}, "it has no id, response_ids"),
-        ("types", {name: [0.5] for name in GOOD}, "are not those of a trajectory dataset"),
+        ("types", {name: [0.5] for name in GOOD}, "have other types than expected"),
     ):
         pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
         with pytest.raises(ValueError, match=message):

@@ -94,6 +94,11 @@ def test_buckets_begin_with_what_an_autoregressive_model_finds_hardest(tiny, tmp
         assert hard["num_forwards"] == max(steps) == min(3, length) and hard["source"] == "ar_buckets"
     with pytest.raises(ValueError, match="order_buckets was 3, is 8"):
         extract(tiny, path, tmp_path / "buckets", order="ar_buckets", **options)
+    model = LlamaForCausalLM.from_pretrained(order_model)
+    model.lm_head.weight.data *= 2
+    model.save_pretrained(order_model)
+    with pytest.raises(ValueError, match="order_weights was"):
+        extract(tiny, path, tmp_path / "rank", order="ar_rank", **options)
 
 
 def test_the_command_ranks_with_a_model_that_has_its_weights(tiny_checkpoint, tmp_path, order_model, capsys):
