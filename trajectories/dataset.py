@@ -130,7 +130,8 @@ def cast_columns(dataset: Dataset, features: Features, name: str) -> Dataset:
     try:
         return dataset.cast(features)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"The columns of {name} have other types than expected: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"The columns of {name} have other types than expected: {said}") from error
 
 
 def check_columns(columns: Sequence[str], name: str) -> None:
