@@ -288,12 +288,13 @@ class Canvas(PerRow):
         blocks = np.arange(finished.shape[1])
         current = np.where(self.held, self.current, (~finished).argmax(axis=1))
 
-        last = self.opened[:, None] - 1
+        opened = np.maximum(self.opened, current)  # a prompt's blocks without masks need not be opened one by one
+        last = opened[:, None] - 1
         may_open = gather(finished, last) | (gather(progress, last) >= add_threshold)
-        closed = self.ended | self.ending | self.held | (self.opened == len(blocks))
+        closed = self.ended | self.ending | self.held | (opened == len(blocks))
         if most_active is not None:
-            closed = closed | (self.opened - current >= most_active)
-        self.opened = self.opened + (may_open[:, 0] & ~closed)
+            closed = closed | (opened - current >= most_active)
+        self.opened = opened + (may_open[:, 0] & ~closed)
         reached = progress[:, :-1] >= activate_threshold
         self.activated[:, 1:] |= reached & (blocks[1:] < self.opened[:, None])
 

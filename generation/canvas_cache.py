@@ -166,7 +166,8 @@ class CanvasCache(Cache):
         """Record which `tokens` (rows, window) a forward computes the slots at `positions` (rows, window) from, of
         these `rows` (rows,) of the caller's batch."""
         if self.tokens is None:
-            self.tokens = np.full((len(tokens), self.layers[0].canvas_length), -1)
+            batch = max(len(tokens), int(rows.max()) + 1)  # rows may have left before the first forward
+            self.tokens = np.full((batch, self.layers[0].canvas_length), -1)
         self.tokens[rows[:, None], positions] = tokens
 
     def record_tokens_at(self, window: NDArray, tokens: Integers, rows: Integers) -> None:

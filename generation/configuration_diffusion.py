@@ -163,6 +163,9 @@ class DiffusionGenerationConfig(GenerationConfig):
     def __init__(self, **kwargs: Any):
         if not kwargs.get("_from_model_config"):
             check_names(kwargs, known=KNOWN_FIELDS)
+            ignored = [name for name in IGNORED if kwargs.get(name) not in NEUTRAL]
+            if ignored:
+                logger.warning_once(f"{', '.join(ignored)}: no meaning for diffusion decoding, ignored")
         for name in (*METHOD_DEFAULTS, *RUN_DEFAULTS):
             setattr(self, name, kwargs.pop(name, None))
         # the base class has some of these fields too, and would reset them
@@ -201,11 +204,15 @@ class DiffusionGenerationConfig(GenerationConfig):
                 f"`steps`={self.steps} contradicts `selection`={config.selection!r}, which commits by how sure the "
                 f"model is: leave one out, or choose a `selection` of {SCHEDULED}"
             )
-        config._check_selection()
-        config.check_drafts()
-        config._check_slots()
-        config.check_blocks()
+        config.check_fit()
         return config
+
+    def check_fit(self) -> None:
+        """Raises a `ValueError` for fields, with their values filled in, that do not go with each other."""
+        self._check_selection()
+        self.check_drafts()
+        self._check_slots()
+        self.check_blocks()
 
     def _check_selection(self) -> None:
         if self.selection in ("threshold", "scheduled_threshold", "threshold_or_count", "runs", "prefix"):
@@ -236,6 +243,11 @@ class DiffusionGenerationConfig(GenerationConfig):
             )
         if self.edit_threshold is not None and self.score != "probability":
             raise ValueError(f"`edit_threshold` is a probability: it needs `score`='probability', not {self.score!r}")
+        if self.edit_threshold is not None and self.cache == "delayed":
+            raise ValueError(
+                "`edit_threshold` does not go with `cache`='delayed', which reads decoded tokens from the cache and "
+                "proposes nothing for them: choose another cache"
+            )
         if self.edit_until is not None and self.edit_threshold is None:
             raise ValueError(f"`edit_until`={self.edit_until} ends edits: it needs an `edit_threshold`")
         self._check_soft_inputs()
@@ -334,5 +346,13 @@ def register_preset(preset: Preset) -> None:
     PRESETS[preset.name] = preset
 
 
+# Fields of transformers that would change the text there, and have no meaning here.
+IGNORED = (
+    "bad_words_ids", "begin_suppress_tokens", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
+    "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
+    "guidance_scale", "length_penalty", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams",
+    "penalty_alpha", "repetition_penalty", "sequence_bias", "suppress_tokens", "typical_p", "watermarking_config",
+)  # fmt: skip
+NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, [])
 BASE_FIELDS = {*GenerationConfig().__dict__, "transformers_version"}
 KNOWN_FIELDS = {*METHOD_DEFAULTS, *RUN_DEFAULTS, *BASE_FIELDS}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .canvas import Canvas, Integers, PerRow, gather
+from .canvas import Booleans, Canvas, Integers, PerRow, gather
 
 
 CREDITED_TOKENS = 8  # per position: how many have credit at a time; a new one takes the place of the least credited
@@ -33,8 +33,10 @@ class Credits(PerRow):
         tokens, credit = self.tokens[rows, positions], self.credit[rows, positions]
         return CreditedTokens(torch.from_numpy(tokens), torch.from_numpy(credit), self)
 
-    def gain(self, positions: Integers, tokens: Integers, probabilities: np.ndarray) -> None:
-        """Record the most probable `tokens` (B, K) at the `positions` (B, K) that a forward proposed tokens for."""
+    def gain(self, positions: Integers, candidates: Booleans, tokens: Integers, probabilities: np.ndarray) -> None:
+        """Record the most probable `tokens` (B, K) at those `positions` (B, K) that are `candidates` (B, K) of a
+        forward."""
+        before_it = gather(self.tokens, positions), gather(self.credit, positions)
         known, credit = gather(self.tokens, positions), gather(self.credit, positions) * np.float32(self.decay)
         same = (known == tokens[..., None]) & (credit > 0)
         place = np.where(same.any(axis=-1), same.argmax(axis=-1), credit.argmin(axis=-1))[..., None]
@@ -43,7 +45,10 @@ class Credits(PerRow):
         np.put_along_axis(known, place, tokens[..., None], axis=-1)
         np.put_along_axis(credit, place, gained.astype(np.float32), axis=-1)
         rows = np.arange(len(positions))[:, None]
-        self.tokens[rows, positions], self.credit[rows, positions] = known, credit
+        self.tokens[rows, positions], self.credit[rows, positions] = (
+            np.where(candidates[..., None], after, before)
+            for after, before in zip((known, credit), before_it, strict=True)
+        )
 
 
 class CreditedTokens:

@@ -23,6 +23,7 @@ from .lanes import BranchingRun
 from .output_diffusion import DiffusionGenerationOutput
 from .preparation import (
     SpecialTokens,
+    check_steps,
     prepare_cache,
     prepare_config,
     prepare_earlier_cache,
@@ -187,6 +188,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             prepare_assistant(self, assistant_model, config, prompt.shape[1])
         if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
             config.cache = cache.policy
+            config.check_fit()
         run = self.start_run(
             prompt,
             attention_mask,
@@ -291,6 +293,8 @@ class DiffusionGenerationMixin(GenerationMixin):
             attention_block_size=config.attention_block_size,
             grid=grid,
         )
+        # of a prompt that ends inside a block, the region has one more than its length says
+        check_steps(config, int((canvas.block_of[:, -1] + 1 - canvas.first_block).max()) if new_tokens else 1)
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
         run_class = run_class or run_class_of(config, assisted=assistant is not None)

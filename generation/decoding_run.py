@@ -135,7 +135,7 @@ class DecodingRun:
         """Shows the state, and removes finished rows from the batch; `False` when none is left."""
         self.result.record(self.canvas, self.forwards)
         if self.stream is not None:
-            self.stream.update(self.canvas, self.special.eos)
+            self.stream.update(self.canvas, self.special.eos, early_stop=bool(self.stops.eos_token_ids))
         if not self.finished.any():
             return True
         self.result.store(self.canvas, self.forwards)
@@ -199,7 +199,7 @@ class DecodingRun:
         kept = np.maximum(of_rows(self.rows_that_predict(self.positions)), first_real[:, None])
         if span is not None:
             positions = np.arange(span.start, span.stop)[None].repeat(len(recomputed), axis=0)
-            kept = (kept - span.start).clip(min=0)
+            kept = (kept - span.start).clip(0, positions.shape[1] - 1)  # fillers may be anywhere
         else:
             positions = indices_of(recomputed, width, first_real)
             filled = width - recomputed.sum(axis=1, keepdims=True)
@@ -238,6 +238,7 @@ class DecodingRun:
             self.forwards,
             self.credits,
             self.drafts,
+            gather(self.window.candidates, self.positions),
         )
         self.check_numbers(proposal.score)
         if self.soft_inputs is not None:

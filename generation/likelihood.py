@@ -5,7 +5,11 @@ from typing import Any
 
 import torch
 
-from .preparation import find_mask_token
+from .preparation import find_mask_token, trained_attention
+from .visibility import as_attention_mask
+
+
+CHUNK_ELEMENTS = 2**24  # logits computed at a time, 64 MiB in float32
 
 
 def mask_answer(
@@ -29,20 +33,51 @@ def mask_answer(
     return ranks < count[:, None], count
 
 
-def answer_log_likelihood(
-    logits: torch.Tensor, tokens: torch.LongTensor, masked: torch.BoolTensor, weight: torch.Tensor
+def log_probabilities(
+    head: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, tokens: torch.LongTensor, vocab_size: int
 ) -> torch.Tensor:
-    """One sample of the bound: the masked tokens' log-probabilities, weighted by l / k, summed (B,).
+    """The log-probabilities (B, K) of tokens, from a chunk of logits at a time.
 
     Args:
-        logits (`torch.Tensor` of shape `(B, K, vocab)`): Aligned to the answer's positions.
-        tokens (`torch.LongTensor` of shape `(B, K)`): The answer.
-        masked (`torch.BoolTensor` of shape `(B, K)`): Which of its positions were masked; never padding.
-        weight (`torch.Tensor` of shape `(B,)`): l / k.
+        head (`Callable`): The LM head.
+        states (`torch.Tensor` of shape `(B, K, hidden_size)`): Hidden states of the rows that predict them.
+        tokens (`torch.LongTensor` of shape `(B, K)`): The tokens.
+        vocab_size (`int`): Logits per row.
     """
-    logits = logits.float()
-    token_logprobs = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)
-    return token_logprobs.masked_fill(~masked, 0.0).sum(dim=1) * weight
+    at_a_time = max(1, CHUNK_ELEMENTS // vocab_size)
+    parts = zip(states.flatten(0, 1).split(at_a_time), tokens.flatten().split(at_a_time), strict=True)
+    found = []
+    for part, its_tokens in parts:
+        logits = head(part).float()
+        found.append(logits.gather(-1, its_tokens[:, None])[:, 0] - logits.logsumexp(dim=-1))
+    return torch.cat(found).view_as(tokens)
+
+
+def visible_blocks(model: Any, answer: torch.BoolTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The attention mask with which a block-causal model sees a prompt and its answer, block after block.
+
+    Args:
+        model (`PreTrainedModel`): The model, which states the size of its blocks and where they are counted from.
+        answer (`torch.BoolTensor` of shape `(B, L)`): Positions of the answer.
+        attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 = padding.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, L, L)`; `attention_mask` for a model that sees both sides.
+    """
+    if trained_attention(model) != "block_causal":
+        return attention_mask
+    if model.attention_block_size is None:
+        raise ValueError("the model states no size of its attention blocks: set `attention_block_size` in config.json")
+    real = torch.ones_like(answer) if attention_mask is None else attention_mask > 0
+    is_absolute = model.attention_grid == "absolute"
+    first = (real if is_absolute else answer).long().argmax(dim=1, keepdim=True)  # of the row, or after its prompt
+    columns = torch.arange(answer.shape[1], device=answer.device)
+    blocks = (
+        (columns - first).div(model.attention_block_size, rounding_mode="floor").clamp(min=0 if is_absolute else -1)
+    )
+    visible = (blocks[:, None, :] <= blocks[:, :, None]) & real[:, None, :]
+    visible = visible | torch.eye(len(columns), dtype=torch.bool, device=answer.device)  # padding sees itself
+    return as_attention_mask(visible[:, None], model.config._attn_implementation, model.dtype)
 
 
 class LikelihoodMixin:
@@ -52,6 +87,7 @@ class LikelihoodMixin:
     generation_config: Any
     attention: str | None
     logit_rows: Callable[[torch.Tensor], torch.Tensor]
+    get_output_embeddings: Callable[[], Any]
     __call__: Callable[..., Any]
 
     @torch.no_grad()
@@ -69,7 +105,8 @@ class LikelihoodMixin:
 
         A lower bound: for k uniform in 1..l and k of the l answer positions masked at random, the expectation of
         l / k times the sum of the masked tokens' log-probabilities (LLaDA, arXiv 2502.09992, equation 6, the form with
-        fewer samples). Exact for answers of one token.
+        fewer samples). Exact for answers of one token. A block-causal model sees the answer block by block, as in
+        decoding.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`): Prompt and answer, padded on either side.
@@ -101,6 +138,7 @@ class LikelihoodMixin:
         if num_samples < 1:
             raise ValueError(f"`num_samples`={num_samples} must be at least 1")
         mask_token_id = find_mask_token(self.config, self.generation_config)
+        visible = visible_blocks(self, answer, attention_mask)
         generator = torch.Generator().manual_seed(seed)
         length = answer.sum(dim=1)
         positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : int(length.max())]
@@ -109,7 +147,8 @@ class LikelihoodMixin:
         for sample in range(num_samples):
             masked, count = mask_answer(answer, sample, num_samples, generator)
             noisy = input_ids.masked_fill(masked, mask_token_id)
-            inputs = {"input_ids": noisy, "attention_mask": attention_mask, "logits_to_keep": rows}
-            logits = self(**inputs, return_dict=True).logits
-            total += answer_log_likelihood(logits, tokens, masked.gather(1, positions), length / count)
+            inputs = {"input_ids": noisy, "attention_mask": visible, "logits_to_keep": rows}
+            states = self(**inputs, run_head=False, return_dict=True).hidden_states[0]
+            found = log_probabilities(self.get_output_embeddings(), states, tokens, self.config.vocab_size)
+            total += found.masked_fill(~masked.gather(1, positions), 0.0).sum(dim=1) * (length / count)
         return total / num_samples

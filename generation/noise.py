@@ -30,6 +30,9 @@ def seeds_of_copies(seeds: Integers, copies: int) -> Integers:
     return np.where(numbers == 0, seeds[:, None], drawn).flatten()
 
 
+LARGEST = np.float32(2**24 - 1)  # float32 rounds the half after it up to 2**24, whose noise would be infinite
+
+
 @dataclass
 class Draw:
     """Random numbers for some candidates of a forward; they depend on nothing but these attributes.
@@ -54,10 +57,12 @@ class Draw:
     def uniform(self) -> Floats:
         """A number in (0, 1) for each candidate (candidates,)."""
         bits = mix(self.keys(stream=-1)) >> 40
-        return ((bits & 0xFFFFFF).astype(np.float32) + np.float32(0.5)) / np.float32(2**24)
+        numbers = (bits & 0xFFFFFF).astype(np.float32) + np.float32(0.5)
+        return numbers.clip(max=LARGEST) / np.float32(2**24)
 
     def gumbel(self, count: int, device: torch.device | str) -> torch.Tensor:
         """Standard Gumbel noise (candidates, count) in float32, from numbers in (0, 1) with 24 random bits."""
         keys = torch.from_numpy(self.keys(stream=1)).to(device)
         bits = mix(keys[:, None] + torch.arange(count, device=device)) >> 40
-        return -(-(((bits & 0xFFFFFF).float() + 0.5) / 2**24).log()).log()
+        numbers = ((bits & 0xFFFFFF).float() + 0.5).clamp_(max=float(LARGEST))
+        return -(-(numbers / 2**24).log()).log()

@@ -132,7 +132,7 @@ class OpenRun(DecodingRun):
         self.finished = self.finished | np.isin(self.numbers, list(self.dropped))
         for row, number in enumerate(self.numbers.tolist()):
             if number in self.feeds:
-                self.feeds[number].update(self._alone(row), self.special.eos)
+                self.feeds[number].update(self._alone(row), self.special.eos, bool(self.stops.eos_token_ids))
         for row in np.flatnonzero(self.finished).tolist():
             self._leave(row)
         self.dropped = set()

@@ -84,10 +84,14 @@ def prepare_config(
             f"a prompt of {prompt_length} tokens and `max_new_tokens`={config.max_new_tokens} exceed the "
             f"{longest} positions of the model: shorten the prompt or generate less"
         )
-    blocks = -(-config.max_new_tokens // (config.block_size or config.max_new_tokens))
+    check_steps(config, -(-config.max_new_tokens // (config.block_size or config.max_new_tokens)))
+    return config
+
+
+def check_steps(config: DiffusionGenerationConfig, blocks: int) -> None:
+    """Raises a `ValueError` for fewer scheduled forwards than there are `blocks` in the generated region."""
     if config.steps is not None and config.selection in SCHEDULED and config.steps < blocks:
         raise ValueError(f"`steps`={config.steps} is less than one forward for each of the {blocks} blocks")
-    return config
 
 
 def trained_attention(model: Any) -> str | None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from .canvas import Canvas, Floats, Integers, Proposal
+from .canvas import Booleans, Canvas, Floats, Integers, Proposal
 from .configuration_diffusion import DiffusionGenerationConfig
 from .credits import CreditedTokens, Credits
 from .noise import Draw
@@ -26,16 +26,18 @@ def propose(
     forward: int,
     credits: Credits | None = None,
     drafts: Integers | None = None,
+    candidates: Booleans | None = None,
 ) -> Proposal:
     """A token for every candidate and how sure the model is of it. Reads them on the host: the one read of a forward.
 
     Args:
         logits (`Iterable[torch.Tensor]`): Parts (candidates, vocab) of the logits, row after row of the batch; they
             are overwritten.
-        positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates.
+        positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates, then others in rows with fewer.
         forward (`int`): Number of the forward, for sampling.
         credits ([`~d3llm.generation.credits.Credits`], *optional*): What tokens have gained in earlier forwards.
         drafts (`Integers` of shape `(B, K)`, *optional*): Tokens to score, -1 where the model proposes one.
+        candidates (`Booleans` of shape `(B, K)`, *optional*): Which of the positions are candidates, for `credits`.
     """
     rows = np.arange(len(positions)).repeat(positions.shape[1])
     generated = (positions - canvas.region_starts[:, None]).flatten()  # the same whatever the padding
@@ -59,9 +61,9 @@ def propose(
             drawn = WITHOUT_THE_MODEL[kind](Draw(canvas.seeds[rows], generated, forwards))
             scores[kind] = np.where(np.isfinite(finite), drawn.reshape(positions.shape), np.float32(np.nan))
     score, forced_score = scores[config.score], scores[config.forced_score or config.score]
-    if credits is not None:
+    if credits is not None and candidates is not None:
         top, probability = fields.pop(0), fields.pop(0)
-        credits.gain(positions, top.view(np.int32).astype(np.int64), probability)
+        credits.gain(positions, candidates, top.view(np.int32).astype(np.int64), probability)
     return Proposal(tokens.view(np.int32).astype(np.int64), score, forced_score, fields[0] if fields else None)
 
 

@@ -56,7 +56,8 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Intege
         return (left.astype(np.float32) * time_share(canvas, config)).astype(np.int64)
     forwards = forwards_of_block(canvas, config)
     if config.selection == "threshold_or_count":
-        size = np.diff(gather(canvas.block_starts, canvas.current[:, None] + np.arange(2)), axis=1)[:, 0]
+        ends = gather(canvas.block_starts, canvas.current[:, None] + np.arange(2))
+        size = np.diff(np.maximum(ends, canvas.first_real[:, None]), axis=1)[:, 0]  # padding is in no block
         forwards = size if config.steps is None else forwards
     if config.selection != "scheduled_threshold":
         return (size // forwards + (step < size % forwards)).clip(min=1)

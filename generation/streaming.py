@@ -29,8 +29,9 @@ class StreamFeed:
         self.takes_committed = getattr(streamer, "takes_committed", False)
         self.sent: int | None = None  # positions; none before the prompt, which may be empty
 
-    def update(self, canvas: Canvas, eos_token_ids: list[int]) -> None:
-        """Called before every forward, with the state that the previous forward left."""
+    def update(self, canvas: Canvas, eos_token_ids: list[int], early_stop: bool = False) -> None:
+        """Called before every forward, with the state that the previous forward left. With `early_stop`, final blocks
+        may have tokens after an EOS that are filled before the run ends."""
         tokens = torch.from_numpy(canvas.tokens[0])
         if self.sent is None:
             self.streamer.put(tokens[: canvas.region_start])
@@ -39,7 +40,7 @@ class StreamFeed:
         finished = canvas.completed_blocks()[0].cumprod().sum()
         final = int(canvas.block_starts[0, finished])
         eos = np.isin(canvas.tokens[0, canvas.region_start :], eos_token_ids).nonzero()[0]
-        ended = canvas.region_start and canvas.ended[0]  # an infilled text continues after its gaps
+        ended = canvas.region_start and (early_stop or canvas.ended[0])  # an infilled text continues after its gaps
         shown = canvas.region_start + int(eos[0]) + 1 if len(eos) and ended else canvas.length
         if final > self.sent:
             if shown > self.sent:

@@ -55,9 +55,7 @@ class Visibility:
 
     def as_mask(self, visible: torch.Tensor) -> torch.Tensor:
         """What is `visible` (R, 1, W, L), in the form that the attention implementation expects."""
-        if self.implementation == "eager":
-            return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, torch.finfo(self.dtype).min)
-        return visible
+        return as_attention_mask(visible, self.implementation, self.dtype)
 
     def select_rows(self, rows: np.ndarray) -> None:
         """Keep only these rows."""
@@ -65,3 +63,20 @@ class Visibility:
             self.padding = self.padding[torch.from_numpy(rows).to(self.padding.device)]
         if self.blocks is not None:
             self.blocks = self.blocks[torch.from_numpy(rows).to(self.blocks.device)]
+
+
+def as_attention_mask(visible: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor:
+    """
+    A prepared attention mask.
+
+    Args:
+        visible (`torch.BoolTensor` of shape `(R, 1, W, L)`): Which slots each position sees.
+        implementation (`str`): Of the attention.
+        dtype (`torch.dtype`): Of the model.
+
+    Returns:
+        `torch.Tensor` of shape `(R, 1, W, L)`: In the form that the implementation expects.
+    """
+    if implementation == "eager":
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    return visible
