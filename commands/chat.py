@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     remembers = False if args.history is None and is_shipped(folder) else args.history
     conversation = Conversation(model, tokenizer, fields, remembers)
-    chat = Chat(conversation, str(folder), Console(highlight=False, markup=False), caution_of(folder))
+    chat = Chat(conversation, str(folder), Console(highlight=False, markup=False, emoji=False), caution_of(folder))
     chat.talk(typed_lines() if chat.is_live else iter(sys.stdin))
 
 

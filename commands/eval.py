@@ -124,7 +124,9 @@ def run_harness(args: argparse.Namespace, points: list[Point]) -> None:
     if args.allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # what its code tasks ask for
     folder, fields = checkpoint_folder(args), points[0].fields
-    path = result_path(args.output, method_name(args), "lm_eval")
+    path = result_path(args.output, method_name(args), args.tasks, "lm_eval")
+    if path.exists() and not args.overwrite:
+        raise ValueError(f"{path} is there: start again with --overwrite, or give another --output or --method.")
     args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model(folder, device=args.device, trust_remote_code=args.trust_remote_code)
     result = lm_eval_model.run_harness(
@@ -270,7 +272,7 @@ def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "
         tokenizer=tokenizer,
         output=args.output,
         method=method_name(args),
-        name=args.model or folder.name,
+        name=folder.resolve().name,
         weights=checkpoint_fingerprint(folder),
         assistant=assistant,
         assistant_name=args.assistant_model,

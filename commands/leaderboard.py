@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,8 +187,12 @@ def show_lengths(args: argparse.Namespace) -> None:
 
     if not args.results:
         raise ValueError("--by-length compares measured results: give their files.")
+    without = ("baseline", "difference", "join", "published")
+    if given := [name for name in without if getattr(args, name)]:
+        raise ValueError(f"--by-length takes no --{given[0]}: leave one of them out.")
     edges = EDGES if args.lengths is None else parse_lengths(args.lengths)
-    gains = length_gains(read_results(args.results), *args.by_length, edges=edges)
+    results = [result.judged(args.judged_by) if args.judged_by else result for result in read_results(args.results)]
+    gains = length_gains(results, *args.by_length, edges=edges, resamples=args.resamples, seed=args.seed)
     console = table_console(140)
     for task in dict.fromkeys(gain.task for gain in gains):
         console.print(length_table([gain for gain in gains if gain.task == task]))
@@ -212,8 +217,8 @@ def parse_y_max(text: str) -> str | dict[str, float]:
     if "=" not in text:
         return text
     values = {}
-    for part in text.split(","):
-        task, _, value = part.partition("=")
+    for part in re.findall(r".*?=[^,=]*(?:,|$)|.+", text):  # titles of tasks have commas too
+        task, _, value = part.rstrip(",").partition("=")
         try:
             values[task.strip()] = float(value)
         except ValueError as error:

@@ -71,6 +71,10 @@ def _add_kind(kinds: argparse._SubParsersAction, name: str, summary: str) -> arg
 
 
 def run(args: argparse.Namespace) -> None:
+    from d3llm.hub_cards.cards import is_hub_id
+
+    if not is_hub_id(args.repo):
+        raise ValueError(f"{args.repo!r} is not the name of a repository: write owner/name.")
     repository = _repository(args)
     for path in repository.left_out:
         sys.stderr.write(f"skipped: {path}\n")

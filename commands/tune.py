@@ -135,6 +135,12 @@ def block_sizes(decoder: DiffusionGenerationConfig) -> list[str]:
 
 def thresholds(decoder: DiffusionGenerationConfig) -> str:
     """Thresholds in the unit of the decoder's score as a sweep."""
+    from .conversation import WITHOUT_THRESHOLD
+
+    if decoder.selection in WITHOUT_THRESHOLD:
+        raise ValueError(
+            f"`selection`={decoder.selection!r} has no threshold to tune: choose a --preset that has one."
+        )
     if decoder.score not in DEFAULT_SWEEPS:
         score = decoder.score
         raise ValueError(f"There is no default sweep for the score {score!r}: give one, --sweep threshold=VALUE,...")

@@ -116,7 +116,11 @@ def measure_samples(
             records = [json.loads(line) for line in results.lines.values()]
             measured = {**summarize(records), "hardware": hardware(processes.count), "versions": versions()}
             result = Result.from_dict({**settings, **measured})
-            result.write(path)
+            before = _same_result(path, settings) if len(finished) == len(samples) and path.exists() else None
+            if before is None:
+                result.write(path)
+            else:  # its time is that of the machine that it was measured on
+                result = before
     return processes.gather(result if processes.index == 0 else None)[0]
 
 
@@ -148,17 +152,24 @@ def versions() -> dict[str, str]:
 
 
 def _kept_result(path: Path, settings: dict[str, Any]) -> Result | None:
-    """The result at `path`, if it has these settings and came without its samples."""
-    if list(path.parent.glob(f"{glob.escape(path.stem)}.samples.*jsonl")):
+    """The result at `path` that came without its samples; raises a `ValueError` for one of other settings."""
+    if not path.exists() or list(path.parent.glob(f"{glob.escape(path.stem)}.samples.*jsonl")):
         return None
+    result = _same_result(path, settings)
+    if result is None:
+        raise ValueError(f"{path} is not this measurement: choose another folder, or start again (--overwrite).")
+    return result
+
+
+def _same_result(path: Path, settings: dict[str, Any]) -> Result | None:
+    """The result at `path`, if it has these settings."""
     try:
         result = read_result(path)
-        no_checks = dict.fromkeys(_checks("", ()))  # of a task without named checks: then the result must not have any
-        kept = no_checks | plan_values(result.to_dict() | _checks(result.judged_by, result.further_accuracy or ()))
-        same = kept | no_checks | plan_values(settings) == kept
     except (OSError, ValueError):
         return None
-    return result if same else None
+    no_checks = dict.fromkeys(_checks("", ()))  # of a task without named checks: then the result must not have any
+    kept = no_checks | plan_values(result.to_dict() | _checks(result.judged_by, result.further_accuracy or ()))
+    return result if kept | no_checks | plan_values(settings) == kept else None
 
 
 def _checks(verdict: str | None, further: Iterable[str]) -> dict[str, Any]:

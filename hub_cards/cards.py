@@ -109,13 +109,15 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
     for task in dict.fromkeys(result.task for result in facts.results):
         best = max((r for r in facts.results if r.task == task), key=lambda result: result.accuracy)
         if is_hub_id(best.dataset):
-            parallelism = f"TPF {best.tokens_per_forward:.2f}{_rows(best)}"
+            parallelism = (
+                "" if best.tokens_per_forward is None else f"TPF {best.tokens_per_forward:.2f}{_rows(best)}, "
+            )
             entry = EvalResultEntry(
                 dataset_id=best.dataset or "",
                 task_id=task,
                 value=round(100 * best.accuracy, 2),
                 date=best.date,
-                notes=f"{describe_decoding(best.decoding)}, {parallelism}, n={best.samples}{_checks(best)}",
+                notes=f"{describe_decoding(best.decoding)}, {parallelism}n={best.samples}{_checks(best)}",
             )
             files[f".eval_results/{slug(task)}.yaml"] = yaml.safe_dump(
                 eval_result_entries_to_yaml([entry]), sort_keys=False
@@ -215,17 +217,12 @@ def _model_index(facts: ModelFacts) -> list[EvalResult]:
     rows = []
     for result in facts.results:
         decoding = describe_decoding(result.decoding)
-        measured = {
-            "accuracy": (round(100 * result.accuracy, 2), f"accuracy{_by(result.judged_by)} ({decoding})"),
-            "tokens_per_forward": (
-                round(result.tokens_per_forward, 4),
-                f"tokens per forward{_rows(result)} ({decoding})",
-            ),
-            "tokens_per_second": (
-                round(result.tokens_per_second, 2),
-                f"tokens per second ({decoding}; {result.hardware})",
-            ),
-        }
+        tpf, tps = result.tokens_per_forward, result.tokens_per_second
+        measured = {"accuracy": (round(100 * result.accuracy, 2), f"accuracy{_by(result.judged_by)} ({decoding})")}
+        if tpf is not None:
+            measured["tokens_per_forward"] = round(tpf, 4), f"tokens per forward{_rows(result)} ({decoding})"
+        if tps is not None:
+            measured["tokens_per_second"] = round(tps, 2), f"tokens per second ({decoding}; {result.hardware})"
         rows += [_eval_result(result, kind, value, name) for kind, (value, name) in measured.items()]
         rows += [
             _eval_result(result, "accuracy", round(100 * accuracy, 2), f"accuracy{_by(check)} ({decoding})")

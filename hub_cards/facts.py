@@ -23,8 +23,8 @@ class TaskResult:
         samples (`int`): Number of decoded problems.
         accuracy (`float`): Share of correct answers, 0 to 1.
         accuracy_interval (`list[float]`): Its 95 % interval.
-        tokens_per_forward (`float`): TPF.
-        tokens_per_second (`float`): TPS, which is meaningless without `hardware`.
+        tokens_per_forward (`float`, *optional*): TPF; `None` where nothing was generated.
+        tokens_per_second (`float`, *optional*): TPS, which is meaningless without `hardware`.
         hardware (`str`): The hardware of the run.
         decoding (`dict[str, Any]`): Preset and fields of `DiffusionGenerationConfig`.
         dataset (`str`, *optional*): Hub id of the dataset.
@@ -41,8 +41,8 @@ class TaskResult:
     samples: int
     accuracy: float
     accuracy_interval: list[float]
-    tokens_per_forward: float
-    tokens_per_second: float
+    tokens_per_forward: float | None
+    tokens_per_second: float | None
     hardware: str
     decoding: dict[str, Any] = field(default_factory=dict)
     dataset: str | None = None

@@ -160,8 +160,8 @@ def _task_result(result: Result, model_type: str | None) -> TaskResult:
         samples=result.num_samples,
         accuracy=result.accuracy,
         accuracy_interval=result.accuracy_interval,
-        tokens_per_forward=result.tokens_per_forward or 0.0,
-        tokens_per_second=result.tokens_per_second or 0.0,
+        tokens_per_forward=result.tokens_per_forward,
+        tokens_per_second=result.tokens_per_second,
         rows_per_forward=result.rows_per_forward,
         judged_by=result.judged_by,
         further_accuracy={name: [each / 100 for each in by] for name, by in result.differing_percent.items()},
@@ -173,19 +173,23 @@ def _task_result(result: Result, model_type: str | None) -> TaskResult:
 
 
 def _dataset(result: Result) -> str | None:
-    return result.source if is_hub_id(result.source) else None
+    from ..evaluation.tasks.data import ON_THE_HUB
+
+    source = result.source.removesuffix(ON_THE_HUB)
+    return source if is_hub_id(source) else None
 
 
 def _differences(decoding: dict[str, Any], model_type: str | None) -> dict[str, Any]:
     """The preset, and those of the resolved decoding parameters that differ from it."""
-    from ..generation.fields import METHOD_DEFAULTS
+    from ..generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
     from ..generation.presets import PRESETS
     from ..modeling import find_family
 
     family = find_family(model_type)
     preset = PRESETS.get(decoding.get("preset") or "")
-    values = METHOD_DEFAULTS | (preset.values_for(family.preset_values if family else {}) if preset else {})
-    different = {n: v for n, v in decoding.items() if n in METHOD_DEFAULTS and v is not None and v != values[n]}
+    run = {name: RUN_DEFAULTS.get(name) for name in ("temperature", "top_k", "top_p", "cfg_scale")}
+    values = METHOD_DEFAULTS | run | (preset.values_for(family.preset_values if family else {}) if preset else {})
+    different = {n: v for n, v in decoding.items() if n in values and v is not None and v != values[n]}
     return {"preset": decoding.get("preset"), **different}
 
 

@@ -118,6 +118,7 @@ def push(
 
         if changed or superfluous:
             _retry(commit)
+    with _translate_errors(repo_id, "Pushed, but not checked"):
         head, present = _retry(_state, api, where)
     if missing := _missing(present, repository):
         raise PushError(f"{repo_id} lacks {', '.join(missing[:3])} ({len(missing)} files): push again.")
@@ -213,8 +214,8 @@ def _status(error: BaseException) -> int | None:
 
 
 @contextmanager
-def _translate_errors(repo_id: str) -> Iterator[None]:
-    """Turns errors of the Hub into a `PushError` that names the remedy."""
+def _translate_errors(repo_id: str, outcome: str = "Nothing was changed") -> Iterator[None]:
+    """Turns errors of the Hub into a `PushError` that says what has become of the repository, and the remedy."""
     try:
         yield
     except LocalTokenNotFoundError as error:
@@ -229,4 +230,4 @@ def _translate_errors(repo_id: str) -> Iterator[None]:
         reason = reasons.get(_status(cause) or 0, f"{type(cause).__name__}: {cause}".strip().splitlines()[0])
         if _is_passing(cause):
             reason = f"the Hub cannot be reached ({reason}): push again; files that have arrived are not sent again"
-        raise PushError(f"Nothing was changed in {repo_id}: {reason}.") from wrapped
+        raise PushError(f"{outcome} in {repo_id}: {reason}.") from wrapped

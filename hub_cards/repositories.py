@@ -65,6 +65,8 @@ def model_repository(
         facts = read_facts(ModelFacts, folder / MODEL_FACTS)
     if facts is not None:
         if picture is not None and facts.picture:
+            if not facts.picture.endswith((".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp")):
+                raise ValueError(f"{facts.picture} is not a picture: give a PNG, SVG, JPEG, GIF or WebP file.")
             files[facts.picture] = picture
         files["README.md"] = model_card(facts, repo_id).encode()
         if facts.serving:

@@ -1,5 +1,6 @@
 """Where the rows of a task come from: a local file, or the Hub."""
 
+import glob
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from ...common.schema import check
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # of a row: not blank, taken as it is
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+ON_THE_HUB = " on the Hub"  # after the id of a dataset, in results
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class HubData:
     splits: dict[str, str]
 
     def __str__(self) -> str:
-        return f"{self.path} on the Hub"
+        return f"{self.path}{ON_THE_HUB}"
 
 
 def load_rows(
@@ -102,9 +106,10 @@ def _read(hub: HubData | None, file: Path | None, split: str) -> list[dict[str, 
         raise ValueError(f"{file} is of no known form: expected {', '.join(FORMATS)}, also with .gz.")
     datasets.disable_progress_bars()
     try:
-        rows = list(datasets.load_dataset(FORMATS[suffix], data_files=str(file), split="train"))
+        rows = list(datasets.load_dataset(FORMATS[suffix], data_files=glob.escape(str(file)), split="train"))
     except Exception as error:
-        raise ValueError(f"Cannot read {file} as {FORMATS[suffix]}: {error.__cause__ or error}") from error
+        said = str(error.__cause__ or error) or type(error).__name__
+        raise ValueError(f"Cannot read {file} as {FORMATS[suffix]}: {said}") from error
     return rows
 
 

@@ -166,7 +166,7 @@ def test_other_settings_do_not_mix(tmp_path, uninterrupted, capsys):
 
 
 def test_a_result_file_alone_is_read(tmp_path, uninterrupted, monkeypatch):
-    """Its samples are not published with it; for other settings it counts as none."""
+    """Its samples are not published with it; for other settings it is not replaced."""
     flags = [*uninterrupted["flags"], "--output", tmp_path, *FLAGS]
     assert evaluate(*flags) == 0
     for file in tmp_path.glob("*.samples.jsonl*"):
@@ -180,12 +180,18 @@ def test_a_result_file_alone_is_read(tmp_path, uninterrupted, monkeypatch):
     monkeypatch.setattr(d3llm.modeling.LLaDAModelLM, "generate", counted)
     before = results_in(tmp_path)
     assert evaluate(*flags) == 0 and not calls and results_in(tmp_path) == before
-    assert evaluate(*flags, "--block-size", 4) == 0 and calls
-    assert results_in(tmp_path)[0]["decoding"]["block_size"] == 4
-    for file in tmp_path.glob("*.samples.jsonl*"):
-        file.unlink()
-    calls.clear()
+    assert evaluate(*flags, "--block-size", 4) == 2 and not calls and results_in(tmp_path) == before
     assert evaluate(*flags, "--block-size", 4, "--overwrite") == 0 and calls
+    assert results_in(tmp_path)[0]["decoding"]["block_size"] == 4
+
+
+def test_a_point_that_is_read_again_keeps_the_machine_that_it_was_measured_on(tmp_path, uninterrupted, monkeypatch):
+    flags = [*uninterrupted["flags"], "--output", tmp_path, *FLAGS]
+    assert evaluate(*flags) == 0
+    before = results_in(tmp_path)
+    monkeypatch.setattr(measurement, "hardware", lambda processes=1: {"device": "another", "threads": 64})
+    assert evaluate(*flags) == 0
+    assert results_in(tmp_path) == before
 
 
 @pytest.mark.processes
@@ -253,6 +259,14 @@ def test_autoregressive_baselines(tmp_path, autoregressive_folder, gsm8k_file):
         for path in sorted((tmp_path / "out").glob("*.samples.jsonl"))
     ]
     assert texts[0] == texts[1]
+
+
+def test_the_name_of_a_data_file_is_not_a_pattern(tmp_path, diffusion_folder, gsm8k_file):
+    for name, rows in (("rows[1].jsonl", GSM8K[:2]), ("rows1.jsonl", GSM8K[:1])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--tasks", "gsm8k_cot", "--model", diffusion_folder, "--data", tmp_path / "rows[1].jsonl"]
+    assert evaluate(*flags, *FLAGS, "--max-new-tokens", 4, "--output", tmp_path / "out") == 0
+    assert results_in(tmp_path / "out")[0]["num_samples"] == 2
 
 
 def test_an_assistant_of_a_diffusion_model(capsys, tmp_path, diffusion_folder, autoregressive_folder, gsm8k_file):

@@ -361,15 +361,16 @@ def test_lines_of_samples_are_held_against_their_form(tmp_path, tiny_checkpoint,
     assert samples.read_text() == before
 
 
-def test_a_damaged_result_is_measured_again(tmp_path, tiny_checkpoint, capsys):
+def test_a_damaged_result_is_not_replaced(tmp_path, tiny_checkpoint, capsys):
     assert measure_stories(tiny_checkpoint, tmp_path) == 0
     (file,) = result_files([tmp_path])
     result = json.loads(file.read_text())
     for path in tmp_path.glob("*.samples.*"):  # else the result follows from them
         path.unlink()
     file.write_text(json.dumps(result | {"accuracy": "high"}))
-    assert measure_stories(tiny_checkpoint, tmp_path) == 0
-    assert read_result(file).samples == result["samples"]
+    assert measure_stories(tiny_checkpoint, tmp_path) == 2
+    assert "is not this measurement: choose another folder, or start again (--overwrite)" in capsys.readouterr().err
+    assert json.loads(file.read_text())["accuracy"] == "high"
 
 
 @pytest.mark.parametrize("task", ["mmlu", "arc_challenge", "gsm8k_cot", "mbpp"])

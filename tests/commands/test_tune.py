@@ -57,6 +57,7 @@ def test_the_choice_by_objective_and_loss():
         (["--tasks", "stories"], "--model"),
         (["--tasks", "stories,mmlu", "--model", "x"], "one task"),
         (["--tasks", "stories", "--model", "x", "--max-loss", "-1"], "--max-loss"),
+        (["--tasks", "stories", "--model", "x", "--preset", "llada"], "`selection`='count' has no threshold to tune"),
         (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
     ],
 )

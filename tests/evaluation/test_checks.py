@@ -76,6 +76,9 @@ def test_samples_of_other_checks_are_not_resumed(tmp_path):
         measure(tmp_path, task(further_checks={}))
     for file in tmp_path.glob("*.samples.*"):
         file.unlink()
+    with pytest.raises(ValueError, match=r"is not this measurement: .*--overwrite"):
+        measure(tmp_path, task(further_checks={}))
+    (tmp_path / "r.json").unlink()
     again = measure(tmp_path, task(further_checks={}))
     assert again.further_accuracy is None and again.judged_by == "solution"  # the kept result was not taken for it
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from d3llm.commands.leaderboard import parse_y_max
 from d3llm.commands.main import main
 from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.leaderboard import Curve, Point, make_boards, measured_curves, published, published_curves
@@ -70,6 +71,12 @@ def test_results_join_a_published_table(tmp_path, capsys):
     assert "y_max 90.00" in printed and "637.7" not in printed  # a better competitor lowers the others
     assert main(["leaderboard", str(tmp_path), "--published", "--join", "LLaDA", "--y-max", "own"]) == 0
     assert "659.6" in capsys.readouterr().out
+
+
+def test_y_max_of_tasks_whose_titles_have_commas():
+    assert parse_y_max("GSM8K-CoT=80,Stories, held-out forms=100") == {"GSM8K-CoT": 80, "Stories, held-out forms": 100}
+    with pytest.raises(ValueError, match="--y-max must be table, own or TASK=PERCENT"):
+        parse_y_max("GSM8K-CoT=80,MATH")
 
 
 def test_conventions_of_y_max():

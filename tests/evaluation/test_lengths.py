@@ -115,6 +115,8 @@ def test_the_table_on_the_page_states_the_result_files():
         (["{tmp}", "--by-length", "fast", "others", "--lengths", "0"], "rise from 1 on"),
         (["{tmp}", "--by-length", "fast", "others", "--lengths", "a"], "--lengths must be whole numbers"),
         (["{tmp}", "--lengths", "32"], "--by-length"),
+        (["{tmp}", "--by-length", "fast", "slow", "--baseline", "x"], "--by-length takes no --baseline"),
+        (["{tmp}", "--by-length", "fast", "slow", "--judged-by", "style"], "was not judged by 'style'"),
         (["--by-length", "fast", "slow"], "give their files"),
     ],
 )

@@ -11,7 +11,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from d3llm.evaluation.leaderboard import make_boards, result_curves
-from d3llm.evaluation.result import read_results
+from d3llm.evaluation.measurer import checkpoint_fingerprint
+from d3llm.evaluation.result import read_result, read_results
+from d3llm.evaluation.tasks import TASKS
 from d3llm.hub_cards import (
     MODEL_FACTS,
     ModelFacts,
@@ -29,7 +31,7 @@ from d3llm.hub_cards.cards import custom_generate_card, is_hub_id, metric_card, 
 from d3llm.hub_cards.from_results import model_facts, with_results
 from tests.helpers.hub import check_card
 from tests.helpers.paths import ROOT
-from tests.helpers.results import write_result
+from tests.helpers.results import whole_result, write_result
 from tests.helpers.trajectory_rows import make_trainer
 
 
@@ -283,3 +285,20 @@ def test_the_licence_is_that_of_the_base_model(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(training_card, "hf_hub_download", unreachable)
     assert training_card.license_of("ada/base") == "other"
     assert "that of ada/base cannot be read (no network)" in caplog.text
+
+
+def test_results_of_the_hub_s_tasks_and_of_none_generated(tmp_path, tiny_checkpoint):
+    of_hub = whole_result(source=f"{TASKS['gsm8k_cot'].source}", decoding={"preset": "llada", "temperature": 0.7})
+    nothing = whole_result(title="MMLU", source="rows.jsonl")
+    nothing |= dict.fromkeys(("tokens_per_forward", "tokens_per_second")) | dict.fromkeys(("tokens", "forwards"), 0)
+    nothing["row_forwards"] = 0
+    nothing["samples"] |= dict.fromkeys(("tokens", "forwards", "row_forwards"), [0] * nothing["num_samples"])
+    weights = {"weights": checkpoint_fingerprint(tiny_checkpoint)}
+    for number, result in enumerate((of_hub, nothing)):
+        (tmp_path / f"{number}.json").write_text(json.dumps(result | weights))
+    results = [read_result(tmp_path / f"{number}.json") for number in range(2)]
+    facts = with_results(model_facts(tiny_checkpoint, license="mit"), tiny_checkpoint, results)
+    (file,) = eval_results(facts).values()
+    assert "openai/gsm8k" in file and "temperature" in file
+    card = model_card(facts, "ada/m")
+    assert "0.00" not in card and card.count("type: tokens_per_forward") == 1

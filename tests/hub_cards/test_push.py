@@ -252,6 +252,27 @@ def test_a_dry_run_checks_and_sends_nothing(hub, model_folder, capsys):
     assert main(["push", "model", "--dry-run", str(model_folder), "ada/m"]) == 2
 
 
+@pytest.mark.parametrize("command", [["custom-generate"], ["space", "--model", "a/b"], ["metric"]])
+def test_a_dry_run_refuses_a_name_that_the_push_would_refuse(capsys, command):
+    assert main(["push", command[0], "--dry-run", *command[1:], "ada"]) == 2
+    assert "'ada' is not the name of a repository: write owner/name" in capsys.readouterr().err
+
+
+def test_a_commit_that_cannot_be_checked_is_told_from_none(hub, repository, monkeypatch):
+    push(repository, "ada/m", api=api(hub))
+    repository.files["config.json"] = b'{"a": 1}'
+    create = HfApi.create_commit
+
+    def then_fail(self, **kwargs):
+        create(self, **kwargs)
+        hub.faults.append(Fault("GET", "/api/models/ada/m", 502, times=1000))
+
+    monkeypatch.setattr(HfApi, "create_commit", then_fail)
+    with pytest.raises(PushError, match=r"^Pushed, but not checked in ada/m: the Hub cannot be reached"):
+        push(repository, "ada/m", api=api(hub))
+    assert hub.repository("ada/m").head.files["config.json"] == b'{"a": 1}'
+
+
 def break_weights(folder: Path):
     (folder / "model.safetensors").unlink()
 
