@@ -8,30 +8,18 @@ from ..modeling.experts import load_balancing_loss
 from .block_causal import block_causal_outputs
 
 
-def hidden_states(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    picked: Tensor,
-    blocks: Tensor | None = None,
-    clean_ids: Tensor | None = None,
-) -> Tensor:
+def hidden_states(model: PreTrainedModel, *canvases: Tensor) -> Tensor:
     """
     Last hidden states of the rows that predict the picked positions.
 
     Args:
         model (`PreTrainedModel`): The model, without adapters around it.
-        input_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases. The
-            tokens of each row are next to each other.
-        picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
-        blocks (`Tensor` of shape `(rows, L)`, *optional*): For block-causal attention, the block of each position.
-        clean_ids (`Tensor` of shape `(rows, L)`, *optional*): With `blocks`, the canvases without masks, for noisy
-            blocks to be conditioned on.
+        canvases (`Tensor`): As for [`routed_hidden_states`].
 
     Returns:
         `Tensor` of shape `(M, hidden_size)`: The states.
     """
-    return routed_hidden_states(model, input_ids, attention_mask, picked, blocks, clean_ids)[0]
+    return routed_hidden_states(model, *canvases)[0]
 
 
 def routed_hidden_states(
@@ -46,7 +34,13 @@ def routed_hidden_states(
     The same, and how unevenly the experts are used.
 
     Args:
-        model, input_ids, attention_mask, picked, blocks, clean_ids: See [`hidden_states`].
+        model (`PreTrainedModel`): The model, without adapters around it.
+        input_ids (`Tensor` of shape `(rows, L)`), attention_mask (`Tensor` of shape `(rows, L)`): The canvases. The
+            tokens of each row are next to each other.
+        picked (`Tensor` of shape `(2, M)`): Rows and columns of the picked positions.
+        blocks (`Tensor` of shape `(rows, L)`, *optional*): For block-causal attention, the block of each position.
+        clean_ids (`Tensor` of shape `(rows, L)`, *optional*): With `blocks`, the canvases without masks, for noisy
+            blocks to be conditioned on.
 
     Returns:
         `tuple[Tensor, Tensor]`: The states `(M, hidden_size)`; and, of shape `()`, the loss of
