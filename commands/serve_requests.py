@@ -38,7 +38,7 @@ class ChatRequest(TypedDict, total=False):
     temperature: Annotated[float, Field(ge=0, le=2)] | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None
     n: Literal[1] | None
     user: str | None  # this and the following have no effect
     metadata: dict[str, Any] | None

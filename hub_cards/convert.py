@@ -65,7 +65,10 @@ def convert(
     known, written_card = known_facts(source, license, base_model_id)
     home = source  # the folder of config and tokenizer
     if (source / "adapter_config.json").is_file():
-        home = base_model or Path(read_json(source / "adapter_config.json").get("base_model_name_or_path") or "")
+        named = read_json(source / "adapter_config.json").get("base_model_name_or_path") or ""
+        if base_model is None and not isinstance(named, str):
+            raise ValueError(f"{source} names {named!r:.60} as its base model: give the folder with --base-model.")
+        home = base_model or Path(named)
         model = _merge(_load(home), source)
     elif any(source.glob("*.safetensors")):
         model = _load(source)

@@ -45,6 +45,7 @@ def test_parts_of_text_are_joined():
         ({"messages": "one"}, 400, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "text"),
         ({"messages": [{"content": "one"}]}, 400, "role"),
+        ({"stop": ["ends", ""]}, 400, "stop"),
         ({"max_tokens": 0}, 400, "max_tokens"),
         ({"max_tokens": "7"}, 400, "max_tokens"),
         ({"max_tokens": 101}, 400, "at most 100"),

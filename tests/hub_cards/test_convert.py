@@ -102,6 +102,14 @@ def test_an_adapter_is_merged(adapter, tiny_checkpoint, tmp_path):
     assert torch.equal(logits(tmp_path / "again"), logits(tmp_path / "merged"))
 
 
+def test_an_adapter_that_names_no_model(adapter, tmp_path):
+    folder, _ = adapter
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": 3}))
+    with pytest.raises(ValueError, match="names 3 as its base model: give the folder with --base-model"):
+        convert(folder, tmp_path / "merged", license="mit")
+
+
 @pytest.mark.parametrize("change", ["missing", "superfluous", "shape"])
 def test_every_key_of_an_adapter_is_checked(adapter, tmp_path, change):
     folder, _ = adapter
