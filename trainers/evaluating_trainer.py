@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
@@ -151,6 +151,21 @@ class EvaluatingTrainer(PublishingTrainer):
             output.metrics.update({f"{self._held_out_prefix}_{name}": value for name, value in decoded.items()})
             self._held_out_prefix = None
         return output
+
+    def rows_once(self, rows: int) -> Tensor:
+        """
+        Which rows of an evaluation's batch are counted: in the last one, processes repeat others to have as many each.
+
+        Args:
+            rows (`int`): Rows of the batch, on each process.
+
+        Returns:
+            `torch.BoolTensor` of shape `(rows,)`: On the device of the training.
+        """
+        state = self.accelerator.gradient_state
+        is_last = state.end_of_dataloader and state.remainder > 0
+        left = state.remainder - self.args.process_index * rows if is_last else rows
+        return torch.arange(rows, device=self.args.device) < left
 
     def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
         """Each process decodes its share of the prompts. With sharded weights, every process decodes all of them."""

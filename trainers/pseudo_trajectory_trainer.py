@@ -556,7 +556,9 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             `(B, N)` at the positions in the loss, -100 elsewhere.
         """
         inputs = self._prepare_inputs(inputs)
-        self.add_targets(inputs, self.corrupt(inputs, step=0, progress=1.0))
+        corruption = self.corrupt(inputs, step=0, progress=1.0)
+        once = self.rows_once(len(inputs["index"]))
+        self.add_targets(inputs, replace(corruption, supervised=corruption.supervised & once[:, None]))
         with torch.no_grad():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:

@@ -116,3 +116,23 @@ def test_columns_of_other_types_are_named(tiny_checkpoint, tmp_path, column, val
     rows = [row | {column: value} for row in random_rows(4)]
     with pytest.raises(ValueError, match="The columns of train_dataset have other types than expected"):
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=Dataset.from_list(rows))
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_rows_that_processes_repeat_are_not_counted_again(tiny_checkpoint, tmp_path, monkeypatch, process):
+    """The last batch of 6 rows on two processes with 4 each: the second one has two of its own."""
+    trainer = make_trainer(tiny_checkpoint, tmp_path)
+    rows = [trainer.train_dataset[index] for index in range(4)]
+
+    def counted(count: int) -> float:
+        trainer.take_parts("eval")
+        trainer.model.eval()
+        trainer.prediction_step(trainer.model, trainer.data_collator(rows[:count]), prediction_loss_only=True)
+        return trainer._sums["eval"].tolist()
+
+    whole, half = counted(4), counted(2)
+    state = type(trainer.accelerator.gradient_state)
+    monkeypatch.setattr(state, "end_of_dataloader", property(lambda self: True))
+    monkeypatch.setattr(state, "remainder", property(lambda self: 6))
+    monkeypatch.setattr(type(trainer.args), "process_index", property(lambda self: process))
+    assert counted(4) == pytest.approx(half if process else whole, rel=1e-5)
