@@ -116,7 +116,7 @@ def measure_samples(
             records = [json.loads(line) for line in results.lines.values()]
             measured = {**summarize(records), "hardware": hardware(processes.count), "versions": versions()}
             result = Result.from_dict({**settings, **measured})
-            before = _same_result(path, settings) if len(finished) == len(samples) and path.exists() else None
+            before = _same_result(path, settings) if len(finished) == len(samples) else None
             if before is None:
                 result.write(path)
             else:  # its time is that of the machine that it was measured on

@@ -396,9 +396,10 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     correct = sum(record["correct"] for record in records)
     samples = {name: [record[name] for record in records] for name in ("id", "correct", "tokens", "forwards")}
     samples["row_forwards"] = [record.get("row_forwards", record["forwards"]) for record in records]
+    drafting: dict[str, int] = {}
     if any("assistant_forwards" in record for record in records):
         samples["assistant_forwards"] = [record.get("assistant_forwards", 0) for record in records]
-    drafting = {name: sum(samples[name]) for name in ("assistant_forwards",) if name in samples}
+        drafting = {"assistant_forwards": sum(samples["assistant_forwards"])}
     checks = records[0].get("further", {})
     further = {name: [record["further"][name] for record in records] for name in checks}
     tokens, forwards, seconds = sum(samples["tokens"]), sum(samples["forwards"]), sum(r["seconds"] for r in records)

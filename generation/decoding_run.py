@@ -238,7 +238,7 @@ class DecodingRun:
             self.forwards,
             self.credits,
             self.drafts,
-            gather(self.window.candidates, self.positions),
+            None if self.credits is None else gather(self.window.candidates, self.positions),
         )
         self.check_numbers(proposal.score)
         if self.soft_inputs is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .canvas import blocks_of_positions, starts_of_blocks
 from .preparation import find_mask_token, trained_attention
 from .visibility import as_attention_mask
 
@@ -68,15 +69,13 @@ def visible_blocks(model: Any, answer: torch.BoolTensor, attention_mask: torch.T
         return attention_mask
     if model.attention_block_size is None:
         raise ValueError("the model states no size of its attention blocks: set `attention_block_size` in config.json")
+    size, length = model.attention_block_size, answer.shape[1]
     real = torch.ones_like(answer) if attention_mask is None else attention_mask > 0
-    is_absolute = model.attention_grid == "absolute"
-    first = (real if is_absolute else answer).long().argmax(dim=1, keepdim=True)  # of the row, or after its prompt
-    columns = torch.arange(answer.shape[1], device=answer.device)
-    blocks = (
-        (columns - first).div(model.attention_block_size, rounding_mode="floor").clamp(min=0 if is_absolute else -1)
-    )
+    first = real.long().argmax(dim=1) + size if model.attention_grid == "absolute" else answer.long().argmax(dim=1)
+    starts = starts_of_blocks(first.numpy(force=True), size, length)
+    blocks = torch.from_numpy(blocks_of_positions(starts)).to(answer.device)
     visible = (blocks[:, None, :] <= blocks[:, :, None]) & real[:, None, :]
-    visible = visible | torch.eye(len(columns), dtype=torch.bool, device=answer.device)  # padding sees itself
+    visible = visible | torch.eye(length, dtype=torch.bool, device=answer.device)  # padding sees itself
     return as_attention_mask(visible[:, None], model.config._attn_implementation, model.dtype)
 
 

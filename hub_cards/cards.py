@@ -105,7 +105,7 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
     Returns:
         `dict[str, str]`: Text by path in the repository, `.eval_results/TASK.yaml`.
     """
-    files = {}
+    files: dict[str, str] = {}
     for task in dict.fromkeys(result.task for result in facts.results):
         best = max((r for r in facts.results if r.task == task), key=lambda result: result.accuracy)
         if is_hub_id(best.dataset):
@@ -119,7 +119,7 @@ def eval_results(facts: ModelFacts) -> dict[str, str]:
                 date=best.date,
                 notes=f"{describe_decoding(best.decoding)}, {parallelism}n={best.samples}{_checks(best)}",
             )
-            files[f".eval_results/{slug(task)}.yaml"] = yaml.safe_dump(
+            files[f".eval_results/{_free_name(slug(task) or 'task', files)}.yaml"] = yaml.safe_dump(
                 eval_result_entries_to_yaml([entry]), sort_keys=False
             )
     return files
@@ -198,6 +198,12 @@ def describe_decoding(decoding: dict[str, Any]) -> str:
     """The decoding in a few words: the preset, then the fields that differ from it."""
     rest = [f"{name}={value}" for name, value in decoding.items() if name != "preset"]
     return ", ".join([decoding.get("preset") or "defaults", *rest])
+
+
+def _free_name(name: str, files: dict[str, str]) -> str:
+    """The name of another file of results, with a number if that is taken: HumanEval and HumanEval+ have one slug."""
+    names = (name, *(f"{name}-{number}" for number in range(2, len(files) + 2)))
+    return next(each for each in names if f".eval_results/{each}.yaml" not in files)
 
 
 def slug(text: str) -> str:

@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
-from ..generation.noise import GOLDEN_GAMMA, mix
-
-
-LARGEST_SEED = 2**62 - 1
+from .rollouts import seeds_of
 
 
 class SeededLengthSampler(LengthGroupedSampler):
@@ -28,6 +25,6 @@ class SeededLengthSampler(LengthGroupedSampler):
         self.seed, self.epoch = seed, epoch
 
     def __iter__(self) -> Iterator[int]:
-        state = mix(torch.tensor(self.seed) + GOLDEN_GAMMA)
-        generator = torch.Generator().manual_seed(int(mix(state + self.epoch()) & LARGEST_SEED))
+        (seed,) = seeds_of(self.seed, self.epoch(), torch.zeros(1, dtype=torch.long))
+        generator = torch.Generator().manual_seed(seed)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))

@@ -302,3 +302,12 @@ def test_results_of_the_hub_s_tasks_and_of_none_generated(tmp_path, tiny_checkpo
     assert "openai/gsm8k" in file and "temperature" in file
     card = model_card(facts, "ada/m")
     assert "0.00" not in card and card.count("type: tokens_per_forward") == 1
+
+
+def test_results_of_tasks_with_one_slug_have_a_file_each():
+    shared = {"dataset": "openai/x", "decoding": {"preset": "llada"}}
+    results = [
+        dataclasses.replace(MODEL.results[0], task=task, **shared) for task in ("HumanEval", "HumanEval+", "首都")
+    ]
+    files = eval_results(dataclasses.replace(MODEL, results=results))
+    assert [Path(name).stem for name in files] == ["humaneval", "humaneval-2", "task"]
