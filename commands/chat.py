@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     fields = parse_fields(args)
     from rich.console import Console
 
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     conversation = Conversation(model, tokenizer, fields, remembers)
     chat = Chat(conversation, str(folder), Console(highlight=False, markup=False, emoji=False), caution_of(folder))
     chat.talk(typed_lines() if chat.is_live else iter(sys.stdin))
+    return 2 if chat.has_failed else 0
 
 
 class Command(NamedTuple):
@@ -99,6 +100,7 @@ class Chat:
         self.is_live = console.is_terminal and sys.stdin.isatty()
         self.saved: set[Path] = set()
         self.ended = False
+        self.has_failed = False  # for the exit code, where nobody sees the error and asks again
 
     def talk(self, lines: Iterator[str]) -> None:
         """
@@ -194,6 +196,7 @@ class Chat:
             self.console.print(text, style="red")
         else:
             sys.stderr.write(f"d3llm: error: {text}\n")
+            self.has_failed = True
 
     def choose_preset(self, name: str) -> None:
         """`/preset`: shows the presets, or chooses one."""

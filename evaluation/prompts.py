@@ -68,7 +68,8 @@ def read_prompts(path: Path) -> tuple[list[PromptLine], list[str]]:
         try:
             line = _parse(content, number)
             if line.id in line_of:
-                raise ValueError(f"the id {line.id!r} is already used by line {line_of[line.id]}")
+                used = f"the id {line.id!r} is already used by line {line_of[line.id]}"
+                raise ValueError(f"{used}; without `id`, a line has its number")
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {_reason(error)}")
             continue

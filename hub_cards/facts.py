@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from ..common.schema import check
 
 
 MODEL_FACTS = "model_facts.json"
@@ -196,19 +197,11 @@ def facts_from_dict(kind: type[Facts], values: dict[str, Any], where: str = "fac
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = typing.get_args(hint)[0]
-    kind = typing.get_origin(hint) or hint
-    if kind is list and isinstance(value, list):
-        (item,) = typing.get_args(hint)
-        if isinstance(item, type) and dataclasses.is_dataclass(item):
-            return [facts_from_dict(item, entry, f"{where}[{i}]") for i, entry in enumerate(value)]
-    wanted = (int, float) if kind is float else kind
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
+    (item, *_) = typing.get_args(hint) or (None,)
+    if isinstance(item, type) and dataclasses.is_dataclass(item):  # strict checks take no object for one
+        entries = check(list[dict[str, Any]], value, where)
+        return [facts_from_dict(item, entry, f"{where}[{i}]") for i, entry in enumerate(entries)]
+    return check(hint, value, where)
 
 
 def read_facts(kind: type[Facts], path: Path) -> Facts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..common.schema import check
 from .cards import is_hub_id
 from .facts import ModelFacts, TaskArea, TaskResult
 from .serving import sglang_serving
@@ -38,10 +39,12 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
     if not folder.is_dir():
         raise OSError(f"There is no folder {folder}.")
     config = read_json(folder / "config.json")
+    name = f"`architectures` in {folder / 'config.json'}"
+    architectures = check(list[str] | None, config.get("architectures"), name)
     decoding = decoding_fields(_generation_config(folder))
     found: dict[str, Any] = {
         "name": folder.resolve().name,
-        "architecture": (config.get("architectures") or ["?"])[0],
+        "architecture": (architectures or ["?"])[0],
         "parameters": sum(math.prod(shape) for shape in tensor_shapes(folder).values()),
         "decoding": decoding,
         "serving": sglang_serving(config, decoding),

@@ -51,8 +51,10 @@ def ask(conversation: Conversation, question: str = QUESTIONS[0]):
 def chat_with(capsys, monkeypatch, lines: list[str], *arguments: str) -> tuple[str, str]:
     """What a chat without a terminal prints for these lines."""
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    assert main(["chat", *arguments]) == 0
-    return capsys.readouterr()
+    code = main(["chat", *arguments])
+    printed, errors = capsys.readouterr()
+    assert code == (2 if "error" in errors else 0)
+    return printed, errors
 
 
 def test_each_turn_sees_the_earlier_ones(model, tokenizer, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,9 +191,11 @@ def test_facts_survive_their_file(facts, tmp_path):
     ("change", "complaint"),
     [
         ({"colour": "red"}, "unknown field 'colour'"),
-        ({"parameters": "many"}, "facts.json.parameters: expected int, got 'many'"),
+        ({"parameters": "many"}, "facts.json.parameters is 'many': expected a valid integer"),
         ({"results": [{"task": "x"}]}, r"results\[0\]: no 'accuracy'"),
-        ({"chat": 1}, "chat: expected bool"),
+        ({"chat": 1}, "chat is 1: expected a valid boolean"),
+        ({"tags": ["a", 5]}, r"tags\[1\] is 5: expected a valid string"),
+        ({"results": [5]}, r"results\[0\] is 5: expected a valid dictionary"),
     ],
 )
 def test_damaged_facts_are_named(change, complaint, tmp_path):
@@ -203,6 +206,15 @@ def test_damaged_facts_are_named(change, complaint, tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         read_facts(ModelFacts, path)
+
+
+@pytest.mark.parametrize("architectures", [5, [5], "LLaDAModelLM"])
+def test_architectures_that_are_no_names(architectures, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
+    with pytest.raises(ValueError, match=r"`architectures` in .*config\.json"):
+        model_facts(tmp_path, license="mit")
 
 
 def test_results_of_this_very_model(tiny_checkpoint, tmp_path):
