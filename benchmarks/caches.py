@@ -70,7 +70,7 @@ def on_problems(folder: Path, fields: dict[str, Any], count: int, split: str, se
             output = model.generate(ids, return_dict_in_generate=True, **canvas, **fields)
             text = tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True)
             right += is_right(problem, text)
-            tokens += float(output.tokens_per_forward * output.forward_passes)
+            tokens += int(output.tokens)
     low, high = wilson_interval(right, count)
     return {
         "model": folder.name,

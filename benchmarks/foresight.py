@@ -23,8 +23,8 @@ from benchmarks.lossless import Way
 from benchmarks.machine import describe_machine
 from d3llm import load_trajectories
 from d3llm.common.files import whole_folder, write_atomically
+from d3llm.common.fingerprints import fingerprint_checkpoint
 from d3llm.evaluation.batches import generate_in_batches
-from d3llm.evaluation.measurer import checkpoint_fingerprint
 from d3llm.evaluation.tasks import Sample
 from d3llm.modeling.loading import load_model, load_tokenizer
 from d3llm.quickstart import checkpoint_path
@@ -122,7 +122,7 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> Iterator[dict[
             print(name, rows[-1], flush=True)
         if preset in args.checked:
             correct[preset] = decode(answered, PRESETS[preset])[1]
-        yield {"model": name, "weights": checkpoint_fingerprint(folder), "rows": rows, "correct": correct}
+        yield {"model": name, "weights": fingerprint_checkpoint(folder), "rows": rows, "correct": correct}
 
 
 def table(folder: Path) -> str:

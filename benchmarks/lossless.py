@@ -30,8 +30,8 @@ from transformers.utils import logging
 
 from benchmarks.machine import describe_machine
 from d3llm.common.files import check_writable, write_atomically
+from d3llm.common.fingerprints import fingerprint_checkpoint
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, generate_in_batches, resolve_generation_config
-from d3llm.evaluation.measurer import checkpoint_fingerprint
 from d3llm.evaluation.tasks import SPLITS
 from d3llm.generation import decoding_run
 from d3llm.generation.selection import select
@@ -303,7 +303,7 @@ def main() -> None:
                 resolve_generation_config(model, [1], **decoding(args, preset), draft_states=states)
     except (OSError, ValueError) as error:
         sys.exit(f"lossless: error: {error}")
-    weights, rows = checkpoint_fingerprint(folder), []
+    weights, rows = fingerprint_checkpoint(folder), []
     for rows in measure(model, tokenizer, args, assistant):
         if args.json is not None:
             write_result(args, rows, weights)

@@ -46,7 +46,7 @@ class Cost:
 
     def summary(self) -> dict[str, Any]:
         """The row of a result file: medians of the repeats, with their least and largest where they matter."""
-        forwards, tokens = len(self.need.positions), self.output.tokens_per_forward * self.output.forward_passes
+        forwards, tokens = len(self.need.positions), self.output.tokens
         overheads = [run / floor for run, floor in zip(self.seconds, self.floor_seconds, strict=True)]
         milliseconds = [1000 * run / forwards for run in self.seconds]
         parts = {"transformer": self.transformer_seconds, "head": self.head_seconds}

@@ -96,7 +96,7 @@ def alone(folder: Path, questions: list[str]) -> tuple[dict[str, str], int]:
     for question in dict.fromkeys(questions):
         prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": question}])])
         output = model.generate(prompt, return_dict_in_generate=True)
-        tokens = round(float(output.tokens_per_forward[0] * output.forward_passes[0]))
+        tokens = int(output.tokens[0])
         generated = output.sequences[0, prompt.shape[1] :][:tokens]
         texts[question] = tokenizer.decode(generated, skip_special_tokens=True)
     return texts, model.generation_config.max_new_tokens

@@ -32,9 +32,9 @@ from benchmarks.lossless import SHIPPED, model_folder
 from benchmarks.machine import describe_machine
 from benchmarks.tables import render
 from d3llm.common.files import write_atomically
+from d3llm.common.fingerprints import fingerprint_checkpoint
 from d3llm.evaluation.batches import batch_indices, decoding_fields, generate_in_batches, resolve_generation_config
 from d3llm.evaluation.decoding import wilson_interval
-from d3llm.evaluation.measurer import checkpoint_fingerprint
 from d3llm.evaluation.result import Count, Rate
 from d3llm.evaluation.results_file import ResultsFile
 from d3llm.evaluation.tasks import SPLITS, Sample, Task
@@ -271,7 +271,7 @@ def facts_of(subject: Subject, folder: Path, caches: Sequence[str]) -> dict[str,
     """What the results of a model depend on, for the result file."""
     return {
         "name": folder.name,
-        "weights": checkpoint_fingerprint(folder),
+        "weights": fingerprint_checkpoint(folder),
         "dtype": str(subject.model.dtype).removeprefix("torch."),
         "decoding": {cache: subject.decoding(cache) for cache in caches},
     }

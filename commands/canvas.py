@@ -29,7 +29,6 @@ class LiveCanvas(CanvasStreamer):
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         listener (`Callable[[LiveCanvas], None]`, *optional*): Called after each forward.
-        pause (`float`, *optional*, defaults to 0): Seconds to wait after each forward, so that it can be seen.
 
     Attributes:
         frames (`list[list[int]]`): Tokens of the whole generated region after each forward.
@@ -41,12 +40,11 @@ class LiveCanvas(CanvasStreamer):
         self,
         tokenizer: PreTrainedTokenizerBase,
         listener: Callable[[LiveCanvas], None] | None = None,
-        pause: float = 0.0,
     ):
         super().__init__()
         self.tokenizer = tokenizer
         self.listener = listener
-        self.pause = pause
+        self.pause = 0.0  # seconds to wait after each forward, so that it can be seen
         self.frames: list[list[int]] = []
         self.committed: list[list[bool]] = []
         self.drawing = 0.0

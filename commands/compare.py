@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         add_help=False,
     )
     parser.add_argument("--prompt", required=True, metavar="TEXT")
-    add_decoding_arguments(parser, default_model="teacher and student", nargs="+")
+    add_decoding_arguments(parser, default_model="student; teacher and student without --preset", nargs="+")
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     given = contenders(args)
     sides = load_sides(given, args)
     console = Console(highlight=False)
-    console.print(f"[bold]{_plain(args.prompt)}[/bold]\n")
+    console.print(f"[bold]{_escaped(args.prompt)}[/bold]\n")
     turns = Turns(len(sides))
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     for contender, side in zip(given, sides, strict=True):
         note = caution_of(contender.folder)(args.prompt, side.text)
         if note is not None:
-            console.print(f"{side.name}, {side.decoding}: {_plain(note)}", style="dim", soft_wrap=True)
+            console.print(f"{side.name}, {side.decoding}: {_escaped(note)}", style="dim", soft_wrap=True)
 
 
 def contenders(args: argparse.Namespace) -> list[Contender]:
@@ -188,7 +188,7 @@ def load_sides(given: list[Contender], args: argparse.Namespace) -> list[Side]:
         model, tokenizer = loaded[contender.folder]
         input_ids = torch.tensor([encode_prompt(tokenizer, args.prompt, chat=args.chat)], device=model.device)
         config = model.diffusion_config(None, dict(contender.fields), input_ids.shape[1])
-        name = _plain(contender.folder.resolve().name)
+        name = _escaped(contender.folder.resolve().name)
         sides.append(Side(name, model, tokenizer, input_ids, config, LiveCanvas(tokenizer)))
     return sides
 
@@ -225,9 +225,8 @@ def decode_sides(sides: list[Side], turns: Turns, draw: Callable[[], None]) -> N
             tokenizer=side.tokenizer,
             return_dict_in_generate=True,
         )
-        forwards = int(output.forward_passes)
-        tokens = round(float(output.tokens_per_forward) * forwards)
-        side.facts = {"tokens": tokens, "forwards": forwards, "row_forwards": int(output.row_forwards)}
+        taken = {"forwards": int(output.forward_passes), "row_forwards": int(output.row_forwards)}
+        side.facts = {"tokens": int(output.tokens), **taken}
 
     run_in_turns(turns, [partial(decode, number) for number in range(len(sides))])
     for number, side in enumerate(sides):
@@ -263,7 +262,7 @@ def show_table(console: Console, sides: list[Side]) -> None:
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)

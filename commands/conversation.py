@@ -130,7 +130,7 @@ class Conversation:
             return_dict_in_generate=True,
         )
         seconds = time.perf_counter() - start - streamer.drawing
-        forwards, tokens = int(output.forward_passes), round(float(output.tokens_per_forward * output.forward_passes))
+        forwards, tokens = int(output.forward_passes), int(output.tokens)
         generated = output.sequences[0, len(input_ids) :][:tokens].tolist()
         answer = Answer(
             text=self.tokenizer.decode(generated, skip_special_tokens=True).strip(),

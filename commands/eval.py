@@ -249,7 +249,8 @@ def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "
     Returns:
         [`~d3llm.evaluation.measurer.Measurer`]: What measures it.
     """
-    from d3llm.evaluation.measurer import Measurer, checkpoint_fingerprint
+    from d3llm.common.fingerprints import fingerprint_checkpoint
+    from d3llm.evaluation.measurer import Measurer
 
     from .loading import is_diffusion_model, load_autoregressive_model, load_model
 
@@ -273,10 +274,10 @@ def load_measurer(args: argparse.Namespace, processes: Processes, split: str = "
         output=args.output,
         method=method_name(args),
         name=folder.resolve().name,
-        weights=checkpoint_fingerprint(folder),
+        weights=fingerprint_checkpoint(folder),
         assistant=assistant,
         assistant_name=args.assistant_model,
-        assistant_weights=None if drafting is None else checkpoint_fingerprint(drafting),
+        assistant_weights=None if drafting is None else fingerprint_checkpoint(drafting),
         split=split,
         batch_size=args.batch_size,
         chat=args.chat,

@@ -25,7 +25,7 @@ class _Help(argparse.Action):
 
 
 def add_decoding_arguments(
-    parser: argparse.ArgumentParser, *model_flags: str, default_model: str = "teacher", nargs: str | None = None
+    parser: argparse.ArgumentParser, *model_flags: str, default_model: str | None = "teacher", nargs: str | None = None
 ) -> None:
     """Adds the arguments of all commands that decode. The parser must be created with `add_help=False`. With `nargs`
     there may be several models and presets."""
@@ -36,7 +36,8 @@ def add_decoding_arguments(
         dest="model",
         nargs=nargs,
         metavar="DIR",
-        help=f"checkpoint folder (default: the shipped {default_model})",
+        required=default_model is None,
+        help="checkpoint folder" + (f" (default: the shipped {default_model})" if default_model else ""),
     )
     parser.add_argument(
         "--preset", nargs=nargs, metavar="NAME", help="see `d3llm presets` (default: the checkpoint's own)"

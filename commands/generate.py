@@ -86,15 +86,15 @@ def run_prompt(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -
             output = decode(LiveCanvas(tokenizer, show))
     else:
         output = decode()
-    for sequence, forwards, rows, drafting, parallelism in zip(
+    for sequence, tokens, forwards, rows, drafting, parallelism in zip(
         output.sequences,
+        output.tokens.tolist(),
         output.forward_passes.tolist(),
         output.row_forwards.tolist(),
         output.assistant_forwards.tolist(),
         output.tokens_per_forward.tolist(),
         strict=True,
     ):
-        tokens = round(forwards * parallelism)
         generated = sequence[input_ids.shape[1] :][:tokens]
         text = tokenizer.decode(generated, skip_special_tokens=True).strip("\n")
         sys.stdout.write(f"{text}\n")

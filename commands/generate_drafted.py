@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> None:
     console = Console(highlight=False)
     if console.is_terminal:
         forwards, parallelism = int(output.forward_passes), float(output.tokens_per_forward)
-        tokens = round(forwards * parallelism)
-        console.print(f"{tokens} tokens in {forwards} forwards, TPF {parallelism:.2f}", style="dim")
+        console.print(f"{int(output.tokens)} tokens in {forwards} forwards, TPF {parallelism:.2f}", style="dim")
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
         `ValueError`: After all other prompts are decoded, if some lines of the file are not prompts.
     """
     from d3llm.common.files import check_writable
-    from d3llm.common.fingerprints import fingerprint
+    from d3llm.common.fingerprints import fingerprint, fingerprint_checkpoint
     from d3llm.common.progress import RunProgress
     from d3llm.evaluation import (
         ResultsFile,
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     sequences = range(config.num_return_sequences)
     settings = {
         "model": str(folder.resolve()),
-        "weights": _fingerprint_of_weights(folder),
-        **({} if assistant is None else {"assistant": _fingerprint_of_weights(Path(args.assistant))}),
+        "weights": fingerprint_checkpoint(folder),
+        **({} if assistant is None else {"assistant": fingerprint_checkpoint(Path(args.assistant))}),
         "prompts": fingerprint([[line.id, ids] for line, ids in zip(lines, encoded, strict=True)]),
         **decoding_fields(config),
     }
@@ -116,12 +116,6 @@ def run(args: argparse.Namespace, folder: Path, fields: dict[str, Any]) -> None:
     sys.stdout.write(f"{len(keys)} texts in {args.output}{earlier}\n")
     if faults:
         raise ValueError(f"{args.input} has {len(faults)} lines that are not prompts, the first is {faults[0]}.")
-
-
-def _fingerprint_of_weights(folder: Path) -> str:
-    from d3llm.common.fingerprints import fingerprint_files
-
-    return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, line: PromptLine, args: argparse.Namespace) -> list[int]:

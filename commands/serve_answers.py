@@ -170,8 +170,7 @@ class Answer(Response):
 
     def _read(self, output: Any) -> tuple[str, str, dict[str, Any]]:
         """The text of a `DiffusionGenerationOutput`, why it ends, and what it took."""
-        forwards, parallelism = int(output.forward_passes[0]), float(output.tokens_per_forward[0])
-        tokens = round(forwards * parallelism)
+        tokens = int(output.tokens[0])
         generated = output.sequences[0, self.prompt_tokens :].tolist()[:tokens]
         whole = self.tokenizer.decode(generated, skip_special_tokens=True)
         text = final_text(self.tokenizer, generated, self.request.stop)
@@ -180,8 +179,8 @@ class Answer(Response):
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": self.prompt_tokens + tokens,
-            "forwards": forwards,
-            "tokens_per_forward": parallelism,
+            "forwards": int(output.forward_passes[0]),
+            "tokens_per_forward": float(output.tokens_per_forward[0]),
         }
         return text, "stop" if ended else "length", usage
 

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.generation.streamers import BaseStreamer
 
 from ..generation.scheduler import Scheduler
+from .serve_requests import RequestError
 
 
 class Job:
@@ -94,7 +95,7 @@ class Worker:
         finally:
             self.stopping = True
             for job in self.jobs.values():
-                job.tell(RuntimeError("the server shuts down"))
+                job.tell(RequestError("The server shuts down.", 503))
 
     def _take_orders(self) -> None:
         """Waits for an order if there is nothing to decode, and follows all that there are."""

@@ -25,6 +25,7 @@ from .tables import further_text
 if TYPE_CHECKING:
     from d3llm.generation import DiffusionGenerationConfig
 
+OBJECTIVES = ("aup", "tpf", "tps")
 DEFAULT_SWEEPS = {  # by the unit of the score
     "entropy": "threshold=0.1,0.2,0.3,0.4,0.5,0.6,0.8,1.0",
     "probability": "threshold=0.5,0.6,0.7,0.8,0.9,0.95",
@@ -53,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--objective",
-        choices=("aup", "tpf", "tps"),
+        choices=OBJECTIVES,
         default="aup",
         help="largest AUP over thresholds, most tokens per forward over block sizes and thresholds, or most tokens "
         "per second (default: %(default)s)",
@@ -68,14 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the choice, and write nothing to the checkpoint")
     add_task_arguments(parser)
-    add_decoding_arguments(parser)
+    add_decoding_arguments(parser, default_model=None)
     parser.set_defaults(run=run, limit=LIMIT, method=None, assistant_model=None, overwrite=False)
 
 
 def run(args: argparse.Namespace) -> None:
     check_task_arguments(args)
-    if args.model is None:
-        raise ValueError("--model is missing: tune writes into the checkpoint's folder.")
     if not 0 <= args.max_loss <= 100:
         raise ValueError(f"--max-loss is a loss of accuracy from 0 to 100 points, got {args.max_loss}.")
     (task, *others) = find_tasks(args)

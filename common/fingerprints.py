@@ -47,6 +47,22 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprint_checkpoint(folder: Path) -> str:
+    """
+    What results call the weights of a checkpoint: a digest of its config and its weights.
+
+    Args:
+        folder (`Path`): A checkpoint folder.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+
+    Raises:
+        `OSError`: For a folder that has no `config.json`.
+    """
+    return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
+
+
 def fingerprint_weights(model: Any) -> str:
     """
     A short digest of a model in memory: name, shape, type and up to 1024 values of every parameter.

@@ -67,7 +67,7 @@ def check_joined(*joined: int) -> None:
     that each would do all the work.
 
     Args:
-        joined (`int`): The size of the group, according to one or more libraries.
+        joined (`int`): Sizes of the group, one for each library that knows it.
 
     Raises:
         `ValueError`: If it is not the number of launched processes.
@@ -77,5 +77,5 @@ def check_joined(*joined: int) -> None:
     if alone:
         raise ValueError(
             f"{launched} processes were launched, but only {alone[0]} joined one group: on CPUs launch them with "
-            "torchrun or `accelerate launch --cpu`; see docs/training.md."
+            "torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`; see docs/training.md."
         )

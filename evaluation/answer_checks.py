@@ -47,7 +47,7 @@ CHECKS: dict[str, Check] = {
     "number": check_number,
     "code": check_code,
 }
-"""The checks: `(generated text, the data set's answer) -> whether it is right`."""
+"""The checks: `(generated text, the dataset's answer) -> whether it is right`."""
 
 ANSWERS: dict[str, Any] = {
     "boxed": Reference,
@@ -55,7 +55,7 @@ ANSWERS: dict[str, Any] = {
     "number": Reference,
     "code": Test | Annotated[list[Test], Field(min_length=1)],
 }
-"""What an answer of the data set may be for each check."""
+"""What an answer of the dataset may be for each check."""
 
 
 def register_check(name: str, check: Check, answers: Any = Reference) -> None:

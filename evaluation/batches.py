@@ -281,7 +281,7 @@ def _rows_of(output: Any, indices: list[int], width: int, tokenizer: PreTrainedT
     forwards, row_forwards = output.forward_passes.tolist(), output.row_forwards.tolist()
     assistant_forwards = output.assistant_forwards.tolist()
     generated, commit_steps = output.sequences[:, width:].tolist(), output.commit_steps.tolist()
-    tokens = (output.tokens_per_forward.cpu() * output.forward_passes.cpu()).round().long().tolist()
+    tokens = output.tokens.tolist()
     copies = len(generated) // len(indices)
     return [
         DecodedRow(

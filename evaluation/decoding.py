@@ -79,20 +79,20 @@ class DecodingResult:
         return self.tokens / self.seconds
 
 
-def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """
     Wilson score interval of a proportion (Wilson 1927), which stays within 0 and 1 also at 0 or `total` successes.
 
     Args:
         successes (`int`): How many succeeded.
         total (`int`): How many were tried, at least 1.
-        z (`float`, *optional*, defaults to 1.959964): Normal quantile; the default gives 95 %.
 
     Returns:
-        `tuple[float, float]`: Lower and upper end.
+        `tuple[float, float]`: Lower and upper end of the 95 % interval.
     """
     if not 0 <= successes <= total or total < 1:
         raise ValueError(f"Expected 0 <= successes <= total and total >= 1, got {successes} of {total}.")
+    z = 1.959964  # normal quantile of 95 %
     share = successes / total
     center = share + z * z / (2 * total)
     margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .aup.aup import bootstrap_interval, compute_aup, pieces_above_floor
-from .result import Result, by_curve, read_results, short_name
+from .result import Result, by_curve, short_name
 
 
 MEASURED = "measured"  # the table of results that are not added to another one
@@ -128,28 +128,6 @@ def published_curves() -> list[Curve]:
         for task, methods in tasks.items()
         for method, points in methods.items()
     ]
-
-
-def measured_curves(paths: Sequence[Path], table: str = MEASURED) -> list[Curve]:
-    """
-    The curves in result files. All results of one task and method form one curve.
-
-    Args:
-        paths (`Sequence[Path]`): Result files of `d3llm eval`, or folders of them.
-        table (`str`, *optional*, defaults to `"measured"`): Table to add them to.
-
-    Returns:
-        `list[Curve]`: The curves.
-
-    Raises:
-        `ValueError`: For a file that is not a result (see [`~d3llm.evaluation.result.read_result`]), and for points of
-            one curve on different samples.
-        `OSError`: For a file that does not exist.
-    """
-    curves = result_curves(read_results(paths), table)
-    if not curves:
-        raise ValueError(f"No results in {', '.join(map(str, paths))}: give result files of `d3llm eval`.")
-    return curves
 
 
 def result_curves(results: Sequence[Result], table: str = MEASURED) -> list[Curve]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..common.fingerprints import fingerprint, fingerprint_files, fingerprint_weights
+from ..common.fingerprints import fingerprint, fingerprint_checkpoint, fingerprint_weights
 from ..common.processes import Processes
 from ..common.progress import RunProgress
 from ..common.schema import check
@@ -277,7 +277,9 @@ def measure(
     }
     file = None if data is None else Path(data)
     samples = task.load(file, split, limit)
-    weights = fingerprint_weights(model) if checkpoint is None else checkpoint_fingerprint(Path(checkpoint))
+    if checkpoint is not None:
+        check_folder(Path(checkpoint))
+    weights = fingerprint_weights(model) if checkpoint is None else fingerprint_checkpoint(Path(checkpoint))
     Path(output).mkdir(parents=True, exist_ok=True)
     processes = processes or Processes.launched(cpu=model.device.type == "cpu")
     results = []
@@ -314,23 +316,6 @@ def _points(
             resolve_generation_config(model, [1], **given)
         said = {name: value if isinstance(value, str) else json.dumps(value) for name, value in swept.items()}
         yield Point(given, said)  # as `--sweep` has them: `true`, not `True`
-
-
-def checkpoint_fingerprint(folder: Path) -> str:
-    """
-    What results call the weights of a checkpoint.
-
-    Args:
-        folder (`Path`): A checkpoint folder.
-
-    Returns:
-        `str`: A digest of its config and weights.
-
-    Raises:
-        `OSError`: For a folder that has no `config.json`.
-    """
-    check_folder(folder)
-    return fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 
 def result_path(folder: Path, *parts: str) -> Path:

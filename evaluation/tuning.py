@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from .result import Result, area
 
 
-OBJECTIVES = ("aup", "tpf", "tps")
-
-
 def choose_point(results: Sequence[Result], objective: str = "aup", max_loss: float = 1.0) -> Result:
     """
     The best of the points that lose no more accuracy than allowed.

@@ -29,8 +29,8 @@ class IntrospectiveOutput(ModelOutput):
         forward_passes (`torch.LongTensor` of shape `(B,)`): Calls of the base for the row (NFE).
         row_forwards (`torch.LongTensor` of shape `(B,)`): Base rows and mask rows of these calls, without what only
             fills the batch. Of the prompt only its last token counts, so that it is `forward_passes` without drafts.
-        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): New tokens up to and including the first EOS, divided
-            by `forward_passes` (TPF).
+        tokens (`torch.LongTensor` of shape `(B,)`): Number of new tokens up to and including the first EOS.
+        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): `tokens` divided by `forward_passes` (TPF).
         proposed (`torch.LongTensor` of shape `(B, K)`): How many drafts were verified, by their place after the token.
         accepted (`torch.LongTensor` of shape `(B, K)`): How many of them were accepted.
     """
@@ -38,6 +38,7 @@ class IntrospectiveOutput(ModelOutput):
     sequences: torch.LongTensor | None = None
     forward_passes: torch.LongTensor | None = None
     row_forwards: torch.LongTensor | None = None
+    tokens: torch.LongTensor | None = None
     tokens_per_forward: torch.FloatTensor | None = None
     proposed: torch.LongTensor | None = None
     accepted: torch.LongTensor | None = None
@@ -134,6 +135,7 @@ def _output(run: IntrospectiveRun, prompt: torch.LongTensor) -> IntrospectiveOut
         sequences=torch.cat([prompt, on_device(new_tokens)], dim=1),
         forward_passes=on_device(run.forward_passes),
         row_forwards=on_device(run.row_forwards),
+        tokens=on_device(run.counts),
         tokens_per_forward=on_device(run.counts.astype(np.float32) / run.forward_passes.astype(np.float32)),
         proposed=on_device(run.proposed),
         accepted=on_device(run.accepted),

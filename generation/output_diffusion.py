@@ -27,8 +27,8 @@ class DiffusionGenerationOutput(ModelOutput):
             only fills the batch is not counted: padding, and drafts that other rows have and this one has not.
         assistant_forwards (`torch.LongTensor` of shape `(B,)`): Calls of the `assistant_model` for the row; 0 without
             one. They are not in `forward_passes` and `row_forwards`.
-        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): Generated tokens up to and including the first EOS,
-            divided by `forward_passes` (TPF).
+        tokens (`torch.LongTensor` of shape `(B,)`): Number of generated tokens up to and including the first EOS.
+        tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): `tokens` divided by `forward_passes` (TPF).
         logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
             of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
         history (`torch.LongTensor` of shape `(B, F, P + N)`, *optional*): With `output_history=True`, the canvas after
@@ -42,6 +42,7 @@ class DiffusionGenerationOutput(ModelOutput):
     forward_passes: torch.LongTensor | None = None
     row_forwards: torch.LongTensor | None = None
     assistant_forwards: torch.LongTensor | None = None
+    tokens: torch.LongTensor | None = None
     tokens_per_forward: torch.FloatTensor | None = None
     logprobs: torch.FloatTensor | None = None
     history: torch.LongTensor | None = None
@@ -95,10 +96,10 @@ class CanvasResult:
         """What `generate()` returns, on a device."""
         generated, commit_steps = self.sequences[:, self.region_start :], self.commit_steps[:, self.region_start :]
         before_eos = np.isin(generated, eos_token_ids).cumsum(axis=1) == 0
-        lengths = (before_eos.sum(axis=1) + 1).clip(max=generated.shape[1])
+        tokens = (before_eos.sum(axis=1) + 1).clip(max=generated.shape[1])
         if not self.region_start:  # in an infilled text an EOS does not end anything
-            lengths = (commit_steps > 0).sum(axis=1)
-        tokens_per_forward = lengths.astype(np.float32) / self.forward_passes.clip(min=1).astype(np.float32)
+            tokens = (commit_steps > 0).sum(axis=1)
+        tokens_per_forward = tokens.astype(np.float32) / self.forward_passes.clip(min=1).astype(np.float32)
 
         def on_device(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(values).to(device)
@@ -109,6 +110,7 @@ class CanvasResult:
             forward_passes=on_device(self.forward_passes),
             row_forwards=on_device((self.forward_passes + self.drafts) * self.rows_of_a_state),
             assistant_forwards=on_device(self.assistant_forwards),
+            tokens=on_device(tokens),
             tokens_per_forward=on_device(tokens_per_forward),
             logprobs=on_device(self.logprobs[:, self.region_start :]) if self.with_logprobs else None,
             history=on_device(np.stack(self.history, axis=1)) if self.history is not None else None,

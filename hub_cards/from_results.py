@@ -70,11 +70,11 @@ def with_results(facts: ModelFacts, folder: Path, results: Sequence[Result]) -> 
     Raises:
         `ValueError`: For a result of other weights, and for points of one curve on different samples.
     """
-    from ..common.fingerprints import fingerprint_files
+    from ..common.fingerprints import fingerprint_checkpoint
     from ..evaluation.result import by_curve
 
     model_type = read_json(folder / "config.json").get("model_type")
-    weights = fingerprint_files([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
+    weights = fingerprint_checkpoint(folder)
     for result in results:
         if result.weights != weights:
             raise ValueError(

@@ -4,8 +4,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from .config_rotary import PlainRotaryMixin
 
-class QwenTransformerConfig(PretrainedConfig):
+
+class QwenTransformerConfig(PlainRotaryMixin, PretrainedConfig):
     r"""
     Parent of the configurations of models with Qwen's transformer. Field names are those of Qwen2 and Qwen3; each
     family states its defaults.
@@ -77,10 +79,7 @@ class QwenTransformerConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.use_cache = use_cache
         self.tie_word_embeddings = tie_word_embeddings
-        # Transformers 5 writes the base to `rope_parameters`; servers and transformers 4 read `rope_theta`.
-        self.rope_theta = (kwargs.pop("rope_parameters", None) or {}).get("rope_theta", rope_theta)
-        if rope_scaling and rope_scaling.get("rope_type", rope_scaling.get("type", "default")) != "default":
-            raise ValueError(f"{type(self).__name__}.rope_scaling={rope_scaling} is not supported: use None")
+        self.set_rotary_base(rope_theta, rope_scaling, kwargs.pop("rope_parameters", None))
         self.use_sliding_window = use_sliding_window
         self.sliding_window = sliding_window
         self.max_window_layers = max_window_layers
@@ -93,8 +92,3 @@ class QwenTransformerConfig(PretrainedConfig):
             tie_word_embeddings=tie_word_embeddings,
             **kwargs,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        output = super().to_dict()
-        output["rope_scaling"] = None
-        return output

@@ -44,6 +44,15 @@ class NormedAttention(QwenAttention):
         self.k_norm = Qwen3MoeRMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
 
+# Experts are not layers but stacked weights: adapters reach them by `target_parameters`.
+NORMED_ATTENTION_TARGETS = {
+    "projections": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "keys_values": ["k_proj", "v_proj"],
+    "feedforward": [],
+    "norms": ["input_layernorm", "post_attention_layernorm", "norm", "q_norm", "k_norm"],
+}
+
+
 class RoutedExperts(nn.Module):
     """An MLP of experts, of which each token runs the few that its router chooses.
 

@@ -12,6 +12,7 @@ from ..generation.likelihood import LikelihoodMixin
 from .config_ranges import check_ranges
 from .configuration_lladamoe import LLaDAMoEConfig
 from .experts import (
+    NORMED_ATTENTION_TARGETS,
     ExpertsBackbone,
     ExpertsLayer,
     ExpertsLM,
@@ -56,13 +57,7 @@ class LLaDAMoEPreTrainedModel(ExpertsPreTrainedModel):
     checkpoints = ("inclusionAI/LLaDA-MoE-7B-A1B-Instruct", "inclusionAI/LLaDA-MoE-7B-A1B-Base")
     # The most probable token, block after block, as for LLaDA.
     teacher_decoding = {"preset": "llada", "block_size": 32}
-    # Experts are not layers but stacked weights: adapters reach them by `target_parameters`.
-    adapter_targets = {
-        "projections": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "keys_values": ["k_proj", "v_proj"],
-        "feedforward": [],
-        "norms": ["input_layernorm", "post_attention_layernorm", "norm"],
-    }
+    adapter_targets = NORMED_ATTENTION_TARGETS
 
 
 class LLaDAMoEModel(LLaDAMoEPreTrainedModel, ExpertsBackbone):

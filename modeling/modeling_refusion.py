@@ -7,7 +7,7 @@ so that only this class, not an Auto class, loads it.
 """
 
 from .configuration_refusion import ReFusionConfig
-from .modeling_sdar import SDARAttention
+from .modeling_sdar import SDARAttention, SDARPreTrainedModel
 from .qwen_transformer import QwenBackbone, QwenDecoderLayer, QwenForMaskedDiffusion, QwenPreTrainedModel
 
 
@@ -27,10 +27,7 @@ class ReFusionPreTrainedModel(QwenPreTrainedModel):
     attention: str | None = "causal"
     # One slot after another, each from left to right, the most probable token each time.
     teacher_decoding = {"preset": "refusion", "slot_threshold": 1.0, "token_threshold": 1.0}
-    adapter_targets = {
-        **QwenPreTrainedModel.adapter_targets,
-        "norms": [*QwenPreTrainedModel.adapter_targets["norms"], "q_norm", "k_norm"],
-    }
+    adapter_targets = SDARPreTrainedModel.adapter_targets
 
 
 class ReFusionModel(ReFusionPreTrainedModel, QwenBackbone):

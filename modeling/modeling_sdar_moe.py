@@ -12,6 +12,7 @@ from ..generation.likelihood import LikelihoodMixin
 from .config_ranges import check_ranges
 from .configuration_sdar_moe import SDARMoeConfig
 from .experts import (
+    NORMED_ATTENTION_TARGETS,
     ExpertsBackbone,
     ExpertsLayer,
     ExpertsLM,
@@ -46,13 +47,7 @@ class SDARMoePreTrainedModel(ExpertsPreTrainedModel):
     attention_grid = "absolute"
     # The most probable token, block after block, as for LLaDA.
     teacher_decoding = {"preset": "sdar_static"}
-    # Experts are not layers but stacked weights: adapters reach them by `target_parameters`.
-    adapter_targets = {
-        "projections": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "keys_values": ["k_proj", "v_proj"],
-        "feedforward": [],
-        "norms": ["input_layernorm", "post_attention_layernorm", "norm"],
-    }
+    adapter_targets = NORMED_ATTENTION_TARGETS
 
 
 class SDARMoeModel(SDARMoePreTrainedModel, ExpertsBackbone):

@@ -96,7 +96,8 @@ def _check_allowed(imported: str, module: str, line: int) -> None:
     if package not in ALLOWED_PACKAGES:
         raise ExportError(
             f"{module}, line {line}: imports {package}, which a downloader may not have; use relative imports "
-            f"within this package, and besides them only torch, numpy, transformers and the standard library"
+            f"within this package, and besides them only torch, numpy, transformers, huggingface_hub and the standard "
+            "library"
         )
 
 

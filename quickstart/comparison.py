@@ -12,8 +12,8 @@ from transformers.utils import logging
 from trl import ModelConfig
 
 from ..common.files import remove_leftovers, whole_file, whole_folder, write_atomically
+from ..common.fingerprints import fingerprint_checkpoint
 from ..common.plan import check_plan, keep_plan
-from ..evaluation.measurer import checkpoint_fingerprint
 from ..trainers import distill_rl
 from ..trainers.rounds import train_rounds
 from ..trajectories.extract import ExtractionConfig, extract_trajectories
@@ -141,7 +141,7 @@ def plan_parts(plan: ComparisonPlan, students: Sequence[str]) -> dict[str, dict[
         `dict[str, dict]`: What all results depend on, the decoders, and what the weights of each student depend on
         besides those of the one that it starts from.
     """
-    teacher = checkpoint_fingerprint(checkpoint_folder(plan.values["teacher"]))
+    teacher = fingerprint_checkpoint(checkpoint_folder(plan.values["teacher"]))
     parts = {"common": {**plan.common(), "teacher": teacher}}
     for section in ("decoders", "teacher_decoders"):
         for name, decoder in plan.values[section].items():

@@ -65,15 +65,14 @@ class ComparisonResults:
     Args:
         plan ([`ComparisonPlan`]): The plan.
         results (`Sequence[Result]`): The results, all judged by the check.
-        resampling ([`Resampling`], *optional*): How intervals are made.
 
     Raises:
         `ValueError`: If the teacher was not measured with one token per forward.
     """
 
-    def __init__(self, plan: ComparisonPlan, results: Sequence[Result], resampling: Resampling | None = None):
+    def __init__(self, plan: ComparisonPlan, results: Sequence[Result]):
         self.plan = plan
-        self.resampling = resampling or Resampling()
+        self.resampling = Resampling()  # how intervals are made
         self.curves = {method: points for (_, method), points in by_curve(results).items()}
         if BASELINE not in self.curves:
             raise ValueError(f"There is no result of {BASELINE}: run the comparison first.")

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..common.files import whole_folder
-from ..evaluation.measurer import Measurer, Point, checkpoint_fingerprint
+from ..common.fingerprints import fingerprint_checkpoint
+from ..evaluation.measurer import Measurer, Point
 from ..evaluation.tasks import Task
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..generation.fields import METHOD_DEFAULTS
@@ -110,7 +111,7 @@ def measure_methods(recipe: dict[str, Any], students: dict[str, Path], folder: P
             output=folder,
             method=f"{name}-{method['decoder']}",
             name=name,
-            weights=checkpoint_fingerprint(models[name]),
+            weights=fingerprint_checkpoint(models[name]),
             split=measurement["split"],
             batch_size=measurement["batch_size"],
             seed=measurement["seed"],

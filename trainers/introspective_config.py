@@ -7,12 +7,10 @@ from pydantic import Field
 from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, Share, Weight, Whole
+from ..modeling.drafter_config import MOST_MASK_ROWS
 from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
-
-
-MOST_MASK_ROWS = 8  # after a token, see `DrafterConfig`
 
 
 @dataclass

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-CHUNK_ELEMENTS = 2**24  # logits computed at a time, 64 MiB in float32
+from ..generation.likelihood import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)

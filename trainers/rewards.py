@@ -10,6 +10,7 @@ from ..evaluation.answer_checks import Check
 
 
 SpeedOf = Literal["all", "right"]  # the rollouts whose tokens per forward are rewarded
+LEAST_DEVIATION = 1e-8  # to divide by
 RewardFunction = Callable[..., Sequence[float]]
 """
 As in TRL: called with lists of one entry per rollout, by their names, it returns a number for each. The lists are
@@ -126,9 +127,7 @@ def informative(rewards: Tensor, speed: Tensor, groups: Tensor, *, min_range: fl
     return (keeps & (right > 0) if need_right else keeps)[groups]
 
 
-def advantages_of(
-    rewards: Tensor, groups: Tensor, weights: Tensor, kept: Tensor, *, over_step: bool = True, eps: float = 1e-8
-) -> Tensor:
+def advantages_of(rewards: Tensor, groups: Tensor, weights: Tensor, kept: Tensor, *, over_step: bool = True) -> Tensor:
     """
     Per-reward decoupled normalisation (LightningRL, arXiv 2603.13319; GDPO, arXiv 2601.05242): each reward is
     standardised in its group before the rewards are added, so that none drowns in the scale of another,
@@ -144,7 +143,6 @@ def advantages_of(
         weights (`Tensor` of shape `(R,)`): Weight of each reward.
         kept (`torch.BoolTensor` of shape `(n,)`): From [`informative`].
         over_step (`bool`, *optional*, defaults to `True`): Whether the sums are standardised.
-        eps (`float`, *optional*, defaults to 1e-8): Least standard deviation to divide by.
 
     Returns:
         `Tensor` of shape `(n,)`: 0 for what is not kept.
@@ -152,12 +150,12 @@ def advantages_of(
     mean, deviation = _moments(rewards, groups, int(groups.max()) + 1)
     # Rounding can leave a mean of equal numbers beside them: such a group has no deviation to divide by.
     is_flat = (deviation <= 1e-6 * mean.abs().clamp(min=1))[groups]
-    scaled = (rewards - mean[groups]) / deviation[groups].clamp(min=eps)
+    scaled = (rewards - mean[groups]) / deviation[groups].clamp(min=LEAST_DEVIATION)
     advantages = (scaled.masked_fill(is_flat, 0.0) * weights).sum(dim=1) * kept
     if not over_step or kept.sum() < 2:
         return advantages
     of_kept = advantages[kept]
-    return (advantages - of_kept.mean()) / of_kept.std().clamp(min=eps) * kept
+    return (advantages - of_kept.mean()) / of_kept.std().clamp(min=LEAST_DEVIATION) * kept
 
 
 class ConstantRewards:

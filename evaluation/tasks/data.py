@@ -23,12 +23,12 @@ ON_THE_HUB = " on the Hub"  # after the id of a dataset, in results
 @dataclass(frozen=True)
 class HubData:
     """
-    A data set on the Hub.
+    A dataset on the Hub.
 
     Attributes:
         path (`str`): Its id.
         names (`tuple[str | None, ...]`): Its configurations, read one after another.
-        splits (`dict[str, str]`): What the data set calls the splits `"test"` and `"validation"`.
+        splits (`dict[str, str]`): What the dataset calls the splits `"test"` and `"validation"`.
     """
 
     path: str
@@ -43,12 +43,12 @@ def load_rows(
     kind: Any, hub: HubData | None, file: Path | None, split: str, limit: int | None = None
 ) -> list[tuple[str, dict[str, Any]]]:
     """
-    Rows of a local file, or of a split on the Hub, held against the form that a task needs.
+    Rows of a local file, or of a split on the Hub, checked against the form that a task needs.
 
     Args:
         kind (`type`): What a row must be, a `TypedDict`.
         hub ([`HubData`], *optional*): Where the dataset is by default; `None` where there is always a file.
-        file (`Path`, *optional*): A file of the data set's own form instead: JSON lines (also as `.gz`), Parquet, CSV.
+        file (`Path`, *optional*): A file of the dataset's own form instead: JSON lines (also as `.gz`), Parquet, CSV.
         split (`str`): `"test"` or `"validation"`; a file is taken as a whole.
         limit (`int`, *optional*): Only the first rows, so many at most.
 
@@ -94,7 +94,7 @@ def _read(hub: HubData | None, file: Path | None, split: str) -> list[dict[str, 
         for name in hub.names:
             try:
                 parts.append(datasets.load_dataset(hub.path, name, split=hub.splits[split]))
-            except Exception as error:  # anything from ConnectionError to the data set's own
+            except Exception as error:  # anything from ConnectionError to the dataset's own
                 raise OSError(
                     f"Cannot get {hub} ({type(error).__name__}: {error}): give its file with --data."
                 ) from error

@@ -17,7 +17,7 @@ from d3llm.commands.leaderboard import board_table
 from d3llm.commands.main import main
 from d3llm.commands.tables import table_console
 from d3llm.common.fingerprints import fingerprint_files
-from d3llm.evaluation.leaderboard import make_boards, measured_curves
+from d3llm.evaluation.leaderboard import make_boards, result_curves
 from d3llm.evaluation.plots import curves_png
 from d3llm.evaluation.result import SCHEMA, read_result, read_results, result_files
 from d3llm.evaluation.tasks import TASKS, data
@@ -220,7 +220,7 @@ def test_any_value_in_a_result_file_is_taken_or_refused(tmp_path, tiny_checkpoin
     facts = ModelFacts("m", license="mit", architecture="a", parameters=1)
     file = tmp_path / "result.json"
     readers: dict[str, Callable[[], Any]] = {
-        "leaderboard": lambda: print_board(measured_curves([file])),
+        "leaderboard": lambda: print_board(result_curves(read_results([file]))),
         "card": lambda: with_results(facts, tiny_checkpoint, read_results([file])),
     }
     outcomes = set()

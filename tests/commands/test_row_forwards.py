@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from d3llm.commands.main import main
-from d3llm.evaluation.result import read_result, result_files
+from d3llm.evaluation.result import read_result, read_results, result_files
 from tests.commands.test_terminal import run_in_terminal
 from tests.helpers.commands import run_fails
 from tests.helpers.results import whole_result
@@ -93,10 +93,10 @@ def test_the_leaderboard_tells_rows_per_forward_beside_areas(tmp_path, capsys):
     assert main(["leaderboard", str(tmp_path), "--published"]) == 0
     (drafted,) = (line for line in capsys.readouterr().out.splitlines() if "ours" in line)
     assert "2.0 to 8.0" in drafted
-    from d3llm.evaluation.leaderboard import make_boards, measured_curves
+    from d3llm.evaluation.leaderboard import make_boards, result_curves
     from d3llm.evaluation.plots import label
 
-    (board,) = make_boards(measured_curves(result_files([tmp_path])))
+    (board,) = make_boards(result_curves(read_results(result_files([tmp_path]))))
     assert label(board, "ours") == "ours (2.0 to 8.0 rows per forward)" and label(board, "plain") == "plain"
 
 

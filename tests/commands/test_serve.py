@@ -49,7 +49,7 @@ def expected(tiny, text, **fields):
     prompt = encode_prompt(tokenizer, chat(text))
     fields = {"max_new_tokens": 24, "block_size": 8, "threshold": 1.0, **fields}
     output = model.generate(torch.tensor([prompt]), return_dict_in_generate=True, tokenizer=tokenizer, **fields)
-    tokens = round(float(output.tokens_per_forward[0] * output.forward_passes[0]))
+    tokens = int(output.tokens[0])
     generated = output.sequences[0, len(prompt) :][:tokens]
     text = tokenizer.decode(generated, skip_special_tokens=True)
     return text, len(prompt), tokens, int(output.forward_passes[0]), 0 in generated.tolist()

@@ -4,7 +4,8 @@ import re
 from dataclasses import fields
 
 from benchmarks.foresight import table
-from d3llm.evaluation.leaderboard import make_boards, measured_curves
+from d3llm.evaluation.leaderboard import make_boards, result_curves
+from d3llm.evaluation.result import read_results
 from d3llm.trainers.distill import RECIPES, trainer_of
 from d3llm.trainers.introspective_config import IntrospectiveConfig
 from d3llm.trainers.lightning_rl import MEANS as OF_REWARDS
@@ -53,7 +54,7 @@ def test_the_python_on_the_page_compiles():
 
 
 def test_the_tables_state_the_result_files():
-    (board,) = make_boards(measured_curves([ROOT / "docs/results/student"]), "table", "teacher-one_token")
+    (board,) = make_boards(result_curves(read_results([ROOT / "docs/results/student"])), "table", "teacher-one_token")
     for (method, task), area in board.areas.items():
         name, _, decoder = method.rpartition("-")
         low, high = board.intervals[method, task]

@@ -9,8 +9,9 @@ from PIL import Image
 from d3llm.commands.leaderboard import parse_y_max
 from d3llm.commands.main import main
 from d3llm.evaluation.aup.aup import compute_aup
-from d3llm.evaluation.leaderboard import Curve, Point, make_boards, measured_curves, published, published_curves
+from d3llm.evaluation.leaderboard import Curve, Point, make_boards, published, published_curves, result_curves
 from d3llm.evaluation.plots import draw, speed_points
+from d3llm.evaluation.result import read_results
 from tests.helpers.commands import run_fails
 from tests.helpers.results import whole_result
 
@@ -52,7 +53,7 @@ def test_measured_results(tmp_path, capsys):
     write_result(tmp_path, "slow", 1, 80)
     for name in ("fast.samples.jsonl.settings", "fast.lm_eval"):  # what lies beside results is none
         (tmp_path / f"{name}.json").write_text("{}")
-    (curve,) = measured_curves([tmp_path])
+    (curve,) = result_curves(read_results([tmp_path]))
     assert [(point.tokens_per_forward, point.accuracy) for point in curve.points] == [(1.0, 80.0), (5.0, 78.0)]
     assert curve.measured and curve.points[0].tokens_per_second == pytest.approx(100)
     (board,) = make_boards([curve])

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from d3llm.common.fingerprints import fingerprint_checkpoint
 from d3llm.evaluation.leaderboard import make_boards, result_curves
-from d3llm.evaluation.measurer import checkpoint_fingerprint
 from d3llm.evaluation.result import read_result, read_results
 from d3llm.evaluation.tasks import TASKS
 from d3llm.hub_cards import (
@@ -305,7 +305,7 @@ def test_results_of_the_hub_s_tasks_and_of_none_generated(tmp_path, tiny_checkpo
     nothing |= dict.fromkeys(("tokens_per_forward", "tokens_per_second")) | dict.fromkeys(("tokens", "forwards"), 0)
     nothing["row_forwards"] = 0
     nothing["samples"] |= dict.fromkeys(("tokens", "forwards", "row_forwards"), [0] * nothing["num_samples"])
-    weights = {"weights": checkpoint_fingerprint(tiny_checkpoint)}
+    weights = {"weights": fingerprint_checkpoint(tiny_checkpoint)}
     for number, result in enumerate((of_hub, nothing)):
         (tmp_path / f"{number}.json").write_text(json.dumps(result | weights))
     results = [read_result(tmp_path / f"{number}.json") for number in range(2)]
