@@ -17,6 +17,7 @@ from ..modeling.loading import load_model, read_config
 from .cards import is_hub_id
 from .facts import MODEL_FACTS, ModelFacts, read_facts
 from .from_results import model_facts, read_json
+from .merging import merge_adapters, restore_attention
 from .push_checks import card_metadata
 from .training_card import write_card
 
@@ -155,12 +156,14 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     wanted = get_peft_model_state_dict(adapted)
     _refuse(adapter, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), [])
     try:
-        return adapted.merge_and_unload(safe_merge=True)
+        merged = merge_adapters(adapted)
     except (NotImplementedError, ValueError) as error:  # not every adapter can be merged
         kind = adapted.active_peft_config.peft_type.value
         raise ValueError(
             f"{adapter} holds adapters ({kind}) that cannot be merged into the weights: {error}"
         ) from error
+    restore_attention(merged, adapter)
+    return merged
 
 
 def _sharded_state(source: Path) -> dict[str, torch.Tensor]:
@@ -197,6 +200,7 @@ def _fill(home: Path, state: dict[str, torch.Tensor], source: Path) -> PreTraine
     wrong_shape = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
     _refuse(source, wanted.keys() - state.keys() - tied, state.keys() - wanted.keys(), wrong_shape)
     model.load_state_dict(state, strict=False)
+    restore_attention(model, source)
     if (home / "generation_config.json").is_file():
         with load_errors(home, "generation_config.json"):
             model.generation_config = model.generation_config_class.from_pretrained(home)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..common.files import whole_folder
 from ..common.tensors import plain_tensors
+from ..hub_cards.merging import merge_adapters
 
 
 ALL_LINEAR = "all-linear"  # a keyword of PEFT
@@ -78,6 +79,11 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
             "`kl_weight` uses the model without its adapters as the teacher, but this `peft_config` changes the "
             "model's weights at the start: give a `teacher`."
         )
+    if any(parameter.requires_grad and id(parameter) in before for parameter in wrapped.parameters()):
+        raise ValueError(
+            "The model without its adapters is the teacher or the reference, but this `peft_config` trains weights of "
+            "the model itself, such as its biases: give a `teacher`, or `bias='none'`."
+        )
     return wrapped
 
 
@@ -96,7 +102,8 @@ def check_tuner(peft_config: PeftConfig) -> None:
 
 def check_head(model: PeftModel) -> None:
     """Raises a `ValueError` if the LM head is wrapped: the losses use its weight, not its forward."""
-    if isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer):
+    head = model.get_base_model().get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) or not hasattr(head, "out_features"):  # some wrap a tied embedding, and so it
         raise ValueError("`target_modules` wraps the LM head, whose adapter would not be trained: remove it.")
 
 
@@ -193,7 +200,7 @@ def merge_adapter(
     Raises:
         `OSError`: If it cannot be written; an existing folder stays.
     """
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = merge_adapters(model)
     try:
         with whole_folder(Path(folder)) as unfinished:
             merged.save_pretrained(unfinished)

@@ -59,6 +59,15 @@ def check_device(args: TrainingArguments) -> None:
         raise ValueError("`fp16` is for GPUs, and this is a CPU: use `bf16`, or omit it.")
 
 
+def check_noise(args: TrainingArguments) -> None:
+    """Refuses noise on the embeddings in trainings that compare two forwards, each of which would draw its own."""
+    if args.neftune_noise_alpha:
+        raise ValueError(
+            "`neftune_noise_alpha` puts noise on the embeddings of every forward, and this training compares forwards "
+            "with each other: omit it."
+        )
+
+
 def check_schedule(args: TrainingArguments) -> None:
     """Tries the options of the learning-rate schedule on a schedule of one step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -94,8 +94,9 @@ def student_facts(
     if max_length is None and model.config.max_position_embeddings is None:
         raise ValueError("The model's config does not state its number of positions: give --max_length.")
     special = model.special_tokens(resolve_generation_config(model, [1]))
+    embedding = model.get_input_embeddings().weight
     return StudentFacts(
-        vocab_size=model.get_input_embeddings().num_embeddings,
+        vocab_size=getattr(embedding, "ds_shape", embedding.shape)[0],  # the full shape, if ZeRO has sharded it
         mask_token_id=special.mask,
         eos_token_ids=special.eos,
         fill_token_id=special.fill,

@@ -49,6 +49,7 @@ class DistillArguments:
     The arguments of a run, besides the recipe.
 
     Args:
+        trainer (`str`, *optional*, defaults to `"pseudo_trajectory"`): As a recipe may state it.
         trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub. Recipes that need no order
             also accept prompts and completions (columns `prompt` and `completion`, or `messages`): a file (JSON lines,
             JSON, CSV or Parquet), a folder of them, or a dataset on the Hub.
@@ -74,6 +75,9 @@ class DistillArguments:
             after training adapters.
     """
 
+    trainer: Literal["pseudo_trajectory"] = field(
+        default="pseudo_trajectory", metadata={"help": "The kind of training."}
+    )
     trajectories: Annotated[str, Field(min_length=1)] | None = field(
         default=None, metadata={"help": "Folder or Hub dataset of trajectories, or of prompts and completions."}
     )

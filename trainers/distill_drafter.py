@@ -87,6 +87,8 @@ def drafter_plan(
     return plan_values(
         {
             **{name: getattr(args, name) for name in names},
+            # The candidates are the targets of a micro-batch.
+            **({"per_device_train_batch_size": args.per_device_train_batch_size} if args.candidates else {}),
             "samples_per_step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "model": fingerprint_weights(base),
             "drafter": None if drafter is None else fingerprint_weights(drafter),

@@ -8,7 +8,14 @@ from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, Share, Weight, Whole
 from ..modeling.drafter_config import MOST_MASK_ROWS
-from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
+from .argument_checks import (
+    check_device,
+    check_loss_arguments,
+    check_noise,
+    check_packages,
+    check_reports,
+    check_schedule,
+)
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
@@ -142,7 +149,7 @@ class IntrospectiveConfig(_BaseConfig):
         if not hasattr(TrainingArguments, "activation_checkpointing"):
             self.gradient_checkpointing = False
         super().__post_init__()
-        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+        for check in (check_reports, check_loss_arguments, check_noise, check_device, check_schedule):
             check(self)
         if self.mask_rows < self.window:
             raise ValueError(

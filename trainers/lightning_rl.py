@@ -17,16 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..evaluation import resolve_generation_config
-from ..modeling import family_names
 from ..modeling.loading import load_model, load_tokenizer_of
-from .adapters import add_adapter, check_head, check_tuner
+from .adapters import add_adapter
 from .block_causal import block_grid
 from .collator import student_facts
 from .hidden_states import hidden_states, trim
 from .lightning_rl_config import LightningRLConfig
 from .losses import TokenLosses, token_losses
 from .policy_loss import divergences, policy_losses
-from .preflight import check_head_weight, check_precision, check_processes
+from .preflight import check_precision, check_processes, prepare_student
 from .publishing_trainer import PublishingTrainer, check_push
 from .rewards import ConstantRewards, RewardFunction, advantages_of, informative, name_of, rewards_of
 from .rl_prompts import PROMPT_IDS, columns_of, prepare_prompts
@@ -219,21 +218,11 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         if peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
             model = add_adapter(model, peft_config, keep_base=bool(args.beta))
-        base = model.get_base_model() if is_peft_model(model) else model
-        if not hasattr(base, "logit_rows"):
-            raise ValueError(
-                f"`model` is a {type(base).__name__}: expected a masked-diffusion model, {family_names()}."
-            )
-        check_head_weight(base, "student")
+        base = prepare_student(model, args.gradient_checkpointing)
         if args.temperature != 1 and base.get_output_embeddings().bias is not None:
             raise ValueError("`temperature` must be 1 for a model whose LM head has a bias.")
         self.reference = None
-        if is_peft_model(model):
-            check_tuner(model.active_peft_config)
-            check_head(model)
-            if args.gradient_checkpointing:
-                model.enable_input_require_grads()
-        elif args.beta:
+        if args.beta and not is_peft_model(model):
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         self.grid = block_grid(base)
         return model

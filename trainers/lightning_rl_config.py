@@ -8,7 +8,14 @@ from pydantic import Field
 from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, ProperShare, Weight
-from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
+from .argument_checks import (
+    check_device,
+    check_loss_arguments,
+    check_noise,
+    check_packages,
+    check_reports,
+    check_schedule,
+)
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
@@ -195,7 +202,7 @@ class LightningRLConfig(_BaseConfig):
             self.gradient_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
             self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs
         super().__post_init__()
-        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+        for check in (check_reports, check_loss_arguments, check_noise, check_device, check_schedule):
             check(self)
         self._check_rollouts()
 

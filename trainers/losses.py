@@ -78,7 +78,8 @@ def token_losses(
         fixed = None, None, None
     else:
         states, teacher_head = teacher
-        fixed = states.to(dtype).detach(), teacher_head.weight.detach().to(dtype), teacher_head.bias
+        fixed_bias = None if teacher_head.bias is None else teacher_head.bias.detach().to(dtype)
+        fixed = states.to(dtype).detach(), teacher_head.weight.detach().to(dtype), fixed_bias
     with torch.autocast(device, enabled=False):
         return TokenLosses(*_ChunkedHead.apply(*student, labels, temperature, *fixed))
 

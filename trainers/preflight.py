@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -15,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..common.processes import check_joined
 from ..evaluation import generate_in_batches, resolve_generation_config
 from ..generation.fields import suggestion
+from ..modeling import family_names
+from .adapters import check_head, check_tuner
 from .collator import teacher_max_new_tokens
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
@@ -40,6 +44,59 @@ def check_canvas(
         )
 
 
+def check_models(
+    args: PseudoTrajectoryConfig, model: Any, model_init: Any, teacher: Any, *, with_optimizers: bool
+) -> None:
+    """Refuses a student, a teacher and optimizers that contradict each other."""
+    if (model is None) == (model_init is None):
+        raise ValueError("Which student? Give one of `model` and `model_init`.")
+    if model_init is not None and with_optimizers:
+        raise ValueError("`optimizers` belong to one model, but `model_init` creates several: omit one of the two.")
+    if teacher is not None and not args.needs_teacher:
+        raise ValueError(
+            "A `teacher` is for recipes with `ddo_weight` or `kl_weight`, which is 0: omit it, or set a weight."
+        )
+    if teacher is not None and teacher is model:
+        raise ValueError("The teacher is the student itself, which changes: load the teacher once more.")
+
+
+def prepare_student(model: PreTrainedModel | PeftModel, gradient_checkpointing: bool | None) -> PreTrainedModel:
+    """
+    Checks a model that will be trained, and lets gradients reach adapters through checkpointed layers.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The model, with its adapters.
+        gradient_checkpointing (`bool`, *optional*): Whether layers are checkpointed.
+
+    Returns:
+        `PreTrainedModel`: The model inside the adapters, or the model itself.
+
+    Raises:
+        `ValueError`: For another kind of model, adapters that the losses cannot train, a quantized LM head, and a
+            model of which nothing is trained.
+    """
+    base = model.get_base_model() if is_peft_model(model) else model
+    if not hasattr(base, "logit_rows"):
+        raise ValueError(f"`model` is a {type(base).__name__}: expected a masked-diffusion model, {family_names()}.")
+    if is_peft_model(model):
+        check_tuner(model.active_peft_config)
+        check_head(model)
+        if gradient_checkpointing:
+            model.enable_input_require_grads()
+    check_trainable(model)
+    check_head_weight(base, "student")
+    return base
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuses a model of which nothing is trained, such as adapters that were loaded for inference."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "No weight of the model requires a gradient: load adapters with `is_trainable=True`, or thaw the weights "
+            "to train (`requires_grad_`)."
+        )
+
+
 def check_head_weight(model: PreTrainedModel, whose: str) -> None:
     """Refuses a quantized LM head: the losses use its weight directly, on chunks of positions."""
     head = model.get_output_embeddings()
@@ -56,6 +113,8 @@ def check_head_weight(model: PreTrainedModel, whose: str) -> None:
 
 def check_teacher(teacher: PreTrainedModel, student: PreTrainedModel, mask_token_id: int) -> None:
     """Refuses a teacher with another vocabulary or mask token, with which the divergence has no meaning."""
+    if is_peft_model(teacher):
+        raise ValueError("The teacher has adapters: merge them first, with `merge_and_unload()`.")
     check_head_weight(teacher, "teacher")
     rows = [model.get_output_embeddings().out_features for model in (teacher, student)]
     if rows[0] != rows[1]:

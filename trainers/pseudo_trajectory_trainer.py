@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..modeling import family_names
 from ..modeling.loading import load_model, load_tokenizer_of
-from .adapters import add_adapter, check_head, check_tuner
+from .adapters import add_adapter
+from .argument_checks import check_noise
 from .block_causal import BlockGrid, block_grid, check_grids, make_block_causal
 from .collator import (
     COLUMNS,
@@ -45,11 +45,12 @@ from .own_predictions import own_prediction_losses
 from .preflight import (
     check_best_metric,
     check_canvas,
-    check_head_weight,
     check_held_out,
+    check_models,
     check_precision,
     check_processes,
     check_teacher,
+    prepare_student,
 )
 from .pseudo_trajectory_config import PseudoTrajectoryConfig, as_config
 from .publishing_trainer import check_push
@@ -173,16 +174,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         loading: Any = args.model_init_kwargs or {}
         if args.push_to_hub:
             check_push(args)
-        if (model is None) == (model_init is None):
-            raise ValueError("Which student? Give one of `model` and `model_init`.")
-        if model_init is not None and optimizers != (None, None):
-            raise ValueError(
-                "`optimizers` belong to one model, but `model_init` creates several: omit one of the two."
-            )
-        if teacher is not None and not args.needs_teacher:
-            raise ValueError(
-                "A `teacher` is for recipes with `ddo_weight` or `kl_weight`, which is 0: omit it, or set a weight."
-            )
+        check_models(args, model, model_init, teacher, with_optimizers=optimizers != (None, None))
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.peft_config = peft_config
         self.model_init = model_init
@@ -257,20 +249,12 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             set_seed(args.seed)  # adapters start from random numbers
             keep_base = args.needs_teacher and self.teacher is None
             model = add_adapter(model, self.peft_config, keep_base=keep_base)
-        base = model.get_base_model() if is_peft_model(model) else model
-        if not hasattr(base, "logit_rows"):
-            raise ValueError(
-                f"`model` is a {type(base).__name__}: expected a masked-diffusion model, {family_names()}."
-            )
-        if is_peft_model(model):
-            check_tuner(model.active_peft_config)
-            check_head(model)
-            if args.gradient_checkpointing:
-                model.enable_input_require_grads()
-        elif args.needs_teacher and self.teacher is None:
-            name = "kl_weight" if args.kl_weight else "ddo_weight"
-            raise ValueError(f"`{name}` needs a `teacher`, or a student with adapters.")
-        check_head_weight(base, "student")
+        base = prepare_student(model, args.gradient_checkpointing)
+        if args.needs_teacher and self.teacher is None:
+            check_noise(args)
+            if not is_peft_model(model):
+                name = "kl_weight" if args.kl_weight else "ddo_weight"
+                raise ValueError(f"`{name}` needs a `teacher`, or a student with adapters.")
         self.teacher_grid = block_grid(self.teacher or base) if args.needs_teacher else None
         if args.attention_block_sizes is not None:
             make_block_causal(base, args.attention_block_sizes[-1])

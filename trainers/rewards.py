@@ -1,5 +1,6 @@
 """Rewards of rollouts, and the advantages that are made of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -86,7 +87,8 @@ def rewards_of(functions: Sequence[RewardFunction], rollouts: dict[str, list[Any
     """
     rewards = []
     for function in functions:
-        values = torch.tensor([float(value) for value in function(**rollouts)])
+        # TRL takes `None` for a reward that a rollout does not have; here each has all of them.
+        values = torch.tensor([math.nan if value is None else float(value) for value in function(**rollouts)])
         if values.shape != (count,) or not values.isfinite().all():
             raise ValueError(
                 f"The reward `{name_of(function)}` returned {len(values)} numbers for {count} rollouts, "

@@ -15,6 +15,7 @@ from ..common.files import whole_folder
 from ..common.processes import Processes
 from ..evaluation import resolve_generation_config
 from ..hub_cards.cards import is_hub_id
+from ..hub_cards.merging import merge_adapters
 from ..trajectories.dataset import load_trajectories
 from ..trajectories.extract import ExtractionConfig, extract_trajectories
 from ..trajectories.store import Parts
@@ -222,7 +223,7 @@ def save_student(trainer: PseudoTrajectoryTrainer, tokenizer: PreTrainedTokenize
     """Saves a plain model, with its tokenizer, card and log; adapters are merged into its weights."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
-        model = model.merge_and_unload(safe_merge=True)
+        model = merge_adapters(model)
     with whole_folder(folder.student) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)

@@ -12,13 +12,13 @@ def total_loss(
     With n the number of positions of each kind, the loss is
 
         (sum CE / n  +  sum CE' / n'  +  w_H (sum H / n [+ sum H' / n'])  +  w_KL sum KL / n_far
-         +  w_DDO sum DDO / rows  +  w_O sum O / n  +  w_own sum CE_own / (n + n')
+         +  w_DDO sum DDO / rows  +  w_O sum O / (n + n_far)  +  w_own sum CE_own / (n + n')
          +  w_router sum U / rows) * loss_scale
 
     where ' marks the complementary view, and H is summed over correctly predicted positions. DDO is a number for
-    each row of a view that has positions in the loss. H and the loss O of the order are of the next commits alone.
-    CE_own is the cross entropy where the masks of both views show the student's own predictions. U is how unevenly a
-    micro-batch uses the experts, for each of its rows.
+    each row of a view that has positions in the loss. H and the loss O of the order are of the next commits alone,
+    and those of O may be far. CE_own is the cross entropy where the masks of both views show the student's own
+    predictions. U is how unevenly a micro-batch uses the experts, for each of its rows.
 
     Args:
         sums (`dict[str, Tensor]`): The sums, from `PseudoTrajectoryTrainer.sum_up` and the losses of rows.
@@ -39,7 +39,7 @@ def total_loss(
     if args.complementary_entropy:
         loss = loss + args.entropy_weight * sums["complementary_certainty"] / complementary_correct
     if args.order_weight:
-        loss = loss + args.order_weight * sums["order"] / masked
+        loss = loss + args.order_weight * sums["order"] / (masked + far)
     if args.ddo_weight:
         loss = loss + args.ddo_weight * sums["discriminative"] / in_loss
     if args.own_prediction_weight:

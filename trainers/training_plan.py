@@ -11,6 +11,7 @@ from trl import ModelConfig
 from ..common.fingerprints import fingerprint_weights
 from ..common.plan import compare_plans, plan_values, read_plan
 from ..trajectories.fingerprints import rows_fingerprint
+from .hidden_states import router_weight
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 
 
@@ -44,6 +45,7 @@ TRAINING_ARGUMENTS = (
     "adam_beta2",
     "adam_epsilon",
     "max_grad_norm",
+    "weight_decay",
     "neftune_noise_alpha",
     "bf16",
     "fp16",
@@ -88,6 +90,8 @@ def training_plan(
     """
     plan = {
         **recipe_plan(args, model_args),
+        # Routers have a loss of each micro-batch.
+        **({"per_device_train_batch_size": args.per_device_train_batch_size} if router_weight(student) else {}),
         "model": fingerprint_weights(student),
         "teacher": None if teacher is None else fingerprint_weights(teacher),
         "rows": len(dataset),

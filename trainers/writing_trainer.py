@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from ..common.files import own_folder
+from ..hub_cards.merging import write_attention
 from ..hub_cards.push import PushError
 from .evaluating_trainer import EvaluatingTrainer
 from .grouped_sampler import SeededLengthSampler
@@ -41,7 +43,14 @@ class WritingMixin(Trainer):
         sampler = super()._get_train_sampler(*args, **kwargs)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
+        # A batch of all processes draws from one group, so their number does not change which rows make a step.
+        sampler.batch_size *= self.args.world_size
         return SeededLengthSampler(sampler, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        sampler = super()._get_eval_sampler(eval_dataset)
+        # Rows of similar length would be faster, but predictions are in the order of the rows.
+        return SequentialSampler(eval_dataset) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in [`~transformers.Trainer`]. The `OSError` for a full disk says which checkpoints are complete."""
@@ -67,3 +76,12 @@ class WritingMixin(Trainer):
 
 class WritingTrainer(WritingMixin, EvaluatingTrainer):
     """Part of [`~d3llm.trainers.pseudo_trajectory_trainer.PseudoTrajectoryTrainer`]."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in [`~transformers.Trainer`], and with the attention that the training gave the model."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and self.args.attention_block_sizes is not None:
+            model = self.accelerator.unwrap_model(self.model)
+            with self._writing():
+                folder = Path(output_dir or self.args.output_dir)
+                write_attention(model.get_base_model() if is_peft_model(model) else model, folder)

@@ -17,9 +17,12 @@ from d3llm.commands.main import main
 from d3llm.hub_cards import MODEL_FACTS, ModelFacts, facts_json, read_facts
 from d3llm.hub_cards.convert import convert
 from d3llm.hub_cards.from_results import model_facts
+from d3llm.hub_cards.merging import ATTENTION_FILE
 from d3llm.hub_cards.repositories import model_repository
 from d3llm.modeling import LLaDAModelLM
-from d3llm.trainers.adapters import add_adapter
+from d3llm.trainers.adapters import add_adapter, merge_adapter
+from tests.helpers.models import OF_WORDS, tiny_model
+from tests.helpers.trajectory_rows import make_trainer
 
 
 IDS = torch.tensor([[3, 4, 5, 1, 1]])
@@ -233,3 +236,31 @@ def test_a_full_disk_leaves_nothing(published, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         convert(published, tmp_path / "clean")
     assert {path.name for path in tmp_path.iterdir()} == {"published"}
+
+
+def test_adapters_keep_the_attention_of_their_training(tiny_checkpoint, tmp_path):
+    output = tmp_path / "student"
+    options = {"attention_block_sizes": [4], "block_context": "noisy", "max_steps": 1, "save_strategy": "steps"}
+    trainer = make_trainer(tiny_checkpoint, output, peft_config=LoraConfig(r=2), save_steps=1, **options)
+    trainer.train()
+    for name in ("checkpoint-1", "."):
+        trainer.save_model()
+        merged = tmp_path / f"merged-{len(name)}"
+        convert(output / name, merged, license="mit", base_model=tiny_checkpoint)
+        config = json.loads((merged / "config.json").read_text())
+        assert (config["attention"], config["attention_block_size"]) == ("block_causal", 4)
+    (output / ATTENTION_FILE).write_text('{"attention": "causal", "attention_block_size": 4}')
+    with pytest.raises(ValueError, match=r"attention\.json\['attention'\] is 'causal'"):
+        convert(output, tmp_path / "again", license="mit", base_model=tiny_checkpoint)
+
+
+def test_a_head_that_training_untied_stays_so(tmp_path):
+    model = tiny_model(LLaDAModelLM, **OF_WORDS, weight_tying=True)
+    model.save_pretrained(tmp_path / "tied")
+    adapted = add_adapter(model, LoraConfig(r=2, modules_to_save=["model.transformer.ff_out"]))
+    head = adapted.get_base_model().get_output_embeddings()
+    with torch.no_grad():
+        head.modules_to_save["default"].weight.add_(1.0)
+    expected = adapted.eval()(IDS).logits
+    merge_adapter(adapted, tmp_path / "merged")
+    assert torch.allclose(logits(tmp_path / "merged"), expected, atol=1e-5)

@@ -181,6 +181,56 @@ def test_without_its_adapters_the_model_must_be_what_it_was(tiny_checkpoint, tmp
     make_trainer(tiny_checkpoint, tmp_path, peft_config=TUNERS[name], teacher=teacher, **options)
 
 
+def test_biases_of_the_model_are_not_trained_beneath_its_own_teacher(dream, tmp_path):
+    options = {"model": dream, "peft_config": LoraConfig(r=2, bias="all"), "layout": "single"}
+    with pytest.raises(ValueError, match=r"trains weights of the model itself.*or `bias='none'`"):
+        make_trainer(tmp_path, tmp_path, kl_weight=1.0, **options)
+    make_trainer(tmp_path, tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["q_proj", "wte"]),
+        LoraConfig(r=2, trainable_token_indices=[1, 2]),
+        peft.TrainableTokensConfig(token_indices=[1, 2]),
+    ],
+    ids=["layer", "rows", "rows alone"],
+)
+def test_the_embedding_may_have_adapters(tiny_checkpoint, tmp_path, config):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, peft_config=config, learning_rate=1e-2)
+    trainer.train()
+    merged = merge_adapter(trainer.model, tmp_path / "merged")
+    tables = [LLaDAModelLM.from_pretrained(path).get_input_embeddings().weight for path in (tiny_checkpoint, merged)]
+    assert not torch.equal(*tables)
+
+
+def test_a_head_with_a_bias_has_a_teacher_under_autocast(tmp_path):
+    model = tiny_model(LLaDAModelLM, **OF_WORDS, kv_heads=None, include_bias=True)
+    options = {"layout": "single", "kl_weight": 1.0, "peft_config": LoraConfig(r=2), "bf16": True}
+    trainer = make_trainer(tmp_path, tmp_path, model=model, **options)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_what_would_not_be_trained_or_not_be_fixed_is_refused(llada, tiny_checkpoint, tmp_path):
+    divergence = {"layout": "single", "kl_weight": 1.0}
+    adapted = get_peft_model(LLaDAModelLM.from_pretrained(tiny_checkpoint), LoraConfig(target_modules=["q_proj"]))
+    refused = {
+        "The teacher is the student itself": {"model": llada, "teacher": llada, **divergence},
+        "The teacher has adapters: merge them first": {"teacher": adapted, **divergence},
+        "noise on the embeddings of every forward": {
+            "peft_config": LoraConfig(r=2),
+            "neftune_noise_alpha": 5.0,
+            **divergence,
+        },
+        "No weight of the model requires a gradient": {"model": adapted.requires_grad_(False)},
+    }
+    for message, options in refused.items():
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tiny_checkpoint, tmp_path, **options)
+
+
 @pytest.mark.skipif(not hasattr(peft, "LilyConfig"), reason="an older PEFT merges all that it has")
 def test_adapters_that_cannot_be_merged_are_named(tiny_checkpoint, tmp_path, capsys):
     model = add_adapter(LLaDAModelLM.from_pretrained(tiny_checkpoint), peft.LilyConfig(r=4))

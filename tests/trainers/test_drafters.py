@@ -220,6 +220,7 @@ def test_bad_settings_end_in_one_line(tmp_path):
         ({"rank": 0}, "`rank` is 0"),
         ({"offset_decay": 1.5}, "`offset_decay` is 1.5"),
         ({"gradient_checkpointing": True}, "would run the base again without the drafter"),
+        ({"neftune_noise_alpha": 5.0}, "noise on the embeddings of every forward"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             IntrospectiveConfig(str(tmp_path / "o"), use_cpu=True, report_to="none", **options)

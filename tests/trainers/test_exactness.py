@@ -136,3 +136,23 @@ def test_rows_that_processes_repeat_are_not_counted_again(tiny_checkpoint, tmp_p
     monkeypatch.setattr(state, "remainder", property(lambda self: 6))
     monkeypatch.setattr(type(trainer.args), "process_index", property(lambda self: process))
     assert counted(4) == pytest.approx(half if process else whole, rel=1e-5)
+
+
+def test_predictions_are_in_the_order_of_the_rows(tiny_checkpoint, tmp_path):
+    options = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 3}
+    rows, found = ragged_rows(), []
+    for sampling in ({}, options):
+        trainer = make_trainer(tiny_checkpoint, tmp_path, max_new_tokens=24, **sampling)
+        found.append(trainer.predict(rows))
+    assert (found[0].label_ids == found[1].label_ids).all()
+    assert (found[0].predictions == found[1].predictions).all()
+
+
+def test_the_order_of_far_commits_has_a_mean_of_its_own(tiny_checkpoint, tmp_path):
+    options: dict[str, Any] = {"layout": "single", "order_weight": 1.0, "kl_weight": 1.0, "near_forwards": 0}
+    options |= {"filled_tail_share": 0.0, "peft_config": LoraConfig(r=4), "max_steps": 1}
+    trainer = make_trainer(tiny_checkpoint, tmp_path, **options)
+    trainer.train()
+    (loss,) = logged_losses(trainer)
+    (order,) = [entry["order"] for entry in trainer.state.log_history if "order" in entry]
+    assert 0 < loss < 10 * order

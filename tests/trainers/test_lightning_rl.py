@@ -315,6 +315,7 @@ def test_adapters_are_trained_and_the_reference_is_the_model_without_them(tiny_c
 def test_bad_settings_end_in_one_line(tiny_checkpoint, tmp_path):
     for options, message in (
         ({"num_generations": 1}, "`num_generations` is 1"),
+        ({"neftune_noise_alpha": 5.0}, "noise on the embeddings of every forward"),
         ({"num_generations": 3}, "8 rollouts .* not a multiple of `num_generations`, 3"),
         ({"temperature": 0.0}, "`temperature` is 0"),
         ({"reward_weights": [1.0]}, r"1 numbers for 2 rewards \(parity, tokens_per_forward\)"),
@@ -444,5 +445,5 @@ def test_the_recipe_has_the_published_values():
     own = set(LightningRLConfig.__annotations__)
     missing = {"activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"}
     missing |= {"ddp_find_unused_parameters", "logging_nan_inf_filter", "model_init_kwargs", "max_constant_rounds"}
-    assert own - plan.keys() == missing
+    assert own - plan.keys() == missing and "weight_decay" in plan
     assert [type(reward).__name__ for reward in rewards_for(arguments)] == ["Correctness", "Speed"]

@@ -207,7 +207,8 @@ def test_the_plan_holds_all_of_a_recipe(tiny_checkpoint):
         assert yaml.safe_load(path.read_text()).keys() - elsewhere <= plan.keys(), path
     own = set(PseudoTrajectoryConfig.__annotations__)
     assert own > WITHOUT_EFFECT
-    assert set(TRAINING_ARGUMENTS) < {field.name for field in fields(PseudoTrajectoryConfig)} - own
+    others = {field.name for field in fields(PseudoTrajectoryConfig)} - own
+    assert set(TRAINING_ARGUMENTS) - others == {"weight_decay"}  # which the other trainers' configs do not declare
     assert set(ADAPTERS) < {field.name for field in fields(ModelConfig)}
 
 
@@ -294,3 +295,11 @@ def test_adapters_start_from_the_seed(tiny_checkpoint, tmp_path):
         return torch.cat([p.flatten() for name, p in trainer.model.named_parameters() if "lora_A" in name])
 
     assert torch.equal(adapters(1), adapters(1)) and not torch.equal(adapters(1), adapters(2))
+
+
+def test_a_recipe_may_state_the_default_trainer(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("trainer: pseudo_trajectory\nlayout: single\n")
+    assert trainer_of(["--config", str(recipe)]) == TRAINERS[0]
+    arguments, args, _ = parse_arguments(["--config", str(recipe), "--use_cpu", "--report_to", "none"])
+    assert (arguments.trainer, args.layout) == (TRAINERS[0], "single")
