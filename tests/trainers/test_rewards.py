@@ -32,7 +32,7 @@ def test_an_answer_is_right_if_it_ends_and_the_check_says_so():
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [([1.0, 0.0], "`odd` returned 2 numbers for 4"), ([1.0, math.nan, 0.0, math.inf], "2 of them not finite")],
+    [([1.0, 0.0], "`odd` returned 2 numbers for 4"), ([1.0, math.nan, None, math.inf], "3 of them not finite")],
 )
 def test_a_reward_of_no_use_is_refused(values, message):
     def odd(**rollouts):
