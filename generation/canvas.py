@@ -97,6 +97,7 @@ class Canvas(PerRow):
         current (`Integers` of shape `(B,)`): The first unfinished block; -1 before the first forward.
         forwards_in_block (`Integers` of shape `(B,)`): Forwards made since `current` became the current block.
         ended (`Booleans` of shape `(B,)`): The row has ended, at an EOS or by a stop.
+        end (`Integers` of shape `(B,)`): The position after the last one that an ended row keeps; L without an end.
         ending (`Booleans` of shape `(B,)`): An EOS is committed, and the row ends with the blocks that are open.
         held (`Booleans` of shape `(B,)`): The cache policy does not let the row leave its current block yet.
         block_of (`Integers` of shape `(B, L)`): Block of a position.
@@ -124,6 +125,7 @@ class Canvas(PerRow):
     current: Integers
     forwards_in_block: Integers
     ended: Booleans
+    end: Integers
     ending: Booleans
     held: Booleans
     block_of: Integers
@@ -188,6 +190,7 @@ class Canvas(PerRow):
             current=np.full(batch, -1),
             forwards_in_block=np.zeros(batch, dtype=np.int64),
             ended=np.zeros(batch, dtype=np.bool_),
+            end=np.full(batch, length),
             ending=np.zeros(batch, dtype=np.bool_),
             held=np.zeros(batch, dtype=np.bool_),
             block_of=blocks_of_positions(block_starts),
@@ -233,6 +236,7 @@ class Canvas(PerRow):
             setattr(self, name, moved(getattr(self, name), 0))
         self.block_starts = self.block_starts + offset * (np.arange(self.block_starts.shape[1]) > 0)
         self.first_real, self.region_start = self.first_real + offset, self.region_start + offset
+        self.end = self.end + offset
         if self.attention_mask.all():
             self.attention_mask = None
 
@@ -270,6 +274,7 @@ class Canvas(PerRow):
         """
         tail = (self.positions > last) & ~self.given
         self.ended = self.ended | (last[:, 0] < self.length)
+        self.end = np.minimum(self.end, last[:, 0] + 1)
         self.commit_steps = np.where(tail & ~self.committed, forwards, self.commit_steps)
         self.logprobs = np.where(tail, np.float32(np.nan), self.logprobs)
         self.tokens = np.where(tail, fill_token_id, self.tokens)

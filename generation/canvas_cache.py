@@ -127,15 +127,22 @@ class CanvasCache(Cache):
         num_layers (`int`): Number of transformer layers.
         canvas_length (`int`): Positions of the canvas, prompt and padding included.
         policy (`str`, *optional*): The cache policy of the run that fills it, for the runs that continue from it.
+        attention (`tuple[str, int]`, *optional*): The attention of that run, and the size of its blocks.
 
     Attributes:
         tokens (`np.ndarray` of shape `(rows, canvas)`, *optional*): The token that each slot was computed from, -1
             where none was.
     """
 
-    def __init__(self, num_layers: int, canvas_length: int, policy: str | None = None):
+    def __init__(
+        self,
+        num_layers: int,
+        canvas_length: int,
+        policy: str | None = None,
+        attention: tuple[str | None, int | None] | None = None,
+    ):
         super().__init__(layers=[CanvasLayer(canvas_length) for _ in range(num_layers)])
-        self.policy = policy
+        self.policy, self.attention = policy, attention
         self.tokens: Integers | None = None
 
     def select_rows(self, rows: torch.LongTensor) -> None:

@@ -24,6 +24,7 @@ from .output_diffusion import DiffusionGenerationOutput
 from .preparation import (
     SpecialTokens,
     check_steps,
+    check_tokens,
     prepare_cache,
     prepare_config,
     prepare_earlier_cache,
@@ -147,19 +148,22 @@ class DiffusionGenerationMixin(GenerationMixin):
                 is not final yet, `put(block)` when a block is final, and `end()`. One that sets `takes_committed` gets
                 `put_draft(tokens, committed)`. Batch of one only.
             attention_mask (`torch.LongTensor` of shape `(B, P)`, *optional*): 0 = padding, on the left.
-            logits_processor (`LogitsProcessorList`, *optional*): Applied to the logits of the candidates before
-                anything else, as rows `(candidates, vocab)` with their canvases `(candidates, P + N)`. Padding is
-                shown as the first token of the row, so that a processor such as `RepetitionPenaltyLogitsProcessor`
+            logits_processor (`LogitsProcessorList` or `list`, *optional*): Applied to the logits of the candidates
+                before anything else, as rows `(candidates, vocab)` with their canvases `(candidates, P + N)`. Padding
+                is shown as the first token of the row, so that a processor such as `RepetitionPenaltyLogitsProcessor`
                 treats a padded row like the row alone. Processors that expect the last token of `input_ids` to come
                 right before a candidate do not work here.
-            stopping_criteria (`StoppingCriteriaList`, *optional*): Called after each forward with the canvases
-                `(rows, P + N)`, on the CPU, and no scores. A row that it stops is filled as after an EOS.
+            stopping_criteria (`StoppingCriteriaList` or `list`, *optional*): Called after each forward with the
+                canvases `(rows, P + N)`, on the CPU, and no scores. A row that it stops is filled from its first mask
+                on, as after an EOS. With drafts (`draft_states`, `branches`) it is asked about states that may be
+                refused: it must be a function of the canvases alone.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for `stop_strings`.
             cache ([`CanvasCache`] or `str`, *optional*): The name of a cache policy, as the field of the config; or
                 `output.cache` of an earlier run, such as the previous turn of a chat. The common prefix is not
                 recomputed. With bidirectional attention this is approximate: its keys and values predate the new
                 tokens; so it is after a run in slots, which saw each other in the order of their completion. With
-                blocks on an absolute grid it is exact. The cache is overwritten. The policy is that of the earlier run
+                blocks on an absolute grid it is exact, since only what a run with the policy `"block"` and the same
+                attention computed is reused. The cache is overwritten. The policy is that of the earlier run
                 unless the preset has one. Batch of one only. Also as `past_key_values`, besides the name of a policy.
             assistant_model ([`DiffusionGenerationMixin`], *optional*): A second model with the same tokens, on any
                 device. It drafts, and this one verifies, by `assistant_rule`; a `draft_states` of 1 becomes 8.
@@ -183,11 +187,12 @@ class DiffusionGenerationMixin(GenerationMixin):
         """
         prompt = prepare_prompt(inputs, kwargs.pop("input_ids", None))
         earlier = prepare_earlier_cache(cache, kwargs)
+        asks_for_policy = kwargs.get("cache") is not None or kwargs.get("use_cache") is False
         config = self.diffusion_config(generation_config, kwargs, prompt.shape[1])
         if assistant_model is not None:
             prepare_assistant(self, assistant_model, config, prompt.shape[1])
-        if isinstance(cache, CanvasCache) and config.cache == "none" and cache.policy is not None:
-            config.cache = cache.policy
+        if isinstance(earlier, CanvasCache) and config.cache == "none" and not asks_for_policy:
+            config.cache = earlier.policy or config.cache
             config.check_fit()
         run = self.start_run(
             prompt,
@@ -282,9 +287,10 @@ class DiffusionGenerationMixin(GenerationMixin):
                 attention_mask = attention_mask.repeat_interleave(config.num_return_sequences, dim=0)
         if streamer is not None and len(prompt) > 1:
             raise ValueError(f"`streamer` takes a batch of one sequence, not {len(prompt)}")
-        grid = attention_grid_of(self, config)
+        grid, tokens = attention_grid_of(self, config), prompt.numpy(force=True)
+        check_tokens(self, tokens)
         canvas = Canvas.from_prompt(
-            prompt.numpy(force=True),
+            tokens,
             None if attention_mask is None else attention_mask.numpy(force=True),
             new_tokens=new_tokens,
             block_size=config.block_size or max(new_tokens, 1),
@@ -298,6 +304,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
         run_class = run_class or run_class_of(config, assisted=assistant is not None)
+        if logits_processor is not None:
+            logits_processor = LogitsProcessorList(logits_processor)
         run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         run.proposer = prepare_proposer(self, assistant, canvas, config, special, stops)
         return run

@@ -214,7 +214,7 @@ INHERITED_FIELDS = {
     "max_time": Field(None, Number()),
     "stop_strings": Field(None, OneOrMore(Text())),
     "do_sample": Field(None, Flag()),
-    "top_k": Field(None, Whole(1)),
+    "top_k": Field(None, Whole(0)),
     "top_p": Field(None, Number(0, 1, inclusive=False)),
     "use_cache": Field(None, Flag()),
     "return_dict_in_generate": Field(None, Flag()),

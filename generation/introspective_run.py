@@ -94,7 +94,7 @@ class IntrospectiveRun:
         self.base, self.drafter, self.settings = base, drafter, settings
         self.embedding = base.get_input_embeddings()
         self.device = self.embedding.weight.device
-        self.next_tokens = NextTokens(base, settings.config, self.device)
+        self.next_tokens = NextTokens(base, settings.config, settings.max_new_tokens, self.device)
         self.cache = RowCache(base.config.num_hidden_layers)
         batch, most = len(tokens), settings.draft_tokens
         texts = np.pad(tokens, ((0, 0), (0, settings.max_new_tokens + most + 1)))

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-from .canvas import blocks_of_positions, starts_of_blocks
+from .canvas import Booleans, Floats, Integers, blocks_of_positions, gather, starts_of_blocks
+from .noise import Draw
 from .preparation import find_mask_token, trained_attention
 from .visibility import as_attention_mask
 
@@ -13,25 +15,39 @@ from .visibility import as_attention_mask
 CHUNK_ELEMENTS = 2**24  # logits computed at a time, 64 MiB in float32
 
 
-def mask_answer(
-    answer: torch.BoolTensor, sample: int, num_samples: int, generator: torch.Generator
-) -> tuple[torch.BoolTensor, torch.LongTensor]:
-    """Mask k of the l answer positions of each row, uniformly, with k spread evenly over 1..l by the samples.
+def mask_answers(
+    blocks: Integers, lengths: Integers, sample: int, num_samples: int, seed: int
+) -> tuple[Booleans, Floats]:
+    """
+    Mask k of the l positions of one block of each answer, uniformly. The samples are spread evenly over the blocks,
+    and within a block over k in 1..l.
 
     Args:
-        answer (`torch.BoolTensor` of shape `(B, L)`): Positions of the answer.
+        blocks (`Integers` of shape `(B, A)`): The block of each position of the answers, from 0, in rising order. An
+            answer that is seen from both sides is one block.
+        lengths (`Integers` of shape `(B,)`): Number of positions of each answer; those after it are fillers.
         sample (`int`): Number of the sample, from 0 to `num_samples` - 1.
+        num_samples (`int`): Number of samples.
+        seed (`int`): Seed of the draws. A row draws the same in any batch.
 
     Returns:
-        `tuple[torch.BoolTensor, torch.LongTensor]`: The masked positions (B, L) and k (B,).
+        `tuple[Booleans, Floats]`: The masked positions `(B, A)`, and the weight of the sum over them `(B,)`: the
+        number of blocks times l / k.
     """
-    length = answer.sum(dim=1)
+    rows, width = blocks.shape
+    numbers = np.arange(width)
+    real = numbers < lengths[:, None]
     # one stratum of (0, 1] for each sample (LLaDA's `forward_process` spreads a batch of k the same way)
-    draw = (sample + torch.rand(len(answer), generator=generator)).to(answer.device) / num_samples
-    count = (draw * length).long().clamp(max=length - 1) + 1
-    order = torch.rand(answer.shape, generator=generator).to(answer.device).masked_fill(~answer, torch.inf)
-    ranks = order.argsort(dim=1).argsort(dim=1)
-    return ranks < count[:, None], count
+    in_stratum = Draw(np.full(rows, seed), np.full(rows, -1), sample).uniform()
+    count_blocks = np.where(real, blocks, 0).max(axis=1) + 1
+    place = count_blocks * (sample + in_stratum) / num_samples
+    block = np.minimum(place.astype(np.int64), count_blocks - 1)
+    in_block = real & (blocks == block[:, None])
+    size = in_block.sum(axis=1)
+    masks = ((place - block) * size).astype(np.int64).clip(0, size - 1) + 1
+    noise = Draw(np.full(width, seed), numbers, sample).uniform()
+    ranks = np.where(in_block, noise, np.inf).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return ranks < masks[:, None], (count_blocks * size / masks).astype(np.float32)
 
 
 def log_probabilities(
@@ -54,8 +70,8 @@ def log_probabilities(
     return torch.cat(found).view_as(tokens)
 
 
-def visible_blocks(model: Any, answer: torch.BoolTensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The attention mask with which a block-causal model sees a prompt and its answer, block after block.
+def attention_blocks(model: Any, answer: torch.BoolTensor, attention_mask: torch.Tensor | None) -> Integers | None:
+    """The blocks of the attention of a block-causal model.
 
     Args:
         model (`PreTrainedModel`): The model, which states the size of its blocks and where they are counted from.
@@ -63,20 +79,36 @@ def visible_blocks(model: Any, answer: torch.BoolTensor, attention_mask: torch.T
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 = padding.
 
     Returns:
-        `torch.Tensor` of shape `(B, 1, L, L)`; `attention_mask` for a model that sees both sides.
+        `Integers` of shape `(B, L)`; `None` for a model that sees both sides.
     """
     if trained_attention(model) != "block_causal":
-        return attention_mask
+        return None
     if model.attention_block_size is None:
         raise ValueError("the model states no size of its attention blocks: set `attention_block_size` in config.json")
     size, length = model.attention_block_size, answer.shape[1]
     real = torch.ones_like(answer) if attention_mask is None else attention_mask > 0
     first = real.long().argmax(dim=1) + size if model.attention_grid == "absolute" else answer.long().argmax(dim=1)
-    starts = starts_of_blocks(first.numpy(force=True), size, length)
-    blocks = torch.from_numpy(blocks_of_positions(starts)).to(answer.device)
-    visible = (blocks[:, None, :] <= blocks[:, :, None]) & real[:, None, :]
-    visible = visible | torch.eye(length, dtype=torch.bool, device=answer.device)  # padding sees itself
+    return blocks_of_positions(starts_of_blocks(first.numpy(force=True), size, length))
+
+
+def visible_blocks(model: Any, blocks: Integers, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The attention mask `(B, 1, L, L)` with which a block-causal model sees these `blocks` (B, L), one after another;
+    `attention_mask` (B, L) is 0 at padding."""
+    of_position = torch.from_numpy(blocks).to(model.device)
+    visible = of_position[:, None, :] <= of_position[:, :, None]
+    if attention_mask is not None:
+        visible &= attention_mask[:, None, :] > 0
+    visible = visible | torch.eye(blocks.shape[1], dtype=torch.bool, device=model.device)  # padding sees itself
     return as_attention_mask(visible[:, None], model.config._attn_implementation, model.dtype)
+
+
+def blocks_of_answers(blocks: Integers | None, positions: Integers) -> Integers:
+    """The blocks `(B, A)` of the answers' `positions` (B, A), numbered from 0 in each row; one block for all without
+    `blocks` (B, L)."""
+    if blocks is None:
+        return np.zeros_like(positions)
+    of_answer = gather(blocks, positions)
+    return (np.diff(of_answer, axis=1, prepend=of_answer[:, :1]) != 0).cumsum(axis=1)
 
 
 class LikelihoodMixin:
@@ -104,8 +136,9 @@ class LikelihoodMixin:
 
         A lower bound: for k uniform in 1..l and k of the l answer positions masked at random, the expectation of
         l / k times the sum of the masked tokens' log-probabilities (LLaDA, arXiv 2502.09992, equation 6, the form with
-        fewer samples). Exact for answers of one token. A block-causal model sees the answer block by block, as in
-        decoding.
+        fewer samples). Exact for answers of one token. With a block-causal model it is the sum of the bounds of the
+        answer's blocks, each after the text before it, as in decoding (BD3-LM, arXiv 2503.09573, equation 8). The
+        estimate of a row is the same in any batch.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`): Prompt and answer, padded on either side.
@@ -126,28 +159,32 @@ class LikelihoodMixin:
                 f"{type(self).__name__} has causal attention, and score() needs a model that sees both sides of a "
                 "mask: compare generated answers"
             )
-        answer = answer_mask != 0
+        answer = torch.as_tensor(answer_mask, device=input_ids.device) != 0
         if answer.shape != input_ids.shape or not answer.any(dim=1).all():
             raise ValueError(
                 f"`answer_mask` must have the shape of `input_ids`, {tuple(input_ids.shape)}, "
                 "and an answer in every row"
             )
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(f"`attention_mask` has the shape {tuple(attention_mask.shape)}, not that of `input_ids`")
         if attention_mask is not None and (answer & (attention_mask == 0)).any():
             raise ValueError("`answer_mask` marks positions that `attention_mask` calls padding")
         if num_samples < 1:
             raise ValueError(f"`num_samples`={num_samples} must be at least 1")
         mask_token_id = find_mask_token(self.config, self.generation_config)
-        visible = visible_blocks(self, answer, attention_mask)
-        generator = torch.Generator().manual_seed(seed)
-        length = answer.sum(dim=1)
-        positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : int(length.max())]
+        blocks = attention_blocks(self, answer, attention_mask)
+        visible = attention_mask if blocks is None else visible_blocks(self, blocks, attention_mask)
+        lengths = answer.sum(dim=1).numpy(force=True)
+        positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : lengths.max()]
         tokens, rows = input_ids.gather(1, positions), self.logit_rows(positions)
+        block_of = blocks_of_answers(blocks, positions.numpy(force=True))
         total = torch.zeros(len(input_ids), device=input_ids.device)
         for sample in range(num_samples):
-            masked, count = mask_answer(answer, sample, num_samples, generator)
-            noisy = input_ids.masked_fill(masked, mask_token_id)
+            drawn = mask_answers(block_of, lengths, sample, num_samples, seed)
+            masked, weight = (torch.from_numpy(values).to(input_ids.device) for values in drawn)
+            noisy = input_ids.scatter(1, positions, tokens.masked_fill(masked, mask_token_id))
             inputs = {"input_ids": noisy, "attention_mask": visible, "logits_to_keep": rows}
             states = self(**inputs, run_head=False, return_dict=True).hidden_states[0]
             found = log_probabilities(self.get_output_embeddings(), states, tokens, self.config.vocab_size)
-            total += found.masked_fill(~masked.gather(1, positions), 0.0).sum(dim=1) * (length / count)
+            total += found.masked_fill(~masked, 0.0).sum(dim=1) * weight
         return total / num_samples

@@ -1,5 +1,6 @@
 """The tokens that a base model itself would choose at rows of its logits, greedily or by sampling."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -46,13 +47,15 @@ class NextTokens:
     Args:
         base (`PreTrainedModel`): Makes the processors.
         config (`GenerationConfig`): The settings of sampling.
+        max_new_tokens (`int`): Largest number of new tokens, which some processors ask for.
         device (`torch.device`): Of the logits.
     """
 
-    def __init__(self, base: PreTrainedModel, config: GenerationConfig, device: torch.device):
-        self.base, self.config, self.device = base, config, device
+    def __init__(self, base: PreTrainedModel, config: GenerationConfig, max_new_tokens: int, device: torch.device):
+        self.base, self.config, self.device = base, copy.deepcopy(config), device
+        self.max_new_tokens = max_new_tokens
         self.samples = bool(config.do_sample)
-        self.processors = self._processors(prompt_length=1)
+        self.processors = self._processors(torch.zeros(1, 1, dtype=torch.long, device=device))
         self.needs_text = not all(isinstance(processor, WITHOUT_TEXT) for processor in self.processors)
 
     def choose(
@@ -84,11 +87,17 @@ class NextTokens:
         processed = torch.empty_like(scores)
         for row, column in ((row, column) for row in range(len(scores)) for column in range(scores.shape[1])):
             text = torch.from_numpy(texts(row, column)).to(self.device)[None]
-            processors = self._processors(text.shape[1] - int(generated[row, column]))
+            processors = self._processors(text[:, : text.shape[1] - int(generated[row, column])])
             processed[row, column] = processors(text, scores[row, column][None])[0]
         return processed
 
-    def _processors(self, prompt_length: int) -> LogitsProcessorList:
+    def _processors(self, prompt: torch.LongTensor) -> LogitsProcessorList:
+        """Those of a `prompt` (1, P)."""
+        self.config.max_length = prompt.shape[1] + self.max_new_tokens
         return self.base._get_logits_processor(
-            generation_config=self.config, input_ids_seq_length=prompt_length, device=self.device, model_kwargs={}
+            generation_config=self.config,
+            input_ids_seq_length=prompt.shape[1],
+            encoder_input_ids=prompt,
+            device=self.device,
+            model_kwargs={},
         )

@@ -123,9 +123,11 @@ class OpenRun(DecodingRun):
         self.feeds.pop(number, None)
 
     def count_leaving(self) -> int:
-        """How many rows will leave before the next forward: those without a mask before their first EOS."""
+        """How many rows will leave before the next forward, at least: those without a mask, or without one before
+        their first EOS, where it ends them."""
         canvas = self.canvas
-        ends = np.isin(canvas.tokens, self.special.eos) & canvas.committed & ~canvas.given
+        ending = self.stops.eos_token_ids if self.stops.rule in ("at_once", "no_gap") else []
+        ends = np.isin(canvas.tokens, ending) & canvas.committed & ~canvas.given
         return int((canvas.committed | np.maximum.accumulate(ends, axis=1)).all(axis=1).sum())
 
     def keep_unfinished_rows(self) -> bool:

@@ -27,7 +27,8 @@ class DiffusionGenerationOutput(ModelOutput):
             only fills the batch is not counted: padding, and drafts that other rows have and this one has not.
         assistant_forwards (`torch.LongTensor` of shape `(B,)`): Calls of the `assistant_model` for the row; 0 without
             one. They are not in `forward_passes` and `row_forwards`.
-        tokens (`torch.LongTensor` of shape `(B,)`): Number of generated tokens up to and including the first EOS.
+        tokens (`torch.LongTensor` of shape `(B,)`): Number of generated tokens up to and including the first EOS, or
+            up to where a stop ended the row.
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): `tokens` divided by `forward_passes` (TPF).
         logprobs (`torch.FloatTensor` of shape `(B, N)`, *optional*): With `output_logprobs=True`, the log-probability
             of each token in the forward that committed it; NaN where no forward proposed the token (filled after EOS).
@@ -62,6 +63,7 @@ class CanvasResult:
         self.sequences = canvas.tokens.copy()
         self.commit_steps = canvas.commit_steps.copy()
         self.logprobs = canvas.logprobs.copy()
+        self.ends = canvas.end.copy()
         self.forward_passes = np.zeros_like(canvas.row_ids)
         self.drafts = np.zeros_like(canvas.row_ids)
         self.assistant_forwards = np.zeros_like(canvas.row_ids)
@@ -88,6 +90,7 @@ class CanvasResult:
         self.sequences[canvas.row_ids] = canvas.tokens
         self.commit_steps[canvas.row_ids] = canvas.commit_steps
         self.logprobs[canvas.row_ids] = canvas.logprobs
+        self.ends[canvas.row_ids] = canvas.end
         self.forward_passes[canvas.row_ids] = forwards
 
     def output(
@@ -96,9 +99,9 @@ class CanvasResult:
         """What `generate()` returns, on a device."""
         generated, commit_steps = self.sequences[:, self.region_start :], self.commit_steps[:, self.region_start :]
         before_eos = np.isin(generated, eos_token_ids).cumsum(axis=1) == 0
-        tokens = (before_eos.sum(axis=1) + 1).clip(max=generated.shape[1])
+        tokens = (before_eos.sum(axis=1) + 1).clip(max=(self.ends - self.region_start).clip(min=0))
         if not self.region_start:  # in an infilled text an EOS does not end anything
-            tokens = (commit_steps > 0).sum(axis=1)
+            tokens = ((commit_steps > 0) & (np.arange(commit_steps.shape[1]) < self.ends[:, None])).sum(axis=1)
         tokens_per_forward = tokens.astype(np.float32) / self.forward_passes.clip(min=1).astype(np.float32)
 
         def on_device(values: np.ndarray) -> torch.Tensor:

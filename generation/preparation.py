@@ -42,6 +42,14 @@ def prepare_prompt(inputs: torch.Tensor | None, input_ids: torch.Tensor | None) 
     return prompt.long()
 
 
+def check_tokens(model: Any, tokens: Integers) -> None:
+    """Raises a `ValueError` for tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    strange = tokens[(tokens < 0) | (tokens >= rows)]
+    if strange.size:
+        raise ValueError(f"`input_ids` holds the token {strange[0]}, and the model has embeddings for 0 to {rows - 1}")
+
+
 def prepare_config(
     model: Any,
     generation_config: GenerationConfig | None,
@@ -59,9 +67,11 @@ def prepare_config(
         config.update(defaults_only=True, **{n: getattr(own, n) for n in FIELDS if n not in method})
     if "preset" in kwargs:
         config.update(**dict.fromkeys(METHOD_DEFAULTS))
-    if kwargs.pop("use_cache", True) is False:
+    if kwargs.pop("use_cache", getattr(generation_config, "use_cache", None)) is False:
         kwargs["cache"] = "none"
     config.update(**kwargs)
+    if config.max_new_tokens is not None and "max_length" in kwargs:
+        logger.warning_once("`max_new_tokens` and `max_length` are both set: `max_new_tokens` takes precedence")
 
     if config.max_new_tokens is None and config.max_length is not None:
         config.max_new_tokens = config.max_length - prompt_length
@@ -208,20 +218,28 @@ def prepare_cache(
 ) -> tuple[CanvasCache | None, int]:
     """The cache of a run, and how many positions from the start it already holds: exactly, if the blocks of the
     attention are on an `absolute` grid."""
+    attention = (config.attention, config.attention_block_size or config.block_size)
     if earlier is None:
         if config.cache == "none":
             return None, 0
-        return CanvasCache(model_config.num_hidden_layers, canvas.length, config.cache), 0
+        return CanvasCache(model_config.num_hidden_layers, canvas.length, config.cache, attention), 0
     if not isinstance(earlier, CanvasCache):
         raise ValueError(f"`cache` must be a CanvasCache or the name of a policy, not a {type(earlier).__name__}")
     if config.cache == "none":
         raise ValueError("an earlier run's cache needs a run with a cache: choose a preset with one")
     if len(canvas.tokens) > 1 or canvas.attention_mask is not None or config.cfg_scale:
         raise ValueError("an earlier run's cache takes one sequence without padding and without `cfg_scale`")
+    if len(earlier.layers) != model_config.num_hidden_layers:
+        raise ValueError(
+            f"`cache` has {len(earlier.layers)} layers, and the model {model_config.num_hidden_layers}: pass that of "
+            "a run of this model"
+        )
+    is_exact = earlier.policy == "block" and earlier.attention == attention
+    earlier.policy, earlier.attention = config.cache, attention
     first_masked = int(canvas.committed.cumprod(axis=1).sum())
     if absolute:  # whole blocks of the attention: the tokens of an unfinished one see what is decoded in it
         ends = np.flatnonzero(np.diff(canvas.attention_block_of[0], prepend=-1))
-        return earlier, earlier.reuse_prefix(canvas.tokens, first_masked, ends)
+        return earlier, earlier.reuse_prefix(canvas.tokens, first_masked if is_exact else 0, ends)
     # the row before the first masked position may be the one that predicts it
     return earlier, earlier.reuse_prefix(canvas.tokens, limit=first_masked - 1)
 

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
@@ -13,6 +14,7 @@ from .configuration_diffusion import DiffusionGenerationConfig
 from .decoding_run import DecodingRun
 from .open_run import OpenRun, may_join
 from .output_diffusion import DiffusionGenerationOutput
+from .preparation import check_tokens
 
 
 @dataclass
@@ -103,6 +105,7 @@ class Scheduler:
         """
         if not prompt:
             raise ValueError("the prompt is empty: give at least one token")
+        check_tokens(self.model, np.array(prompt))
         config = self.model.diffusion_config(generation_config, fields, len(prompt))
         if config.num_return_sequences > 1:
             raise ValueError(f"`num_return_sequences`={config.num_return_sequences}: add the prompt as many times")

@@ -81,5 +81,7 @@ class Stops:
             last = np.where(hits, canvas.positions, canvas.length).min(axis=1, keepdims=True)
         if self.criteria:
             stopped = self.criteria(torch.from_numpy(canvas.tokens), None).numpy()[:, None]
-            last = np.where(stopped, np.minimum(last, gapless.sum(axis=1, keepdims=True) - 1), last)
+            # also what is masked in the prompt
+            first_gap = canvas.committed.cumprod(axis=1).sum(axis=1, keepdims=True)
+            last = np.where(stopped, np.minimum(last, first_gap - 1), last)
         return last

@@ -124,7 +124,8 @@ class PublishedEdge(CurrentBlock):
     def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)
         self.rebuilds = canvas.forwards_in_block == 0
-        first = gather(canvas.block_starts, canvas.current[:, None]) == canvas.positions
+        first = gather(canvas.block_starts, canvas.current[:, None])
+        first = np.maximum(first, canvas.first_real[:, None]) == canvas.positions
         candidates = window.candidates & (first | ~self.rebuilds[:, None])
         return Window(window.positions, candidates, candidates)
 
@@ -283,7 +284,8 @@ class Editing(AroundPolicy):
         window = super().window(canvas, open_positions, forward)
         self.forwards = np.where(canvas.held, self.forwards + 1, 0)
         in_block = canvas.block_of == canvas.current[:, None]
-        self.decoded = in_block & window.positions & canvas.committed & ~canvas.given
+        revisable = canvas.positions < canvas.end[:, None] - canvas.ended[:, None]  # what has ended a row stays
+        self.decoded = in_block & window.positions & canvas.committed & ~canvas.given & revisable
         self.proposed = in_block & (window.candidates | self.decoded)
         return Window(window.positions, window.candidates | self.decoded, window.eligible)
 

@@ -237,9 +237,9 @@ def test_a_cache_has_the_name_that_transformers_gave_it_before(model):
 def test_a_cache_brings_its_policy_unless_the_preset_has_one(model):
     ids, arguments = prompts([12])[0][None], {"max_new_tokens": 8, "return_dict_in_generate": True}
     block = model.generate(ids, preset="d3llm", cache="block", **arguments).cache
-    assert model.generate(ids, preset="d3llm", cache=copy.deepcopy(block), **arguments).cache.policy == "block"
-    with pytest.raises(ValueError, match="needs a run with a cache"):
-        model.generate(ids, preset="d3llm", past_key_values=block, **arguments)
+    for name in ("cache", "past_key_values"):
+        run = model.generate(ids, preset="d3llm", **{name: copy.deepcopy(block)}, **arguments)
+        assert run.cache.policy == "block"
     with pytest.raises(ValueError, match="two names of one argument"):
         model.generate(ids, preset="d3llm", cache=block, past_key_values=block, **arguments)
 

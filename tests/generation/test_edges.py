@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.noise import Draw
-from d3llm.modeling import LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
+from d3llm.generation.scheduler import Scheduler
+from d3llm.modeling import DreamModel, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
+from tests.helpers.decoding import left_pad
 from tests.helpers.models import tiny_model
 
 
@@ -158,3 +160,184 @@ def test_fields_of_transformers_without_a_meaning_here_are_named(caplog):
     DiffusionGenerationConfig.from_plain(GenerationConfig(repetition_penalty=5.0, num_beams=1, max_new_tokens=4))
     assert "repetition_penalty: no meaning for diffusion decoding, ignored" in caplog.text
     assert "num_beams" not in caplog.text
+
+
+class CallsUpTo:
+    """Stops all rows at its n-th call."""
+
+    def __init__(self, calls: int):
+        self.calls = calls
+
+    def __call__(self, canvases: torch.Tensor, scores: None, **kwargs: Any) -> torch.Tensor:
+        self.calls -= 1
+        return torch.full((len(canvases),), self.calls <= 0)
+
+
+PROMPT = torch.arange(5, 14)[None]
+
+
+@pytest.mark.parametrize(("eos", "pad"), [(0, 0), (None, 7)])
+def test_what_fills_a_stopped_row_is_not_counted(eos, pad):
+    model = tiny_model(LLaDAModelLM)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = eos, pad
+    stop: dict[str, Any] = {"stopping_criteria": [CallsUpTo(4)], "max_new_tokens": 64, "return_dict_in_generate": True}
+    output = model.generate(PROMPT, preset="llada", score="position", **stop)
+    assert (output.tokens.tolist(), output.tokens_per_forward.tolist()) == ([4], [1.0])
+
+
+def test_a_stop_ends_a_row_with_masks_in_its_prompt():
+    prompt = torch.full((1, 40), MASK)
+    prompt[0, 0], prompt[0, -1] = 5, 9
+    run = {"preset": "llada", "max_new_tokens": 32, "max_time": 0.0, "return_dict_in_generate": True}
+    output = tiny_model(LLaDAModelLM).generate(prompt, **run)
+    assert output.forward_passes.tolist() == [1] and output.tokens.tolist() == [0]
+    assert output.sequences[0, [0, 39]].tolist() == [5, 9] and MASK not in output.sequences
+
+
+def test_processors_and_criteria_may_be_lists():
+    model = tiny_model(LLaDAModelLM)
+    processors = [RepetitionPenaltyLogitsProcessor(1.3)]
+    run = {"preset": "llada", "max_new_tokens": 8}
+    given, wrapped = processors, LogitsProcessorList(processors)
+    texts = [model.generate(PROMPT, logits_processor=form, **run) for form in (given, wrapped)]
+    assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("token", [64, -1])
+def test_a_token_that_the_model_does_not_have(token):
+    model = tiny_model(LLaDAModelLM)
+    with pytest.raises(ValueError, match=f"holds the token {token}, and the model has embeddings for 0 to 63"):
+        model.generate(torch.tensor([[5, token]]), max_new_tokens=4)
+    scheduler = Scheduler(model, rows=4)
+    with pytest.raises(ValueError, match="holds the token"):
+        scheduler.add([5, token], max_new_tokens=4)
+
+
+def test_the_policy_of_an_earlier_run_is_that_of_the_next():
+    model = tiny_model(LLaDAModelLM)
+    run: dict[str, Any] = {"max_new_tokens": 16, "return_dict_in_generate": True}
+    first = model.generate(PROMPT, preset="d3llm", cache="block", **run)
+    text = torch.cat([first.sequences, PROMPT], dim=1)
+    second = model.generate(text, preset="d3llm", past_key_values=first.cache, **run)
+    assert second.cache.policy == "block"
+    third = model.generate(text, preset="dkv_cache", cache=second.cache, **run)
+    assert third.cache.policy == "delayed"
+    with pytest.raises(ValueError, match="an earlier run's cache needs a run with a cache"):
+        model.generate(text, preset="d3llm", cache=third.cache, use_cache=False, **run)
+    config = DiffusionGenerationConfig(preset="fast_dllm", use_cache=False, **run)
+    assert model.generate(PROMPT, generation_config=config).cache is None
+    with pytest.raises(ValueError, match="`cache` has 2 layers, and the model 3"):
+        tiny_model(LLaDAModelLM, layers=3).generate(text, preset="fast_dllm", cache=second.cache, **run)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"cache": "dual"},
+        {"cache": "prefix"},
+        {"cache": "block", "attention_block_size": 8, "block_size": 8},
+        {"cache": "block", "attention": "bidirectional"},
+    ],
+    ids=lambda fields: " ".join(map(str, fields.values())),
+)
+def test_on_an_absolute_grid_only_exact_keys_are_reused(before):
+    model = tiny_model(SDARForCausalLM, std=0.6).double()
+    run: dict[str, Any] = {"max_new_tokens": 16, "early_stop": False, "return_dict_in_generate": True}
+    second = DiffusionGenerationConfig(preset="sdar_static", block_size=4, cache="block", **run)
+    for seed in range(4):
+        prompt = torch.randint(5, 60, (1, 9), generator=torch.Generator().manual_seed(seed))
+        first = model.generate(prompt, preset="sdar_static", **{"block_size": 4, **before}, **run)
+        text = torch.cat([first.sequences, prompt], dim=1)
+        alone = model.generate(text, generation_config=second).sequences
+        assert torch.equal(model.generate(text, generation_config=second, cache=first.cache).sequences, alone)
+
+
+def test_a_call_that_failed_left_nothing_in_the_cache():
+    model = tiny_model(SDARForCausalLM).double()
+    run: dict[str, Any] = {
+        "preset": "sdar",
+        "max_new_tokens": 16,
+        "early_stop": False,
+        "return_dict_in_generate": True,
+    }
+    first = model.generate(PROMPT, **run)
+    text = torch.cat([first.sequences, torch.arange(5, 35)[None]], dim=1)
+    fresh = model.generate(text, **run).sequences
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.model.layers[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(text, cache=first.cache, **run)
+    hook.remove()
+    assert torch.equal(model.generate(text, cache=first.cache, **run).sequences, fresh)
+
+
+def test_the_published_edge_of_a_padded_row_is_that_of_the_row_alone():
+    model = tiny_model(DreamModel, std=0.25).double()
+    row, longer = torch.tensor([63, 63, 58, 17, 59]), torch.tensor([42, 1, 46, 46, 30, 28, 30, 11, 10])
+    ids, mask = left_pad([row, longer])
+    run = {"preset": "fast_dllm", "threshold": 0.1, "block_size": 8, "max_new_tokens": 8, "window_edge": "published"}
+    together = model.generate(ids, attention_mask=mask, early_stop=False, **run)
+    assert torch.equal(together[0, 4:], model.generate(row[None], early_stop=False, **run)[0])
+
+
+def test_top_k_of_0_leaves_nothing_out():
+    model = tiny_model(LLaDAModelLM)
+    run = {"preset": "llada", "temperature": 1.0, "seed": 3, "max_new_tokens": 8}
+    assert torch.equal(model.generate(PROMPT, top_k=0, **run), model.generate(PROMPT, **run))
+
+
+def test_rows_that_go_on_after_an_eos_keep_their_place():
+    model, widest = tiny_model(LLaDAModelLM), 0
+
+    def watch(module: Any, args: Any, kwargs: Any) -> None:
+        nonlocal widest
+        widest = max(widest, len(kwargs["input_ids"]))
+
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    scheduler = Scheduler(model, rows=1)
+    run: dict[str, Any] = {"score": "position", "early_stop": False, "eos_token_id": list(range(60))}
+    for number in range(3):
+        scheduler.add([3 + number, 4, 5], preset="llada", max_new_tokens=16, **run)
+    while scheduler.is_busy():
+        scheduler.step()
+    assert widest == 1
+
+
+def test_what_ended_a_row_is_not_revised():
+    model = tiny_model(LLaDAModelLM, seed=2, std=0.3).double()
+    run: dict[str, Any] = {"score": "probability", "threshold": 0.2, "block_size": 16, "max_new_tokens": 32}
+    run |= {"edit_threshold": 0.1, "edit_forwards": 8, "eos_token_id": list(range(8)), "pad_token_id": 0}
+    run |= {"output_logprobs": True, "return_dict_in_generate": True}
+    for seed in range(8):
+        prompt = torch.randint(5, 60, (1, 9), generator=torch.Generator().manual_seed(seed))
+        output = model.generate(prompt, **run)
+        (tokens,) = output.tokens.tolist()
+        assert output.logprobs[0, :tokens].isfinite().all()
+
+
+def test_the_likelihood_of_a_row_is_the_same_in_any_batch():
+    model = tiny_model(LLaDAModelLM).double()
+    text = torch.randint(5, 60, (1, 12), generator=torch.Generator().manual_seed(1))
+    answer = (torch.arange(12)[None] >= 6).long()
+    alone = model.score(text, answer, num_samples=4)
+    assert torch.allclose(model.score(text.repeat(3, 1), answer.repeat(3, 1), num_samples=4), alone)
+    ids, mask = torch.nn.functional.pad(text, (3, 0), value=7), torch.nn.functional.pad(torch.ones_like(text), (3, 0))
+    padded = model.score(ids, torch.nn.functional.pad(answer, (3, 0)), mask, num_samples=4)
+    assert torch.allclose(padded, alone)
+    with pytest.raises(ValueError, match=r"`attention_mask` has the shape \(1, 3\)"):
+        model.score(text, answer, torch.ones(1, 3))
+
+
+def test_the_likelihood_of_blocks_is_after_the_text_before_them():
+    model = tiny_model(SDARForCausalLM, std=0.6).double()
+    text = torch.randint(5, 60, (1, 13), generator=torch.Generator().manual_seed(3))
+    answer = (torch.arange(13)[None] >= 11).long()  # a token in each of two blocks of four
+
+    def exact(position: int) -> float:
+        one = torch.nn.functional.one_hot(torch.tensor([position]), position + 1)
+        return model.score(text[:, : position + 1], one, num_samples=1).item()
+
+    assert model.score(text, answer, num_samples=4).item() == pytest.approx(exact(11) + exact(12), abs=1e-6)

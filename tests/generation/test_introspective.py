@@ -162,13 +162,16 @@ def test_lengths_default_as_in_transformers(llama):
         {"min_new_tokens": 12, "eos_token_id": 33},
         {"suppress_tokens": [33, 9, 44]},
         {"bad_words_ids": [[33, 33], [9]]},
+        {"forced_eos_token_id": 5, "eos_token_id": 5},
+        {"encoder_repetition_penalty": 1.5},
+        {"encoder_no_repeat_ngram_size": 1},
     ],
     ids=lambda fields: next(iter(fields)),
 )
 def test_logits_processors_of_the_base_are_applied(llama, fields):
     prompts, mask = ragged_prompts()
     expected = own_texts_alone(llama, prompts, mask, **fields)
-    plain = own_texts_alone(llama, prompts, mask, **{name: fields[name] for name in fields if "eos" in name})
+    plain = own_texts_alone(llama, prompts, mask, **{name: fields[name] for name in fields if name == "eos_token_id"})
     assert not torch.equal(expected, plain)
     assert torch.equal(llama.generate(prompts, mask, max_new_tokens=NEW, **fields)[:, prompts.shape[1] :], expected)
 
