@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from .aup.aup import bootstrap_interval, compute_aup, pieces_above_floor
+import numpy as np
+
+from .aup.aup import bootstrap_interval, compute_aup, draw_resamples, pieces_above_floor, resampled_points
 from .result import Result, by_curve, short_name
 
 
@@ -210,7 +212,8 @@ def make_boards(
             if baseline is not None:
                 if (baseline, curve.task) not in by_key:
                     raise ValueError(f"The baseline {baseline!r} has no points on {curve.task} in the table {table}.")
-                floor["baseline_accuracy"] = by_key[baseline, curve.task].points[0].accuracy
+                base = by_key[baseline, curve.task].points[0]
+                floor["baseline_accuracy"] = base.accuracy
             points = (
                 [point.tokens_per_forward for point in curve.points],
                 [point.accuracy for point in curve.points],
@@ -218,18 +221,40 @@ def make_boards(
             pieces[key] = pieces_above_floor(*points, **floor)
             areas[key] = compute_aup(*points, y_max=best[curve.task], **floor)
             if curve.measured and resamples:
-                columns: dict[str, Any] = {
-                    name: [point.samples[name] for point in curve.points]  # type: ignore[index]
-                    for name in ("tokens", "forwards", "correct")
-                }
+                if baseline is not None:
+                    floor["baseline_accuracy"] = resampled_accuracy(base, curve, resamples, seed)
                 intervals[key] = bootstrap_interval(
-                    **columns, resamples=resamples, seed=seed, y_max=best[curve.task], **floor
+                    **_columns(curve.points), resamples=resamples, seed=seed, y_max=best[curve.task], **floor
                 )
         board = Board(table, tasks, [], by_key, best, pieces, areas, intervals, floor_rule)
         methods = list(dict.fromkeys(curve.method for curve in in_table))
         board.methods.extend(sorted(methods, key=lambda method: -(board.average(method) or -1)))
         boards.append(board)
     return boards
+
+
+def _columns(points: Sequence[Point]) -> dict[str, Any]:
+    return {name: [point.samples[name] for point in points] for name in ("tokens", "forwards", "correct")}  # type: ignore[index]
+
+
+def resampled_accuracy(base: Point, curve: Curve, resamples: int, seed: int) -> np.ndarray | float:
+    """
+    The accuracy that sets the floor of a curve, in each resample: problems that are hard for all take no curve below
+    it.
+
+    Args:
+        base ([`Point`]): The point that sets it.
+        curve ([`Curve`]): The curve, measured.
+        resamples (`int`), seed (`int`): As for [`make_boards`].
+
+    Returns:
+        `np.ndarray` of shape `(resamples, 1)`, in percent. Of a point that was not measured on the problems of the
+        curve, its accuracy.
+    """
+    of_curve = curve.points[0].samples or {}
+    if base.samples is None or base.samples["id"] != of_curve["id"]:
+        return base.accuracy
+    return resampled_points(**_columns([base]), draws=draw_resamples(len(of_curve["id"]), resamples, seed))[1]
 
 
 def best_accuracy(y_max: str | Mapping[str, float | None], task: str, curves: Sequence[Curve]) -> float | None:

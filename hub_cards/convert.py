@@ -64,6 +64,8 @@ def convert(
     """
     check_places(source, output)
     known, written_card = known_facts(source, license, base_model_id)
+    if written_card is not None:
+        _check_kept_card(written_card, source / "README.md", known)
     home = source  # the folder of config and tokenizer
     if (source / "adapter_config.json").is_file():
         named = read_json(source / "adapter_config.json").get("base_model_name_or_path") or ""
@@ -89,6 +91,14 @@ def convert(
         else:
             write_card(folder, facts)
     return facts
+
+
+def _check_kept_card(card: str, path: Path, known: dict[str, Any]) -> None:
+    """Refuses facts that a card contradicts which is kept as it is."""
+    stated = card_metadata(card)
+    for name, flag in (("license", "--license"), ("base_model", "--base-model-id")):
+        if name in known and stated.get(name, known[name]) != known[name]:
+            raise ValueError(f"{path} is a hand-written card with another {name}, and is kept: edit it, or omit {flag}.")
 
 
 def check_places(source: Path, output: Path) -> None:

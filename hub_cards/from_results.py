@@ -48,7 +48,7 @@ def model_facts(folder: Path, *, license: str, **known: Any) -> ModelFacts:
         "parameters": sum(math.prod(shape) for shape in tensor_shapes(folder).values()),
         "decoding": decoding,
         "serving": sglang_serving(config, decoding),
-        "chat": (folder / "chat_template.jinja").is_file(),
+        "chat": has_chat_template(folder),
         "versions": library_versions(),
     }
     return ModelFacts(license=license, **{**found, **known})
@@ -125,6 +125,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a folder has a chat template, in a file of its own or, as older ones, in its config."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(read_json(config).get("chat_template"))
+
+
 def _generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     return read_json(path) if path.is_file() else {}
@@ -148,7 +156,7 @@ def decoding_fields(generation_config: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in generation_config.items()
-        if value not in (None, False)
+        if value is not None
         and not name.endswith("_token_id")
         and not name.startswith(("transformers_", "output_", "_"))
     }

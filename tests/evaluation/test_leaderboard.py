@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -156,3 +157,19 @@ def test_mistakes(tmp_path, capsys, flags, message):
     write_result(tmp_path, "b", 2, 80, data="4567")
     write_result(tmp_path, "old", 1, 80, schema="d3llm-result-0")
     assert message in run_fails(capsys, "leaderboard", *(flag.format(tmp=tmp_path) for flag in flags))
+
+
+def test_the_floor_of_a_measured_baseline_is_resampled_with_the_curve():
+    random = np.random.default_rng(0)
+    hard = random.random(200)
+
+    def curve(method: str) -> Curve:
+        points = []
+        for forwards, ease in ((10, 0.9), (2, 0.87)):
+            correct = (hard < ease).tolist()
+            samples = {"id": list(range(200)), "tokens": [10] * 200, "forwards": [forwards] * 200, "correct": correct}
+            points.append(Point(10 / forwards, 100 * sum(correct) / 200, samples=samples))
+        return Curve("measured", "task", method, tuple(points), measured=True)
+
+    alone, with_base = (make_boards([curve("one")], "own", base) for base in (None, "one"))
+    assert alone[0].intervals == with_base[0].intervals  # a curve cannot fall below the floor that it sets itself

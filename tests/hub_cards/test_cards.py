@@ -208,6 +208,23 @@ def test_damaged_facts_are_named(change, complaint, tmp_path):
         read_facts(ModelFacts, path)
 
 
+def test_what_is_0_or_false_is_a_value(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    values = {"preset": "d3llm", "cache_delay": 0, "threshold": 0.0, "early_stop": False, "cfg_scale": None}
+    (tmp_path / "generation_config.json").write_text(json.dumps(values))
+    known = {name: value for name, value in values.items() if value is not None}
+    assert model_facts(tmp_path, license="mit").decoding == known
+
+
+def test_a_chat_template_in_the_config_of_the_tokenizer(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").unlink()
+    assert not model_facts(tmp_path, license="mit").chat
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "{{ messages }}"}))
+    assert model_facts(tmp_path, license="mit").chat
+
+
 @pytest.mark.parametrize("architectures", [5, [5], "LLaDAModelLM"])
 def test_architectures_that_are_no_names(architectures, tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)

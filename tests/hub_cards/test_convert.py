@@ -69,8 +69,10 @@ def test_a_published_folder_gets_our_code(published, tiny_checkpoint, tmp_path, 
 def test_a_card_of_ours_is_kept(published, tmp_path):
     text = "---\nlicense: mit\ntags: [d3llm]\n---\nwritten by hand\n"
     (published / "README.md").write_text(text)
-    convert(published, tmp_path / "clean")
+    convert(published, tmp_path / "clean", license="mit")
     assert (tmp_path / "clean/README.md").read_text() == text
+    with pytest.raises(ValueError, match="hand-written card with another license"):
+        convert(published, tmp_path / "again", license="apache-2.0")
 
 
 def test_what_is_given_wins_over_what_the_source_says(published, tmp_path):
