@@ -98,7 +98,7 @@ def _check_kept_card(card: str, path: Path, known: dict[str, Any]) -> None:
     stated = card_metadata(card)
     for name, flag in (("license", "--license"), ("base_model", "--base-model-id")):
         if name in known and stated.get(name, known[name]) != known[name]:
-            raise ValueError(f"{path} is a hand-written card with another {name}, and is kept: edit it, or omit {flag}.")
+            raise ValueError(f"{path} is a hand-written card with another {name}, and stays: edit it, or omit {flag}.")
 
 
 def check_places(source: Path, output: Path) -> None:
