@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="folder of a LLaDA checkpoint, instead of --model")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--prompt-length", type=int, default=64, help="of random prompts")
+    parser.add_argument("--prompt-length", type=int, default=64, help="length of random prompts")
     parser.add_argument("--new-tokens", type=int, default=96, help="a multiple of 32")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--ragged", action=argparse.BooleanOptionalAction, help="default: without larger batches")

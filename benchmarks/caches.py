@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--new-tokens", type=int, default=512, help="of the random model")
+    parser.add_argument("--new-tokens", type=int, default=512, help="new tokens of the random model")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     logging.set_verbosity_error()

@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--caches", nargs="+", default=["own"], help="own = the preset's; none, prefix, dual, ...")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--prompt-length", type=int, default=64, help="of random prompts, the longest")
+    parser.add_argument("--prompt-length", type=int, default=64, help="length of the longest random prompt")
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--ragged", action=argparse.BooleanOptionalAction, help="default: in batches")
     parser.add_argument("--single", action="store_true", help="also decode the rows of a batch one by one")

@@ -149,10 +149,10 @@ def main() -> None:
     parser.add_argument(
         "--checked", nargs="*", choices=PRESETS, default=["llada", "left to right"], help="presets whose answers count"
     )
-    parser.add_argument("--states", type=int, default=8, help="of `draft_states`")
+    parser.add_argument("--states", type=int, default=8, help="value of `draft_states`")
     parser.add_argument("--problems", type=int, default=8, help="to decode with drafts and without them, in one batch")
     parser.add_argument("--answers", type=int, default=64, help="problems whose answers are counted, without drafts")
-    parser.add_argument("--seed", type=int, default=1, help="of the problems; the answers' is the next one")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the problems; the answers have the next one")
     parser.add_argument("--train-seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True, help="for the students")
     parser.add_argument("--json", type=Path, help="folder for the result files, one a model")

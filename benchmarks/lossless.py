@@ -262,13 +262,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--assistant", help="drafts too, with `assistant_model`: teacher, student, or a folder")
     parser.add_argument("--presets", nargs="+", default=["llada"], help="each without drafts and with them")
-    parser.add_argument("--threshold", type=float, help="of the presets (default: their own)")
+    parser.add_argument("--threshold", type=float, help="threshold of the presets (default: their own)")
     parser.add_argument("--cache", help="one that is exact for the model (default: the preset's own)")
-    parser.add_argument("--states", nargs="+", type=int, default=[2, 4, 8, 16], help="of `draft_states`, 2 to 64")
+    parser.add_argument(
+        "--states", nargs="+", type=int, default=[2, 4, 8, 16], help="values of `draft_states`, 2 to 64"
+    )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--problems", type=int, default=32, help="of the task `stories` (default: 32)")
+    parser.add_argument(
+        "--problems", type=int, default=32, help="number of problems of the task `stories` (default: 32)"
+    )
     parser.add_argument("--split", choices=SPLITS, default="validation")
-    parser.add_argument("--seed", type=int, default=0, help="of the problems")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems")
     parser.add_argument("--new-tokens", type=int, default=STORIES.max_new_tokens)
     parser.add_argument("--ties", nargs="+", type=float, default=[1e-5, 1e-6, 1e-7], help="differences that are ties")
     parser.add_argument("--threads", type=int, default=1)

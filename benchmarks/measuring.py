@@ -21,14 +21,14 @@ class Cost:
     What a run of `generate()` costs.
 
     Attributes:
-        output ([`DiffusionGenerationOutput`]): Of the run.
+        output ([`DiffusionGenerationOutput`]): Output of the run.
         need ([`~benchmarks.watching.Need`]): What its windows asked for.
         computed (`int`): Positions that its forwards got, padding and fillings included.
         model_calls, floor_calls (`int`): Calls of the transformer in a run, and in its floor.
         kernels, host_reads (`int`): Counted in one run.
         seconds, transformer_seconds, head_seconds, floor_seconds (`list[float]`): One of each per repeat; a run is
             followed by its floor, so that a change of the machine's pace hits both.
-        peak_memory_mib (`float`, *optional*): Of a run of its own.
+        peak_memory_mib (`float`, *optional*): Peak memory, from a run of its own.
     """
 
     output: Any

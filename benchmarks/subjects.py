@@ -72,10 +72,10 @@ def make_prompts(model_name: str, model: LLaDAModelLM, rows: int, length: int, r
         model_name (`str`): One of `MODELS`, or any other checkpoint's, which gets random tokens.
         model: That model.
         rows (`int`): How many.
-        length (`int`): Of the longest, in tokens; word problems have their own.
+        length (`int`): Length of the longest, in tokens; word problems have their own.
         ragged (`bool`): Whether the lengths differ, from half of `length` on. Of word problems, those that are as
             long as the first are taken if they must not.
-        seed (`int`): Of the draw.
+        seed (`int`): Seed of the draw.
     """
     config = model.config
     if model_name in ("teacher", "student"):

@@ -194,7 +194,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=TEACHER, help="teacher, student, or a checkpoint folder")
     parser.add_argument("--student", default=STUDENT, help="likewise, with its own generation config")
-    parser.add_argument("--preset", choices=PRESETS, help="of the teacher (default: as its generation config says)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="preset of the teacher (default: as its generation config says)"
+    )
     parser.add_argument("--task", choices=TASKS, default=stories.STORIES.name)
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--problems", type=int, default=500)

@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--length", type=int, default=384, help="of the canvas")
+    parser.add_argument("--length", type=int, default=384, help="length of the canvas")
     parser.add_argument("--prompt-length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="write into the folder of --model what it decodes here, for other machines",
     )
     parser.add_argument(
-        "--timeout", type=float, default=3.0, metavar="SECONDS", help="of the request to the Hub (default: 3)"
+        "--timeout", type=float, default=3.0, metavar="SECONDS", help="seconds to wait for the Hub (default: 3)"
     )
     parser.add_argument("--json", action="store_true", help="write the checks as one JSON object")
     parser.set_defaults(run=run)

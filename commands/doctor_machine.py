@@ -29,7 +29,7 @@ def machine_checks(*, device: str | None, timeout: float) -> Iterator[Check]:
 
     Args:
         device (`str`, *optional*): The device; by default the GPU if there is one.
-        timeout (`float`): Of the request to the Hub, in seconds.
+        timeout (`float`): Seconds to wait for the Hub.
     """
     yield check_versions(metadata.requires("d3llm") or [], metadata.metadata("d3llm")["Requires-Python"])
     found = check_device(device)

@@ -21,7 +21,7 @@ def decode_cases(model: PreTrainedModel, prompts: list[torch.Tensor], options: d
 
     Args:
         model (`PreTrainedModel`): The model.
-        prompts (`list[torch.LongTensor]`): Of shape `(1, P)` each.
+        prompts (`list[torch.LongTensor]`): The prompts, each of shape `(1, P)`.
         options (`dict[str, Any]`): Fields of `DiffusionGenerationConfig`.
 
     Returns:

@@ -56,12 +56,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=float,
         nargs="+",
         metavar="T",
-        help="of one attempt after another, while the answer is wrong (default: 0 0.1 0.2 0.3 0.4)",
+        help="one per attempt; the next is tried while the answer is wrong (default: 0 0.1 0.2 0.3 0.4)",
     )
-    rows.add_argument("--seed", type=int, metavar="N", help="of everything that is sampled (default: 0)")
+    rows.add_argument("--seed", type=int, metavar="N", help="seed of everything that is sampled (default: 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, required=True, metavar="DIR", help="an interrupted run resumes there")
-    output.add_argument("--license", metavar="ID", help="of the prompts, for the card (default: other)")
+    output.add_argument("--license", metavar="ID", help="licence of the prompts, for the card (default: other)")
     output.add_argument("--chunk-size", type=int, metavar="N", help="samples per part (default: 64)")
     output.add_argument("--batch-size", type=int, metavar="N", help="rows decoded at once (default: 16)")
     add_decoding_arguments(parser, "--teacher", "--model")

@@ -38,7 +38,7 @@ class TextStreamer(CanvasStreamer):
 
     Args:
         job ([`~d3llm.commands.serve_worker.Job`]): The job.
-        tokenizer (`PreTrainedTokenizerBase`): Of the model.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         request ([`~d3llm.commands.serve_requests.ReadRequest`]): Its request.
     """
 
@@ -92,8 +92,8 @@ class Answer(Response):
     Args:
         worker ([`~d3llm.commands.serve_worker.Worker`]), job ([`~d3llm.commands.serve_worker.Job`]): What decodes.
         request ([`~d3llm.commands.serve_requests.ReadRequest`]): The request.
-        tokenizer (`PreTrainedTokenizerBase`): Of the model.
-        prompt_tokens (`int`): Of the prompt.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        prompt_tokens (`int`): Number of tokens of the prompt.
         eos (`list[int]`): The tokens that end an answer.
         facts (`dict[str, Any]`): `id` and `model` of the answer.
     """

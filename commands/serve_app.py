@@ -32,9 +32,9 @@ class ChatHandler:
 
     Args:
         worker ([`~d3llm.commands.serve_worker.Worker`]): What decodes.
-        tokenizer (`PreTrainedTokenizerBase`): Of the model.
-        names (`list[str]`): Of the model; answers have the first.
-        limits ([`~d3llm.commands.serve_requests.Limits`]): Of the server.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        names (`list[str]`): Names of the model; answers have the first.
+        limits ([`~d3llm.commands.serve_requests.Limits`]): Limits of the server.
     """
 
     def __init__(self, worker: Worker, tokenizer: PreTrainedTokenizerBase, names: list[str], limits: Limits):
@@ -167,9 +167,9 @@ def build_app(worker: Worker, tokenizer: PreTrainedTokenizerBase, names: list[st
 
     Args:
         worker ([`~d3llm.commands.serve_worker.Worker`]): What decodes.
-        tokenizer (`PreTrainedTokenizerBase`): Of the model.
-        names (`list[str]`): Of the model, as requests may call it.
-        limits ([`~d3llm.commands.serve_requests.Limits`]): Of the server.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        names (`list[str]`): Names of the model, as requests may call it.
+        limits ([`~d3llm.commands.serve_requests.Limits`]): Limits of the server.
 
     Returns:
         `FastAPI`: The application; when it ends, so does the worker.

@@ -77,11 +77,11 @@ class Limits:
     What the server takes.
 
     Attributes:
-        prompt_tokens (`int`, *optional*): Of a prompt; by default what the model's positions allow.
-        new_tokens (`int`): Of an answer.
-        requests (`int`): That are decoded or wait.
-        body_bytes (`int`): Of a request.
-        body_seconds (`float`): In which the body of a request has to arrive.
+        prompt_tokens (`int`, *optional*): Most tokens of a prompt; by default what the model's positions allow.
+        new_tokens (`int`): Most tokens of an answer.
+        requests (`int`): Most requests that are decoded or wait.
+        body_bytes (`int`): Most bytes of a request.
+        body_seconds (`float`): Seconds within which the body of a request has to arrive.
     """
 
     prompt_tokens: int | None = None
@@ -117,8 +117,8 @@ def read_request(body: dict[str, Any], names: Sequence[str], limits: Limits) -> 
 
     Args:
         body (`dict[str, Any]`): The JSON object.
-        names (`Sequence[str]`): Of the model.
-        limits ([`Limits`]): Of the server.
+        names (`Sequence[str]`): Names of the model.
+        limits ([`Limits`]): Limits of the server.
 
     Returns:
         [`ReadRequest`]: The request.

@@ -34,7 +34,7 @@ def choose_in_batches(
         done (`Collection[int]`, *optional*): Indices of samples that need no answer.
         num_samples (`int`, *optional*, defaults to 128): Forwards per choice of a diffusion model; one is enough, and
             is taken, when all choices are single tokens.
-        seed (`int`, *optional*, defaults to 0): Of its masks.
+        seed (`int`, *optional*, defaults to 0): Seed of its masks.
 
     Yields:
         [`DecodedBatch`]: One batch after another; the text is the index of the choice, no tokens are generated.

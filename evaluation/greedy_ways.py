@@ -37,7 +37,7 @@ class GreedyText:
         tokens (`list[int]`): The new tokens.
         forwards (`int`): Calls of the last layer: what drafts of an early exit cost is in the seconds alone.
         seconds (`float`): From the call to the last token, the prompt's forward included.
-        output (`IntrospectiveOutput`, *optional*): That of the drafter.
+        output (`IntrospectiveOutput`, *optional*): Output of the drafter.
     """
 
     tokens: list[int]

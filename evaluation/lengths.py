@@ -27,9 +27,9 @@ class LengthGroup:
         tokens (`float`): Mean number of tokens of the answers.
         one (`float`), other (`float`): TPF of both.
         gain (`float`): The first TPF over the second.
-        gain_interval (`tuple[float, float]`, *optional*): Of the gain, 95 %.
+        gain_interval (`tuple[float, float]`, *optional*): 95 % interval of the gain.
         change (`float`): Accuracy of the first minus that of the second, in percent.
-        change_interval (`tuple[float, float]`, *optional*): Of the change, 95 %.
+        change_interval (`tuple[float, float]`, *optional*): 95 % interval of the change.
     """
 
     shortest: int

@@ -68,7 +68,7 @@ class Resampling:
         The mean over runs in each resample, which draws its runs as [`Resampling.runs`] says.
 
         Args:
-            resampled (`Sequence[np.ndarray]`): Of each run, a value for each resample `(resamples,)`.
+            resampled (`Sequence[np.ndarray]`): A value for each resample `(resamples,)`, for each run.
             stream (`int`, *optional*, defaults to 0): As there.
 
         Returns:

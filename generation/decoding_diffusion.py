@@ -86,7 +86,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         Args:
             generation_config (`GenerationConfig`, *optional*): Base of the parameters, the model's own when not given.
             kwargs (`dict[str, Any]`, *optional*): Fields of [`DiffusionGenerationConfig`] that were given.
-            prompt_length (`int`, *optional*, defaults to 1): Of the longest prompt, in tokens.
+            prompt_length (`int`, *optional*, defaults to 1): Length of the longest prompt, in tokens.
             fill (`bool`, *optional*, defaults to `False`): Whether the run is one of [`infill`].
 
         Returns:
@@ -269,7 +269,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             config ([`DiffusionGenerationConfig`]): With every field filled in, as [`diffusion_config`] gives it.
             new_tokens (`int`): Length of the generated region; 0 for an infilled text.
             logits_processor, stopping_criteria, tokenizer, streamer, earlier, assistant: See [`generate`].
-            run_class (`type`, *optional*): Of the run; by default what the config asks for.
+            run_class (`type`, *optional*): Class of the run; by default what the config asks for.
 
         Returns:
             [`~d3llm.generation.decoding_run.DecodingRun`]: The run.

@@ -47,13 +47,13 @@ class DecodingRun:
         kept (`int`): Positions from the start that the cache has from an earlier run.
         logits_processor (`LogitsProcessorList`, *optional*): See `generate()`.
         streamer (`BaseStreamer`, *optional*): See `generate()`.
-        device (`torch.device`): Of the inputs of the model.
+        device (`torch.device`): Device of the model's inputs.
 
     Attributes:
         forwards (`int`): Forwards made so far.
         masked (`Booleans` of shape `(B, L)`): Positions that the next forward may set.
         finished (`Booleans` of shape `(B,)`): Rows without a masked position.
-        window ([`~d3llm.generation.windows.Window`]): Of the next forward.
+        window ([`~d3llm.generation.windows.Window`]): The window of the next forward.
         positions (`Integers` of shape `(B, K)`): Candidates of the forward, as many in each row: which of them are
             real, `eligible` (B, K) says.
         drafts (`Integers` of shape `(B, K)`, *optional*): Tokens of the candidates to score in place of a proposal of

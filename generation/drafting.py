@@ -40,7 +40,7 @@ class DraftingRun(LaneRun):
     Attributes:
         seen ([`~d3llm.generation.foresight.Seen`], *optional*): What the last forward has shown.
         foreseen ([`DiffusionGenerationConfig`]): By which the states are guessed: with the scores of `draft_order`.
-        record ([`Record`]): Of the drafts so far.
+        record ([`Record`]): The drafts so far.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):

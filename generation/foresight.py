@@ -134,7 +134,7 @@ class Outlook:
     decisions that may follow. Different orders of the same commits lead to the same state, and their chances add up.
 
     Args:
-        batch (`int`), length (`int`): Of the canvas.
+        batch (`int`), length (`int`): Shape of the canvas.
         is_certain (`bool`, *optional*, defaults to `False`): As for [`chances`].
     """
 

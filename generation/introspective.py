@@ -95,7 +95,7 @@ class IntrospectiveGenerationMixin:
                   The groups of the likeliest acceptances are kept, at least one.
                 - `draft_confidence` (`float`, defaults to 0): Drafts are verified while the product of their
                   probabilities is at least this.
-                - `seed` (`int` or `list[int]`, *optional*): Of sampling, for all rows or one for each. A row is
+                - `seed` (`int` or `list[int]`, *optional*): Seed, one for all rows or one for each. A row is
                   sampled the same in any batch and with any drafts.
 
         Returns:

@@ -43,8 +43,8 @@ class Rows:
         cached (`Integers` of shape `(B,)`): Tokens whose keys and values are known.
         ends (`Integers` of shape `(B,)`): Lengths of prompt and generated tokens.
         drafts (`Integers` of shape `(B,)`): How many drafts follow.
-        confidences (`Floats` of shape `(B, K)`): Of these drafts, the products of their probabilities.
-        seeds (`Integers` of shape `(B,)`): Of sampling.
+        confidences (`Floats` of shape `(B, K)`): Products of the probabilities of these drafts.
+        seeds (`Integers` of shape `(B,)`): Seeds of sampling.
     """
 
     ids: Integers

@@ -55,7 +55,7 @@ class IntrospectiveSettings:
         draft_tokens (`int`): Most drafts of a forward, K.
         max_rows (`int`): Base rows and mask rows of a forward aim to be at most this many.
         draft_confidence (`float`): Drafts below it are not verified.
-        seed (`int` or `list[int]`, *optional*): Of sampling.
+        seed (`int` or `list[int]`, *optional*): Seed of sampling.
         max_new_tokens (`int`): Tokens after the prompt.
         eos_token_ids (`list[int]`): The tokens that end a row.
         pad_token_id (`int`): Fills rows after their end.

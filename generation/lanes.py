@@ -22,7 +22,7 @@ class Lane:
 
     Attributes:
         canvas ([`~d3llm.generation.canvas.Canvas`]), policy ([`~d3llm.generation.windows.WholeCanvas`]): The state.
-        window ([`~d3llm.generation.windows.Window`]): Of its forward.
+        window ([`~d3llm.generation.windows.Window`]): The window of its forward.
         exists (`Booleans` of shape `(B,)`): Rows that have such a state.
         parent (`Integers` of shape `(B,)`): The number of the lane that it follows from.
         committed (`Booleans` of shape `(B, L)`), tokens (`Integers` of shape `(B, L)`): What is committed once the

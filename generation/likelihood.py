@@ -145,7 +145,7 @@ class LikelihoodMixin:
             answer_mask (`torch.Tensor` of shape `(B, L)`): Non-zero at the positions of the answer.
             attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 0 = padding.
             num_samples (`int`, *optional*, defaults to 128): Forwards to average over.
-            seed (`int`, *optional*, defaults to 0): Of the masks.
+            seed (`int`, *optional*, defaults to 0): Seed of the masks.
 
         Returns:
             `torch.FloatTensor` of shape `(B,)`: Log-likelihoods in nats.

@@ -48,7 +48,7 @@ class NextTokens:
         base (`PreTrainedModel`): Makes the processors.
         config (`GenerationConfig`): The settings of sampling.
         max_new_tokens (`int`): Largest number of new tokens, which some processors ask for.
-        device (`torch.device`): Of the logits.
+        device (`torch.device`): Device of the logits.
     """
 
     def __init__(self, base: PreTrainedModel, config: GenerationConfig, max_new_tokens: int, device: torch.device):
@@ -65,8 +65,8 @@ class NextTokens:
         The tokens (B, J) after J rows of each text.
 
         Args:
-            logits (`torch.Tensor` of shape `(B, J, V)`): Of the base.
-            seeds (`Integers` of shape `(B,)`): Of the rows of the batch.
+            logits (`torch.Tensor` of shape `(B, J, V)`): Logits of the base.
+            seeds (`Integers` of shape `(B,)`): Seed of each row.
             generated (`Integers` of shape `(B, J)`): For each token, how many were generated before it.
             texts (`Callable[[int, int], Integers]`): The text before token `j` of row `b`.
         """

@@ -229,7 +229,7 @@ def select(
     """Which candidates to commit.
 
     Args:
-        proposal ([`Proposal`]): Of the forward.
+        proposal ([`Proposal`]): What the forward proposes.
         positions (`Integers` of shape `(B, K)`): Canvas positions of the candidates.
         eligible (`Booleans` of shape `(B, K)`): Which candidates are real.
 

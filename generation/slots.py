@@ -50,7 +50,7 @@ class Slots(WholeCanvas):
         until (`Integers` of shape `(B, L)`): The last rank that sees a position. What an EOS has dropped is still seen
             by the round in which that happened, and by those before it, so that no key or value changes.
         rank_now (`Integers` of shape `(B, L)`): The same with what this forward drafts or verifies.
-        task (`Integers` of shape `(B,)`): Of the forward.
+        task (`Integers` of shape `(B,)`): What the forward does for each row.
         rounds (`Integers` of shape `(B,)`): Rounds that are over.
         chosen (`Booleans` of shape `(B, L)`): Positions of the chosen slots that are not committed yet.
         shown (`Booleans` of shape `(B, L)`): The positions that this forward drafts or verifies.

@@ -16,7 +16,7 @@ class Visibility:
         model ([`~d3llm.generation.decoding_diffusion.DiffusionGenerationMixin`]): The model.
         canvas ([`~d3llm.generation.canvas.Canvas`]): The batch.
         block_causal (`bool`): Whether the attention is block-causal.
-        device (`torch.device`): Of the inputs.
+        device (`torch.device`): Device of the inputs.
     """
 
     def __init__(self, model: Any, canvas: Canvas, block_causal: bool, device: torch.device):
@@ -71,8 +71,8 @@ def as_attention_mask(visible: torch.Tensor, implementation: str, dtype: torch.d
 
     Args:
         visible (`torch.BoolTensor` of shape `(R, 1, W, L)`): Which slots each position sees.
-        implementation (`str`): Of the attention.
-        dtype (`torch.dtype`): Of the model.
+        implementation (`str`): Name of the attention implementation.
+        dtype (`torch.dtype`): Type of the model's weights.
 
     Returns:
         `torch.Tensor` of shape `(R, 1, W, L)`: In the form that the implementation expects.

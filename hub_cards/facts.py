@@ -95,8 +95,9 @@ class ModelFacts:
         teacher (`str`, *optional*): The model that produced the trajectories.
         trajectories (`str`, *optional*): Trajectory dataset.
         dataset (`str`, *optional*): Dataset of prompts and completions, for a training without trajectories.
-        conversion (`dict[str, Any]`): Of an untrained conversion: `source`, the autoregressive class; `mask_token` and
-            `mask_row`, the mask token and where its row comes from; `recipe`, one that trains the model.
+        conversion (`dict[str, Any]`): Facts of an untrained conversion: `source`, the autoregressive class;
+            `mask_token` and `mask_row`, the mask token and where its row comes from; `recipe`, one that trains the
+            model.
         recipe (`str`, *optional*): Name of the recipe.
         hyperparameters (`dict[str, Any]`): The hyperparameters of the run.
         training_tasks (`list[str]`): The subjects of the training data; nothing else was taught.
@@ -106,7 +107,7 @@ class ModelFacts:
         chat (`bool`): Whether the tokenizer has a chat template.
         versions (`dict[str, str]`): Versions of the libraries that made the model.
         tags (`list[str]`): Further tags of the card.
-        serving (`dict[str, Any]`): Of a model that SGLang serves: `algorithm` and `config`, how it decodes it there.
+        serving (`dict[str, Any]`): How SGLang decodes it, if it serves the model: `algorithm` and `config`.
     """
 
     name: str

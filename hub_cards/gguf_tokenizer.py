@@ -32,7 +32,7 @@ def add_tokenizer(
         writer (`GGUFWriter`): The file.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
         config (`PretrainedConfig`): The model's, with the ids of mask, EOS and padding.
-        rows (`int`): Of the embedding: llama.cpp wants a token for each.
+        rows (`int`): Rows of the embedding: llama.cpp wants a token for each.
 
     Returns:
         `list[str]`: What llama.cpp will lack, a sentence each.

@@ -28,7 +28,7 @@ def check_ranges(config: PretrainedConfig) -> None:
     """Check the fields of a config against their ranges. `None` means "not given" and always passes.
 
     Args:
-        config (`PretrainedConfig`): Of a masked-diffusion model, with the names that Hugging Face libraries look for.
+        config (`PretrainedConfig`): Config of a masked-diffusion model, with the names that libraries look for.
 
     Raises:
         ValueError: Names the first field that is out of range.

@@ -120,7 +120,7 @@ class Drafter(nn.Module):
             rank (`int`): Rank of the LoRA.
             sampler_size (`int`, *optional*): Width of the sampler head, by default that of the base.
             head_tokens (`int`, *optional*): Drafts have ids below it; by default any id.
-            seed (`int`): Of the initial values.
+            seed (`int`): Seed of the initial values.
 
         Returns:
             [`Drafter`]: In float32 on the device of the base's embedding.

@@ -76,8 +76,8 @@ class DrafterConfig:
         The config by the contents of its two files.
 
         Args:
-            own (`dict[str, Any]`): Of `drafter_config.json`.
-            lora (`dict[str, Any]`): Of `adapter_config.json`.
+            own (`dict[str, Any]`): Values of `drafter_config.json`.
+            lora (`dict[str, Any]`): Values of `adapter_config.json`.
 
         Raises:
             `ValueError`: For another schema, another kind of adapter, or a value out of its range.

@@ -312,7 +312,7 @@ def load_balancing_loss(
 
     Args:
         config (`PretrainedConfig`): With `num_experts` and `num_experts_per_tok`.
-        router_logits (`tuple[torch.Tensor]`): Of each layer with experts, (batch * positions, experts).
+        router_logits (`tuple[torch.Tensor]`): Logits of each layer with experts, (batch * positions, experts).
         attention_mask (`torch.Tensor`, *optional*): (batch, positions), 0 = padding, which does not count. A mask of
             another shape is not applied.
 

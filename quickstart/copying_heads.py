@@ -38,8 +38,8 @@ def set_copying_heads(
         params (`Mapping[str, Tensor]`): The model's parameters by their state-dict names, already initialized.
         config ([`LLaDAConfig`]): Its shape: at least two layers and six heads.
         generator (`Generator`): Source of the random projections.
-        neighbour_sharpness (`float`): Of the attention to neighbours: the largest logit of a head.
-        match_sharpness (`float`): Of the attention to matches, likewise.
+        neighbour_sharpness (`float`): Largest logit of a head that attends to neighbours.
+        match_sharpness (`float`): Largest logit of a head that attends to matches.
         output_gain (`float`): Size of what is written for the LM head.
 
     Raises:

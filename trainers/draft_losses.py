@@ -78,7 +78,7 @@ class DraftLosses(nn.Module):
 
     Args:
         drafter ([`~d3llm.modeling.drafter.Drafter`]): The drafter; its base is not a part of the module.
-        temperature (`float`): Of the certainty loss.
+        temperature (`float`): Temperature of the certainty loss.
     """
 
     def __init__(self, drafter: Drafter, temperature: float):

@@ -108,7 +108,7 @@ class TextCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            rows (`list[dict]`): Of [`prepare_texts`].
+            rows (`list[dict]`): Rows from [`prepare_texts`].
 
         Returns:
             `dict`: `input_ids` (B, T), `prompt_lengths`, `lengths` and `index` (B,), and the list `ids`.

@@ -190,7 +190,7 @@ def discriminative_losses(
         -log sigmoid(beta m(labels))  -  fake_weight log(1 - sigmoid(beta m(guesses)))
 
     Args:
-        losses ([`TokenLosses`]): Of M positions, with a teacher, the reference.
+        losses ([`TokenLosses`]): Losses of M positions, with the reference as teacher.
         sample (`torch.LongTensor` of shape `(M,)`): The sample of each position.
         samples (`int`): Number of samples.
         beta (`float`): Scale of the margins.

@@ -62,7 +62,7 @@ def draw_groups(
     Args:
         batch (`dict[str, Tensor]`): `input_ids` (B, T), padded on the right; `prompt_lengths`, `lengths` and `index`
             (B,).
-        seed (`int`), step (`int`): Of the random numbers.
+        seed (`int`), step (`int`): What the random numbers depend on.
         window (`int`): K, mask rows of a group.
         mask_rows (`int`): Mask rows of a text.
         offset_decay (`float`): The weight of a mask row over that of the one before it.
@@ -101,7 +101,7 @@ def candidate_ids(targets: Tensor, vocab_size: int, *, candidates: int, others: 
         vocab_size (`int`): Number of ids.
         candidates (`int`): All ids below it are among them; 0 for the whole vocabulary.
         others (`int`): How many further ids to draw.
-        seed (`int`), step (`int`): Of the random numbers.
+        seed (`int`), step (`int`): What the random numbers depend on.
 
     Returns:
         `torch.LongTensor` of shape `(C,)`: Rising.

@@ -488,7 +488,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         weights of positions here.
 
         Args:
-            losses ([`~d3llm.trainers.losses.TokenLosses`]): Of M positions.
+            losses ([`~d3llm.trainers.losses.TokenLosses`]): Losses of M positions.
             far (`torch.BoolTensor` of shape `(M,)`): Those that only count in the divergence.
             weights (`Tensor` of shape `(M,)`): The weight of each.
             view (`torch.LongTensor` of shape `(M,)`): The view of each, 0 or 1.

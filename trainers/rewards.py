@@ -140,7 +140,7 @@ def advantages_of(rewards: Tensor, groups: Tensor, weights: Tensor, kept: Tensor
     standardised over the rollouts that are kept.
 
     Args:
-        rewards (`Tensor` of shape `(n, R)`): Of all rollouts of a round.
+        rewards (`Tensor` of shape `(n, R)`): Rewards of all rollouts of a round.
         groups (`torch.LongTensor` of shape `(n,)`): The group of each, from 0.
         weights (`Tensor` of shape `(R,)`): Weight of each reward.
         kept (`torch.BoolTensor` of shape `(n,)`): From [`informative`].

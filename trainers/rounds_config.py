@@ -109,7 +109,8 @@ class RoundsConfig:
         default=None, metadata={"help": "Decoding parameters other than the student's own, as JSON."}
     )
     temperatures: Annotated[list[Weight], Field(min_length=1)] = field(
-        default_factory=lambda: [0.0], metadata={"help": "Of one attempt after another, while the answer is wrong."}
+        default_factory=lambda: [0.0],
+        metadata={"help": "One per attempt; the next one is made while the answer is wrong."},
     )
     chunk_size: Count = field(default=64, metadata={"help": "Prompts per part of the trajectories."})
     decoding_batch_size: Count = field(default=16, metadata={"help": "Rows decoded at once."})

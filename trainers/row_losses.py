@@ -21,7 +21,7 @@ def sum_up_rows(
     The sums and counts of those losses that a recipe has.
 
     Args:
-        losses ([`~d3llm.trainers.losses.TokenLosses`]): Of M positions.
+        losses ([`~d3llm.trainers.losses.TokenLosses`]): Losses of M positions.
         inputs (`dict[str, Tensor]`): A batch after [`~d3llm.trainers.targets.add_targets`].
         picked (`tuple[Tensor, ...]`): View, row and position of each.
         args ([`PseudoTrajectoryConfig`]): The recipe.

@@ -42,7 +42,7 @@ def is_tokenizer_of(recorded: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     Whether a recorded fingerprint is that of a tokenizer.
 
     Args:
-        recorded (`str`): Of [`tokenizer_fingerprint`], or of the source of the template, as it once was.
+        recorded (`str`): The fingerprint of [`tokenizer_fingerprint`], or, as it once was, of the template's source.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
     """
     of_source = fingerprint([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
