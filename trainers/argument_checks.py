@@ -1,6 +1,7 @@
 """Checks of training arguments that need neither a model nor data. Each raises a `ValueError`."""
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
@@ -14,6 +15,21 @@ PACKAGES = {"deepspeed": "deepspeed"}
 """Fields that need an optional package."""
 REPORT_PACKAGES = {"clearml", "codecarbon", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
 EXTRAS = {"tensorboard"}  # those that an extra of this package installs
+
+
+def fill_in_arguments(args: Any) -> None:
+    """Fills in what depends on the machine and on the release of transformers, before its own checks."""
+    if args.bf16 is None:
+        args.bf16 = not args.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if not hasattr(TrainingArguments, "activation_checkpointing"):
+        args.gradient_checkpointing = bool(args.activation_checkpointing or args.gradient_checkpointing)
+        args.gradient_checkpointing_kwargs = args.activation_checkpointing_kwargs
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuses what no trainer of this package takes: see the checks that it makes."""
+    for check in (check_reports, check_loss_arguments, check_device, check_schedule):
+        check(args)
 
 
 def check_packages(args: TrainingArguments) -> None:

@@ -8,14 +8,7 @@ from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, Share, Weight, Whole
 from ..modeling.drafter_config import MOST_MASK_ROWS
-from .argument_checks import (
-    check_device,
-    check_loss_arguments,
-    check_noise,
-    check_packages,
-    check_reports,
-    check_schedule,
-)
+from .argument_checks import check_arguments, check_noise, check_packages
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
@@ -149,8 +142,8 @@ class IntrospectiveConfig(_BaseConfig):
         if not hasattr(TrainingArguments, "activation_checkpointing"):
             self.gradient_checkpointing = False
         super().__post_init__()
-        for check in (check_reports, check_loss_arguments, check_noise, check_device, check_schedule):
-            check(self)
+        check_arguments(self)
+        check_noise(self)
         if self.mask_rows < self.window:
             raise ValueError(
                 f"`mask_rows` is {self.mask_rows}, which holds no group of {self.window} (`window_sizes`): give more."

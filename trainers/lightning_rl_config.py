@@ -3,19 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
-from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, ProperShare, Weight
-from .argument_checks import (
-    check_device,
-    check_loss_arguments,
-    check_noise,
-    check_packages,
-    check_reports,
-    check_schedule,
-)
+from .argument_checks import check_arguments, check_noise, check_packages, fill_in_arguments
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
@@ -196,14 +187,10 @@ class LightningRLConfig(_BaseConfig):
     def __post_init__(self) -> None:
         check_fields(self, TRAINING_FIELDS)
         check_packages(self)
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        if not hasattr(TrainingArguments, "activation_checkpointing"):
-            self.gradient_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
-            self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs
+        fill_in_arguments(self)
         super().__post_init__()
-        for check in (check_reports, check_loss_arguments, check_noise, check_device, check_schedule):
-            check(self)
+        check_arguments(self)
+        check_noise(self)
         self._check_rollouts()
 
     def _check_rollouts(self) -> None:

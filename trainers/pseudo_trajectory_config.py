@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from transformers import TrainingArguments
 
 from ..common.field_types import Count, Positive, Share, Weight, Whole
-from .argument_checks import check_device, check_loss_arguments, check_packages, check_reports, check_schedule
+from .argument_checks import check_arguments, check_packages, fill_in_arguments
 from .field_types import TRAINING_FIELDS, JsonObject, check_fields
 from .trl_base import _BaseConfig
 
@@ -303,14 +302,9 @@ class PseudoTrajectoryConfig(_BaseConfig):
         check_packages(self)
         if self.eval_strategy == "no" and (self.load_best_model_at_end or self.save_strategy == "best"):
             raise ValueError("The best model is found by evaluations, but there are none: give an `eval_strategy`.")
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        if not hasattr(TrainingArguments, "activation_checkpointing"):
-            self.gradient_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
-            self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs
+        fill_in_arguments(self)
         super().__post_init__()
-        for check in (check_reports, check_loss_arguments, check_device, check_schedule):
-            check(self)
+        check_arguments(self)
         self._check_corruption()
         self._check_loss()
 
