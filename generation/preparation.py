@@ -44,6 +44,8 @@ def prepare_prompt(inputs: torch.Tensor | None, input_ids: torch.Tensor | None) 
 
 def check_tokens(model: Any, tokens: Integers) -> None:
     """Raises a `ValueError` for tokens that the model has no embedding for."""
+    if not hasattr(model, "get_input_embeddings"):  # a model of another class, which the decoder was put around
+        return
     rows = model.get_input_embeddings().weight.shape[0]
     strange = tokens[(tokens < 0) | (tokens >= rows)]
     if strange.size:
