@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from torch import Tensor, nn
+from torch import nn
 from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
@@ -73,7 +73,7 @@ class EvaluatingTrainer(PublishingTrainer):
     _held_out_prefix: str | None = None  # for the metrics, until the problems have been decoded
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The parts of the loss summed in `mode`, `"train"` or `"eval"`, since the last call."""
+        """The parts of the loss in `mode`, `"train"` or `"eval"`, since the last call; of evaluations also `loss`."""
         raise NotImplementedError
 
     def prepare(self, dataset: Any, name: str) -> Dataset | IterableDataset:
@@ -142,7 +142,10 @@ class EvaluatingTrainer(PublishingTrainer):
         return super().predict(self.prepare(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """The loss of held-out rows and its parts, and accuracy and TPF of held-out problems."""
+        """
+        The loss of held-out rows and its parts, and accuracy and TPF of held-out problems. All are over the whole
+        dataset: means of the batches' losses would depend on the size of a batch.
+        """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         parts = self.take_parts("eval")
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in parts.items()})
@@ -151,21 +154,6 @@ class EvaluatingTrainer(PublishingTrainer):
             output.metrics.update({f"{self._held_out_prefix}_{name}": value for name, value in decoded.items()})
             self._held_out_prefix = None
         return output
-
-    def rows_once(self, rows: int) -> Tensor:
-        """
-        Which rows of an evaluation's batch are counted: in the last one, processes repeat others to have as many each.
-
-        Args:
-            rows (`int`): Rows of the batch, on each process.
-
-        Returns:
-            `torch.BoolTensor` of shape `(rows,)`: On the device of the training.
-        """
-        state = self.accelerator.gradient_state
-        is_last = state.end_of_dataloader and state.remainder > 0
-        left = state.remainder - self.args.process_index * rows if is_last else rows
-        return torch.arange(rows, device=self.args.device) < left
 
     def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
         """Each process decodes its share of the prompts. With sharded weights, every process decodes all of them."""

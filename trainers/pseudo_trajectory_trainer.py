@@ -36,10 +36,11 @@ from .collator import (
     unnamed_eval_datasets,
 )
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_state, corrupt_window, draw
+from .counted_rows import rows_once
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, routed_hidden_states, router_weight, trim
-from .loss_parts import MEANS, SUMS, names_of_parts
+from .loss_parts import empty_totals, means_of, names_of_parts, split_totals, totals_of
 from .losses import TokenLosses, token_losses
 from .own_predictions import own_prediction_losses
 from .preflight import (
@@ -242,7 +243,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             check_best_metric(
                 self.args, self.metric_names(list(eval_dataset) if isinstance(eval_dataset, dict) else [])
             )
-        self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+        self._totals = empty_totals(self.args.device)
         self.model.add_model_tags(self._tag_names)
 
     def as_student(self, model: str | PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
@@ -490,8 +491,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         loss = total_loss(sums, counts, args, self.router_weight or 0.0)
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
-        sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
-        self._sums["train" if self.model.training else "eval"] += torch.stack([sums.get(name, zero) for name in SUMS])
+        sums = {name: value.detach() for name, value in sums.items()}
+        self._totals["train" if self.model.training else "eval"] += totals_of(sums, inputs["counts"])
         if not return_outputs:
             return loss
         predictions = torch.full_like(inputs["commit_steps"], -100)
@@ -557,8 +558,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         """
         inputs = self._prepare_inputs(inputs)
         corruption = self.corrupt(inputs, step=0, progress=1.0)
-        once = self.rows_once(len(inputs["index"]))
-        self.add_targets(inputs, replace(corruption, supervised=corruption.supervised & once[:, None]))
+        self.add_targets(inputs, corruption.of_rows(rows_once(self.accelerator, len(inputs["index"]))))
         with torch.no_grad():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
@@ -568,10 +568,13 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         return loss, outputs["predictions"], labels
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The means in `MEANS` over all sums of `mode` since the last call, on all processes."""
-        sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
-        self._sums[mode].zero_()
-        return {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
+        """The means in `MEANS` since the last call, on all processes; of an evaluation also its loss."""
+        sums, counts = split_totals(self.accelerator.reduce(self._totals[mode]))
+        self._totals[mode].zero_()
+        parts = means_of(sums)
+        if parts and mode == "eval":
+            parts["loss"] = total_loss(sums, counts, self.args, self.router_weight or 0.0).item()
+        return parts
 
     def metric_names(self, datasets: Sequence[str]) -> list[str]:
         """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
