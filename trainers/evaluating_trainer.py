@@ -20,6 +20,7 @@ from .collator import (
     unnamed_eval_datasets,
 )
 from .publishing_trainer import PublishingTrainer
+from .streams import TrajectoryStream
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class EvaluatingTrainer(PublishingTrainer):
         """The parts of the loss in `mode`, `"train"` or `"eval"`, since the last call; of evaluations also `loss`."""
         raise NotImplementedError
 
-    def prepare(self, dataset: Any, name: str) -> Dataset | IterableDataset:
+    def prepare(self, dataset: Any, name: str) -> Dataset | TrajectoryStream:
         """A dataset ready for evaluation: checked, with texts tokenized, and without rows that do not fit."""
+        dataset = dataset.rows if isinstance(dataset, TrajectoryStream) else dataset
         dataset = as_trajectories(dataset, name, self.student, self.args)
         return prepare_trajectories(dataset, self.student, self.max_new_tokens, name)
 

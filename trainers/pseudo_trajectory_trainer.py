@@ -202,9 +202,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         self.max_new_tokens = args.max_new_tokens or region_length(datasets, base)
         first = next(iter(datasets.get("train_dataset", ())), None)
         self.teacher_name = (first and first["teacher"]) or None
-        if any(isinstance(dataset, IterableDataset) for dataset in datasets.values()):
-            # Every process reads all rows and keeps its share: batches of unequal shape cannot be dispatched.
-            args.accelerator_config.dispatch_batches = False
+        # Every process reads all rows of a stream and keeps its share: batches of unequal shape cannot be dispatched.
+        args.accelerator_config.dispatch_batches = False
         prepared = {
             name: prepare_trajectories(data, self.student, self.max_new_tokens, name)
             for name, data in datasets.items()
@@ -558,7 +557,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         """
         inputs = self._prepare_inputs(inputs)
         corruption = self.corrupt(inputs, step=0, progress=1.0)
-        self.add_targets(inputs, corruption.of_rows(rows_once(self.accelerator, len(inputs["index"]))))
+        self.add_targets(inputs, corruption.of_rows(rows_once(self.accelerator, inputs["index"])))
         with torch.no_grad():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
