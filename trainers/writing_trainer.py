@@ -34,6 +34,10 @@ class WritingMixin(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
         is_main = self.is_world_process_zero()
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.accelerator.num_processes > 1:
+            # An evaluation before the training marks the model as prepared: it would not be wrapped, and each process
+            # would train on gradients of its own.
+            self.model._is_accelerate_prepared = False
         with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
             return super().train(*args, **kwargs)
 

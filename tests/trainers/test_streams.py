@@ -64,13 +64,13 @@ def figures(checkpoint: Path, output: Path) -> list[float]:
     if processes > 1:
         options |= {"ddp_backend": "gloo"}
     trainer = make_trainer(checkpoint, output, **options)
-    trainer.train()
     found = []
     for rows in (5, 1):
         held_out = random_trajectories(rows, seed=3)
         for dataset in (held_out, held_out.to_iterable_dataset(num_shards=2 if rows > 1 else 1)):
             metrics = trainer.evaluate(dataset)
             found += [metrics["eval_loss"], metrics["eval_cross_entropy"], len(trainer.predict(dataset).predictions)]
+    trainer.train()  # after evaluations: gradients are of all processes all the same
     return found + logged_losses(trainer)
 
 
