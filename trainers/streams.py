@@ -1,5 +1,6 @@
 """A dataset without a length, as a training reads it: in one order, on any number of processes and workers."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,22 +24,32 @@ class TrajectoryStream(torch.utils.data.IterableDataset):
         rows (`IterableDataset`): The rows.
         prepare (`Callable[[dict[str, list]], Dataset]`): Called with the columns of the next rows; returns those that
             are kept.
+        repeats (`bool`, *optional*, defaults to `False`): Whether they are read again and again. Rows that are
+            shuffled have another order in each pass.
     """
 
-    def __init__(self, rows: IterableDataset, prepare: Callable[[dict[str, list]], Dataset]):
+    def __init__(self, rows: IterableDataset, prepare: Callable[[dict[str, list]], Dataset], repeats: bool = False):
         self.rows = rows.with_format(None)
         self.prepare = prepare
+        self.repeats = repeats
 
-    def set_epoch(self, epoch: int) -> None:
-        """Rows that are shuffled have another order in each epoch."""
-        self.rows.set_epoch(epoch)
+    def repeated(self) -> "TrajectoryStream":
+        """The same rows without an end, one pass after the other."""
+        return TrajectoryStream(self.rows, self.prepare, repeats=True)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker, number = get_worker_info(), 0
+        worker = get_worker_info()
         if worker is not None and worker.id > 0:
             return
+        for number in itertools.count():
+            self.rows.set_epoch(number)
+            index = -1
+            for index, row in enumerate(self._read()):
+                yield {**row, "index": index}
+            if index < 0 or not self.repeats:  # without rows, no pass would ever yield one
+                return
+
+    def _read(self) -> Iterator[dict[str, Any]]:
         # `iter(rows)` would give a worker some of the files
         for columns in self.rows.iter(STREAM_BATCH):
-            for row in self.prepare(columns):
-                yield {**row, "index": number}
-                number += 1
+            yield from self.prepare(columns)

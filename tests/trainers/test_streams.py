@@ -51,6 +51,43 @@ def test_each_process_keeps_its_share_of_every_batch(tiny_checkpoint, tmp_path, 
         assert [batch["ids"] for batch in share] == [first[:4], first[8:12]]
 
 
+SMALL = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 10}
+
+
+def test_every_step_of_a_stream_has_all_of_its_rows(tiny_checkpoint, tmp_path):
+    """20 rows, 6 to a step: without a learning rate, the gradient of a step is that of its own rows."""
+    options = {**SMALL, "learning_rate": 0.0, "entropy_weight": 0.0, "max_grad_norm": 0.0}
+    trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=stream(), **options)
+    read, take = [], trainer.get_batch_samples
+
+    def spy(*args):
+        batches, counts = take(*args)
+        read.extend(name for batch in batches for name in batch["ids"])
+        return batches, counts
+
+    trainer.get_batch_samples = spy
+    trainer.train()
+    assert [sorted(read[start : start + 20]) for start in (0, 20, 40)] == [sorted(names(range(20)))] * 3
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [*range(1, 11)]
+    for entry in logs:
+        parts = entry.get("cross_entropy", 0.0) + entry.get("complementary_cross_entropy", 0.0)
+        assert entry["loss"] == pytest.approx(parts, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [3, 4, 8])
+def test_a_stream_is_resumed_in_any_pass(tiny_checkpoint, tmp_path, step):
+    options = {**SMALL, "train_dataset": stream().shuffle(seed=1, buffer_size=8)}
+    whole = make_trainer(tiny_checkpoint, tmp_path / "whole", save_strategy="steps", save_steps=step, **options)
+    whole.train()
+    resumed = make_trainer(tiny_checkpoint, tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert logged_losses(resumed) == logged_losses(whole)
+    assert resumed.state.global_step == 10
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
 def test_what_was_prepared_can_be_evaluated_again(tiny_checkpoint, tmp_path):
     trainer = make_trainer(tiny_checkpoint, tmp_path, eval_dataset=stream(6))
     assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == trainer.evaluate()["eval_loss"]
