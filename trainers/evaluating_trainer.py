@@ -19,6 +19,7 @@ from .collator import (
     prepare_trajectories,
     unnamed_eval_datasets,
 )
+from .loss_parts import names_of_parts
 from .publishing_trainer import PublishingTrainer
 from .streams import TrajectoryStream
 
@@ -65,17 +66,25 @@ class EvaluatingTrainer(PublishingTrainer):
         student ([`~d3llm.trainers.collator.StudentFacts`]): The facts that datasets are checked against.
         max_new_tokens (`int`): Positions of the generated region.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode.
+        router_weight (`float`, *optional*): The weight of the loss of the model's routers.
     """
 
     student: StudentFacts
     max_new_tokens: int
     held_out: HeldOutPrompts | None
     eval_dataset: Any
+    router_weight: float | None
     _held_out_prefix: str | None = None  # for the metrics, until the problems have been decoded
 
     def take_parts(self, mode: str) -> dict[str, float]:
         """The parts of the loss in `mode`, `"train"` or `"eval"`, since the last call; of evaluations also `loss`."""
         raise NotImplementedError
+
+    def metric_names(self, datasets: Sequence[str]) -> list[str]:
+        """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
+        names = ["loss", *names_of_parts(self.args, has_routers=self.router_weight is not None)]
+        names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
+        return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
 
     def prepare(self, dataset: Any, name: str) -> Dataset | TrajectoryStream:
         """A dataset ready for evaluation: checked, with texts tokenized, and without rows that do not fit."""

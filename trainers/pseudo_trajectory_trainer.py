@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ from .counted_rows import rows_once
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, routed_hidden_states, router_weight, trim
-from .loss_parts import empty_totals, means_of, names_of_parts, split_totals, totals_of
+from .loss_parts import empty_totals, means_of, split_totals, totals_of
 from .losses import TokenLosses, token_losses
 from .own_predictions import own_prediction_losses
 from .preflight import (
@@ -574,12 +574,6 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         if parts and mode == "eval":
             parts["loss"] = total_loss(sums, counts, self.args, self.router_weight or 0.0).item()
         return parts
-
-    def metric_names(self, datasets: Sequence[str]) -> list[str]:
-        """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
-        names = ["loss", *names_of_parts(self.args, has_routers=self.router_weight is not None)]
-        names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
-        return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss since the last log, and the current values of the curricula."""
