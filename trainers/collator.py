@@ -23,13 +23,13 @@ from ..trajectories.fingerprints import is_tokenizer_of
 from ..trajectories.row import OPTIONAL, PER_POSITION, STORED_FEATURES
 from .completions import column_names, encode_completions, has_completions
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
+from .streams import TrajectoryStream
 
 
 logger = logging.get_logger(__name__)
 
 LENGTH = "length"  # of the canvas, for `train_sampling_strategy="group_by_length"`
 COLUMNS = ["id", *PER_POSITION, "index"]
-STREAM_BATCH = 100  # rows of an iterable dataset to check at a time
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def region_length(datasets: dict[str, Dataset | IterableDataset], model: PreTrai
 
 def prepare_trajectories(
     dataset: Dataset | IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
-) -> Dataset | IterableDataset:
+) -> Dataset | TrajectoryStream:
     """
     Checks trajectories against the student and drops those that do not fit into its canvas.
 
@@ -229,8 +229,8 @@ def prepare_trajectories(
         name (`str`): The name of the dataset in errors.
 
     Returns:
-        `Dataset` or `IterableDataset`: The rows that fit, with their number as `index` and the size of their canvas as
-        `length`.
+        `Dataset` or [`~d3llm.trainers.streams.TrajectoryStream`]: The rows that fit, with their number as `index`;
+        those of a dataset with the size of their canvas as `length`.
 
     Raises:
         `ValueError`: For faulty rows, for a teacher with another mask token or tokenizer, and if no row is left.
@@ -254,16 +254,15 @@ def prepare_trajectories(
 
 def _prepare_stream(
     dataset: IterableDataset, student: StudentFacts, max_new_tokens: int, name: str
-) -> IterableDataset:
-    def prepare(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        missing = {name: [default] * len(indices) for name, default in OPTIONAL.items()}
-        columns = missing | {name: batch[name] for name in STORED_FEATURES if name in batch}
+) -> TrajectoryStream:
+    def prepare(batch: dict[str, list]) -> Dataset:
+        count = len(next(iter(batch.values())))
+        missing = {column: [default] * count for column, default in OPTIONAL.items()}
+        columns = missing | {column: batch[column] for column in STORED_FEATURES if column in batch}
         rows = Dataset.from_dict(columns, features=STORED_FEATURES)
-        fitting = np.flatnonzero(_check_rows(rows, student, max_new_tokens, name))
-        return {**rows.select(fitting).to_dict(), "index": [indices[row] for row in fitting]}
+        return rows.select(np.flatnonzero(_check_rows(rows, student, max_new_tokens, name)))
 
-    columns = column_names(dataset)
-    return dataset.map(prepare, batched=True, batch_size=STREAM_BATCH, with_indices=True, remove_columns=columns)
+    return TrajectoryStream(dataset, prepare)
 
 
 def _check_rows(dataset: Dataset, student: StudentFacts, max_new_tokens: int, name: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The masks of training: which positions of a trajectory are masked, and which of them are in the loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,6 +126,11 @@ class Corruption:
     start: Tensor
     end: Tensor
     blocks: Tensor | None = None
+
+    def of_rows(self, counted: Tensor) -> "Corruption":
+        """With the rows `(B,)` that are not counted out of the loss, and out of what it is divided by."""
+        end = torch.where(counted, self.end, self.start)
+        return replace(self, supervised=self.supervised & counted[:, None], end=end)
 
 
 def corrupt_window(

@@ -1,6 +1,7 @@
 """The losses of a drafter: the mask rows of a batch through the base, whose clean rows are constants."""
 
 from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,17 +29,17 @@ class CleanKeys:
     def __init__(self, base: PreTrainedModel, limit: int):
         self.base = base
         self.limit = limit
-        self.kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self.kept: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     @torch.no_grad()
-    def __call__(self, input_ids: Tensor, lengths: Tensor, texts: list[tuple[str, int]]) -> Tensor:
+    def __call__(self, input_ids: Tensor, lengths: Tensor, texts: Sequence[Hashable]) -> Tensor:
         """
         Keys and values of a batch.
 
         Args:
             input_ids (`Tensor` of shape `(B, T)`): The texts, padded on the right.
             lengths (`Tensor` of shape `(B,)`): Their lengths.
-            texts (`list[tuple[str, int]]`): The dataset and the number of each.
+            texts (`Sequence[Hashable]`): What each is kept under.
 
         Returns:
             `Tensor` of shape `(layers, 2, B, heads, T, head size)`: After the end of a text they have no meaning.

@@ -30,8 +30,11 @@ def as_texts(dataset: Dataset, name: str) -> Dataset:
         `Dataset`: With `prompt_ids` and `response_ids`, and `id`.
 
     Raises:
-        `ValueError`: For other columns, columns of other types, and trajectories of a diffusion model.
+        `ValueError`: If it is not a dataset, for other columns, columns of other types, and trajectories of a
+            diffusion model.
     """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of texts.")
     columns = dataset.column_names
     if ANSWER in columns and "response_ids" not in columns:
         dataset = dataset.rename_column(ANSWER, "response_ids")
@@ -111,7 +114,8 @@ class TextCollator:
             rows (`list[dict]`): Rows from [`prepare_texts`].
 
         Returns:
-            `dict`: `input_ids` (B, T), `prompt_lengths`, `lengths` and `index` (B,), and the list `ids`.
+            `dict`: `input_ids` (B, T), `prompt_lengths`, `lengths` and `index` (B,), and the lists `ids` and `texts`:
+            the tokens of each as bytes, which are the same for equal texts of any dataset.
         """
         texts = [torch.tensor([*row["prompt_ids"], *row["response_ids"]]) for row in rows]
         return {
@@ -120,4 +124,5 @@ class TextCollator:
             "lengths": torch.tensor([len(text) for text in texts]),
             "index": torch.tensor([row["index"] for row in rows]),
             "ids": [row["id"] for row in rows],
+            "texts": [text.numpy().tobytes() for text in texts],
         }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from torch import Tensor, nn
+from torch import nn
 from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput
 
 from ..evaluation import evaluate_decoding
@@ -19,7 +19,9 @@ from .collator import (
     prepare_trajectories,
     unnamed_eval_datasets,
 )
+from .loss_parts import names_of_parts
 from .publishing_trainer import PublishingTrainer
+from .streams import TrajectoryStream
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,29 @@ class EvaluatingTrainer(PublishingTrainer):
         student ([`~d3llm.trainers.collator.StudentFacts`]): The facts that datasets are checked against.
         max_new_tokens (`int`): Positions of the generated region.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode.
+        router_weight (`float`, *optional*): The weight of the loss of the model's routers.
     """
 
     student: StudentFacts
     max_new_tokens: int
     held_out: HeldOutPrompts | None
     eval_dataset: Any
+    router_weight: float | None
     _held_out_prefix: str | None = None  # for the metrics, until the problems have been decoded
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The parts of the loss summed in `mode`, `"train"` or `"eval"`, since the last call."""
+        """The parts of the loss in `mode`, `"train"` or `"eval"`, since the last call; of evaluations also `loss`."""
         raise NotImplementedError
 
-    def prepare(self, dataset: Any, name: str) -> Dataset | IterableDataset:
+    def metric_names(self, datasets: Sequence[str]) -> list[str]:
+        """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
+        names = ["loss", *names_of_parts(self.args, has_routers=self.router_weight is not None)]
+        names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
+        return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
+
+    def prepare(self, dataset: Any, name: str) -> Dataset | TrajectoryStream:
         """A dataset ready for evaluation: checked, with texts tokenized, and without rows that do not fit."""
+        dataset = dataset.rows if isinstance(dataset, TrajectoryStream) else dataset
         dataset = as_trajectories(dataset, name, self.student, self.args)
         return prepare_trajectories(dataset, self.student, self.max_new_tokens, name)
 
@@ -142,7 +153,10 @@ class EvaluatingTrainer(PublishingTrainer):
         return super().predict(self.prepare(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """The loss of held-out rows and its parts, and accuracy and TPF of held-out problems."""
+        """
+        The loss of held-out rows and its parts, and accuracy and TPF of held-out problems. All are over the whole
+        dataset: means of the batches' losses would depend on the size of a batch.
+        """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         parts = self.take_parts("eval")
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in parts.items()})
@@ -151,21 +165,6 @@ class EvaluatingTrainer(PublishingTrainer):
             output.metrics.update({f"{self._held_out_prefix}_{name}": value for name, value in decoded.items()})
             self._held_out_prefix = None
         return output
-
-    def rows_once(self, rows: int) -> Tensor:
-        """
-        Which rows of an evaluation's batch are counted: in the last one, processes repeat others to have as many each.
-
-        Args:
-            rows (`int`): Rows of the batch, on each process.
-
-        Returns:
-            `torch.BoolTensor` of shape `(rows,)`: On the device of the training.
-        """
-        state = self.accelerator.gradient_state
-        is_last = state.end_of_dataloader and state.remainder > 0
-        left = state.remainder - self.args.process_index * rows if is_last else rows
-        return torch.arange(rows, device=self.args.device) < left
 
     def _decode_held_out(self, held_out: HeldOutPrompts) -> dict[str, float]:
         """Each process decodes its share of the prompts. With sharded weights, every process decodes all of them."""

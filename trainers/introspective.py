@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, PredictionOutput
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..modeling.drafter import Drafter
 from ..modeling.drafter_base import check_base
 from ..modeling.loading import load_autoregressive_model
+from .counted_rows import rows_once
 from .curricula import phase_of
 from .draft_losses import CleanKeys, DraftLosses
 from .drafter_texts import TextCollator, prepare_texts
@@ -104,14 +106,9 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         check_base(model)
         self.base = model.eval().requires_grad_(False).to(args.device)
         self.drafter = self._given_drafter(drafter, args) if drafter is not None else self._new_drafter(args)
+        self.max_length = args.max_length or model.config.max_position_embeddings
         datasets = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        limit = args.max_length or model.config.max_position_embeddings
-        vocab_size = model.get_input_embeddings().num_embeddings
-        prepared = {
-            name: prepare_texts(dataset, name, vocab_size=vocab_size, max_length=limit)
-            for name, dataset in datasets.items()
-            if dataset is not None
-        }
+        prepared = {name: self.prepare(data, name) for name, data in datasets.items() if data is not None}
         self.clean_keys = CleanKeys(self.base, args.cached_texts)
         self.loss_is_scaled_for_ga = True  # the means are over the mask rows of the whole step
         super().__init__(
@@ -165,14 +162,19 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
             optimizer.add_param_group({"params": [embeddings], "weight_decay": 0.0, "lr": rate})
         return self.optimizer
 
+    def prepare(self, dataset: Dataset, name: str) -> Dataset:
+        """Texts ready for training or evaluation: checked, and without those that do not fit."""
+        vocab_size = self.base.get_input_embeddings().num_embeddings
+        return prepare_texts(dataset, name, vocab_size=vocab_size, max_length=self.max_length)
+
     def window_at(self, step: int) -> int:
         """Mask rows of a group at an optimizer step."""
         return phase_of(step / max(1, self.state.max_steps), self.args.window_sizes)
 
-    def add_groups(self, batch: dict[str, Any], step: int, window: int) -> None:
-        """Draws the groups of a batch and adds them, with the sum of their weights."""
+    def add_groups(self, batch: dict[str, Any], step: int, window: int, counted: Tensor | None = None) -> None:
+        """Draws the groups of a batch and adds them, with the sum of their weights: 0 in texts that do not count."""
         args = self.args
-        batch["groups"] = draw_groups(
+        groups = draw_groups(
             batch,
             seed=args.seed,
             step=step,
@@ -180,7 +182,9 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
             mask_rows=args.mask_rows,
             offset_decay=args.offset_decay,
         )
-        batch["weight"] = batch["groups"].weights.sum()
+        if counted is not None:
+            groups = replace(groups, weights=groups.weights * counted[:, None, None])
+        batch["groups"], batch["weight"] = groups, groups.weights.sum()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -218,7 +222,7 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         """
         args, groups = self.args, inputs["groups"]
         mode = "train" if self.model.training else "eval"
-        texts = [(mode, index) for index in inputs["index"].tolist()] if args.cached_texts else []
+        texts = [(mode, text) for text in inputs["texts"]] if args.cached_texts else []
         clean = self.clean_keys(inputs["input_ids"], inputs["lengths"], texts)
         candidates = candidate_ids(
             groups.targets,
@@ -234,8 +238,7 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         plain_cross_entropy = (plain.cross_entropy * weights).sum()
         certainty = (refined.certainty * refined.correct * weights).sum()
         total = inputs["weight"] if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = cross_entropy + args.plain_weight * plain_cross_entropy + args.entropy_weight * certainty
-        loss = loss / total.clamp(min=1e-9)
+        loss = self._weighted(cross_entropy, plain_cross_entropy, certainty) / total.clamp(min=1e-9)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"The loss at step {self.state.global_step} is {loss.item()}, for the texts {', '.join(inputs['ids'])}"
@@ -248,6 +251,39 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         self._sums[mode][: len(SUMS)] += torch.stack([value.detach().float() for value in sums])
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
+    def _weighted(self, cross_entropy: Any, plain_cross_entropy: Any, certainty: Any) -> Any:
+        return cross_entropy + self.args.plain_weight * plain_cross_entropy + self.args.entropy_weight * certainty
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        As in [`~transformers.Trainer`].
+
+        Args:
+            eval_dataset (`Dataset`, *optional*): Texts to use instead of those given to the constructor, with the same
+                checks.
+            ignore_keys (`list[str]`, *optional*), metric_key_prefix (`str`, *optional*, defaults to `"eval"`): As
+                there.
+
+        Returns:
+            `dict[str, float]`: The loss, its parts, the share of accepted drafts by position, and tokens per forward.
+
+        Raises:
+            `ValueError`: For texts that do not fit the base.
+        """
+        texts = None if eval_dataset is None else self.prepare(eval_dataset, "eval_dataset")
+        return super().evaluate(texts, ignore_keys, metric_key_prefix)
+
+    def predict(
+        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """As [`~IntrospectiveTrainer.evaluate`], with the figures in `metrics`: there are no predictions."""
+        return super().predict(self.prepare(test_dataset, "test_dataset"), ignore_keys, metric_key_prefix)
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -258,7 +294,8 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         """The loss of held-out texts, over the whole vocabulary, and how many of their drafts would be accepted. Every
         evaluation has the same anchors."""
         inputs = self._prepare_inputs(inputs)
-        self.add_groups(inputs, step=0, window=self.args.window)
+        counted = rows_once(self.accelerator, inputs["index"])
+        self.add_groups(inputs, step=0, window=self.args.window, counted=counted)
         with torch.no_grad():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         self._sums["eval"][len(SUMS) :] += self._accepted(outputs["hidden"], inputs["groups"])
@@ -278,7 +315,10 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         return output
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The means over all sums of `mode`, `"train"` or `"eval"`, since the last call, on all processes."""
+        """
+        The means over all sums of `mode`, `"train"` or `"eval"`, since the last call, on all processes; of an
+        evaluation also its loss.
+        """
         values = self.accelerator.reduce(self._sums[mode]).tolist()
         self._sums[mode].zero_()
         sums, accepted = dict(zip(SUMS, values, strict=False)), values[len(SUMS) :]
@@ -291,6 +331,7 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
             shares = [count / sums["groups"] for count in accepted]
             parts |= {f"accepted_{number}": share for number, share in enumerate(shares, start=1)}
             parts["tokens_per_forward"] = 1 + sum(shares)
+            parts["loss"] = self._weighted(*(parts[name] for name in SUMS[:3]))
         return parts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,10 +36,11 @@ from .collator import (
     unnamed_eval_datasets,
 )
 from .corruption import Corruption, Region, corrupt_reference, corrupt_response, corrupt_state, corrupt_window, draw
+from .counted_rows import rows_once
 from .curricula import mask_ratio_bound, phase_of, window_size_at
 from .evaluating_trainer import HeldOutPrompts
 from .hidden_states import hidden_states, routed_hidden_states, router_weight, trim
-from .loss_parts import MEANS, SUMS, names_of_parts
+from .loss_parts import empty_totals, means_of, split_totals, totals_of
 from .losses import TokenLosses, token_losses
 from .own_predictions import own_prediction_losses
 from .preflight import (
@@ -193,9 +194,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         self.max_new_tokens = args.max_new_tokens or region_length(datasets, base)
         first = next(iter(datasets.get("train_dataset", ())), None)
         self.teacher_name = (first and first["teacher"]) or None
-        if any(isinstance(dataset, IterableDataset) for dataset in datasets.values()):
-            # Every process reads all rows and keeps its share: batches of unequal shape cannot be dispatched.
-            args.accelerator_config.dispatch_batches = False
+        # Every process reads all rows of a stream and keeps its share: batches of unequal shape cannot be dispatched.
+        args.accelerator_config.dispatch_batches = False
         prepared = {
             name: prepare_trajectories(data, self.student, self.max_new_tokens, name)
             for name, data in datasets.items()
@@ -234,7 +234,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             check_best_metric(
                 self.args, self.metric_names(list(eval_dataset) if isinstance(eval_dataset, dict) else [])
             )
-        self._sums = {mode: torch.zeros(len(SUMS), device=self.args.device) for mode in ("train", "eval")}
+        self._totals = empty_totals(self.args.device)
         self.model.add_model_tags(self._tag_names)
 
     def as_student(self, model: str | PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
@@ -474,8 +474,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         loss = total_loss(sums, counts, args, self.router_weight or 0.0)
         if not torch.isfinite(loss):
             raise ValueError(self._describe_bad_loss(loss, inputs["ids"]))
-        sums, zero = {name: value.detach() for name, value in sums.items()}, loss.new_zeros(())
-        self._sums["train" if self.model.training else "eval"] += torch.stack([sums.get(name, zero) for name in SUMS])
+        sums = {name: value.detach() for name, value in sums.items()}
+        self._totals["train" if self.model.training else "eval"] += totals_of(sums, inputs["counts"])
         if not return_outputs:
             return loss
         predictions = torch.full_like(inputs["commit_steps"], -100)
@@ -541,8 +541,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         """
         inputs = self._prepare_inputs(inputs)
         corruption = self.corrupt(inputs, step=0, progress=1.0)
-        once = self.rows_once(len(inputs["index"]))
-        self.add_targets(inputs, replace(corruption, supervised=corruption.supervised & once[:, None]))
+        self.add_targets(inputs, corruption.of_rows(rows_once(self.accelerator, inputs["index"])))
         with torch.no_grad():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
@@ -552,16 +551,13 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         return loss, outputs["predictions"], labels
 
     def take_parts(self, mode: str) -> dict[str, float]:
-        """The means in `MEANS` over all sums of `mode` since the last call, on all processes."""
-        sums = dict(zip(SUMS, self.accelerator.reduce(self._sums[mode]).tolist(), strict=True))
-        self._sums[mode].zero_()
-        return {name: sums[name] / sums[count] for name, count in MEANS.items() if sums[count]}
-
-    def metric_names(self, datasets: Sequence[str]) -> list[str]:
-        """The metrics of an evaluation, without `eval_`; for several datasets, prefixed by their names."""
-        names = ["loss", *names_of_parts(self.args, has_routers=self.router_weight is not None)]
-        names = [f"{dataset}_{name}" for dataset in datasets for name in names] or names
-        return names + (["accuracy", "tokens_per_forward"] if self.held_out is not None else [])
+        """The means in `MEANS` since the last call, on all processes; of an evaluation also its loss."""
+        sums, counts = split_totals(self.accelerator.reduce(self._totals[mode]))
+        self._totals[mode].zero_()
+        parts = means_of(sums)
+        if parts and mode == "eval":
+            parts["loss"] = total_loss(sums, counts, self.args, self.router_weight or 0.0).item()
+        return parts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss since the last log, and the current values of the curricula."""

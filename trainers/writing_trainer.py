@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
@@ -19,6 +19,7 @@ from ..hub_cards.merging import write_attention
 from ..hub_cards.push import PushError
 from .evaluating_trainer import EvaluatingTrainer
 from .grouped_sampler import SeededLengthSampler
+from .streams import TrajectoryStream
 
 
 class CannotWriteError(OSError):
@@ -33,11 +34,30 @@ class WritingMixin(Trainer):
         `OSError`: If a checkpoint cannot be written.
     """
 
+    train_dataset: Any
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in [`~transformers.Trainer`]. First removes half-written files of a killed run from the output folder."""
         is_main = self.is_world_process_zero()
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.accelerator.num_processes > 1:
+            # An evaluation before the training marks the model as prepared: it would not be wrapped, and each process
+            # would train on gradients of its own.
+            self.model._is_accelerate_prepared = False
         with own_folder(Path(self.args.output_dir)) if is_main else contextlib.nullcontext():
             return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """
+        As in [`~transformers.Trainer`]; that of a stream has no end. transformers takes a pass of unknown length for
+        the whole training: it would leave out the last step of each pass if that is partial, but keep its gradient,
+        and would resume in the first pass only.
+        """
+        given = self.train_dataset
+        self.train_dataset = given.repeated() if isinstance(given, TrajectoryStream) else given
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = given
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         sampler = super()._get_train_sampler(*args, **kwargs)

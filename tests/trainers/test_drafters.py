@@ -169,6 +169,63 @@ def test_kept_keys_are_those_of_a_new_forward(tmp_path):
     make(tmp_path / "a", cached_texts=50, **options).train()
 
 
+def expected_loss(trainer: IntrospectiveTrainer, texts: Dataset) -> float:
+    """Of all texts in one batch."""
+    prepared = trainer.prepare(texts, "texts")
+    trainer.model.eval()
+    loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator([*prepared]), prediction_loss_only=True)
+    trainer.take_parts("eval")
+    return loss.item()
+
+
+def test_an_evaluation_depends_neither_on_its_batches_nor_on_kept_texts(tmp_path):
+    held_out, others = counting_texts(7), counting_texts(12).select(range(5, 12))
+    trainer = make(tmp_path, held_out=held_out, cached_texts=50, entropy_weight=0.5)
+    trained(trainer.drafter)
+    fresh = make(tmp_path, base=trainer.base, drafter=trainer.drafter, entropy_weight=0.5)
+    expected = [expected_loss(fresh, texts) for texts in (held_out, others)]
+    assert expected[0] != pytest.approx(expected[1], rel=1e-3)
+    for rows in (1, 3, 7):
+        trainer.args.per_device_eval_batch_size = rows
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected[0], rel=1e-4)
+        assert trainer.evaluate(others)["eval_loss"] == pytest.approx(expected[1], rel=1e-4)
+        assert trainer.predict(others).metrics["test_loss"] == pytest.approx(expected[1], rel=1e-4)
+    again = trainer.evaluate(trainer.eval_dataset)
+    assert again["eval_accepted_1"] == trainer.evaluate()["eval_accepted_1"]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_texts_that_processes_repeat_are_not_counted_again(tmp_path, monkeypatch, process):
+    """The last batch of 6 texts on two processes with 4 each: the second one has two of its own."""
+    trainer = make(tmp_path)
+    trained(trainer.drafter)
+    texts = [trainer.train_dataset[index] for index in range(4)]
+
+    def counted(count: int) -> list[float]:
+        trainer.take_parts("eval")
+        trainer.model.eval()
+        trainer.prediction_step(trainer.model, trainer.data_collator(texts[:count]), prediction_loss_only=True)
+        return trainer._sums["eval"].tolist()
+
+    whole, half = counted(4), counted(2)
+    state = type(trainer.accelerator.gradient_state)
+    monkeypatch.setattr(state, "end_of_dataloader", property(lambda self: True))
+    monkeypatch.setattr(state, "remainder", property(lambda self: 6))
+    monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self: process))
+    assert counted(4) == pytest.approx(half if process else whole, rel=1e-5)
+
+
+def test_texts_to_evaluate_are_checked(tmp_path):
+    trainer = make(tmp_path)
+    outside = Dataset.from_dict({"prompt_ids": [[1, 32]], "answer_ids": [[3, 4, 5]]})
+    with pytest.raises(ValueError, match="eval_dataset: row '0' has `prompt_ids` outside the vocabulary of 32"):
+        trainer.evaluate(outside)
+    with pytest.raises(ValueError, match="test_dataset: row '0' has `prompt_ids` outside the vocabulary of 32"):
+        trainer.predict(outside)
+    with pytest.raises(ValueError, match=r"`eval_dataset` is a dict: expected one `datasets.Dataset` of texts"):
+        make(tmp_path, held_out={"a": counting_texts(5)})
+
+
 def test_the_loss_falls_and_drafts_are_accepted(tmp_path):
     texts = counting_texts(24)
     options = {"max_steps": 150, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "candidates": 0, "rank": 8}

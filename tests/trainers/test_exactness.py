@@ -118,23 +118,27 @@ def test_columns_of_other_types_are_named(tiny_checkpoint, tmp_path, column, val
         make_trainer(tiny_checkpoint, tmp_path, train_dataset=Dataset.from_list(rows))
 
 
+WEIGHTED = {"loss_weighting": "inverse_ratio", "filled_tail_share": 0.0, "entropy_weight": 0.0}
+
+
 @pytest.mark.parametrize("process", [0, 1])
-def test_rows_that_processes_repeat_are_not_counted_again(tiny_checkpoint, tmp_path, monkeypatch, process):
+@pytest.mark.parametrize("recipe", [{}, {"corruption": "random", "layout": "single", **WEIGHTED}])
+def test_rows_that_processes_repeat_are_not_counted_again(tiny_checkpoint, tmp_path, monkeypatch, process, recipe):
     """The last batch of 6 rows on two processes with 4 each: the second one has two of its own."""
-    trainer = make_trainer(tiny_checkpoint, tmp_path)
+    trainer = make_trainer(tiny_checkpoint, tmp_path, **recipe)
     rows = [trainer.train_dataset[index] for index in range(4)]
 
-    def counted(count: int) -> float:
+    def counted(count: int) -> list[float]:
         trainer.take_parts("eval")
         trainer.model.eval()
         trainer.prediction_step(trainer.model, trainer.data_collator(rows[:count]), prediction_loss_only=True)
-        return trainer._sums["eval"].tolist()
+        return trainer._totals["eval"].tolist()
 
     whole, half = counted(4), counted(2)
     state = type(trainer.accelerator.gradient_state)
     monkeypatch.setattr(state, "end_of_dataloader", property(lambda self: True))
     monkeypatch.setattr(state, "remainder", property(lambda self: 6))
-    monkeypatch.setattr(type(trainer.args), "process_index", property(lambda self: process))
+    monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self: process))
     assert counted(4) == pytest.approx(half if process else whole, rel=1e-5)
 
 
@@ -156,3 +160,23 @@ def test_the_order_of_far_commits_has_a_mean_of_its_own(tiny_checkpoint, tmp_pat
     (loss,) = logged_losses(trainer)
     (order,) = [entry["order"] for entry in trainer.state.log_history if "order" in entry]
     assert 0 < loss < 10 * order
+
+
+RECIPES = [
+    {"entropy_weight": 2.0, "complementary_entropy": True, "loss_scale": 0.25},
+    {"normalization": "microbatch", "entropy_weight": 1.0},
+    {"corruption": "random", "layout": "single", **WEIGHTED},
+    {"layout": "single", "order_weight": 1.0, "kl_weight": 1.0, "peft_config": LoraConfig(r=2)},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["views", "microbatch", "weighted", "order"])
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_size_of_its_batches(tiny_checkpoint, tmp_path, recipe):
+    trainer = make_trainer(tiny_checkpoint, tmp_path, eval_dataset=random_trajectories(20, seed=3), **recipe)
+    whole = trainer.data_collator([*trainer.eval_dataset])
+    trainer.model.eval()
+    expected, _, _ = trainer.prediction_step(trainer.model, whole, prediction_loss_only=True)
+    trainer.take_parts("eval")
+    for rows in (1, 3, 20):
+        trainer.args.per_device_eval_batch_size = rows
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)

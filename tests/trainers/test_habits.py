@@ -169,7 +169,7 @@ def test_an_error_names_the_key_of_an_eval_dataset(tiny_checkpoint, tmp_path):
 
 
 def test_an_iterable_dataset_trains_as_the_same_rows_in_order(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("d3llm.trainers.collator.STREAM_BATCH", 5)
+    monkeypatch.setattr("d3llm.trainers.streams.STREAM_BATCH", 5)
     rows, held_out = random_trajectories(16), random_trajectories(8, seed=1)
     listed = make_trainer(
         tiny_checkpoint, tmp_path, train_dataset=rows, eval_dataset=held_out, train_sampling_strategy="sequential"
