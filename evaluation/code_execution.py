@@ -59,9 +59,11 @@ def run_program(
     Runs untrusted Python source.
 
     It runs in its own session, in an empty working folder that is removed afterwards, without the environment of this
-    process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, its
-    own process tree and read-only files. Elsewhere an audit hook refuses processes, network and changes to files
-    outside the folder, which stops accidents but not a determined attacker: see [`available_isolation`].
+    process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, no
+    sockets, its own process tree and read-only files. The home folder and those of temporary files and of sockets
+    (`/tmp`, `/var/tmp`, `/run`, `/dev/shm`) are empty, except for one that Python itself is in. Without namespaces an
+    audit hook refuses processes, network and changes to files outside the folder, which stops accidents but not a
+    determined attacker: see [`available_isolation`].
 
     Args:
         program (`str`): The source; it passes if it runs to its end.
@@ -91,6 +93,7 @@ def run_program(
     with tempfile.TemporaryDirectory(prefix="d3llm-program-", ignore_cleanup_errors=True) as folder:
         settings = {
             "folder": folder,
+            "home": os.path.expanduser("~"),
             "isolation": isolation,
             "token": token,
             "timeout": timeout,

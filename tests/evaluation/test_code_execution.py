@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -194,7 +196,9 @@ def test_files_outside_are_safe(run, tmp_path, deed):
     path = tmp_path / "precious"
     path.write_text("content")
     result = run(f"import os, pathlib, shutil\npath = {str(path)!r}\n{deed}")
-    assert result.outcome == "failed" and result.message.split(":")[0] in ("OSError", "PermissionError")
+    # with namespaces, the folder of temporary files is empty
+    assert result.outcome == "failed"
+    assert result.message.split(":")[0] in ("FileNotFoundError", "OSError", "PermissionError")
     assert path.read_text() == "content" and [entry.name for entry in tmp_path.iterdir()] == ["precious"]
 
 
@@ -225,6 +229,63 @@ def test_a_server_of_this_machine_is_out_of_reach(run):
         assert not run(f"import socket\nsocket.create_connection({address}, timeout=5)").passed
 
 
+@pytest.fixture(params=["a folder of temporary files", "elsewhere"])
+def shared_folder(request) -> Iterator[Path]:
+    """A folder that every user may write to."""
+    if request.param == "elsewhere" and not os.access("/var/lib", os.W_OK):
+        pytest.skip("no place outside the folders of temporary files")
+    elsewhere = {"dir": "/var/lib"} if request.param == "elsewhere" else {"dir": "/tmp"}
+    with tempfile.TemporaryDirectory(**elsewhere) as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_a_socket_in_a_file_is_out_of_reach(run, shared_folder, kind):
+    path = str(shared_folder / "host.sock")
+    with socket.socket(socket.AF_UNIX, getattr(socket, kind)) as server:
+        server.bind(path)
+        os.chmod(path, 0o777)
+        if kind == "SOCK_STREAM":
+            server.listen()
+        source = (
+            f"import socket\nwith socket.socket(socket.AF_UNIX, socket.{kind}) as client: client.connect({path!r})"
+        )
+        exec(source)  # from out here it is not
+        assert not run(source).passed
+        paired = f"import socket\npair = socket.socketpair(socket.AF_UNIX, socket.{kind})\npair[0].connect({path!r})"
+        assert not run(paired).passed
+
+
+def test_a_pipe_in_a_folder_of_temporary_files_is_out_of_reach(run):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        path = f"{folder}/pipe"
+        os.mkfifo(path)
+        os.chmod(path, 0o777)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert not run(f"open({path!r}, 'w').write('out')").passed
+            assert os.read(reader, 10) == b""
+        finally:
+            os.close(reader)
+
+
+def test_with_namespaces_all_else_is_read_only_and_asyncio_works():
+    if why_no_namespaces() is not None:
+        pytest.skip(why_no_namespaces())
+    result = run_program(
+        """
+import asyncio, os
+writable = {line.split()[4] for line in open("/proc/self/mountinfo") if "ro" not in line.split()[5].split(",")}
+assert {os.path.realpath(path) for path in writable} == {os.getcwd()}, writable
+asyncio.run(asyncio.sleep(0))
+""",
+        isolation="namespaces",
+    )
+    assert result.passed, result.message
+
+
 def test_a_neighbour_whose_name_begins_alike_is_outside(run):
     result = run("import os\nprint(os.getcwd())\nopen(os.getcwd() + '-neighbour', 'w')")
     neighbour = Path(result.output.strip() + "-neighbour")
@@ -241,7 +302,7 @@ def test_open_files_are_limited(run):
 def test_an_endless_program_ends_though_nobody_watches_the_clock(isolation, tmp_path):
     """The inner side alone, without the process that would stop it when its time is up."""
     tmp_path.chmod(0o777)
-    settings = {"folder": str(tmp_path), "isolation": isolation, "token": "", "timeout": 0}
+    settings = {"folder": str(tmp_path), "home": "/", "isolation": isolation, "token": "", "timeout": 0}
     settings |= {"memory": 256 * MEBIBYTE, "file_size": MEBIBYTE, "processes": 8}
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as results:
