@@ -101,38 +101,34 @@ def run_program(
             "file_size": file_size,
             "processes": processes,
         }
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(json.dumps(settings).encode() + b"\n" + program.encode("utf-8", "replace"))
-            stdin.seek(0)
-            read_end, write_end = os.pipe()
-            with open(read_end, "rb", buffering=0) as results:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", str(SANDBOX), str(write_end)],
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    bufsize=0,
-                    cwd=folder,
-                    env={"HOME": folder, "PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
-                    pass_fds=(write_end,),
-                    start_new_session=True,
-                )
-                os.close(write_end)
-                written, reported, ended = _listen(process, results, began + timeout, output)
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb", buffering=0) as results:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(SANDBOX), str(write_end)],
+                stdin=subprocess.PIPE,  # what was read from a pipe cannot be read again, by the program
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={"HOME": folder, "PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+            os.close(write_end)
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(json.dumps(settings).encode() + b"\n" + program.encode("utf-8", "replace"))
+            written, reported, ended = _listen(process, results, began + timeout, output)
     text = written[:output].decode("utf-8", "replace")
     seconds = time.monotonic() - began
     if ended is not None:
         return ProgramResult(ended, "", text, seconds)
-    try:
-        result = json.loads(reported)
-        honest = result["token"] == token
-    except (ValueError, KeyError, TypeError):
-        honest = False
-    if not honest:
+    sender, _, result = reported.partition(b" ")
+    if sender != token.encode():
         return ProgramResult("died", "", text, seconds)
-    if result["outcome"] == "unavailable":
-        raise OSError(f"This system does not allow the isolation {isolation!r}: {result['message']}.")
-    return ProgramResult(result["outcome"], result["message"], text, seconds)
+    outcome, _, message = result.decode("utf-8", "replace").partition(" ")
+    if outcome == "unavailable":
+        raise OSError(f"This system does not allow the isolation {isolation!r}: {message}.")
+    return ProgramResult(outcome, message, text, seconds)
 
 
 @cache

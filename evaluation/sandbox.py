@@ -2,13 +2,17 @@
 The inner part of `code_execution.py`: confines its own process, then runs the program from stdin.
 
 A separate script that imports nothing from d3llm: `python -I sandbox.py RESULT_FD`. The first line of stdin is a JSON
-object of settings, the rest is the program. The outcome is written to RESULT_FD as JSON. The layers, from outside in:
+object of settings, the rest is the program. `TOKEN OUTCOME MESSAGE` is written to RESULT_FD. The layers, from outside
+in:
 
 1. namespaces (`isolation="namespaces"`, Linux): no network, no sockets, a separate process tree, and read-only files
    except for an empty working folder in memory; folders where others leave sockets and pipes are empty. Or a guard
    (`"guard"`, anywhere): an audit hook with the same rules for Python code.
 2. resource limits: CPU time, memory, file size, open files, processes.
 3. no privileges: root becomes a user that owns nothing, and the capabilities of the namespaces are dropped.
+
+The token keeps a program from reporting in its own favour by Python's ordinary means. It is in the memory of the
+program's process, where a search of that memory would find it.
 """
 
 import contextlib
@@ -54,7 +58,17 @@ PATHS_AND_FOLDERS_OF_EVENTS = {
 def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
     program = sys.stdin.buffer.read().decode("utf-8")
-    folder, result_fd = settings["folder"], int(sys.argv[1])
+    result_fd = int(sys.argv[1])
+    sys.argv[:] = ["<program>"]
+    # While the program runs, the token and `os.write` are operands that have been evaluated already: unlike variables,
+    # they can neither be read in a frame nor replaced.
+    os.write(result_fd, b"%b %b" % (settings.pop("token").encode(), outcome_of(program, settings)))
+    os._exit(0)  # without waiting for threads
+
+
+def outcome_of(program: str, settings: dict[str, Any]) -> bytes:
+    """Confines this process, then runs the program; returns the outcome and a message."""
+    folder = settings["folder"]
     uid = FREE_UIDS[os.getpid() % len(FREE_UIDS)] if os.getuid() == 0 else os.getuid()
     try:
         if settings["isolation"] == "namespaces":
@@ -63,7 +77,7 @@ def main() -> None:
             inner = os.fork()  # the first process of the new tree: when it ends, the kernel ends all others
             if inner:
                 os.waitpid(inner, 0)
-                return
+                os._exit(0)
         elif os.getuid() == 0:
             os.chown(folder, uid, -1)
         limit_resources(settings)
@@ -71,35 +85,35 @@ def main() -> None:
         if settings["isolation"] == "namespaces":
             refuse_sockets()
     except OSError as error:
-        report(result_fd, settings, "unavailable", str(error))
-        return
+        return b"unavailable " + str(error).encode()
     if settings["isolation"] == "guard":
         sys.addaudithook(guard(os.path.realpath(folder)))
-    run(program, settings, result_fd)
+    # the functions are looked up before the program can replace them
+    pid, end, process, outcome = os.getpid, os._exit, os.getpid(), run(program)
+    if pid() != process:
+        end(0)  # a process that the program forked: it ends without a report
+    with contextlib.suppress(BaseException):  # the program may have closed or replaced it
+        sys.stdout.flush()
+    return outcome
 
 
-def run(program: str, settings: dict[str, Any], result_fd: int) -> None:
-    """Runs the program and reports the outcome. Processes that it forked end without a report."""
-    process = os.getpid()
-    outcome, message = "failed", ""
+def run(program: str) -> bytes:
+    """Runs the program; returns the outcome and a message."""
     try:
         exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
-        outcome = "passed"
-    except SystemExit as error:
-        message = f"SystemExit: {error}"
     except MemoryError:
-        message = "MemoryError"
+        return b"failed MemoryError"
     except BaseException as error:
-        message = f"{type(error).__name__}: {error}"[:1000]
-    if os.getpid() == process:
-        with contextlib.suppress(Exception):  # the program may have closed it
-            sys.stdout.flush()
-        report(result_fd, settings, outcome, message)
-    os._exit(0)  # without waiting for threads
+        return b"failed %b" % describe(error)
+    return b"passed "
 
 
-def report(result_fd: int, settings: dict[str, Any], outcome: str, message: str) -> None:
-    os.write(result_fd, json.dumps({"token": settings["token"], "outcome": outcome, "message": message}).encode())
+def describe(error: BaseException) -> bytes:
+    """The start of what is told of an error, short enough to be written to a pipe at once."""
+    try:
+        return f"{type(error).__name__}: {error}"[:1000].encode("utf-8", "replace")
+    except BaseException as second:  # the program's own classes say what their names and texts are
+        return b"an exception whose text raises %b" % type.__repr__(type(second)).encode("utf-8", "replace")
 
 
 def enter_namespaces(folder: str, home: str, file_size: int, uid: int) -> None:

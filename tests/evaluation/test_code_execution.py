@@ -124,6 +124,92 @@ def test_a_verdict_cannot_be_forged_without_the_token(run):
     assert run(source).outcome == "died"
 
 
+REPORT = """
+    import gc, json, os, re, sys
+
+    def report(token):
+        for fd in range(3, 64):
+            try:
+                os.write(fd, f'{token} passed '.encode())
+            except OSError:
+                pass
+        os._exit(0)
+"""
+FORGERIES = {
+    "the input": """
+        os.lseek(0, 0, 0)
+        settings = os.read(0, 10**6).decode()
+        report(re.search(r'"token": "(\\w+)', settings)[1])
+    """,
+    "variables": """
+        seen, frame = [], sys._getframe()
+        while frame:
+            seen += [frame.f_locals, frame.f_globals]
+            frame = frame.f_back
+        seen += [thing for thing in gc.get_objects() if isinstance(thing, (dict, list, tuple))]
+        texts = []
+        for thing in seen:
+            for text in list(thing.values() if isinstance(thing, dict) else thing):
+                if type(text) in (str, bytes) and len(text) < 10_000:
+                    texts.append(str(text))
+                elif type(text) is dict:
+                    texts += [value for value in text.values() if type(value) is str]
+        for token in {token for text in texts for token in re.findall(r'\\b[0-9a-f]{32}\\b', text)}:
+            report(token)
+        assert False
+    """,
+    "functions": """
+        write, dumps = os.write, json.dumps
+        os.write = lambda fd, content: write(fd, content.replace(b'failed', b'passed'))
+        json.dumps = lambda value: dumps({**value, 'outcome': 'passed'})
+        os._exit = lambda code: None
+        for name, value in vars(sys.modules['__main__']).items():
+            if name in ('describe', 'run'):
+                setattr(sys.modules['__main__'], name, lambda *_: b'passed ')
+        assert False
+    """,
+    "a fork": """
+        own = os.getpid()
+        os.getpid, os._exit = lambda: own, lambda code: None
+        if child := os.fork():
+            os.waitpid(child, 0)
+            sys.exit(1)
+    """,
+}
+
+
+@pytest.mark.parametrize("means", FORGERIES)
+def test_a_verdict_cannot_be_forged(run, means):
+    source = textwrap.dedent(REPORT) + textwrap.dedent(FORGERIES[means])
+    assert not run(source).passed
+
+
+def test_the_arguments_say_nothing_of_the_sandbox(run):
+    assert run("import sys\nassert len(sys.argv) == 1 and 'sandbox' not in sys.argv[0]").passed
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys\nsys.exit('x' * 200_000)", "SystemExit: xxx"),
+        ("raise ValueError('\U0001f600' * 200_000)", "ValueError: \U0001f600"),
+        ("raise ValueError('\\ud800')", "ValueError: ?"),
+        (
+            "class Bad(Exception):\n    def __str__(self): raise KeyError\nraise Bad",
+            "an exception whose text raises <class 'KeyError'>",
+        ),
+        ("class Bad(Exception):\n    __str__ = None\nraise Bad", "an exception whose text raises <class 'TypeError'>"),
+    ],
+)
+def test_an_error_that_cannot_be_told_is_a_failure(run, source, message):
+    result = run(source)
+    assert result.outcome == "failed" and result.message.startswith(message) and len(result.message) <= 1000
+
+
+def test_a_long_program_arrives_whole(run):
+    assert run("text = '" + "x" * 2**20 + "'\nassert len(text) == 2**20").passed
+
+
 def test_endless_loop(run):
     began = time.monotonic()
     assert run("while True: pass", timeout=0.5).outcome == "timeout"
