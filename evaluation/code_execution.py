@@ -62,8 +62,8 @@ def run_program(
     process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, no
     sockets, its own process tree and read-only files. The home folder and those of temporary files and of sockets
     (`/tmp`, `/var/tmp`, `/run`, `/dev/shm`) are empty, except for one that Python itself is in. Without namespaces an
-    audit hook refuses processes, network and changes to files outside the folder, which stops accidents but not a
-    determined attacker: see [`available_isolation`].
+    audit hook refuses what Python's own functions do to start processes, use the network or change files outside the
+    folder. That stops accidents but not a determined attacker, who calls C: see [`available_isolation`].
 
     Args:
         program (`str`): The source; it passes if it runs to its end.
@@ -73,7 +73,7 @@ def run_program(
             have four times as much.
         output (`int`, *optional*, defaults to 64 KiB): Largest output on stdout and stderr, in bytes.
         processes (`int`, *optional*, defaults to 16): Largest number of processes and threads (with namespaces; the
-            guard allows one process).
+            guard refuses to start any process and does not count threads).
         isolation (`str`, *optional*): `"namespaces"` or `"guard"`; by default the strongest that the system allows.
 
     Returns:

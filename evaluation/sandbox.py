@@ -18,6 +18,7 @@ program's process, where a search of that memory would find it.
 import contextlib
 import ctypes
 import errno
+import importlib
 import json
 import os
 import resource
@@ -45,9 +46,18 @@ FREE_UIDS = range(60514, 61184)  # never assigned to users (systemd, "Users, Gro
 # Audit events that the guard refuses.
 REFUSED_EVENTS = (
     "ctypes.dlopen", "ctypes.dlsym", "os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.posix_spawn",
-    "os.spawn", "os.startfile", "os.system", "pty.spawn", "signal.pthread_kill", "socket.__new__", "subprocess.Popen",
+    "os.spawn", "os.startfile", "os.system", "pty.spawn", "resource.prlimit", "signal.pthread_kill", "socket.__new__",
+    "socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.sendmsg",
+    "socket.sendto", "sqlite3.connect", "subprocess.Popen", "syslog.openlog", "syslog.syslog",
 )  # fmt: skip
-# Their first arguments are paths that must be in the working folder, their last ones may be descriptors of folders.
+# What starts processes, or makes files and signals elsewhere, without an audit event.
+REPLACED_FUNCTIONS = ("fork_exec", "mkfifo", "mknod", "pidfd_send_signal", "shm_open")
+REPLACED_MODULES = ("_posixshmem", "_posixsubprocess", "_signal", "posix", "os", "signal")
+# Of the same kind; audit hooks are not those of another interpreter. The functions of the last four are replaced.
+REFUSED_MODULES = (
+    "_dbm", "_gdbm", "_interpreters", "_tkinter", "_xxsubinterpreters", "readline", *REPLACED_MODULES[:4],
+)  # fmt: skip
+# Events whose first arguments are paths that must be in the working folder, and last ones descriptors of folders.
 PATHS_AND_FOLDERS_OF_EVENTS = {
     "os.chflags": (1, 0), "os.chmod": (1, 1), "os.chown": (1, 1), "os.link": (2, 2), "os.mkdir": (1, 1),
     "os.remove": (1, 1), "os.removexattr": (1, 0), "os.rename": (2, 2), "os.rmdir": (1, 1), "os.setxattr": (1, 0),
@@ -87,6 +97,7 @@ def outcome_of(program: str, settings: dict[str, Any]) -> bytes:
     except OSError as error:
         return b"unavailable " + str(error).encode()
     if settings["isolation"] == "guard":
+        replace_functions()
         sys.addaudithook(guard(os.path.realpath(folder)))
     # the functions are looked up before the program can replace them
     pid, end, process, outcome = os.getpid, os._exit, os.getpid(), run(program)
@@ -237,16 +248,40 @@ def call(name: str, *arguments: Any) -> None:
         raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
+def replace_functions() -> None:
+    """Replaces the functions of Python that an audit hook does not hear of, for the guard."""
+    for module in REPLACED_MODULES:
+        with contextlib.suppress(ImportError):
+            loaded = importlib.import_module(module)
+            for name in REPLACED_FUNCTIONS:
+                if hasattr(loaded, name):
+                    setattr(loaded, name, refuse)
+    os.supports_dir_fd.clear()  # so that shutil and tempfile do without
+
+
+def refuse(*arguments: Any, **options: Any) -> None:
+    raise PermissionError("this function is not allowed here")
+
+
 def guard(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses processes, network, and changes of files outside the folder."""
+    """
+    An audit hook that refuses processes, network, and changes of files outside the folder.
+
+    It is no wall. It hears of what Python's own functions do, not of what `ctypes`, an extension module or a function
+    of C does on its own; it does not limit threads, and does not hide files.
+    """
     inside = folder + os.sep
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in REFUSED_EVENTS:
             raise PermissionError(f"{event} is not allowed here")
+        if event == "import" and arguments[0] in REFUSED_MODULES:
+            raise ImportError(f"{arguments[0]} is not allowed here")
         if event == "open":
             path, mode, flags = arguments
+            if mode is None and os.path.isdir(path):  # `os.open`; its event does not tell a `dir_fd`
+                raise PermissionError(f"{event} of the folder {path!r} is not allowed here")
             if not (flags & writing or (mode and set(mode) & set("wax+"))):
                 return
             paths = [path]

@@ -288,6 +288,50 @@ def test_files_outside_are_safe(run, tmp_path, deed):
     assert path.read_text() == "content" and [entry.name for entry in tmp_path.iterdir()] == ["precious"]
 
 
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os.close(os.open('file', os.O_CREAT | os.O_WRONLY, dir_fd=os.open(out, 0)))",
+        "os.makedirs('a/b/c/d'); here = os.open('.', 0); path = os.path.relpath(out) + '/file'\n"
+        "os.chdir('a/b/c/d'); os.open(path, os.O_CREAT, dir_fd=here)",
+        "sqlite3.connect(out + '/x.db').execute('create table a (b)')",
+        "sqlite3.connect(':memory:').execute(f\"attach '{out}/x.db' as x\").execute('create table x.a (b)')",
+        "os.mkfifo(out + '/pipe')",
+        "posix.mknod(out + '/node')",
+        "del sys.modules['posix']; import posix; posix.mkfifo(out + '/pipe')",
+        "multiprocessing.util.spawnv_passfds(b'/usr/bin/touch', [b'touch', out.encode() + b'/file'], []); os.wait()",
+        "del sys.modules['_posixsubprocess']; import _posixsubprocess",
+        "p = multiprocessing.get_context('spawn').Process(target=os.mkdir, args=(out + '/a',)); p.start(); p.join()",
+        "import tkinter; tkinter.Tcl().eval('exec pwd')",
+        "import readline; readline.write_history_file(out + '/history')",
+        "multiprocessing.shared_memory.SharedMemory(create=True, size=10).unlink()",
+        "signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 0)",
+        "socket.getaddrinfo('localhost', 1)",
+        f"import {'_interpreters' if sys.version_info >= (3, 13) else '_xxsubinterpreters'}",
+    ],
+)
+def test_the_guard_refuses_ways_around_it(tmp_path, deed):
+    tmp_path.chmod(0o777)
+    source = "import multiprocessing.shared_memory, multiprocessing.util, os, posix, signal, socket, sqlite3, sys"
+    result = run_program(f"{source}\nout = {str(tmp_path)!r}\n{deed}", isolation="guard")
+    assert result.outcome == "failed", result
+    assert result.message.split(":")[0] not in ("NameError", "SyntaxError", "TypeError")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_guard_lets_go_what_libraries_do():
+    source = """
+import asyncio, concurrent.futures, logging, multiprocessing, sqlite3, subprocess, tempfile, unittest
+from collections import namedtuple
+with tempfile.TemporaryDirectory() as folder:
+    open(folder + "/file", "w").close()
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    assert list(pool.map(abs, [-1])) == [1]
+"""
+    result = run_program(source, isolation="guard")
+    assert result.passed, result
+
+
 def test_the_working_folder_is_its_own_and_is_gone_afterwards(run):
     result = run("""
         import os, tempfile
