@@ -59,9 +59,11 @@ def run_program(
     Runs untrusted Python source.
 
     It runs in its own session, in an empty working folder that is removed afterwards, without the environment of this
-    process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, its
-    own process tree and read-only files. Elsewhere an audit hook refuses processes, network and changes to files
-    outside the folder, which stops accidents but not a determined attacker: see [`available_isolation`].
+    process, without privileges, and within limits. On Linux, if the system allows namespaces, it has no network, no
+    sockets, its own process tree and read-only files. The home folder and those of temporary files and of sockets
+    (`/tmp`, `/var/tmp`, `/run`, `/dev/shm`) are empty, except for one that Python itself is in. Without namespaces an
+    audit hook refuses what Python's own functions do to start processes, use the network or change files outside the
+    folder. That stops accidents but not a determined attacker, who calls C: see [`available_isolation`].
 
     Args:
         program (`str`): The source; it passes if it runs to its end.
@@ -71,7 +73,7 @@ def run_program(
             have four times as much.
         output (`int`, *optional*, defaults to 64 KiB): Largest output on stdout and stderr, in bytes.
         processes (`int`, *optional*, defaults to 16): Largest number of processes and threads (with namespaces; the
-            guard allows one process).
+            guard refuses to start any process and does not count threads).
         isolation (`str`, *optional*): `"namespaces"` or `"guard"`; by default the strongest that the system allows.
 
     Returns:
@@ -91,6 +93,7 @@ def run_program(
     with tempfile.TemporaryDirectory(prefix="d3llm-program-", ignore_cleanup_errors=True) as folder:
         settings = {
             "folder": folder,
+            "home": os.path.expanduser("~"),
             "isolation": isolation,
             "token": token,
             "timeout": timeout,
@@ -98,38 +101,34 @@ def run_program(
             "file_size": file_size,
             "processes": processes,
         }
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(json.dumps(settings).encode() + b"\n" + program.encode("utf-8", "replace"))
-            stdin.seek(0)
-            read_end, write_end = os.pipe()
-            with open(read_end, "rb", buffering=0) as results:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", str(SANDBOX), str(write_end)],
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    bufsize=0,
-                    cwd=folder,
-                    env={"HOME": folder, "PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
-                    pass_fds=(write_end,),
-                    start_new_session=True,
-                )
-                os.close(write_end)
-                written, reported, ended = _listen(process, results, began + timeout, output)
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb", buffering=0) as results:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(SANDBOX), str(write_end)],
+                stdin=subprocess.PIPE,  # what was read from a pipe cannot be read again, by the program
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={"HOME": folder, "PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+            os.close(write_end)
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(json.dumps(settings).encode() + b"\n" + program.encode("utf-8", "replace"))
+            written, reported, ended = _listen(process, results, began + timeout, output)
     text = written[:output].decode("utf-8", "replace")
     seconds = time.monotonic() - began
     if ended is not None:
         return ProgramResult(ended, "", text, seconds)
-    try:
-        result = json.loads(reported)
-        honest = result["token"] == token
-    except (ValueError, KeyError, TypeError):
-        honest = False
-    if not honest:
+    sender, _, result = reported.partition(b" ")
+    if sender != token.encode():
         return ProgramResult("died", "", text, seconds)
-    if result["outcome"] == "unavailable":
-        raise OSError(f"This system does not allow the isolation {isolation!r}: {result['message']}.")
-    return ProgramResult(result["outcome"], result["message"], text, seconds)
+    outcome, _, message = result.decode("utf-8", "replace").partition(" ")
+    if outcome == "unavailable":
+        raise OSError(f"This system does not allow the isolation {isolation!r}: {message}.")
+    return ProgramResult(outcome, message, text, seconds)
 
 
 @cache

@@ -24,7 +24,7 @@ HEADS = {
 def danger(content: Content) -> str | None:
     """
     Whether a file may run code when it is loaded: a pickle of any protocol, an archive that may hold pickles, an array
-    of objects, or HDF5; also if compressed with gzip, bzip2 or xz.
+    of objects, or HDF5; also if compressed with gzip, bzip2, xz, lzma or zlib.
 
     Args:
         content (`Path` or `bytes`): The file.
@@ -33,7 +33,7 @@ def danger(content: Content) -> str | None:
         `str` or `None`: The danger, as the end of a sentence; `None` if there is none.
 
     Raises:
-        `ValueError`: For a compressed file that is damaged.
+        `ValueError`: For a compressed file that is damaged or cannot be decompressed here.
     """
     head = next(pieces(content, HEAD), b"")
     for magic, what in HEADS.items():

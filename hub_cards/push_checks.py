@@ -11,8 +11,8 @@ import yaml
 
 from .contents import Content, Files, read, size_of
 from .pickles import PICKLE, danger
-from .secrets import find_secret
-from .weights import check_data
+from .secrets import find_secret, find_secret_in
+from .weights import texts_in_data
 
 
 # https://huggingface.co/docs/hub/repositories-recommendations and /docs/hub/storage-limits
@@ -20,6 +20,7 @@ LARGEST_FILE = 50 * 10**9  # bytes
 MOST_FILES = 100_000
 MOST_ENTRIES = 10_000  # in one folder
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+# In lower case, as is what they are compared with.
 SECRET_FILES = (
     ".env",
     ".env.*",
@@ -31,23 +32,32 @@ SECRET_FILES = (
     ".pgpass",
     ".pypirc",
     "_netrc",
+    "client_secret*",
     "credentials",
-    "id_dsa",
-    "id_ecdsa",
-    "id_ed25519",
-    "id_rsa",
+    "credentials.*",
+    "hf_token*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "id_rsa*",
     "kubeconfig",
+    "secrets.*",
     "stored_tokens",
     "token",
+    "token.json",
+    "token.txt",
+    "*.jks",
     "*.kdbx",
     "*.keystore",
     "*.p12",
     "*.pem",
     "*.pfx",
+    "*.ppk",
 )
 EXAMPLES = {".env.example", ".env.sample", ".env.template"}
+OPEN_SUFFIXES = {".md", ".pub", ".py"}  # pages, public keys and code about secrets; their content is searched
 SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".kube", ".ssh"}
-# Checked by their own format: in binary numbers, a search for secrets finds false matches.
+# Only their texts are searched: in binary numbers, a search for secrets finds false matches.
 DATA_SUFFIXES = {".safetensors", ".parquet"}
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the Python one takes minutes for deeply nested brackets
 # Calls that run code which is not visible in the file.
@@ -80,7 +90,7 @@ def check_files(files: Files) -> None:
                 f"{path} has {size / 1e9:.1f} GB, the Hub accepts {LARGEST_FILE // 10**9}: save it in shards."
             )
         if name.suffix in DATA_SUFFIXES:
-            check_data(path, content)
+            _refuse_secret(path, find_secret_in(texts_in_data(path, content)))
         else:
             _check_content(path, content)
     if len(files) > MOST_FILES or max(folders.values(), default=0) > MOST_ENTRIES:
@@ -91,14 +101,16 @@ def check_files(files: Files) -> None:
 
 
 def _is_secret(name: PurePosixPath) -> bool:
+    name = PurePosixPath(name.as_posix().lower())
     named = any(fnmatch.fnmatchcase(name.name, pattern) for pattern in SECRET_FILES)
-    return (named and name.name not in EXAMPLES) or not SECRET_FOLDERS.isdisjoint(name.parts)
+    is_open = name.name in EXAMPLES or name.suffix in OPEN_SUFFIXES
+    return (named and not is_open) or not SECRET_FOLDERS.isdisjoint(name.parts)
 
 
 def _check_content(path: str, content: Content) -> None:
     """Refuses a file that runs code when it is loaded, or holds a secret."""
     try:
-        what = PICKLE if PurePosixPath(path).suffix in PICKLE_SUFFIXES else danger(content)
+        what = PICKLE if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES else danger(content)
         secret = None if what else find_secret(content)
     except ValueError as error:
         raise ValueError(f"{path} cannot be checked, {error}: remove it from the folder.") from error
@@ -107,6 +119,10 @@ def _check_content(path: str, content: Content) -> None:
             f"{path} {what}: save weights as safetensors (`d3llm convert`), data as text or Parquet, or remove it "
             "from the folder."
         )
+    _refuse_secret(path, secret)
+
+
+def _refuse_secret(path: str, secret: tuple[str, str] | None) -> None:
     if secret:
         kind, start = secret
         raise ValueError(f"{path} holds what looks like a secret ({start}..., {kind}): remove it, and revoke it.")

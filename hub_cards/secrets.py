@@ -54,10 +54,23 @@ def find_secret(content: Content) -> tuple[str, str] | None:
         `tuple[str, str]` or `None`: The kind of the secret and its first characters.
 
     Raises:
-        `ValueError`: For a compressed file that is damaged.
+        `ValueError`: For a compressed file that is damaged or cannot be decompressed here.
+    """
+    return find_secret_in(pieces(content))
+
+
+def find_secret_in(parts: Iterable[bytes]) -> tuple[str, str] | None:
+    """
+    Searches parts of one content, in order.
+
+    Args:
+        parts (`Iterable[bytes]`): The content.
+
+    Returns:
+        `tuple[str, str]` or `None`: The kind of the secret and its first characters.
     """
     before = b""
-    for piece in pieces(content):
+    for piece in parts:
         window = before + piece
         for text in _readings(window):
             for kind, found in _secrets(text):

@@ -13,6 +13,7 @@ from .contents import Content, Files, read
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+ROWS = 256  # of a table, in memory at a time
 
 
 def check_weights(folder: Path, files: Files) -> None:
@@ -84,9 +85,9 @@ def _is_finite(tensor: Any) -> bool:
     return all(bound.isfinite().item() for bound in tensor.aminmax())  # both are NaN if any number is
 
 
-def check_data(path: str, content: Content) -> None:
+def texts_in_data(path: str, content: Content) -> Iterator[bytes]:
     """
-    Refuses a file of weights or a table that is damaged.
+    The texts in a file of weights (metadata, names) or in a table (metadata, columns of text or bytes).
 
     Args:
         path (`str`): Its path in the repository: `*.safetensors` or `*.parquet`.
@@ -96,15 +97,39 @@ def check_data(path: str, content: Content) -> None:
         `ValueError`: For a damaged file.
     """
     if path.endswith(".safetensors"):
-        with _opened(path, content):
-            return
+        with _opened(path, content) as tensors:
+            yield _joined([tensors.metadata() or {}, *tensors.keys()])
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        pq.read_metadata(pa.BufferReader(content) if isinstance(content, bytes) else content)
+        with pq.ParquetFile(pa.BufferReader(content) if isinstance(content, bytes) else content) as table:
+            yield _joined([table.metadata.metadata or {}, *table.schema.names])
+            leaves = [table.schema.column(index) for index in range(len(table.schema.names))]
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+            if texts:
+                for batch in table.iter_batches(batch_size=ROWS, columns=texts):
+                    yield _joined(batch.to_pylist())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): create it again.") from error
+
+
+def _joined(values: Any) -> bytes:
+    return b"\n".join(_texts(values)) + b"\n"
+
+
+def _texts(value: Any) -> Iterator[bytes]:
+    """The texts in a value of any depth."""
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, str):
+        yield value.encode("utf-8", "replace")
+    elif isinstance(value, dict):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def read_json_object(files: Files, path: str) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -122,6 +124,92 @@ def test_a_verdict_cannot_be_forged_without_the_token(run):
     assert run(source).outcome == "died"
 
 
+REPORT = """
+    import gc, json, os, re, sys
+
+    def report(token):
+        for fd in range(3, 64):
+            try:
+                os.write(fd, f'{token} passed '.encode())
+            except OSError:
+                pass
+        os._exit(0)
+"""
+FORGERIES = {
+    "the input": """
+        os.lseek(0, 0, 0)
+        settings = os.read(0, 10**6).decode()
+        report(re.search(r'"token": "(\\w+)', settings)[1])
+    """,
+    "variables": """
+        seen, frame = [], sys._getframe()
+        while frame:
+            seen += [frame.f_locals, frame.f_globals]
+            frame = frame.f_back
+        seen += [thing for thing in gc.get_objects() if isinstance(thing, (dict, list, tuple))]
+        texts = []
+        for thing in seen:
+            for text in list(thing.values() if isinstance(thing, dict) else thing):
+                if type(text) in (str, bytes) and len(text) < 10_000:
+                    texts.append(str(text))
+                elif type(text) is dict:
+                    texts += [value for value in text.values() if type(value) is str]
+        for token in {token for text in texts for token in re.findall(r'\\b[0-9a-f]{32}\\b', text)}:
+            report(token)
+        assert False
+    """,
+    "functions": """
+        write, dumps = os.write, json.dumps
+        os.write = lambda fd, content: write(fd, content.replace(b'failed', b'passed'))
+        json.dumps = lambda value: dumps({**value, 'outcome': 'passed'})
+        os._exit = lambda code: None
+        for name, value in vars(sys.modules['__main__']).items():
+            if name in ('describe', 'run'):
+                setattr(sys.modules['__main__'], name, lambda *_: b'passed ')
+        assert False
+    """,
+    "a fork": """
+        own = os.getpid()
+        os.getpid, os._exit = lambda: own, lambda code: None
+        if child := os.fork():
+            os.waitpid(child, 0)
+            sys.exit(1)
+    """,
+}
+
+
+@pytest.mark.parametrize("means", FORGERIES)
+def test_a_verdict_cannot_be_forged(run, means):
+    source = textwrap.dedent(REPORT) + textwrap.dedent(FORGERIES[means])
+    assert not run(source).passed
+
+
+def test_the_arguments_say_nothing_of_the_sandbox(run):
+    assert run("import sys\nassert len(sys.argv) == 1 and 'sandbox' not in sys.argv[0]").passed
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys\nsys.exit('x' * 200_000)", "SystemExit: xxx"),
+        ("raise ValueError('\U0001f600' * 200_000)", "ValueError: \U0001f600"),
+        ("raise ValueError('\\ud800')", "ValueError: ?"),
+        (
+            "class Bad(Exception):\n    def __str__(self): raise KeyError\nraise Bad",
+            "an exception whose text raises <class 'KeyError'>",
+        ),
+        ("class Bad(Exception):\n    __str__ = None\nraise Bad", "an exception whose text raises <class 'TypeError'>"),
+    ],
+)
+def test_an_error_that_cannot_be_told_is_a_failure(run, source, message):
+    result = run(source)
+    assert result.outcome == "failed" and result.message.startswith(message) and len(result.message) <= 1000
+
+
+def test_a_long_program_arrives_whole(run):
+    assert run("text = '" + "x" * 2**20 + "'\nassert len(text) == 2**20").passed
+
+
 def test_endless_loop(run):
     began = time.monotonic()
     assert run("while True: pass", timeout=0.5).outcome == "timeout"
@@ -194,8 +282,54 @@ def test_files_outside_are_safe(run, tmp_path, deed):
     path = tmp_path / "precious"
     path.write_text("content")
     result = run(f"import os, pathlib, shutil\npath = {str(path)!r}\n{deed}")
-    assert result.outcome == "failed" and result.message.split(":")[0] in ("OSError", "PermissionError")
+    # with namespaces, the folder of temporary files is empty
+    assert result.outcome == "failed"
+    assert result.message.split(":")[0] in ("FileNotFoundError", "OSError", "PermissionError")
     assert path.read_text() == "content" and [entry.name for entry in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os.close(os.open('file', os.O_CREAT | os.O_WRONLY, dir_fd=os.open(out, 0)))",
+        "os.makedirs('a/b/c/d'); here = os.open('.', 0); path = os.path.relpath(out) + '/file'\n"
+        "os.chdir('a/b/c/d'); os.open(path, os.O_CREAT, dir_fd=here)",
+        "sqlite3.connect(out + '/x.db').execute('create table a (b)')",
+        "sqlite3.connect(':memory:').execute(f\"attach '{out}/x.db' as x\").execute('create table x.a (b)')",
+        "os.mkfifo(out + '/pipe')",
+        "posix.mknod(out + '/node')",
+        "del sys.modules['posix']; import posix; posix.mkfifo(out + '/pipe')",
+        "multiprocessing.util.spawnv_passfds(b'/usr/bin/touch', [b'touch', out.encode() + b'/file'], []); os.wait()",
+        "del sys.modules['_posixsubprocess']; import _posixsubprocess",
+        "p = multiprocessing.get_context('spawn').Process(target=os.mkdir, args=(out + '/a',)); p.start(); p.join()",
+        "import tkinter; tkinter.Tcl().eval('exec pwd')",
+        "import readline; readline.write_history_file(out + '/history')",
+        "multiprocessing.shared_memory.SharedMemory(create=True, size=10).unlink()",
+        "signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 0)",
+        "socket.getaddrinfo('localhost', 1)",
+        f"import {'_interpreters' if sys.version_info >= (3, 13) else '_xxsubinterpreters'}",
+    ],
+)
+def test_the_guard_refuses_ways_around_it(tmp_path, deed):
+    tmp_path.chmod(0o777)
+    source = "import multiprocessing.shared_memory, multiprocessing.util, os, posix, signal, socket, sqlite3, sys"
+    result = run_program(f"{source}\nout = {str(tmp_path)!r}\n{deed}", isolation="guard")
+    assert result.outcome == "failed", result
+    assert result.message.split(":")[0] not in ("NameError", "SyntaxError", "TypeError")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_guard_lets_go_what_libraries_do():
+    source = """
+import asyncio, concurrent.futures, logging, multiprocessing, sqlite3, subprocess, tempfile, unittest
+from collections import namedtuple
+with tempfile.TemporaryDirectory() as folder:
+    open(folder + "/file", "w").close()
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    assert list(pool.map(abs, [-1])) == [1]
+"""
+    result = run_program(source, isolation="guard")
+    assert result.passed, result
 
 
 def test_the_working_folder_is_its_own_and_is_gone_afterwards(run):
@@ -225,6 +359,63 @@ def test_a_server_of_this_machine_is_out_of_reach(run):
         assert not run(f"import socket\nsocket.create_connection({address}, timeout=5)").passed
 
 
+@pytest.fixture(params=["a folder of temporary files", "elsewhere"])
+def shared_folder(request) -> Iterator[Path]:
+    """A folder that every user may write to."""
+    if request.param == "elsewhere" and not os.access("/var/lib", os.W_OK):
+        pytest.skip("no place outside the folders of temporary files")
+    elsewhere = {"dir": "/var/lib"} if request.param == "elsewhere" else {"dir": "/tmp"}
+    with tempfile.TemporaryDirectory(**elsewhere) as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_a_socket_in_a_file_is_out_of_reach(run, shared_folder, kind):
+    path = str(shared_folder / "host.sock")
+    with socket.socket(socket.AF_UNIX, getattr(socket, kind)) as server:
+        server.bind(path)
+        os.chmod(path, 0o777)
+        if kind == "SOCK_STREAM":
+            server.listen()
+        source = (
+            f"import socket\nwith socket.socket(socket.AF_UNIX, socket.{kind}) as client: client.connect({path!r})"
+        )
+        exec(source)  # from out here it is not
+        assert not run(source).passed
+        paired = f"import socket\npair = socket.socketpair(socket.AF_UNIX, socket.{kind})\npair[0].connect({path!r})"
+        assert not run(paired).passed
+
+
+def test_a_pipe_in_a_folder_of_temporary_files_is_out_of_reach(run):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        path = f"{folder}/pipe"
+        os.mkfifo(path)
+        os.chmod(path, 0o777)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert not run(f"open({path!r}, 'w').write('out')").passed
+            assert os.read(reader, 10) == b""
+        finally:
+            os.close(reader)
+
+
+def test_with_namespaces_all_else_is_read_only_and_asyncio_works():
+    if why_no_namespaces() is not None:
+        pytest.skip(why_no_namespaces())
+    result = run_program(
+        """
+import asyncio, os
+writable = {line.split()[4] for line in open("/proc/self/mountinfo") if "ro" not in line.split()[5].split(",")}
+assert {os.path.realpath(path) for path in writable} == {os.getcwd()}, writable
+asyncio.run(asyncio.sleep(0))
+""",
+        isolation="namespaces",
+    )
+    assert result.passed, result.message
+
+
 def test_a_neighbour_whose_name_begins_alike_is_outside(run):
     result = run("import os\nprint(os.getcwd())\nopen(os.getcwd() + '-neighbour', 'w')")
     neighbour = Path(result.output.strip() + "-neighbour")
@@ -241,7 +432,7 @@ def test_open_files_are_limited(run):
 def test_an_endless_program_ends_though_nobody_watches_the_clock(isolation, tmp_path):
     """The inner side alone, without the process that would stop it when its time is up."""
     tmp_path.chmod(0o777)
-    settings = {"folder": str(tmp_path), "isolation": isolation, "token": "", "timeout": 0}
+    settings = {"folder": str(tmp_path), "home": "/", "isolation": isolation, "token": "", "timeout": 0}
     settings |= {"memory": 256 * MEBIBYTE, "file_size": MEBIBYTE, "processes": 8}
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as results:

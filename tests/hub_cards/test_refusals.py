@@ -13,10 +13,13 @@ import shutil
 import string
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -96,12 +99,21 @@ def test_a_secret_is_refused(name):
 @pytest.mark.parametrize(
     "name",
     [".env", ".env.local", ".env.production", ".envrc", ".git-credentials", ".netrc", "code/.npmrc", "id_ecdsa"]
-    + ["id_rsa", "server.pem", "store.p12", ".aws/config", ".docker/config.json", ".ssh/known_hosts", "token"],
+    + ["id_rsa", "server.pem", "store.p12", ".aws/config", ".docker/config.json", ".ssh/known_hosts", "token"]
+    + [".ENV", "ID_RSA", "id_rsa.old", "my.PEM", "credentials.json", "hf_token", "hf_token.txt", ".SSH/config"],
 )
 def test_a_file_of_secrets_is_refused_by_its_name(name):
     with pytest.raises(ValueError, match="looks like a secret: remove it"):
         check_files({name: b"harmless"})
-    check_files({".env.example": b"TOKEN=\n"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".env.example", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "secrets.py", "id_rsa.pub"]
+    + ["tokens.txt", "credentials.md", "environment.yml"],
+)
+def test_a_file_that_is_only_about_secrets_goes(name):
+    check_files({name: b"TOKEN=\n"})
 
 
 @pytest.mark.parametrize(
@@ -118,9 +130,15 @@ def test_a_file_of_secrets_is_refused_by_its_name(name):
         lambda token: gzip.compress(b"x" * 10_000 + b" " + token.encode()),
         lambda token: bz2.compress(token.encode()),
         lambda token: lzma.compress(token.encode()),
+        lambda token: lzma.compress(token.encode(), format=lzma.FORMAT_ALONE),
+        lambda token: zlib.compress(b"x" * 3 * PIECE + b" " + token.encode(), 1),
+        lambda token: zlib.compress(token.encode(), 3),
+        lambda token: zlib.compress(token.encode()),
+        lambda token: zlib.compress(random.Random(0).randbytes(2 * PIECE) + b" " + token.encode(), 9),
         lambda token: random.Random(0).randbytes(1000) + b"\0" + token.encode() + b"\0",
     ],
-    ids=["utf-16", "utf-16-be", "utf-32", "base64", "base64url", "long base64", "gzip", "bzip2", "xz", "binary"],
+    ids=["utf-16", "utf-16-be", "utf-32", "base64", "base64url", "long base64", "gzip", "bzip2", "xz", "lzma"]
+    + ["long zlib", "zlib 3", "zlib 6", "zlib 9", "binary"],
 )
 def test_a_secret_is_found_however_it_is_written(written):
     assert find_secret(written(TOKEN)) == ("Hugging Face token", TOKEN[:6])
@@ -129,6 +147,56 @@ def test_a_secret_is_found_however_it_is_written(written):
 @pytest.mark.parametrize("place", [PIECE - 10, PIECE, 2 * PIECE - 36, 3 * PIECE + 1])
 def test_a_secret_between_two_pieces_is_found(place):
     assert find_secret(b"." * place + b" " + TOKEN.encode() + b" " + b"." * PIECE)
+
+
+@pytest.mark.parametrize("weights", [False, True], ids=["name", "metadata"])
+def test_a_secret_beside_weights_is_found(tmp_path, weights):
+    path = tmp_path / "model.safetensors"
+    names, metadata = ("weight", {"made by": f"me, {TOKEN}"}) if weights else (TOKEN, None)
+    save_file({names: torch.zeros(2)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"^model.safetensors holds what looks like a secret \(hf_"):
+        check_files({path.name: path})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"number": [1] * 1000, "text": ["words"] * 999 + [TOKEN]}),
+        pa.table({"text": pa.array(["words", TOKEN]).dictionary_encode()}),
+        pa.table({"turns": [[{"role": "user", "content": "words"}, {"role": "user", "content": f"use {TOKEN}"}]]}),
+        pa.table({"facts": pa.array([[("a", TOKEN)]], pa.map_(pa.string(), pa.string()))}),
+        pa.table({"file": [b"\xff\0" + TOKEN.encode()]}),
+        pa.table({"text": pa.array([TOKEN], pa.large_string())}),
+        pa.table({"number": [1]}).replace_schema_metadata({"from": TOKEN}),
+        pa.table({TOKEN: [1]}),
+    ],
+    ids=["text", "dictionary", "nested", "map", "bytes", "large", "metadata", "name"],
+)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_secret_in_a_table_is_found(tmp_path, table, on_disk):
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    content = tmp_path / "a.parquet" if on_disk else (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(ValueError, match=r"^a.parquet holds what looks like a secret \(hf_"):
+        check_files({"a.parquet": content})
+
+
+def test_tables_and_weights_without_secrets_go(tmp_path):
+    folder = checkpoint_path("student").parent / "trajectories"
+    files = {path.name: path for path in folder.rglob("*.parquet")}
+    assert files
+    numbers = np.random.default_rng(0).integers(0, 2**62, 100_000)
+    pq.write_table(pa.table({"numbers": numbers, "text": [None] * 100_000}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"numbers": numbers}), tmp_path / "only.parquet")
+    check_files({**files, "numbers.parquet": tmp_path / "numbers.parquet", "only.parquet": tmp_path / "only.parquet"})
+
+
+@pytest.mark.parametrize(
+    ("magic", "kind"),
+    [("28b52ffd", "zstd"), ("04224d18", "lz4"), ("02214c18", "lz4"), ("377abcaf271c", "7z"), ("526172211a07", "rar")],
+)
+def test_a_file_that_cannot_be_read_is_refused(magic, kind):
+    with pytest.raises(ValueError, match=f"^s.jsonl cannot be checked, it is compressed with {kind}: remove it"):
+        check_files({"s.jsonl": bytes.fromhex(magic) + b"anything"})
 
 
 def test_a_log_of_12_mb_is_searched(tmp_path):
@@ -213,6 +281,11 @@ def torch_file(**options) -> bytes:
         ("list.dat", pickle.dumps(list(range(200_000)), protocol=0), "is a pickle"),  # longer than what is looked at
         ("a.gz", gzip.compress(pickle.dumps([1], protocol=0)), "is a pickle"),
         ("a.xz", lzma.compress(pickle.dumps(Payload())), "is a pickle"),
+        *((f"z{level}.gz", zlib.compress(pickle.dumps(Payload()), level), "is a pickle") for level in (1, 3, 6, 9)),
+        ("a.lzma", lzma.compress(pickle.dumps(Payload()), format=lzma.FORMAT_ALONE), "is a pickle"),
+        ("half.z", zlib.compress(b"x" * 100)[:-4], "cannot be checked, it is a damaged compressed file"),
+        ("more.z", zlib.compress(b"x" * 100) + b"y", "cannot be checked, it is a damaged compressed file"),
+        ("weights.PT", b"anything", "is a pickle"),
         ("a.npy", npy(np.array([{"a": 1}], dtype=object)), "is an array of objects"),
         ("b.npy", npy(np.zeros(2, dtype=[("a", "f4"), ("b", "O")])), "is an array of objects"),
         ("a.npz", archive(**{"a.npy": npy(np.array([None]))}), "is an archive"),
@@ -232,6 +305,7 @@ def test_a_pickle_is_refused_whatever_its_suffix(name, content, what):
 @pytest.mark.parametrize(
     "text",
     ["", ".", "0.5\n", "N.B. this", "I am a text.", "cache\nbuild\n.venv\n", "(see below).", "l.", "}{", "a.b"]
+    + ["x^2 + 2", "x^", "x^é" * 100]
     + ["K.", "V" + "x" * 2**20, "I1\nnumbers\n", "# Title\n", '{"a": 1}', "loss,step\n1,2\n", "Nobody.\n" * 200_000],
 )
 def test_text_that_begins_like_a_pickle_goes(text):
