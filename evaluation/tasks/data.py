@@ -2,7 +2,7 @@
 
 import glob
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from ...common.schema import check
+from .text_files import read_csv, read_json
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # of a row: not blank, taken as it is
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+TEXT_FILES: dict[str, Callable[[Path], list[dict[str, Any]]]] = {"json": read_json, "csv": read_csv}
 
 
 ON_THE_HUB = " on the Hub"  # after the id of a dataset, in results
@@ -104,13 +106,15 @@ def _read(hub: HubData | None, file: Path | None, split: str) -> list[dict[str, 
     suffix = next((suffix for suffix in reversed(file.suffixes) if suffix in FORMATS), None)
     if suffix is None:
         raise ValueError(f"{file} is of no known form: expected {', '.join(FORMATS)}, also with .gz.")
+    form = FORMATS[suffix]
     datasets.disable_progress_bars()
     try:
-        rows = list(datasets.load_dataset(FORMATS[suffix], data_files=glob.escape(str(file)), split="train"))
+        if form in TEXT_FILES:  # `datasets` would guess the types
+            return TEXT_FILES[form](file)
+        return list(datasets.load_dataset(form, data_files=glob.escape(str(file)), split="train"))
     except Exception as error:
         said = str(error.__cause__ or error) or type(error).__name__
-        raise ValueError(f"Cannot read {file} as {FORMATS[suffix]}: {said}") from error
-    return rows
+        raise ValueError(f"Cannot read {file} as {form}: {said}") from error
 
 
 @cache

@@ -1,5 +1,6 @@
 """A task of one's own, from YAML: what it asks and accepts, what its results say, and which files are refused."""
 
+import gzip
 import json
 import logging
 import re
@@ -122,6 +123,59 @@ def test_forms_of_data(tmp_path, suffix):
     task = load_task(write(tmp_path, data=f"rows.{suffix}", prompt=prompt, answer="{{ n }}", metric="numeric"))
     samples = task.load(None, "test", None)
     assert [(sample.prompt, sample.reference) for sample in samples] == [("x 4 yes", "3"), ("y 5", "4")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"a": "2024-03-01"}\n{"a": "2024-03-02"}\n', ["2024-03-01", "2024-03-02"]),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 2.5}\n{"a": "\u2028x"}\n', ["1", "2.5", "x"]),
+        ("a.json", '[{"a": "12:30:00"},\n {"a": true}]', ["12:30:00", "True"]),
+        ("a.json", '{\n"a": 1\n}\n{"a": "01"}', ["1", "01"]),
+        ("a.csv", "\ufeffa\n007\n1.50\n2\n", ["007", "1.50", "2"]),
+        ("a.csv", "a\n1.5\n2\n", ["1.5", "2"]),
+        ("a.csv", "a\nNA\nNone\ntrue\n2024-03-01\n", ["NA", "None", "true", "2024-03-01"]),
+        ("a.csv", 'a,b\n"x, ""y""",1\n z ,\n', ['x, "y"', "z"]),
+    ],
+)
+def test_answers_are_those_that_were_written(tmp_path, name, content, expected):
+    path = write(tmp_path, data=name, prompt="{{ a }}", answer="{{ a }}")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    samples = load_task(path).load(None, "test", None)
+    assert [(sample.prompt.strip(), sample.reference) for sample in samples] == [(text, text) for text in expected]
+    (tmp_path / name).write_bytes(gzip.compress(content.encode("utf-8")))
+    assert load_task(path).load(None, "test", None) == samples
+
+
+def test_columns_of_csv_count_where_they_are_rendered_as_written(tmp_path):
+    path = write(tmp_path, data="a.csv", prompt="{{ n + x }}{% if yes %} yes{% endif %}", answer="{{ n }}")
+    (tmp_path / "a.csv").write_text("n,x,yes\n1,0.5,True\n\n2,1,False\n")
+    assert [sample.prompt for sample in load_task(path).load(None, "test", None)] == ["1.5 yes", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl as json: Expecting value: line 3 column 1"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl as json: row 2: expected an object"),
+        ("a.jsonl", '{"a": "\\ud800"}\n', "row 1: there is half of a surrogate pair"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl as json: "),
+        ("a.jsonl", "", "a.jsonl has no rows"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "a.csv as csv: line 3: expected 2 fields, found 3"),
+        ("a.csv", 'a,b\n1,2\n"1,2\n', "a.csv as csv: line 3: unexpected end of data"),
+        ("a.csv", "a,a\n1,2\n", "two columns have the name 'a'"),
+        ("a.csv", "a\n\xff\n", "'utf-8' codec can't decode byte 0xff"),
+        ("a.csv", "a\n", "a.csv has no rows"),
+        ("a.csv", "b\n1\n", "row 1 has no column 'a'"),
+        ("a.csv", "a,b\n,1\n", "the row has no value there"),
+    ],
+)
+def test_damaged_data_is_refused_with_its_place(tmp_path, name, content, message):
+    path = write(tmp_path, data=name, prompt="{{ a }}", answer="{{ a }}")
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as raised:
+        load_task(path).load(None, "test", None)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_dataset_on_the_hub(tmp_path, monkeypatch):
