@@ -92,6 +92,8 @@ def measure_samples(
         if processes.index == 0:
             stack.enter_context(results)
             _absorb(path, results, discard=overwrite)
+            if not results.lines:  # the result is of samples that are gone, and must not outlive the new ones
+                path.unlink(missing_ok=True)
         finished = {number[identity] for lines in processes.gather(list(results.lines)) for identity, _ in lines}
         if processes.index:
             stack.enter_context(results)

@@ -21,6 +21,7 @@ from d3llm.evaluation import measurement, wilson_interval
 from d3llm.evaluation.aup.aup import compute_aup
 from d3llm.evaluation.batches import DecodedBatch, DecodedRow, batch_indices
 from d3llm.evaluation.choices import choose_in_batches
+from d3llm.evaluation.result import result_files
 from d3llm.evaluation.tasks import TASKS, Sample, Task
 from d3llm.generation.configuration_diffusion import KNOWN_FIELDS
 from d3llm.modeling import LLaDAModelLM
@@ -192,6 +193,24 @@ def test_a_point_that_is_read_again_keeps_the_machine_that_it_was_measured_on(tm
     monkeypatch.setattr(measurement, "hardware", lambda processes=1: {"device": "another", "threads": 64})
     assert evaluate(*flags) == 0
     assert results_in(tmp_path) == before
+
+
+def test_an_old_result_is_not_that_of_new_samples(tmp_path, uninterrupted, monkeypatch, capsys):
+    """The disk is full when the new one is to be written."""
+    flags = [*uninterrupted["flags"], "--output", tmp_path, *FLAGS]
+    assert evaluate(*flags) == 0
+    (file,) = result_files([tmp_path])
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(measurement, "hardware", lambda processes=1: {"device": "another", "threads": 64})
+    with monkeypatch.context() as disk:
+        disk.setattr(measurement.Result, "write", full)
+        assert "No space left" in run_fails(capsys, "eval", *map(str, flags), "--overwrite")
+    assert not file.exists()
+    assert evaluate(*flags) == 0
+    assert results_in(tmp_path)[0]["hardware"]["device"] == "another"
 
 
 @pytest.mark.processes
