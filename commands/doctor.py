@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         from .doctor_model import model_checks
 
         shape = {"batch_size": args.batch_size, "length": args.length}
-        for check in model_checks(args.model, device=args.device, self_test=not args.no_self_test, **shape):
+        tests = {"self_test": not args.no_self_test, "compare": not args.record}
+        for check in model_checks(args.model, device=args.device, **tests, **shape):
             report(check)
     failed = any(check.status == "error" for check in done)
     if args.record and not failed:

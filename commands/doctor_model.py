@@ -16,7 +16,7 @@ from ..modeling.loading import load_empty_model, load_model
 from ..modeling.remote_code import flatten
 from .doctor_check import Check
 from .doctor_machine import choose_device, in_words, memory_of
-from .doctor_recorded import RECORD, decode_cases, recorded_fault, write_record
+from .doctor_recorded import RECORD, decode_cases, is_of_another_decoding, recorded_fault, write_record
 
 
 PROMPTS = (3, 17, 9)  # tokens of the prompts of the self-test, which differ so that a batch has padding
@@ -41,7 +41,7 @@ class Memory(NamedTuple):
 
 
 def model_checks(
-    name: str, *, device: str | None, batch_size: int, length: int | None, self_test: bool
+    name: str, *, device: str | None, batch_size: int, length: int | None, self_test: bool, compare: bool = True
 ) -> Iterator[Check]:
     """
     The checks of a model, one after another.
@@ -52,6 +52,7 @@ def model_checks(
         batch_size (`int`): Rows of a batch.
         length (`int`, *optional*): Positions of the canvas; by default `LENGTH`, or all that the model has.
         self_test (`bool`): Whether to load the weights of a folder and decode.
+        compare (`bool`, *optional*, defaults to `True`): Whether to compare with what was recorded in the folder.
     """
     try:
         model = load_empty_model(name)
@@ -76,7 +77,7 @@ def model_checks(
     if Path(name).is_dir():
         yield check_code(model, Path(name))
     if self_test and Path(name).is_dir() and memory.status != "error":
-        yield check_decoding(name, chosen)
+        yield check_decoding(name, chosen, compare=compare)
 
 
 def needed_memory(model: PreTrainedModel, name: str, device: str, *, batch_size: int, length: int) -> Memory:
@@ -157,7 +158,7 @@ def check_code(model: PreTrainedModel, folder: Path) -> Check:
     return Check("code", "ok", "the code in the folder is that of this version")
 
 
-def check_decoding(name: str, device: torch.device) -> Check:
+def check_decoding(name: str, device: torch.device, compare: bool = True) -> Check:
     """
     Decodes a few random prompts: a batch must give what each prompt gives alone, and a window that reads the rest from
     the cache the logits of the whole canvas. What was recorded in the folder, if anything was, must come out again. In
@@ -166,19 +167,26 @@ def check_decoding(name: str, device: torch.device) -> Check:
     Args:
         name (`str`): The folder.
         device (`torch.device`): Where to decode.
+        compare (`bool`, *optional*, defaults to `True`): Whether to compare with the record.
     """
+    folder = Path(name)
     try:
         model = load_model(name, local_files_only=True, dtype=torch.float32).to(device)
         if not all(torch.isfinite(weight).all() for weight in model.parameters()):
             return Check("decoding", "error", "the weights hold values that are not numbers", "download them again")
-        found = batch_fault(model), cache_fault(model), recorded_fault(model, Path(name))
-        faults = [fault for fault in found if fault]
+        compare = compare and (folder / RECORD).is_file()
+        outdated = compare and is_of_another_decoding(folder)
+        recorded = recorded_fault(model, folder) if compare and not outdated else None
+        faults = [fault for fault in (batch_fault(model), cache_fault(model), recorded) if fault]
     except Exception as error:  # whatever a model and its kernels raise
         return Check("decoding", "error", first_line(error), 'try --device cpu, or attn_implementation="eager"')
     if faults:
         return Check("decoding", "error", "; ".join(faults), "compare with --device cpu, and report it")
-    recorded = ", and the recorded answers come out again" if (Path(name) / RECORD).is_file() else ""
-    return Check("decoding", "ok", f"a batch decodes as its rows alone, a cached window as the whole canvas{recorded}")
+    found = "a batch decodes as its rows alone, a cached window as the whole canvas"
+    if outdated:
+        found = f"{found}; {RECORD} is of other weights or another decoding"
+        return Check("decoding", "warning", found, f"renew it: d3llm doctor --model {name} --record")
+    return Check("decoding", "ok", f"{found}, and the recorded answers come out again" if compare else found)
 
 
 def record_decoding(folder: Path, device: torch.device) -> Path:

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from transformers import PreTrainedModel
+from typing_extensions import NotRequired, TypedDict
 
 from ..common.files import write_atomically
+from ..common.fingerprints import fingerprint, fingerprint_checkpoint, fingerprint_files
+from ..common.schema import check
 
 
 RECORD = "recorded_decoding.json"
+
+
+class Case(TypedDict):
+    """A prompt and what was decoded, see [`decode_cases`]."""
+
+    prompt: Annotated[list[int], Field(min_length=1)]
+    tokens: list[int]
+    commit_steps: list[int]
+
+
+class Record(TypedDict):
+    """What the file says."""
+
+    torch: NotRequired[str]
+    decoding: NotRequired[str]
+    options: dict[str, Any]
+    cases: list[Case]
 
 
 def decode_cases(model: PreTrainedModel, prompts: list[torch.Tensor], options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,9 +69,40 @@ def write_record(folder: Path, cases: list[dict[str, Any]], options: dict[str, A
         `Path`: The file.
     """
     lines = ",\n".join(f"  {json.dumps(case)}" for case in cases)
-    text = f'{{\n "torch": "{torch.__version__}",\n "options": {json.dumps(options)},\n "cases": [\n{lines}\n ]\n}}\n'
+    head = {"torch": torch.__version__, "decoding": decoding_digest(folder), "options": options}
+    text = "".join(f' "{name}": {json.dumps(value)},\n' for name, value in head.items())
+    text = f'{{\n{text} "cases": [\n{lines}\n ]\n}}\n'
     write_atomically(folder / RECORD, text.encode())
     return folder / RECORD
+
+
+def decoding_digest(folder: Path) -> str:
+    """
+    What a record is of: a digest of the weights and of how they decode by default.
+
+    Args:
+        folder (`Path`): A checkpoint folder.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    defaults = folder / "generation_config.json"
+    return fingerprint([fingerprint_checkpoint(folder), fingerprint_files([defaults] if defaults.is_file() else [])])
+
+
+def is_of_another_decoding(folder: Path) -> bool:
+    """
+    Whether the folder has changed since its record was made, as by `d3llm tune` or a training. Then the record says
+    nothing about the machine. Records of earlier versions do not tell.
+
+    Args:
+        folder (`Path`): A folder with a record.
+
+    Raises:
+        `ValueError`: For a record that is damaged.
+    """
+    digest = decoding_digest(folder)
+    return _read_record(folder).get("decoding", digest) != digest
 
 
 def recorded_fault(model: PreTrainedModel, folder: Path) -> str | None:
@@ -59,7 +111,7 @@ def recorded_fault(model: PreTrainedModel, folder: Path) -> str | None:
 
     Args:
         model (`PreTrainedModel`): The model.
-        folder (`Path`): Its folder, which need not have a record.
+        folder (`Path`): Its folder, with a record.
 
     Returns:
         `str`, *optional*: What differs.
@@ -67,15 +119,20 @@ def recorded_fault(model: PreTrainedModel, folder: Path) -> str | None:
     Raises:
         `ValueError`: For a record that is damaged.
     """
-    if not (folder / RECORD).is_file():
+    record = _read_record(folder)
+    prompts = [torch.tensor([case["prompt"]], device=model.device) for case in record["cases"]]
+    found = zip(decode_cases(model, prompts, record["options"]), record["cases"], strict=True)
+    differing = sum(now != then for now, then in found)
+    if not differing:
         return None
+    fault = f"{differing} of {len(prompts)} recorded answers are others here (torch {record.get('torch')} then)"
+    if "decoding" in record:
+        return fault
+    return f"{fault}; if the folder was tuned or trained since, renew the record with --record"
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        options, cases = dict(record["options"]), list(record["cases"])
-        prompts = [torch.tensor([case["prompt"]], dtype=torch.long, device=model.device) for case in cases]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / RECORD} is damaged: remove it") from error
-    differing = sum(now != then for now, then in zip(decode_cases(model, prompts, options), cases, strict=True))
-    if differing:
-        return f"{differing} of {len(cases)} recorded answers are others here (torch {record.get('torch')} then)"
-    return None
+        return check(Record, json.loads((folder / RECORD).read_bytes()), RECORD)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / RECORD} is damaged: renew it with --record, or remove it") from error

@@ -7,8 +7,9 @@ import torch
 
 from d3llm.commands import doctor_machine, doctor_model
 from d3llm.commands.doctor_check import Check
-from d3llm.commands.doctor_recorded import RECORD, recorded_fault
+from d3llm.commands.doctor_recorded import RECORD, is_of_another_decoding, recorded_fault
 from d3llm.commands.main import main
+from d3llm.commands.tune import write_fields
 from d3llm.generation.canvas_cache import CanvasCache, CanvasLayer
 from d3llm.modeling import DreamModel, LLaDA2MoeModelLM, LLaDAModelLM, SDARForCausalLM
 from d3llm.modeling.loading import load_model
@@ -167,9 +168,42 @@ def test_a_record_is_compared_where_there_is_one(offline, tiny_checkpoint, tmp_p
     assert "--record" in run_fails(capsys, "doctor", "--record")
 
 
+def test_a_record_of_another_decoding_is_renewed(offline, tiny_checkpoint, tmp_path, capsys):
+    """As after `d3llm tune`: the machine is as good as before."""
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]
+    assert main([*arguments, "--record"]) == 0
+    write_fields(folder, {"preset": "d3llm", "threshold": 2.0, "block_size": 4})
+    capsys.readouterr()
+    assert main(arguments) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("warning") and "another decoding" in said and f"doctor --model {folder} --record" in said
+    assert main([*arguments, "--record"]) == 0
+    assert "recorded answers" not in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "recorded answers come out again" in capsys.readouterr().out
+
+
+def test_a_record_of_an_earlier_version_is_compared_and_renewed(offline, tiny_checkpoint, tmp_path, capsys):
+    """It does not tell which decoding it is of."""
+    folder = copy_checkpoint(tiny_checkpoint, tmp_path)
+    arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]
+    assert main([*arguments, "--record"]) == 0
+    record = json.loads((folder / RECORD).read_text())
+    del record["decoding"]
+    (folder / RECORD).write_text(json.dumps(record))
+    assert main(arguments) == 0
+    write_fields(folder, {"preset": "d3llm", "threshold": 2.0, "block_size": 4})
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "renew the record with --record" in capsys.readouterr().out
+    assert main([*arguments, "--record"]) == 0 and main(arguments) == 0
+
+
 def test_the_shipped_models_decode_as_recorded():
     for name in CHECKPOINTS:
         assert (checkpoint_path(name) / RECORD).is_file()
+        assert not is_of_another_decoding(checkpoint_path(name))
         assert recorded_fault(load_model(checkpoint_path(name)), checkpoint_path(name)) is None
 
 
