@@ -40,8 +40,11 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
+    from d3llm.evaluation.prompts import check_text
+
     from .loading import load_model
 
+    check_text(args.text, "--text")
     model, tokenizer = load_model(
         checkpoint_folder(args), device=args.device, trust_remote_code=args.trust_remote_code
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .resampling import Resampling
 from .result import Result, by_curve, short_name
 
 
@@ -99,8 +100,9 @@ def length_gains(
 
     Raises:
         `ValueError`: For edges that do not rise from 1 on, a method without results, two that have no point in common,
-            and different problems.
+            different problems, and numbers of resamples or seeds out of range.
     """
+    Resampling(resamples, seed)  # refuses what is out of range
     if not edges or list(edges) != sorted({*edges}) or edges[0] < 1:
         raise ValueError(f"The edges of the lengths must be whole numbers that rise from 1 on, got {list(edges)}.")
     curves = by_curve(results)

@@ -106,9 +106,8 @@ def encode_prompt(
     check(kind, prompt, "The prompt", "give a text, or the messages of a chat")
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give at least one word.")
-    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-        raise ValueError("The prompt holds half of a surrogate pair, which is not text: give it as UTF-8.")
+    for text in [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]:
+        check_text(text, "The prompt")
     if isinstance(prompt, str) and (chat is False or (chat is None and tokenizer.chat_template is None)):
         return tokenizer(prompt)["input_ids"]
     if chat is False:
@@ -125,6 +124,19 @@ def encode_prompt(
     except Exception as error:  # a template can raise anything
         what = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"The tokenizer's chat template cannot be used: {what}") from error
+
+
+def check_text(text: str, name: str) -> None:
+    """
+    Raises a `ValueError` for half of a surrogate pair, such as Python makes of arguments that are not UTF-8: no
+    tokenizer takes it.
+
+    Args:
+        text (`str`): The text.
+        name (`str`): What to call it in the error.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is not text: give it as UTF-8.")
 
 
 @contextmanager

@@ -402,6 +402,7 @@ def test_infill_takes_a_number_of_forwards(capsys, tiny_checkpoint):
     ("text", "flags", "named"),
     [
         ("one two", [], "no gap"),
+        ("one \udcff [MASK]", [], "--text holds half of a surrogate pair"),
         ("one [MASK:0] two", [], "[MASK:0]"),
         ("one [MASK:three] two", [], "[MASK:three]"),
         ("one [MASK two", [], "[MASK"),

@@ -117,6 +117,9 @@ def test_the_table_on_the_page_states_the_result_files():
         (["{tmp}", "--lengths", "32"], "--by-length"),
         (["{tmp}", "--by-length", "fast", "slow", "--baseline", "x"], "--by-length takes no --baseline"),
         (["{tmp}", "--by-length", "fast", "slow", "--judged-by", "style"], "was not judged by 'style'"),
+        (["{tmp}", "--by-length", "fast", "slow", "--resamples", "0"], "at least 1 resample"),
+        (["{tmp}", "--by-length", "fast", "slow", "--resamples", "-3"], "at least 1 resample"),
+        (["{tmp}", "--by-length", "fast", "slow", "--seed", "-1"], "a seed of at least 0"),
         (["--by-length", "fast", "slow"], "give their files"),
     ],
 )
