@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,13 @@ except ImportError:  # not POSIX: nothing is locked, so nothing is treated as a 
 CLAIM = re.compile(r"\.(?P<name>.+)\.[^.]+\.tmp")  # of one output
 SAFETENSORS = re.compile(r"\.tmp\w{6}")  # the temporary files of safetensors
 LOCK = ".lock"
+BLOBS = "blobs"  # the folder of the Hub's cache that the links of all revisions lead to
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """
-    Writes a file under a temporary name and renames it. Leftovers of killed writers of this file are removed first.
+    Writes a file under a temporary name and renames it. Leftovers of killed writers of this file are removed first. A
+    link stays one, and a file keeps its mode.
 
     Args:
         path (`Path`): The file.
@@ -33,6 +36,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         `OSError`: If it cannot be written; the old file stays, and no temporary one is left.
     """
+    path = _end_of_link(path)
     remove_leftovers(path)
     with _claimed(path) as (temporary, file):
         file.write(content)
@@ -46,7 +50,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def whole_file(output: Path) -> Iterator[Path]:
     """
-    Has a large file written under a temporary name and renames it once it is complete.
+    Has a large file written under a temporary name and renames it once it is complete. A link stays one, and a file
+    keeps its mode.
 
     Args:
         output (`Path`): The file.
@@ -57,6 +62,7 @@ def whole_file(output: Path) -> Iterator[Path]:
     Raises:
         `OSError`: If it cannot be written; the old file stays, and no temporary one is left.
     """
+    output = _end_of_link(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     with _claimed(output) as (temporary, file):
@@ -70,7 +76,8 @@ def whole_file(output: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
     """
-    Writes a folder under a temporary name and renames it once it is complete. A folder of that name is replaced.
+    Writes a folder under a temporary name and renames it once it is complete. A folder of that name is replaced; a
+    link to it stays, and so does its mode.
 
     Args:
         output (`Path`): The folder.
@@ -81,12 +88,14 @@ def whole_folder(output: Path) -> Iterator[Path]:
     Raises:
         `OSError`: If it cannot be written; the old folder stays, and no temporary one is left.
     """
+    output = _end_of_link(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     with _claimed(output) as (claim, _):
         folder, before = _folders(claim)
         try:
             folder.mkdir()
+            _keep_mode(output, folder)
             yield folder
             if output.exists():
                 output.rename(before)  # a folder cannot be replaced in one step
@@ -135,6 +144,7 @@ def remove_leftovers(output: Path) -> None:
     Args:
         output (`Path`): The file or folder.
     """
+    output = _end_of_link(output)
     _remove_leftovers(output.parent, output.name)
 
 
@@ -168,6 +178,21 @@ def _remove_leftover(claim: Path, output: Path) -> None:
         return
 
 
+def _end_of_link(output: Path) -> Path:
+    """
+    What a link leads to. Links of the Hub's cache are themselves replaced: the file is that of other revisions, too.
+    """
+    end = Path(os.path.realpath(output))
+    return output if end.parent.name == BLOBS else end
+
+
+def _keep_mode(before: Path, new: Path) -> None:
+    """Gives a new file or folder the mode of the one that it replaces, and its owner at least what we need."""
+    if before.exists():
+        needed = stat.S_IRWXU if new.is_dir() else stat.S_IRUSR | stat.S_IWUSR
+        new.chmod(stat.S_IMODE(before.stat().st_mode) | needed)
+
+
 @contextmanager
 def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """
@@ -182,6 +207,8 @@ def _claimed(output: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         file.close()  # another process removed it as a leftover before it was locked
     with file:
         try:
+            if output.is_file():
+                _keep_mode(output, claim)
             yield claim, file
         finally:
             claim.unlink(missing_ok=True)
@@ -219,7 +246,10 @@ def _settle(claim: Path, output: Path) -> None:
     if before.exists() and not output.exists():
         before.rename(output)
     for leftover in (folder, before):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_symlink() or leftover.is_file():
+            leftover.unlink()
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

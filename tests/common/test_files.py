@@ -182,6 +182,48 @@ def test_a_folder_keeps_the_rights_that_the_umask_gives(tmp_path):
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("out", "file")] == [0o750, 0o640]
 
 
+@pytest.mark.parametrize("write_file", [write_atomically, write_in_pieces])
+def test_a_link_to_a_file_stays_and_so_does_the_mode(tmp_path, write_file):
+    (tmp_path / "real").mkdir()
+    file, link = tmp_path / "real/file", tmp_path / "link"
+    link.symlink_to("real/file")
+    write_file(link, b"first")  # of a link that leads nowhere yet
+    file.chmod(0o600)
+    (tmp_path / "real/.file.12ab.tmp").write_bytes(b"half")
+    write_file(link, b"new")
+    assert link.is_symlink() and contents(tmp_path) == {"real/file": b"new", "link": b"new"}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_to_a_folder_stays_and_so_does_the_mode(tmp_path):
+    old_folder(tmp_path / "out")
+    (tmp_path / "out").chmod(0o700)
+    (tmp_path / "link").symlink_to("out")
+    write_folder(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").unlink()
+    assert contents(tmp_path) == NEW_FOLDER
+
+
+def test_a_link_that_an_earlier_version_left_goes(tmp_path):
+    old_folder(tmp_path / "out")
+    (tmp_path / ".link.12ab.tmp").write_bytes(b"")
+    (tmp_path / ".link.12ab.old").symlink_to("out")
+    (tmp_path / "link").mkdir()
+    remove_leftovers(tmp_path / "link")
+    assert os.listdir(tmp_path / "link") == [] and sorted(os.listdir(tmp_path)) == ["link", "out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a", "c"]
+
+
+def test_files_of_the_hubs_cache_are_those_of_other_revisions_too(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/12ab").write_bytes(b"old")
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("blobs/12ab")
+    write_atomically(tmp_path / "a", b"new")
+    assert contents(tmp_path) == {"a": b"new", "b": b"old", "blobs/12ab": b"old"}
+
+
 def test_what_is_left_in_a_folder_goes_when_nobody_else_writes_there(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     names = ["checkpoint-1/.tmpZBP5Mm", ".canvas.py.0123456789abcdef.tmp"]  # weights of safetensors, code of a model
