@@ -121,6 +121,8 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
     from .loading import load_model
 
+    if args.json is not None and args.svg is not None and args.json.resolve() == args.svg.resolve():
+        raise ValueError(f"--json and --svg are one file, {args.svg}: give each a file of its own.")
     for path in (args.json, args.svg):
         if path is not None:
             check_writable(path)

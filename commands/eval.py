@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
+from .fields import add_decoding_arguments, checkpoint_folder, config_fields, parse_fields, read_options
 from .tables import accuracy_text, further_text, table_console
 
 
@@ -191,16 +191,21 @@ def find_tasks(args: argparse.Namespace) -> list[Task]:
 
 
 def data_files(args: argparse.Namespace, tasks: list[Task]) -> dict[str, Path]:
-    """The file of each task that has one."""
+    """The file of each task that has one; refuses a file that no task would read."""
     names = {task.name for task in tasks}
-    files: dict[str, Path] = {}
+    files: dict[str | None, Path] = {}
     for value in args.data:
         name, equals, file = value.partition("=")
-        if equals and name in names:
-            files[name] = Path(file)
-        else:
-            files = {name: Path(value) for name in names} | files
-    return files
+        key, path = (name, Path(file)) if equals and name in names else (None, Path(value))
+        if key in files:
+            of = f"the task {key}" if key else "all tasks"
+            raise ValueError(f"--data names two files for {of}, {files[key]} and {path}: give one, or TASK=FILE.")
+        files[key] = path
+    for_others = files.pop(None, None)
+    others = names - files.keys()
+    if for_others is not None and not others:
+        raise ValueError(f"--data {for_others} is for no task, as each has a file of its own: leave one out.")
+    return {name: path for name, path in files.items() if name} | {name: for_others for name in others if for_others}
 
 
 def sweep_points(sweeps: list[str]) -> list[dict[str, str]]:
@@ -227,10 +232,16 @@ def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, A
 
 
 def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[Point]:
-    """Every point of the sweeps, with its values as written; refuses a point that is there twice."""
+    """Every point of the sweeps, with its values as written; refuses a point or a field that is there twice."""
     from d3llm.evaluation.measurer import Point
 
-    points = [Point(point_fields(args, swept), swept) for swept in sweep_points(sweeps)]
+    fixed = read_options(args.fields, config_fields())
+    points = []
+    for swept in sweep_points(sweeps):
+        if double := sorted(swept.keys() & fixed.keys()):
+            flag = double[0].replace("_", "-")
+            raise ValueError(f"{double[0]} is swept (--sweep) and given (--{flag}): leave one of them out.")
+        points.append(Point(point_fields(args, swept), swept))
     for index, point in enumerate(points):
         if any(point.fields == other.fields for other in points[:index]):
             raise ValueError(f"--sweep has the point {', '.join(point.labels)} twice: give each value once.")

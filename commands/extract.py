@@ -69,6 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_effects(args)
     fields = parse_fields(args)
 
     from datasets import disable_progress_bars
@@ -101,6 +102,14 @@ def run(args: argparse.Namespace) -> None:
         loops = f", {counts.looping} end in a loop" if counts.looping else ""
         notes = f"{share}{unjudged}{too_long}{loops}"
         sys.stdout.write(f"{counts.rows} trajectories of {counts.samples} samples{notes} in {args.output}\n")
+
+
+def check_effects(args: argparse.Namespace) -> None:
+    """Raises a `ValueError` for arguments that would have no effect."""
+    if args.temperatures is not None and args.order not in (None, "teacher"):
+        raise ValueError(f"--temperatures is for the teacher's own texts: leave it out with --order {args.order}.")
+    if args.allow_code_execution and args.check != "code":
+        raise ValueError("--allow-code-execution is for --check code: give both, or neither.")
 
 
 @contextmanager

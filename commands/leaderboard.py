@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from d3llm.evaluation.result import Result
 
 FLOOR_RULES = {"drop": ("drop",), "cross": ("cross",), "both": ("drop", "cross")}
+FLOOR_RULE, Y_MAX = "drop", "table"  # by default
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -34,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--join", metavar="TABLE", help="add the results to a published table: LLaDA, Dream, Coder")
     parser.add_argument(
         "--y-max",
-        default="table",
+        default=Y_MAX,
         metavar="HOW",
         help="best accuracy that AUP refers to: table (the best of all methods, as published), own (each method's), "
         "or TASK=PERCENT,... (default: %(default)s)",
@@ -48,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--floor-rule",
         choices=FLOOR_RULES,
-        default="drop",
+        default=FLOOR_RULE,
         help="drop points below the floor of AUP, as published, cut the curves where they cross it, or show both "
         "(default: %(default)s)",
     )
@@ -187,9 +188,10 @@ def show_lengths(args: argparse.Namespace) -> None:
 
     if not args.results:
         raise ValueError("--by-length compares measured results: give their files.")
-    without = ("baseline", "difference", "join", "published")
-    if given := [name for name in without if getattr(args, name)]:
-        raise ValueError(f"--by-length takes no --{given[0]}: leave one of them out.")
+    without: dict[str, Any] = {"baseline": None, "difference": [], "join": None, "published": False}
+    for name, default in (without | {"floor_rule": FLOOR_RULE, "y_max": Y_MAX}).items():
+        if getattr(args, name) != default:
+            raise ValueError(f"--by-length takes no --{name.replace('_', '-')}: leave one of them out.")
     edges = EDGES if args.lengths is None else parse_lengths(args.lengths)
     results = [result.judged(args.judged_by) if args.judged_by else result for result in read_results(args.results)]
     gains = length_gains(results, *args.by_length, edges=edges, resamples=args.resamples, seed=args.seed)

@@ -113,14 +113,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def with_default_sweeps(args: argparse.Namespace) -> list[str]:
-    """What to try: the given sweeps, then what is left open. That is thresholds, and to commit the most tokens per
-    forward also block sizes."""
+    """What to try: the given sweeps, then what the arguments leave open. That is thresholds, and to commit the most
+    tokens per forward also block sizes."""
     swept = {sweep.partition("=")[0].strip().replace("-", "_") for sweep in args.sweep}
+    said = swept | point_fields(args, {}).keys()
     sweeps = list(args.sweep)
-    if args.objective == "tpf" and "block_size" not in swept | point_fields(args, {}).keys():
+    if args.objective == "tpf" and "block_size" not in said:
         sweeps += block_sizes(decoder_of(args))
-    if "threshold" not in swept:
+    if "threshold" not in said:
         sweeps.append(thresholds(decoder_of(args)))
+    if not sweeps:
+        raise ValueError("--threshold leaves nothing to tune: leave it out, or give a --sweep of another field.")
     return sweeps
 
 

@@ -264,9 +264,13 @@ def result_files(paths: Sequence[Path]) -> list[Path]:
         paths (`Sequence[Path]`): Files, or folders of them.
 
     Returns:
-        `list[Path]`: Every file that was named, and those of each folder that may be results.
+        `list[Path]`: Every file that was named, and those of each folder that may be results; each once.
     """
-    return [file for path in paths for file in (_results_in(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_results_in(path) if path.is_dir() else [path])]
+    first: dict[Path, Path] = {}
+    for file in files:
+        first.setdefault(file.resolve(), file)
+    return list(first.values())
 
 
 def _results_in(folder: Path) -> list[Path]:

@@ -65,6 +65,11 @@ def test_the_same_seed_gives_the_same_problems_and_answers(run, tmp_path):
         )
 
 
+def test_two_files_of_one_name_are_refused(capsys, tmp_path):
+    said = run_fails(capsys, *PROBLEMS, "--json", str(tmp_path / "out"), "--svg", str(tmp_path / "." / "out"))
+    assert "--json and --svg are one file" in said and not (tmp_path / "out").exists()
+
+
 def test_an_installation_without_the_checkpoint(capsys, monkeypatch, tmp_path):
     import d3llm.quickstart
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import d3llm.modeling
+from d3llm.commands.eval import data_files
 from d3llm.commands.loading import load_model
 from d3llm.commands.main import build_parser, main
 from d3llm.evaluation import measurement, wilson_interval
@@ -414,6 +415,26 @@ def test_mistakes_are_told_before_anything_is_loaded(capsys, tmp_path, monkeypat
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     assert message in run_fails(capsys, "eval", "--output", str(tmp_path / "out"), *flags)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a", "b"], "two files for all tasks, a and b"),
+        (["gsm8k_cot=a", "gsm8k_cot=b"], "two files for the task gsm8k_cot, a and b"),
+        (["gsm8k_cot=a", "b", "math=c"], "--data b is for no task"),
+    ],
+)
+def test_a_file_that_no_task_would_read_is_refused(capsys, tmp_path, files, message):
+    flags = [part for file in files for part in ("--data", file)]
+    said = run_fails(capsys, "eval", "--tasks", "gsm8k_cot,math", "--output", str(tmp_path / "out"), *flags)
+    assert message in said and not (tmp_path / "out").exists()
+
+
+def test_a_file_for_one_task_and_another_for_the_rest():
+    args = build_parser().parse_args(["eval", "--tasks", "x", "--output", "x", "--data", "math=a", "--data", "b=c"])
+    tasks = [TASKS[name] for name in ("gsm8k_cot", "math", "mmlu")]
+    assert data_files(args, tasks) == {"gsm8k_cot": Path("b=c"), "math": Path("a"), "mmlu": Path("b=c")}
 
 
 def test_a_damaged_file_is_named(capsys, tmp_path):

@@ -300,6 +300,7 @@ def test_a_measured_method_does_not_replace_a_published_one(tmp_path, capsys):
         (["--sweep", "threshold=0.1,0.10"], "threshold=0.10 twice"),
         (["--sweep", "threshold=0.1", "--sweep", "threshold=0.5"], "--sweep has threshold twice"),
         (["--sweep", "block-size=8", "--sweep", "block_size=16"], "--sweep has block_size twice"),
+        (["--sweep", "block-size=4,8", "--block-size", "2"], "block_size is swept (--sweep) and given (--block-size)"),
     ],
 )
 def test_arguments_that_make_no_points(tmp_path, capsys, flags, message):

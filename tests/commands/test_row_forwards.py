@@ -102,7 +102,7 @@ def test_the_leaderboard_tells_rows_per_forward_beside_areas(tmp_path, capsys):
 
 def test_tune_tells_what_its_choice_costs(tmp_path, tiny_checkpoint, capsys):
     flags = ["tune", "--model", tiny_checkpoint, "--tasks", "stories", "--limit", 2, "--max-new-tokens", 8]
-    flags += ["--device", "cpu", "--preset", "dparallel", "--threshold", "0.01", "--early-stop", "false"]
+    flags += ["--device", "cpu", "--preset", "dparallel", "--early-stop", "false"]
     flags += ["--sweep", "threshold=0.01", "--output", tmp_path, "--dry-run"]
     assert main([str(flag) for flag in [*flags, "--draft-states", 4]]) == 0
     assert " rows per forward, accuracy" in capsys.readouterr().out

@@ -59,10 +59,19 @@ def test_the_choice_by_objective_and_loss():
         (["--tasks", "stories", "--model", "x", "--max-loss", "-1"], "--max-loss"),
         (["--tasks", "stories", "--model", "x", "--preset", "llada"], "`selection`='count' has no threshold to tune"),
         (["--tasks", "humaneval", "--allow-code-execution", "--model", "x", "--preset", "d3llm"], "validation split"),
+        (["--tasks", "stories", "--model", "x", "--preset", "d3llm", "--threshold", "0.3"], "leaves nothing to tune"),
     ],
 )
 def test_mistakes_of_tuning(capsys, tmp_path, flags, message):
     assert message in run_fails(capsys, "tune", "--output", str(tmp_path / "out"), *flags)
+
+
+def test_a_given_threshold_is_not_tried_again(tmp_path, tiny_checkpoint):
+    flags = ["tune", "--model", str(tiny_checkpoint), "--tasks", "stories", "--limit", "2", "--max-new-tokens", "8"]
+    flags += ["--preset", "d3llm", "--device", "cpu", "--threshold", "9", "--sweep", "block_size=4,8"]
+    assert main([*flags, "--output", str(tmp_path), "--dry-run"]) == 0
+    found = [(result["point"], result["decoding"]["threshold"]) for result in results_in(tmp_path)]
+    assert sorted(found, key=str) == [({"block_size": 4}, 9), ({"block_size": 8}, 9)]
 
 
 def test_block_sizes_are_tried_for_most_tokens_per_forward(tmp_path, tiny_checkpoint, capsys):

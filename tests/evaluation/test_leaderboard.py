@@ -49,6 +49,13 @@ def test_all_published_rows(golden):
     assert areas == {(row["file"], row["task"], row["method"]): pytest.approx(row["aup"]) for row in recorded}
 
 
+def test_a_result_that_is_named_twice_counts_once(tmp_path):
+    file = write_result(tmp_path, "one", 5, 78)
+    (tmp_path / "link").symlink_to(tmp_path)
+    (found,) = read_results([file, tmp_path, tmp_path / "link", tmp_path / "." / file.name])
+    assert found.file == file
+
+
 def test_measured_results(tmp_path, capsys):
     write_result(tmp_path, "fast", 5, 78)
     write_result(tmp_path, "slow", 1, 80)

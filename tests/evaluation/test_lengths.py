@@ -116,6 +116,8 @@ def test_the_table_on_the_page_states_the_result_files():
         (["{tmp}", "--by-length", "fast", "others", "--lengths", "a"], "--lengths must be whole numbers"),
         (["{tmp}", "--lengths", "32"], "--by-length"),
         (["{tmp}", "--by-length", "fast", "slow", "--baseline", "x"], "--by-length takes no --baseline"),
+        (["{tmp}", "--by-length", "fast", "slow", "--floor-rule", "both"], "--by-length takes no --floor-rule"),
+        (["{tmp}", "--by-length", "fast", "slow", "--y-max", "own"], "--by-length takes no --y-max"),
         (["{tmp}", "--by-length", "fast", "slow", "--judged-by", "style"], "was not judged by 'style'"),
         (["{tmp}", "--by-length", "fast", "slow", "--resamples", "0"], "at least 1 resample"),
         (["{tmp}", "--by-length", "fast", "slow", "--resamples", "-3"], "at least 1 resample"),

@@ -29,6 +29,7 @@ from d3llm.trajectories.extraction_progress import ExtractionProgress
 from d3llm.trajectories.row import STORED_FEATURES
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
+from tests.helpers.commands import run_fails
 from tests.helpers.extraction import EOS, MASK, NEW_TOKENS, contents, extract, rows_of, write_jsonl
 from tests.helpers.forks import fork_ranks
 from tests.helpers.models import OF_WORDS, WORDS, tiny_model
@@ -380,6 +381,21 @@ def test_the_weights_are_part_of_the_plan(tiny):
 def arguments(tiny_checkpoint: Path, problems: Path, output: Path, *more: str) -> list[str]:
     fixed = ["--teacher", tiny_checkpoint, "--dataset", problems, "--output", output, "--device", "cpu"]
     return [str(part) for part in (*fixed, "--max-new-tokens", NEW_TOKENS, "--block-size", 8, *more)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--order", "random", "--response-column", "answer", "--temperatures", "0.3"], "--temperatures is for the"),
+        (["--order", "ar", "--temperatures", "0", "0.3"], "leave it out with --order ar"),
+        (["--allow-code-execution"], "--allow-code-execution is for --check code"),
+        (["--check", "number", "--answer-column", "answer", "--allow-code-execution"], "is for --check code"),
+    ],
+)
+def test_arguments_without_an_effect_are_refused(tmp_path, capsys, options, message):
+    dataset = ["--dataset", str(tmp_path / "problems.jsonl"), "--output", str(tmp_path / "out")]
+    assert message in run_fails(capsys, "extract", *dataset, *options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_does_the_same(tiny, tiny_checkpoint, problems, tmp_path, capsys):
