@@ -219,13 +219,14 @@ class Chat:
 
     def save(self, name: str) -> None:
         """`/save`: writes the conversation to a file, which may only be one that this chat has written."""
-        from ..common.files import write_atomically
+        from ..common.files import check_writable, write_atomically
 
         if not name:
             raise ValueError("/save needs the name of a file, such as `/save chat.json`")
         path = Path(name).expanduser()
         if path.exists() and path.resolve() not in self.saved:
             raise ValueError(f"{path} exists: save to another name")
+        check_writable(path)
         write_atomically(path, (json.dumps(self._record(), indent=2, ensure_ascii=False) + "\n").encode())
         self.saved.add(path.resolve())
         turns = len(self.conversation.answers)
@@ -238,8 +239,9 @@ class Chat:
         return {"model": self.name, "fields": fields, "messages": self.conversation.messages, "answers": answers}
 
     def clear(self, _: str) -> None:
-        """`/clear`: begins a new conversation."""
+        """`/clear`: begins a new conversation, which is not saved over an earlier one."""
         self.conversation.clear()
+        self.saved.clear()
         self._note("a new conversation")
 
     def show_help(self, _: str) -> None:

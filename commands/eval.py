@@ -165,8 +165,11 @@ def method_name(args: argparse.Namespace) -> str:
 
 
 def check_task_arguments(args: argparse.Namespace) -> None:
-    """Raises when a number is out of range or the method has no name, before anything is loaded."""
+    """Raises when a number is out of range, the method has no name or the output is a file, before anything loads."""
+    from d3llm.common.files import check_folder_to_be
+
     method_name(args)
+    check_folder_to_be(args.output)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     if args.limit is not None and args.limit < 1:

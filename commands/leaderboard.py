@@ -86,6 +86,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        from d3llm.common.files import check_folder_to_be
+
+        check_folder_to_be(args.output)
     if args.by_length is not None:
         show_lengths(args)
         return

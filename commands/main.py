@@ -28,7 +28,7 @@ from . import (
 )
 
 
-OUT_OF_MEMORY = "not enough memory: use fewer rows at a time (--batch-size, --num-return-sequences) or shorter texts"
+OUT_OF_MEMORY = "not enough memory: ask for less at once, such as fewer rows, shorter texts or fewer resamples"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -95,6 +95,9 @@ def _repository(args: argparse.Namespace) -> Repository:
     from d3llm.hub_cards.folder import folder_files
 
     if args.kind == "model":
+        from .loading import quiet_libraries
+
+        quiet_libraries()
         folder_files(args.folder)  # checked before any file is read: reading a pipe might never return
         facts, picture = _model_facts(args)
         return repositories.model_repository(args.folder, args.repo, facts, picture)

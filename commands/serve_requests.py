@@ -37,7 +37,7 @@ class ChatRequest(TypedDict, total=False):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None
     temperature: Annotated[float, Field(ge=0, le=2)] | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None
     n: Literal[1] | None
     user: str | None  # this and the following have no effect

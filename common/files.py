@@ -252,6 +252,21 @@ def _settle(claim: Path, output: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def check_folder_to_be(folder: Path) -> None:
+    """
+    Checks before the work starts that a folder is one, or can be created.
+
+    Args:
+        folder (`Path`): The folder.
+
+    Raises:
+        `OSError`: If it, or what it would be in, is a file.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OSError(f"Cannot write into {folder}: {there} is not a folder. Give the name of a folder.")
+
+
 def check_writable(path: Path) -> None:
     """
     Checks before the work starts that a file can be written.

@@ -260,7 +260,7 @@ def _eval_result(row: TaskResult | TaskArea, kind: str, value: float, name: str)
     return EvalResult(
         task_type="text-generation",
         task_name="Text generation",
-        dataset_type=row.dataset or slug(row.task),
+        dataset_type=row.dataset or slug(row.task) or "task",
         dataset_name=row.task,
         dataset_split=row.split,
         metric_type=kind,

@@ -168,6 +168,16 @@ def test_a_chat_without_a_terminal(tiny_checkpoint, capsys, monkeypatch, tmp_pat
     assert all(text in line for text, line in zip(wrong, errors.splitlines(), strict=True))
 
 
+def test_a_new_conversation_is_not_saved_over_an_earlier_one(tiny_checkpoint, capsys, monkeypatch, tmp_path):
+    saved = tmp_path / "chat.json"
+    lines = [QUESTIONS[0], f"/save {saved}", "/clear", f"/save {saved}", f"/save {tmp_path / 'none' / 'chat.json'}"]
+    arguments = ["--model", str(tiny_checkpoint), "--preset", "llada", "--max-new-tokens", "16"]
+    _, errors = chat_with(capsys, monkeypatch, lines, *arguments)
+    assert len(json.loads(saved.read_text())["messages"]) == 2
+    exists, missing = errors.splitlines()
+    assert f"{saved} exists" in exists and f"there is no folder {tmp_path / 'none'}" in missing
+
+
 def test_the_shipped_models_answer_single_questions(capsys, monkeypatch):
     question = "Tom has 3 apples. He buys 4 more. How many apples does Tom have?"
     printed, _ = chat_with(capsys, monkeypatch, [question, question])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from d3llm.commands import leaderboard
 from d3llm.commands.main import main
 from d3llm.generation.fields import METHOD_DEFAULTS, RUN_DEFAULTS
 from d3llm.generation.presets import PRESETS
@@ -249,6 +250,15 @@ def test_help_needs_no_torch():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_lack_of_memory_names_no_argument_that_the_command_lacks(monkeypatch, capsys):
+    def run(args):
+        raise MemoryError
+
+    monkeypatch.setattr(leaderboard, "run", run)
+    said = run_fails(capsys, "leaderboard", "--published")
+    assert "not enough memory: " in said and "fewer resamples" in said and "--" not in said
 
 
 def test_a_closed_pipe_is_no_error(monkeypatch, capsys):

@@ -437,6 +437,15 @@ def test_a_file_for_one_task_and_another_for_the_rest():
     assert data_files(args, tasks) == {"gsm8k_cot": Path("b=c"), "math": Path("a"), "mmlu": Path("b=c")}
 
 
+@pytest.mark.parametrize("command", [["eval"], ["eval", "--harness", "lm_eval"], ["tune", "--model", "x"]])
+def test_an_output_that_is_no_folder_is_refused_first(capsys, tmp_path, command):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "inside"):
+        said = run_fails(capsys, *command, "--tasks", "stories", "--output", str(output))
+        assert f"{tmp_path / 'file'} is not a folder. Give the name of a folder" in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_damaged_file_is_named(capsys, tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text("{not json\n")

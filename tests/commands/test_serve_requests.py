@@ -56,6 +56,7 @@ def test_parts_of_text_are_joined():
         ({"num_return_sequences": 2}, 400, "num_return_sequences"),
         ({"stream": "yes"}, 400, "stream"),
         ({"seed": 2**70}, 400, "seed"),
+        ({"seed": -1}, 400, r"\['seed'\] is -1: expected greater than or equal to 0"),
     ],
 )
 def test_refused(changes, status, words):

@@ -155,6 +155,8 @@ def test_speed_is_compared_on_one_hardware_only():
         (["--published", "--join", "GPT"], "LLaDA, Dream, Coder"),
         (["--published", "--y-max", "GSM8K-CoT=high"], "--y-max"),
         (["--published", "--y-max", "GSM8K-CoT=90"], "MATH"),
+        (["--published", "--output", "{tmp}/a.json"], "a.json is not a folder"),
+        (["{tmp}/a.json", "--by-length", "a", "b", "--output", "{tmp}/a.json/x"], "a.json is not a folder"),
     ],
 )
 def test_mistakes(tmp_path, capsys, flags, message):

@@ -340,3 +340,5 @@ def test_results_of_tasks_with_one_slug_have_a_file_each():
     ]
     files = eval_results(dataclasses.replace(MODEL, results=results))
     assert [Path(name).stem for name in files] == ["humaneval", "humaneval-2", "task"]
+    own = dataclasses.replace(results[-1], dataset=None)
+    assert "type: task\n" in model_card(dataclasses.replace(MODEL, results=[own], areas=[]), "ada/m")
