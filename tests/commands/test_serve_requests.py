@@ -108,6 +108,6 @@ def test_stop_fails_the_jobs_that_are_not_finished(worker):
         worker.submit(job, [4], None, {"preset": "llada", "max_new_tokens": 100, "block_size": 100, "steps": 100})
         await job.events.get()
         await asyncio.to_thread(worker.stop)
-        assert isinstance(await job.events.get(), RuntimeError)
+        assert isinstance(await job.events.get(), RequestError)
 
     asyncio.run(asyncio.wait_for(play(), 60))
