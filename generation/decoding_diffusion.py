@@ -29,6 +29,7 @@ from .preparation import (
     prepare_config,
     prepare_earlier_cache,
     prepare_padding,
+    prepare_processors,
     prepare_prompt,
     prepare_seeds,
     prepare_special_tokens,
@@ -304,8 +305,7 @@ class DiffusionGenerationMixin(GenerationMixin):
         stops = prepare_stops(config, stopping_criteria, tokenizer, special)
         cache, kept = prepare_cache(self.config, canvas, config, earlier, grid == "absolute")
         run_class = run_class or run_class_of(config, assisted=assistant is not None)
-        if logits_processor is not None:
-            logits_processor = LogitsProcessorList(logits_processor)
+        logits_processor = prepare_processors(logits_processor)
         run = run_class(self, canvas, config, special, stops, cache, kept, logits_processor, streamer, prompt.device)
         run.proposer = prepare_proposer(self, assistant, canvas, config, special, stops)
         return run

@@ -5,14 +5,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, MaxTimeCriteria, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.utils import logging
 
 from .canvas import Canvas, Integers
 from .canvas_cache import CanvasCache
 from .configuration_diffusion import DiffusionGenerationConfig
-from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names
+from .fields import FIELDS, METHOD_DEFAULTS, RUN_DEFAULTS, SCHEDULED, check_names, shown
 from .noise import seeds_of_copies
 from .presets import PRESETS
 from .stops import Stops
@@ -244,6 +250,15 @@ def prepare_cache(
         return earlier, earlier.reuse_prefix(canvas.tokens, first_masked if is_exact else 0, ends)
     # the row before the first masked position may be the one that predicts it
     return earlier, earlier.reuse_prefix(canvas.tokens, limit=first_masked - 1)
+
+
+def prepare_processors(logits_processor: Any) -> LogitsProcessorList | None:
+    """The processors of a run, given as a list of either kind."""
+    if logits_processor is None:
+        return None
+    if not isinstance(logits_processor, list) or not all(map(callable, logits_processor)):
+        raise ValueError(f"`logits_processor`={shown(logits_processor)} must be a list of processors")
+    return LogitsProcessorList(logits_processor)
 
 
 def prepare_stops(

@@ -159,7 +159,7 @@ def card_metadata(text: str) -> dict[str, Any]:
     Raises:
         `ValueError`: If it is damaged.
     """
-    match = re.match(r"---\n(.*?)\n---(\n|$)", text.replace("\r\n", "\n"), re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---(\n|$)", text.removeprefix("\ufeff").replace("\r\n", "\n"), re.DOTALL)
     try:
         if match and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1], Loader=YAML)):
             raise ValueError(

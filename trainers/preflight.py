@@ -83,8 +83,8 @@ def prepare_student(model: PreTrainedModel | PeftModel, gradient_checkpointing: 
         check_head(model)
         if gradient_checkpointing:
             model.enable_input_require_grads()
-    check_trainable(model)
     check_head_weight(base, "student")
+    check_trainable(model)
     return base
 
 

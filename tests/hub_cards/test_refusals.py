@@ -507,3 +507,7 @@ def test_facts_of_a_folder_cannot_add_to_the_metadata(folder):
     card = model_repository(folder, "ada/m").files["README.md"].decode()
     assert card_metadata(card)["license"] == "mit"
     assert "license: other" not in card.splitlines()
+
+
+def test_a_card_may_begin_with_a_byte_order_mark():
+    assert card_metadata("\ufeff---\r\nlicense: mit\r\n---\r\ntext\r\n") == {"license": "mit"}
