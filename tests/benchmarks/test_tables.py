@@ -1,6 +1,9 @@
 """The tables of benchmarks/README.md come from the result files."""
 
+import functools
 import json
+
+import pytest
 
 from benchmarks import decode, machine, tables
 
@@ -28,10 +31,22 @@ def test_a_result_file_fills_its_table_and_no_other(monkeypatch, tmp_path, capsy
     assert "other.json does not exist" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_the_tables_of_a_page_are_those_of_the_result_files(name):
+    page = tables.ROOT / name
+    text = page.read_text(encoding="utf-8")
+    assert tables.TABLE.sub(functools.partial(tables.filled, page.parent), text) == text
+
+
+def test_the_sentence_about_the_drafter_is_that_of_its_result_file():
+    sentence = tables.drafter_sentence(json.loads((tables.ROOT / tables.DRAFTER).read_text(encoding="utf-8")))
+    assert sentence in (tables.ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_peak_memory_is_that_of_the_run():
     import torch
 
     if machine.peak_memory(lambda: None) is None:
-        return  # the system does not let a process reset its mark
+        pytest.skip("the system does not let a process reset its mark")
     large = machine.peak_memory(lambda: torch.ones(2**26))  # 256 MiB
     assert large - machine.peak_memory(lambda: None) > 200
