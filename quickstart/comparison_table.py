@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -302,6 +302,10 @@ def draw_rows(rows: Sequence[Row], of: ComparisonResults, folder: Path) -> list[
         curves = [_mean_curve(decoder, one_token, of.baseline, BASELINE)]
         curves += [_mean_curve(decoder, row, of.baseline, row.model) for row in others]
         (board,) = make_boards(curves, {of.baseline.title: of.best}, BASELINE, resamples=0)
+        # The mean of the areas, as in the table, is not the area of the mean: each seed has points of its own above
+        # the floor.
+        areas = {(row.model, of.baseline.title): row.areas[board.floor_rule].value for row in others}
+        board = replace(board, areas=board.areas | areas)
         paths += save(draw_curves(board), folder / decoder)
     return paths
 
