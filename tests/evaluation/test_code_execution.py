@@ -388,7 +388,7 @@ def test_a_socket_in_a_file_is_out_of_reach(run, shared_folder, kind):
 
 
 def test_a_pipe_in_a_folder_of_temporary_files_is_out_of_reach(run):
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # /tmp may hold the interpreter, and is open then
         os.chmod(folder, 0o777)
         path = f"{folder}/pipe"
         os.mkfifo(path)
