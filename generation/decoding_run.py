@@ -221,12 +221,14 @@ class DecodingRun:
         if self.cache is None:
             return self.guidance.narrow(self.call(**inputs).hidden_states[0])
         row_ids = canvas.row_ids if rows is None else canvas.row_ids[rows]
-        self.cache.record_tokens(np.full_like(tokens, -1), positions, row_ids)  # a call that fails fills some slots
-        inputs |= {"cache": self.cache, "cache_positions": span or self.guidance.widen_rows(slots)}
-        with self.cache.for_rows(None if rows is None else self.upload(self.guidance.forwarded(rows))):
-            states = self.guidance.narrow(self.call(**inputs).hidden_states[0])
         self.cache.record_tokens(tokens, positions, row_ids)
-        return states
+        inputs |= {"cache": self.cache, "cache_positions": span or self.guidance.widen_rows(slots)}
+        try:
+            with self.cache.for_rows(None if rows is None else self.upload(self.guidance.forwarded(rows))):
+                return self.guidance.narrow(self.call(**inputs).hidden_states[0])
+        except BaseException:  # some of the slots may be filled, and the caller may use the cache again
+            self.cache.record_tokens(np.full_like(tokens, -1), positions, row_ids)
+            raise
 
     def propose(self, states: torch.Tensor) -> Proposal:
         """Runs the head on the hidden states of the candidates: a token and a score for each. This is the one host

@@ -40,14 +40,15 @@ def mask_answers(
     # one stratum of (0, 1] for each sample (LLaDA's `forward_process` spreads a batch of k the same way)
     in_stratum = Draw(np.full(rows, seed), np.full(rows, -1), sample).uniform()
     count_blocks = np.where(real, blocks, 0).max(axis=1) + 1
-    place = count_blocks * (sample + in_stratum) / num_samples
+    place = count_blocks.astype(np.float32) * ((sample + in_stratum) / np.float32(num_samples))
     block = np.minimum(place.astype(np.int64), count_blocks - 1)
     in_block = real & (blocks == block[:, None])
     size = in_block.sum(axis=1)
-    masks = ((place - block) * size).astype(np.int64).clip(0, size - 1) + 1
+    within = place - block.astype(np.float32)
+    masks = (within * size.astype(np.float32)).astype(np.int64).clip(0, size - 1) + 1
     noise = Draw(np.full(width, seed), numbers, sample).uniform()
     ranks = np.where(in_block, noise, np.inf).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-    return ranks < masks[:, None], (count_blocks * size / masks).astype(np.float32)
+    return ranks < masks[:, None], (count_blocks * size).astype(np.float32) / masks.astype(np.float32)
 
 
 def log_probabilities(
@@ -137,7 +138,7 @@ class LikelihoodMixin:
         A lower bound: for k uniform in 1..l and k of the l answer positions masked at random, the expectation of
         l / k times the sum of the masked tokens' log-probabilities (LLaDA, arXiv 2502.09992, equation 6, the form with
         fewer samples). Exact for answers of one token. With a block-causal model it is the sum of the bounds of the
-        answer's blocks, each after the text before it, as in decoding (BD3-LM, arXiv 2503.09573, equation 8). The
+        answer's blocks, each after the text before it, as in decoding (BD3-LM, arXiv 2503.09573, section 3.1). The
         estimate of a row is the same in any batch.
 
         Args:
