@@ -13,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from ..common.bfloat16 import SLOW, bfloat16_slowdown
 from ..modeling.checkpoint import first_line
 from .doctor_check import Check
 
@@ -86,7 +87,7 @@ def choose_device(device: str | None) -> torch.device:
 
 def check_device(device: str | None) -> Check:
     """
-    Whether the device can be used, and how much memory it has.
+    Whether the device can be used, how much memory it has, and whether a processor is slow in bfloat16.
 
     Args:
         device (`str`, *optional*): By default the GPU if there is one.
@@ -105,7 +106,10 @@ def check_device(device: str | None) -> Check:
     if device is None and shutil.which("nvidia-smi"):
         found = f"cpu, {memory}; there is an NVIDIA GPU that torch {torch.__version__} does not use"
         return Check("device", "warning", found, "install torch for CUDA, see https://pytorch.org/get-started/locally")
-    return Check("device", "ok", f"{chosen.type}, {torch.get_num_threads()} threads, {memory}")
+    found = f"{chosen.type}, {torch.get_num_threads()} threads, {memory}"
+    if chosen.type == "cpu" and (slowdown := bfloat16_slowdown()) > SLOW:
+        found += f"; bfloat16 takes {slowdown:.0f} times as long as float32"
+    return Check("device", "ok", found)
 
 
 def memory_of(device: torch.device) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import yaml
 from transformers.utils import logging
 from trl import ModelConfig
 
+from ..common.bfloat16 import SLOW, bfloat16_slowdown
 from ..common.files import remove_leftovers, whole_file, whole_folder, write_atomically
 from ..common.fingerprints import fingerprint_checkpoint
 from ..common.plan import check_plan, keep_plan
@@ -174,7 +175,7 @@ class Comparison:
     def begin(self, students: Sequence[str]) -> None:
         """
         Saves the parts of the plan that all students share. Each student's part is saved when it is trained, so that
-        it may be changed until then.
+        it may be changed until then. Warns of a processor that is slow in bfloat16, since a run takes hours.
 
         Args:
             students (`Sequence[str]`): Names of the students to be run.
@@ -187,6 +188,21 @@ class Comparison:
             check_plan(self.folder.plan(part), values, REMEDY, folder=self.folder.plan(part))
         for part in parts.keys() - {student_part(name) for name in students}:
             keep_plan(self.folder.plan(part), parts[part], REMEDY)
+        self._warn_of_slow_bfloat16()
+
+    def _warn_of_slow_bfloat16(self) -> None:
+        values = self.plan.values
+        if not values["bf16"] and values["measurement"].get("dtype") != "bfloat16":
+            return
+        slowdown = bfloat16_slowdown()
+        if slowdown > SLOW:
+            logger.warning(
+                "Products in bfloat16 take %.0f times as long as in float32 on this processor, and %s has them. A "
+                "plan that extends it with `bf16: false` and `measurement: {dtype: float32}` is faster, in another "
+                "folder.",
+                slowdown,
+                self.plan.name,
+            )
 
     def measure_teacher(self) -> None:
         """Measures the teacher with its decoders."""

@@ -76,6 +76,13 @@ def test_a_device_that_is_not_there():
     assert check.status == "error" and check.remedy
 
 
+def test_a_processor_that_is_slow_in_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(doctor_machine, "bfloat16_slowdown", lambda: 9.2)
+    assert doctor_machine.check_device("cpu").found.endswith("bfloat16 takes 9 times as long as float32")
+    monkeypatch.setattr(doctor_machine, "bfloat16_slowdown", lambda: 0.4)
+    assert "bfloat16" not in doctor_machine.check_device("cpu").found
+
+
 def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
     monkeypatch.setattr(doctor_machine, "_tiny_logits", lambda kernel, *_: torch.tensor([float(len(kernel))]))
     check = doctor_machine.check_kernels(torch.device("cpu"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers.testing_utils import CaptureLogger
 from trl import ModelConfig
 
 from d3llm.commands.main import main
@@ -20,7 +21,7 @@ from d3llm.generation import DiffusionGenerationConfig
 from d3llm.modeling import LLaDAModelLM
 from d3llm.modeling.loading import load_model
 from d3llm.quickstart import comparison
-from d3llm.quickstart.comparison import run_comparison
+from d3llm.quickstart.comparison import Comparison, ComparisonFolder, run_comparison
 from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
 from d3llm.quickstart.comparison_table import write_report
 from d3llm.quickstart.distill_shipped import distill_shipped
@@ -386,3 +387,23 @@ def test_answers_are_checked_as_the_task_does(tmp_path):
 
 
 CHECK_STORY = CHECKS[CHECK]  # before any test replaces it
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "changes", "warns"),
+    [
+        (9.0, {"bf16": True}, True),
+        (9.0, {"measurement": {"dtype": "bfloat16"}}, True),
+        (9.0, {"measurement": {"dtype": "float32"}}, False),
+        (0.5, {"bf16": True}, False),
+    ],
+)
+def test_a_processor_that_is_slow_in_bfloat16_is_said_before_hours_pass(
+    tiny, tmp_path, monkeypatch, slowdown, changes, warns
+):
+    monkeypatch.setattr(comparison, "bfloat16_slowdown", lambda: slowdown)
+    changes = {name: tiny[name] | value if isinstance(value, dict) else value for name, value in changes.items()}
+    plan = read_plan(write(tmp_path, tiny | changes))
+    with CaptureLogger(comparison.logger) as logged:
+        Comparison(plan, ComparisonFolder(tmp_path / "run")).begin(["d3llm"])
+    assert ("take 9 times as long" in logged.out) == warns
