@@ -6,8 +6,10 @@ the positions (B, K) in their order, the canvas and the config, and returns what
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
+import torch
 
 from .canvas import Booleans, Canvas, Floats, Integers, Proposal, gather
 from .configuration_diffusion import DiffusionGenerationConfig
@@ -17,11 +19,11 @@ from .fields import SELECTIONS
 Rule = Callable[[Floats, Booleans, Integers, Canvas, DiffusionGenerationConfig], Booleans]
 
 
-def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> Integers:
-    """How many forwards a schedule gives to the current block of each row (B,): `steps` are divided evenly among the
-    blocks of the generated region, and the first ones take the remainder."""
-    # a complete row, which only a draft has, counts as one forward
-    size = gather(canvas.masks_at_start, canvas.current[:, None])[:, 0].clip(min=1)
+def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig, size: Integers) -> Integers:
+    """How many forwards a schedule gives to the current block of each row (B,), of which it commits `size` (B,)
+    positions: `steps` are divided evenly among the blocks of the generated region, and the first ones take the
+    remainder."""
+    size = size.clip(min=1)  # a complete row, which only a draft has, counts as one forward
     if config.steps is None:
         return size
     blocks, current = canvas.block_of[:, -1] + 1 - canvas.first_block, canvas.current - canvas.first_block
@@ -30,13 +32,38 @@ def forwards_of_block(canvas: Canvas, config: DiffusionGenerationConfig) -> Inte
     return np.where(current < 0, size, forwards)
 
 
+def masks_at_start_of_block(canvas: Canvas) -> Integers:
+    """Masked positions (B,) that the current block had at the start."""
+    return gather(canvas.masks_at_start, canvas.current[:, None])[:, 0]
+
+
+def positions_of_block(canvas: Canvas) -> Integers:
+    """Positions (B,) of the current block that a fixed number per forward is a share of: of a block that the end of
+    the prompt shares all, as published (SDAR, arXiv 2510.06303); within a given text only its masks."""
+    ends = gather(canvas.block_starts, canvas.current[:, None] + np.arange(2))
+    length = np.diff(np.maximum(ends, canvas.first_real[:, None]), axis=1)[:, 0]  # padding is in no block
+    generated = (canvas.current >= canvas.first_block) & (canvas.region_start > 0)
+    return np.where(generated, length, masks_at_start_of_block(canvas))
+
+
+@cache
+def shares_of_time(forwards: int, eps: float) -> Floats:
+    """The share of the masked positions that each of so many forwards commits: that of forward s + 1 of S is
+    1 - t[s + 1] / t[s] along the grid t = linspace(1, eps, S + 1), and the last one commits all (Dream, arXiv
+    2508.15487)."""
+    # PyTorch's own grid: where a share of the masks is a whole number, its last bit decides
+    time = torch.linspace(1, eps, forwards + 1, dtype=torch.float32).numpy()
+    return np.append(1 - time[1:-1] / time[:-2], np.float32(1))
+
+
 def time_share(canvas: Canvas, config: DiffusionGenerationConfig) -> Floats:
-    """The share (B,) of the masked positions that forward s + 1 of S commits: 1 - t[s + 1] / t[s] along the grid
-    t = linspace(1, eps, S + 1), and all in the last one (Dream, arXiv 2508.15487)."""
-    forwards, step = forwards_of_block(canvas, config), canvas.forwards_in_block.astype(np.float32)
-    stride = (1 - config.eps) / forwards.astype(np.float32)
-    share = 1 - (1 - stride * (step + 1)) / (1 - stride * step)
-    return np.where(step < forwards - 1, share, np.float32(1))
+    """The share (B,) of the masked positions that this forward commits, see [`shares_of_time`]."""
+    forwards = forwards_of_block(canvas, config, masks_at_start_of_block(canvas))
+    numbers, which = np.unique(forwards, return_inverse=True)
+    shares = np.ones((len(numbers), int(numbers[-1])), dtype=np.float32)
+    for share, number in zip(shares, numbers.tolist(), strict=True):
+        share[:number] = shares_of_time(number, config.eps)
+    return shares[which, canvas.forwards_in_block.clip(max=shares.shape[1] - 1)]
 
 
 def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Integers:
@@ -44,23 +71,21 @@ def scheduled_quota(canvas: Canvas, config: DiffusionGenerationConfig) -> Intege
 
     Inside a block of m masked positions and S forwards, forward s commits
 
-    - `"count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992, `get_num_transfer_tokens`);
-    - `"threshold_or_count"`: as `"count"`, but of the whole length of a block (SDAR, arXiv 2510.06303);
-    - `"scheduled_threshold"`: at most as many as `"count"`, plus what earlier forwards left of their number
-      (Fast-dLLM's code for Dream without blocks);
+    - `"count"` and `"threshold_or_count"`: m // S, one more in the first m % S forwards (LLaDA, arXiv 2502.09992,
+      `get_num_transfer_tokens`), m being all positions of a block that the end of the prompt shares;
+    - `"scheduled_threshold"`: at most as many as that, plus what earlier forwards left of their number (Fast-dLLM's
+      code for Dream without blocks);
     - `"fraction"`: the share of the positions still masked that [`time_share`] gives.
     """
     step, left = canvas.forwards_in_block, canvas.masks_left_in(canvas.current)
-    size = gather(canvas.masks_at_start, canvas.current[:, None])[:, 0]
     if config.selection == "fraction":
         return (left.astype(np.float32) * time_share(canvas, config)).astype(np.int64)
-    forwards = forwards_of_block(canvas, config)
-    if config.selection == "threshold_or_count":
-        ends = gather(canvas.block_starts, canvas.current[:, None] + np.arange(2))
-        size = np.diff(np.maximum(ends, canvas.first_real[:, None]), axis=1)[:, 0]  # padding is in no block
-        forwards = size if config.steps is None else forwards
     if config.selection != "scheduled_threshold":
+        size = positions_of_block(canvas)
+        forwards = forwards_of_block(canvas, config, size)
         return (size // forwards + (step < size % forwards)).clip(min=1)
+    size = masks_at_start_of_block(canvas)
+    forwards = forwards_of_block(canvas, config, size)
     done = step + 1
     accrued = np.where(done < forwards, done * (size // forwards) + np.minimum(done, size % forwards), size)
     return (accrued - (size - left)).clip(min=1)

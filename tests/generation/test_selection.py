@@ -2,12 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.canvas import Canvas, Proposal
 from d3llm.generation.decoding_diffusion import RUNS
 from d3llm.generation.fields import CHOICES
-from d3llm.generation.selection import MAY_ACCEPT_NOTHING, RULES, confident_quota, ranked, select
+from d3llm.generation.selection import (
+    MAY_ACCEPT_NOTHING,
+    RULES,
+    confident_quota,
+    ranked,
+    scheduled_quota,
+    select,
+    time_share,
+)
 
 
 MASK = 9
@@ -122,6 +131,51 @@ def test_a_scheduled_threshold_makes_up_for_what_was_not_sure_and_goes_no_furthe
         found.append(sum(selected(canvas, scores, **fields)))
         advance(canvas)
     assert found == [2, 1, 3, 2]  # of two per forward the second forward left one
+
+
+@pytest.mark.parametrize(("masks", "steps", "eps"), [(32, 15, 0.05), (4, 9, 0.1), (9, 3, 0.1), (48, 18, 0.1)])
+def test_a_fraction_is_that_of_the_published_grid_to_the_last_bit(masks, steps, eps):
+    """Where a share of the masks is a whole number, the rounding of the grid decides (Dream, `_sample`)."""
+    canvas, left, time = masked_block(masks), masks, torch.linspace(1, eps, steps + 1)
+    config = DiffusionGenerationConfig(selection="fraction", steps=steps, eps=eps).resolve()
+    for step in range(steps):
+        share = 1 - time[step + 1] / time[step] if step < steps - 1 else torch.tensor(1.0)
+        assert time_share(canvas, config).item() == share.item()
+        count = int(torch.tensor(float(left)) * share)
+        assert scheduled_quota(canvas, config).item() == count
+        canvas.committed[0, 1 + masks - left : 1 + masks - left + count] = True
+        left -= count
+        advance(canvas)
+    assert left == 0
+
+
+@pytest.mark.parametrize("selection", ["count", "threshold_or_count"])
+@pytest.mark.parametrize(("steps", "found"), [(8, [2, 2, 2]), (6, [3, 3]), (3, [4, 4]), (None, [1] * 6)])
+def test_a_block_that_the_prompt_shares_has_the_number_of_a_whole_one(selection, steps, found):
+    """SDAR's code spreads the length of a block over its forwards, and not what the prompt leaves of it."""
+    seeds, prompt = np.zeros(1, dtype=np.int64), np.ones((1, 10), dtype=np.int64)
+    grid = {"block_size": 8, "grid": "absolute", "mask_token_id": MASK}
+    canvas = Canvas.from_prompt(prompt, None, new_tokens=14, seeds=seeds, **grid)
+    advance(canvas)
+    config = DiffusionGenerationConfig(score="probability", selection=selection, steps=steps).resolve()
+    quotas = []
+    while not canvas.committed[0, 10:16].all():
+        quotas.append(int(scheduled_quota(canvas, config)[0]))
+        first = int(canvas.committed[0].argmin())
+        canvas.committed[0, first : min(first + quotas[-1], 16)] = True
+        advance(canvas)
+    assert quotas == found
+
+
+@pytest.mark.parametrize("selection", ["count", "threshold_or_count"])
+def test_masks_in_a_prompt_take_a_forward_each_whatever_the_steps(selection):
+    prompt = np.array([[1, MASK, 1, MASK, 1, 1, MASK, 1]])
+    canvas = Canvas.from_prompt(
+        prompt, None, new_tokens=8, block_size=4, mask_token_id=MASK, seeds=np.zeros(1, dtype=np.int64)
+    )
+    advance(canvas)
+    config = DiffusionGenerationConfig(score="probability", selection=selection, steps=4).resolve()
+    assert scheduled_quota(canvas, config).tolist() == [1]
 
 
 @pytest.mark.parametrize(("score", "scores"), [("entropy", [-0.5, -0.25, -0.25, 0]), ("margin", [0.5, 0.75, 0.75, 1])])
