@@ -301,18 +301,22 @@ class Editing(AroundPolicy):
 
 class Restricted(AroundPolicy):
     """Skips what an earlier run computed, the first `kept` positions, and, with block-causal attention, the blocks
-    that nothing sees yet."""
+    that nothing sees yet. A forward that is the first to see a block computes all of it."""
 
-    def __init__(self, policy: WholeCanvas, kept: int, opened_only: bool):
+    def __init__(self, policy: WholeCanvas, kept: int, opened_only: bool, canvas: Canvas):
         super().__init__(policy)
         self.kept, self.opened_only = kept, opened_only
+        self.last_seen = np.full_like(canvas.opened, -1)  # block of the attention
 
     def window(self, canvas: Canvas, open_positions: Booleans, forward: int) -> Window:
         window = super().window(canvas, open_positions, forward)
-        needed = canvas.positions >= self.kept
+        needed, positions = canvas.positions >= self.kept, window.positions
         if self.opened_only:
-            needed = needed & canvas.in_visible_blocks()
-        return Window(window.positions & needed, window.candidates & needed, window.eligible & needed)
+            visible = canvas.in_visible_blocks()
+            positions = positions | (canvas.attention_block_of > self.last_seen[:, None])
+            needed = needed & visible
+            self.last_seen = np.where(visible, canvas.attention_block_of, -1).max(axis=1)
+        return Window(positions & needed, window.candidates & needed, window.eligible & needed)
 
 
 class Completed(AroundPolicy):
@@ -393,5 +397,5 @@ def make_policy(
     if config.cache == "none":  # the whole canvas has every row that predicts a candidate
         return policy
     if kept or config.attention == "block_causal":
-        policy = Restricted(policy, kept, opened_only=config.attention == "block_causal")
+        policy = Restricted(policy, kept, config.attention == "block_causal", canvas)
     return Completed(policy, None if config.window_edge == "published" else logit_rows)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from d3llm.generation.decoding_run import DecodingRun
 from d3llm.modeling import families
 from tests.helpers.decoding import MASK, left_pad, prompts
 from tests.helpers.models import tiny_model
@@ -57,6 +58,25 @@ def test_the_block_cache_is_exact(model, preset, block_size, attention_block_siz
     assert same(plain, cached)
     if preset == "sdar_static":
         assert plain.forward_passes.item() == 29
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual", "delayed", "vicinity", "block", "opened"])
+def test_a_forward_sees_nothing_that_was_not_computed(model, cache, monkeypatch):
+    """Blocks of the attention that hold several of the decoder's are seen as soon as the first of them opens."""
+    propose, forwards = DecodingRun.propose, []
+
+    def checked(run, states):
+        visible = run.canvas.in_visible_blocks()
+        assert (run.cache.tokens[run.canvas.row_ids][visible] >= 0).all()
+        forwards.append(run.forwards)
+        return propose(run, states)
+
+    monkeypatch.setattr(DecodingRun, "propose", checked)
+    ids = prompts([11])[0][None]
+    ids[0, [1, 6]] = MASK  # the tokens after them are in blocks that are not open at first
+    sizes = {"block_size": 4, "attention_block_size": 8, "block_add_threshold": 0.5}
+    model.generate(ids, preset="d3llm", threshold=0.4, cache=cache, cache_delay=1, **sizes, **RUN)
+    assert forwards
 
 
 @pytest.mark.parametrize("preset", PRESETS)
