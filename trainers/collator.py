@@ -18,6 +18,7 @@ from ..trajectories.dataset import (
     check_trajectories,
     read_decode_config,
     with_optional_columns,
+    without_tensors,
 )
 from ..trajectories.fingerprints import is_tokenizer_of
 from ..trajectories.row import OPTIONAL, PER_POSITION, STORED_FEATURES
@@ -146,6 +147,7 @@ def as_trajectories(
             f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of trajectories, as from "
             "`load_trajectories`, or of prompts and completions (`concatenate_datasets` joins several)."
         )
+    dataset = without_tensors(dataset) if isinstance(dataset, Dataset) else dataset.with_format(None)
     first = next(iter(dataset), None)
     columns = column_names(dataset)
     is_ordinary = has_completions(columns)

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers.utils import logging
 
-from ..trajectories.dataset import RowBatch, cast_columns
+from ..trajectories.dataset import RowBatch, cast_columns, without_tensors
 
 
 logger = logging.get_logger(__name__)
@@ -35,6 +35,7 @@ def as_texts(dataset: Dataset, name: str) -> Dataset:
     """
     if not isinstance(dataset, Dataset):
         raise ValueError(f"`{name}` is a {type(dataset).__name__}: expected one `datasets.Dataset` of texts.")
+    dataset = without_tensors(dataset)
     columns = dataset.column_names
     if ANSWER in columns and "response_ids" not in columns:
         dataset = dataset.rename_column(ANSWER, "response_ids")

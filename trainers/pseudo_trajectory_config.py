@@ -1,6 +1,6 @@
 """Configuration of the pseudo-trajectory trainer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -365,9 +365,20 @@ def as_config(args: TrainingArguments | None) -> PseudoTrajectoryConfig:
 
     Returns:
         [`PseudoTrajectoryConfig`]: With the same values.
+
+    Raises:
+        `ValueError`: For the configuration of another trainer, such as TRL's `SFTConfig`.
     """
     if args is None:
         return PseudoTrajectoryConfig("pseudo-trajectory")
     if isinstance(args, PseudoTrajectoryConfig):
         return args
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"`args` is a {type(args).__name__}: expected a `PseudoTrajectoryConfig`.")
+    others = {field.name for field in fields(args)} - {field.name for field in fields(PseudoTrajectoryConfig)}
+    if others:
+        raise ValueError(
+            f"`args` is a {type(args).__name__}, of another trainer, whose field `{min(others)}` has no meaning here: "
+            "give a `PseudoTrajectoryConfig`, or plain `TrainingArguments`."
+        )
     return PseudoTrajectoryConfig(**{**args.to_dict(), "hub_token": args.hub_token})  # `to_dict` hides the token

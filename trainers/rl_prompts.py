@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..evaluation import encode_prompt
+from ..trajectories.dataset import without_tensors
 from ..trajectories.prompt_rows import check_ids
 
 
@@ -32,6 +33,7 @@ def prepare_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, voc
     Raises:
         `ValueError`: For missing columns, a prompt that is empty or not in the vocabulary, and if none is left.
     """
+    dataset = without_tensors(dataset)
     columns = dataset.column_names
     if PROMPT not in columns and PROMPT_IDS not in columns:
         raise ValueError(f"`train_dataset` has no `prompt`, only {', '.join(columns)}: rename the column.")

@@ -109,6 +109,19 @@ def as_stored(dataset: Dataset, name: str, vocab_size: int | None = None) -> Dat
     return dataset
 
 
+def without_tensors(dataset: Dataset) -> Dataset:
+    """
+    Rows of lists and numbers with all columns, whatever `set_format` made of them.
+
+    Args:
+        dataset (`Dataset`): Any dataset.
+
+    Returns:
+        `Dataset`: The same rows; a transform of the user's (`set_transform`) stays.
+    """
+    return dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+
+
 def cast_columns(dataset: Dataset, features: Features, name: str) -> Dataset:
     """
     The columns of a dataset that have these names, with these types.

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import types
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,25 @@ def test_plain_training_arguments_are_taken(tiny_checkpoint, tmp_path):
     assert trainer.state.global_step == 2
 
 
+@dataclass
+class OtherArguments(TrainingArguments):
+    """As those of another trainer."""
+
+    packing: bool = False
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: {"output_dir": folder}, "`args` is a dict"),
+        (lambda folder: OtherArguments(folder, use_cpu=True), "`args` is a OtherArguments, .* field `packing`"),
+    ],
+)
+def test_arguments_of_another_trainer_are_refused(tiny_checkpoint, tmp_path, make, message):
+    with pytest.raises(ValueError, match=message):
+        PseudoTrajectoryTrainer(str(tiny_checkpoint), make(str(tmp_path)), random_trajectories(4))
+
+
 def test_another_kind_of_model_is_refused(tmp_path, tiny_checkpoint):
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="`model` is a Linear: expected a masked-diffusion model, LLaDA, Dream"):
@@ -121,6 +140,23 @@ def test_columns_besides_are_left_out(tiny_checkpoint, tmp_path):
         trainer.train()
         plain.train()
         assert logged_losses(trainer) == logged_losses(plain)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas"])
+@pytest.mark.parametrize("columns", [None, ["prompt_ids", "response_ids"]])
+def test_the_format_of_a_dataset_changes_nothing(tiny_checkpoint, tmp_path, kind, columns):
+    rows = random_trajectories(8)
+    trainer = make_trainer(
+        tiny_checkpoint,
+        tmp_path,
+        train_dataset=rows.with_format(kind, columns=columns),
+        eval_dataset=rows.with_format(kind, columns=columns),
+    )
+    plain = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    plain.train()
+    assert logged_losses(trainer) == logged_losses(plain)
+    assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
 
 
 def test_several_eval_datasets_have_a_loss_each(tiny_checkpoint, tmp_path):

@@ -250,6 +250,12 @@ def test_it_learns_what_is_rewarded(tiny_checkpoint, tmp_path):
     assert any(entry.get("clip_ratio", 0) > 0 for entry in trainer.state.log_history)
 
 
+def test_prompts_may_be_in_tensors(tiny_checkpoint, tmp_path):
+    prompts = Dataset.from_dict({"prompt_ids": [[3, 4], [5]] * 4})
+    trainers = [make(tiny_checkpoint, tmp_path, train_dataset=prompts.with_format(kind)) for kind in ("torch", None)]
+    assert rows_of(trainers[0]) == rows_of(trainers[1])
+
+
 def test_micro_batches_change_nothing(tiny_checkpoint, tmp_path):
     found = []
     for micro_batches in (1, 4):
