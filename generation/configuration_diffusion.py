@@ -321,6 +321,11 @@ class DiffusionGenerationConfig(GenerationConfig):
         """Convert any generation config. Fields without a meaning here are skipped, with a warning."""
         if isinstance(config, cls):
             return copy.deepcopy(config)
+        if not isinstance(config, GenerationConfig):
+            raise ValueError(
+                f"`generation_config` is a {type(config).__name__}: give a GenerationConfig, or its fields by their "
+                "names"
+            )
         values = {name: value for name, value in config.to_dict().items() if value is not None}
         unknown = sorted(set(values) - KNOWN_FIELDS)
         if unknown:

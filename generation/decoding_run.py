@@ -253,9 +253,11 @@ class DecodingRun:
     def check_numbers(self, scores: Floats) -> None:
         """Raises a `ValueError` for scores (B, K) that are not numbers."""
         if faults := np.isnan(scores).sum():
+            cause = f"the weights are damaged, or {self.model.dtype} is too narrow for them"
+            if self.logits_processor:
+                cause = f"`logits_processor` forbids every token, or {cause}"
             raise ValueError(
-                f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: the weights are "
-                f"damaged, or {self.model.dtype} is too narrow for them"
+                f"the logits of {faults} candidates are not numbers (NaN) in forward {self.forwards}: {cause}"
             )
 
     def select(self, proposal: Proposal) -> Booleans:

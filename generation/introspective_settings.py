@@ -16,7 +16,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from .canvas import Integers
 from .fields import Field, Number, OneOrMore, Whole, shown, suggestion
-from .preparation import prepare_padding, prepare_prompt
+from .preparation import prepare_criteria, prepare_padding, prepare_prompt
 from .row_cache import check_attention
 
 
@@ -192,7 +192,7 @@ def unpadded(
 def _criteria(
     config: GenerationConfig, stopping_criteria: Any, tokenizer: PreTrainedTokenizerBase | None
 ) -> StoppingCriteriaList:
-    criteria = StoppingCriteriaList(stopping_criteria or [])
+    criteria = prepare_criteria(stopping_criteria)
     if config.max_time is not None:
         criteria.append(MaxTimeCriteria(max_time=config.max_time))
     if config.stop_strings is not None:

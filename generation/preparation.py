@@ -38,7 +38,9 @@ class SpecialTokens:
 
 def prepare_prompt(inputs: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.LongTensor:
     """The prompts (B, P), given once as `inputs` or `input_ids`."""
-    if (inputs is None) == (input_ids is None):
+    if inputs is None and input_ids is None:
+        raise ValueError("there is no prompt: pass at least one token, as `inputs` or as `input_ids`")
+    if inputs is not None and input_ids is not None:
         raise ValueError("pass the prompts once, as `inputs` or as `input_ids`")
     prompt = inputs if inputs is not None else input_ids
     if not isinstance(prompt, torch.Tensor) or prompt.ndim != 2 or prompt.is_floating_point():
@@ -256,9 +258,22 @@ def prepare_processors(logits_processor: Any) -> LogitsProcessorList | None:
     """The processors of a run, given as a list of either kind."""
     if logits_processor is None:
         return None
-    if not isinstance(logits_processor, list) or not all(map(callable, logits_processor)):
-        raise ValueError(f"`logits_processor`={shown(logits_processor)} must be a list of processors")
+    check_list("logits_processor", logits_processor)
     return LogitsProcessorList(logits_processor)
+
+
+def prepare_criteria(stopping_criteria: Any) -> StoppingCriteriaList:
+    """The stopping criteria of a run, given as a list of either kind."""
+    if stopping_criteria is None:
+        return StoppingCriteriaList()
+    check_list("stopping_criteria", stopping_criteria)
+    return StoppingCriteriaList(stopping_criteria)
+
+
+def check_list(name: str, given: Any) -> None:
+    """Raises a `ValueError` for an argument that is not a list of functions."""
+    if not isinstance(given, list) or not all(map(callable, given)):
+        raise ValueError(f"`{name}`={shown(given)} must be a list, also of one")
 
 
 def prepare_stops(
@@ -268,7 +283,7 @@ def prepare_stops(
     special: SpecialTokens,
 ) -> Stops:
     """The stops of a run."""
-    criteria = StoppingCriteriaList(stopping_criteria or [])
+    criteria = prepare_criteria(stopping_criteria)
     if config.max_time is not None:
         criteria.append(MaxTimeCriteria(config.max_time))
     stop_strings = None

@@ -4,7 +4,12 @@ import copy
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    InfNanRemoveLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
 
 from benchmarks.host_reads import count_host_reads
 from d3llm.generation import PRESETS, CanvasCache, DiffusionGenerationConfig
@@ -379,11 +384,16 @@ def test_generate_returns_ids_unless_asked(model):
         ({"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]])}, "padding_side = 'left'"),
         ({"attention_mask": torch.zeros(1, 6)}, "no row of zeros only"),
         ({"input_ids": torch.ones(1, 3)}, "pass the prompts once"),
+        ({"inputs": None, "inputs_embeds": torch.ones(1, 3, 8)}, "there is no prompt: pass at least one token"),
+        ({"generation_config": {"max_new_tokens": 8}}, "`generation_config` is a dict"),
+        ({"stopping_criteria": EosTokenCriteria(0)}, "`stopping_criteria`=.* must be a list"),
+        ({"logits_processor": InfNanRemoveLogitsProcessor()}, "`logits_processor`=.* must be a list"),
+        ({"logits_processor": [SuppressTokensLogitsProcessor(range(64))]}, "`logits_processor` forbids every token"),
     ],
 )
 def test_bad_arguments_name_the_field_and_the_fix(model, arguments, message):
     with pytest.raises(ValueError, match=message):
-        model.generate(prompts([6])[0][None], **{"max_new_tokens": 16} | arguments)
+        model.generate(**{"inputs": prompts([6])[0][None], "max_new_tokens": 16} | arguments)
 
 
 @pytest.mark.parametrize("prompt", [torch.zeros(1, 0, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long)])
