@@ -260,9 +260,14 @@ def select(
 
     Returns:
         `Booleans` of shape `(B, K)`.
+
+    Raises:
+        `ValueError`: For a rule that returns something else.
     """
     score = ranked(proposal.score, positions, eligible, config.position_penalty)
     accepted = RULES[config.selection](score, eligible, positions, canvas, config)
+    if not isinstance(accepted, np.ndarray) or accepted.dtype != bool or accepted.shape != eligible.shape:
+        raise ValueError(f"the rule of `selection`={config.selection!r} must return booleans (B, K), as `eligible` is")
     if config.selection not in MAY_ACCEPT_NOTHING:
         return accepted
     forced = config.forced_progress

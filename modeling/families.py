@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..generation.fields import METHOD_DEFAULTS, check_names
 from .layers import MaskedDiffusionPreTrainedModel
 from .modeling_dream import DreamModel
 from .modeling_fast_dllm_qwen import Fast_dLLM_QwenForCausalLM
@@ -77,7 +78,8 @@ def add_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
         model_class (`type[MaskedDiffusionPreTrainedModel]`): The class with the LM head.
 
     Raises:
-        `ValueError`: For a class that does not state the facts of its family.
+        `ValueError`: For a class that does not state the facts of its family, or values of presets that are not fields
+            of a method.
     """
     name = getattr(model_class, "__name__", repr(model_class))
     if not (isinstance(model_class, type) and issubclass(model_class, MaskedDiffusionPreTrainedModel)):
@@ -86,6 +88,8 @@ def add_family(model_class: type[MaskedDiffusionPreTrainedModel]) -> None:
         raise ValueError(f"{name} has no config class with a `model_type`: state `config_class`.")
     if not any("logits_shift" in vars(parent) for parent in _family_classes(model_class)):
         raise ValueError(f"{name} does not state its `logits_shift`: 0 or 1, see MaskedDiffusionPreTrainedModel.")
+    for values in model_class.preset_values.values():
+        check_names(values, known=METHOD_DEFAULTS)
     _registered[model_class.config_class.model_type] = model_class
     for model_type in model_class.hub_model_types:
         share_model_type(model_type, model_class.__name__, model_class.config_class)

@@ -74,7 +74,9 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
                 _check_allowed(node.module or "", module, node.lineno)
                 continue
             if _source_file(target).name == "__init__.py":
-                raise ExportError(f"{module}, line {node.lineno}: import from the module that defines the name")
+                raise ExportError(
+                    f"{module}, line {node.lineno}: import from the module that defines the name, not from {target}"
+                )
             imported.append(target)
             line = lines[node.lineno - 1]
             head, statement = line[: node.col_offset], line[node.col_offset :]
@@ -93,6 +95,11 @@ def _target_in_package(module: str, node: ast.ImportFrom) -> str | None:
 
 def _check_allowed(imported: str, module: str, line: int) -> None:
     package = imported.partition(".")[0]
+    if package == OWN_PACKAGE != module.partition(".")[0]:
+        raise ExportError(
+            f"{module}, line {line}: imports {imported}; write `from {OWN_PACKAGE}.ROOM.MODULE import NAME`, with the "
+            "module that defines the name"
+        )
     if package not in ALLOWED_PACKAGES:
         raise ExportError(
             f"{module}, line {line}: imports {package}, which a downloader may not have; use relative imports "
@@ -102,6 +109,11 @@ def _check_allowed(imported: str, module: str, line: int) -> None:
 
 
 def _source_file(module: str) -> Path:
+    if module == "__main__":
+        raise ExportError(
+            "the model's class is defined in a script or notebook, and its module is saved with it: move the class to "
+            "a module of its own, and import it"
+        )
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ExportError(f"{module} has no source file")
@@ -125,6 +137,13 @@ def _family_member(model: PreTrainedModel) -> type | None:
     modules = (member.__module__ for member in classes if "logits_shift" in vars(member))
     home = next(modules, None)
     return next((member for member in classes if member.__module__ == home), None)
+
+
+def check_code(model: PreTrainedModel) -> None:
+    """Raises an [`ExportError`] for a model whose code cannot be saved with it."""
+    model_class = _family_member(model)
+    if model_class is not None:
+        _code_of(model_class)
 
 
 def save_with_code(

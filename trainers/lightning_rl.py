@@ -218,7 +218,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         if peft_config is not None:
             set_seed(args.seed)  # adapters start from random numbers
             model = add_adapter(model, peft_config, keep_base=bool(args.beta))
-        base = prepare_student(model, args.gradient_checkpointing)
+        base = prepare_student(model, args)
         if args.temperature != 1 and base.get_output_embeddings().bias is not None:
             raise ValueError("`temperature` must be 1 for a model whose LM head has a bias.")
         self.reference = None

@@ -12,12 +12,13 @@ from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from ..common.processes import check_joined
 from ..evaluation import generate_in_batches, resolve_generation_config
 from ..generation.fields import suggestion
 from ..modeling import family_names
+from ..modeling.remote_code import check_code
 from .adapters import check_head, check_tuner
 from .collator import teacher_max_new_tokens
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
@@ -60,20 +61,20 @@ def check_models(
         raise ValueError("The teacher is the student itself, which changes: load the teacher once more.")
 
 
-def prepare_student(model: PreTrainedModel | PeftModel, gradient_checkpointing: bool | None) -> PreTrainedModel:
+def prepare_student(model: PreTrainedModel | PeftModel, args: TrainingArguments) -> PreTrainedModel:
     """
     Checks a model that will be trained, and lets gradients reach adapters through checkpointed layers.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): The model, with its adapters.
-        gradient_checkpointing (`bool`, *optional*): Whether layers are checkpointed.
+        args (`TrainingArguments`): Whether layers are checkpointed, and whether the model will be saved.
 
     Returns:
         `PreTrainedModel`: The model inside the adapters, or the model itself.
 
     Raises:
-        `ValueError`: For another kind of model, adapters that the losses cannot train, a quantized LM head, and a
-            model of which nothing is trained.
+        `ValueError`: For another kind of model, adapters that the losses cannot train, a quantized LM head, a model
+            of which nothing is trained, and one that cannot be saved, since its code cannot.
     """
     base = model.get_base_model() if is_peft_model(model) else model
     if not hasattr(base, "logit_rows"):
@@ -81,10 +82,12 @@ def prepare_student(model: PreTrainedModel | PeftModel, gradient_checkpointing: 
     if is_peft_model(model):
         check_tuner(model.active_peft_config)
         check_head(model)
-        if gradient_checkpointing:
+        if args.gradient_checkpointing:
             model.enable_input_require_grads()
     check_head_weight(base, "student")
     check_trainable(model)
+    if args.save_strategy != "no":
+        check_code(base)
     return base
 
 

@@ -249,7 +249,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             set_seed(args.seed)  # adapters start from random numbers
             keep_base = args.needs_teacher and self.teacher is None
             model = add_adapter(model, self.peft_config, keep_base=keep_base)
-        base = prepare_student(model, args.gradient_checkpointing)
+        base = prepare_student(model, args)
         if args.needs_teacher and self.teacher is None:
             check_noise(args)
             if not is_peft_model(model):

@@ -9,6 +9,8 @@ from tests.helpers.paths import ROOT
 PAGE = (ROOT / "docs/adding.md").read_text(encoding="utf-8")
 # What the page promises of each section's result, added to its lines.
 CHECKS = """
+import d3llm.modeling
+from transformers import AutoModel
 from d3llm.generation import PRESETS, DiffusionGenerationConfig
 assert PRESETS["margin_blocks"].values["block_size"] == 16
 assert "margin_blocks" in DiffusionGenerationConfig(preset="margin_blocks").preset
@@ -36,9 +38,10 @@ assert (steps.diff() == 0).any()
 assert [result.decoding["preset"] for result in results] == ["margin_blocks", "d3llm"]
 assert results[0].num_samples == 2
 
-assert shifted.diffusion_config(kwargs={"preset": "d3llm"}).threshold == 0.4
+assert tiny.diffusion_config(kwargs={"preset": "d3llm"}).threshold == 0.4
 assert "Shifted" in d3llm.modeling.family_names()
-assert torch.equal(shifted.logit_rows(torch.tensor([3])), torch.tensor([2]))
+assert torch.equal(tiny.logit_rows(torch.tensor([3])), torch.tensor([2]))
+assert type(AutoModel.from_pretrained("tiny")) is ShiftedModelLM
 
 from types import SimpleNamespace
 losses = SimpleNamespace(cross_entropy=torch.tensor([0.0, 30.0]), certainty=torch.ones(2), divergence=torch.zeros(2),
@@ -51,11 +54,10 @@ assert focal["certainty"] == 0 and abs(focal["cross_entropy"] - 30) < 1e-3, foca
 
 def test_the_examples_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    for name, block in zip(
-        ("doubles.jsonl", "doubles.yaml"), re.findall(r"```(?:json|yaml)\n(.*?)```", PAGE, re.DOTALL), strict=True
-    ):
+    files = re.findall(r"```(?:py|json|yaml)\n(.*?)```", PAGE, re.DOTALL)
+    for name, block in zip(("shifted.py", "doubles.jsonl", "doubles.yaml"), files, strict=True):
         (tmp_path / name).write_text(block, encoding="utf-8")
-    source = "\n".join([*blocks, CHECKS])
+    source = "\n".join(["import sys", "sys.path.insert(0, '')", *blocks, CHECKS])
     result = Fork(run_script, source, cwd=tmp_path).wait()
     assert result.returncode == 0, result.stderr
 

@@ -223,3 +223,18 @@ def test_what_every_rule_ranks_is_less_the_penalty(fields, committed):
 def test_every_selection_has_its_rule():
     assert RULES.keys() | RUNS.keys() == set(CHOICES["selection"])
     assert set(MAY_ACCEPT_NOTHING) <= RULES.keys()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda score, eligible, *rest: torch.from_numpy(eligible),
+        lambda score, eligible, *rest: eligible[:, :1],
+        lambda score, eligible, *rest: eligible * 1.0,
+        lambda score, eligible, *rest: eligible.tolist(),
+    ],
+)
+def test_a_rule_that_returns_something_else_is_named(monkeypatch, rule):
+    monkeypatch.setitem(RULES, "threshold", rule)
+    with pytest.raises(ValueError, match="the rule of `selection`='threshold' must return booleans"):
+        selected(masked_block(4), [0.9, 0.6, 0.1, 0.1], selection="threshold", score="probability")

@@ -259,6 +259,25 @@ def test_code_that_cannot_travel_is_refused(tmp_path, monkeypatch, line, complai
         flatten("d3llm.modeling.bad")
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("import d3llm.modeling", "line 1: imports d3llm.modeling; write `from d3llm.ROOM.MODULE import NAME`"),
+        ("from d3llm.modeling import LLaDAModelLM", "the module that defines the name, not from d3llm.modeling"),
+    ],
+)
+def test_a_module_of_a_user_says_which_modules_it_needs(tmp_path, monkeypatch, line, complaint):
+    (tmp_path / "module_of_a_user.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ExportError, match=complaint):
+        flatten("module_of_a_user")
+
+
+def test_a_class_of_a_script_is_refused():
+    with pytest.raises(ExportError, match="defined in a script or notebook"):
+        flatten("__main__")
+
+
 def test_a_full_disk_leaves_the_code_that_was_there(tmp_path, monkeypatch):
     remote_code.write_files(tmp_path, {"a.py": "one = 1\n"})
 

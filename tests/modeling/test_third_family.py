@@ -168,3 +168,20 @@ def test_its_folder_loads_and_saves_again_without_the_package(checkpoint, tmp_pa
 def test_a_class_that_states_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="derive its class from MaskedDiffusionPreTrainedModel"):
         register_family(wrong)
+
+
+def test_values_of_presets_are_fields(monkeypatch):
+    monkeypatch.setattr(TinyQwenModel, "preset_values", {"d3llm": {"thresold": 0.4}})
+    with pytest.raises(ValueError, match=r"unknown generation field `thresold` .did you mean `threshold`"):
+        register_family(TinyQwenModel)
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_the_training(checkpoint, tmp_path, monkeypatch):
+    class ModelOfAScript(TinyQwenModel):
+        logits_shift = 1
+
+    monkeypatch.setattr(ModelOfAScript, "__module__", "__main__")
+    model = ModelOfAScript.from_pretrained(checkpoint)
+    make_trainer(checkpoint, tmp_path, model=model)
+    with pytest.raises(ValueError, match="defined in a script or notebook"):
+        make_trainer(checkpoint, tmp_path, model=model, save_strategy="steps")
