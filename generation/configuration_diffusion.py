@@ -321,16 +321,21 @@ class DiffusionGenerationConfig(GenerationConfig):
         """Convert any generation config. Fields without a meaning here are skipped, with a warning."""
         if isinstance(config, cls):
             return copy.deepcopy(config)
-        if not isinstance(config, GenerationConfig):
-            raise ValueError(
-                f"`generation_config` is a {type(config).__name__}: give a GenerationConfig, or its fields by their "
-                "names"
-            )
+        check_kind(config)
         values = {name: value for name, value in config.to_dict().items() if value is not None}
         unknown = sorted(set(values) - KNOWN_FIELDS)
         if unknown:
             logger.warning_once(f"generation_config.json: {unknown} have no meaning for diffusion decoding, ignored")
         return cls(**{name: value for name, value in values.items() if name in KNOWN_FIELDS})
+
+
+def check_kind(generation_config: Any) -> None:
+    """Raises a `ValueError` for what is no generation config, such as a `dict` of its fields."""
+    if not isinstance(generation_config, GenerationConfig):
+        raise ValueError(
+            f"`generation_config` is a {type(generation_config).__name__}: give a GenerationConfig, or its fields by "
+            "their names"
+        )
 
 
 def register_preset(preset: Preset) -> None:

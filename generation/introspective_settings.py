@@ -15,6 +15,7 @@ from transformers import (
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from .canvas import Integers
+from .configuration_diffusion import check_kind
 from .fields import Field, Number, OneOrMore, Whole, shown, suggestion
 from .preparation import prepare_criteria, prepare_padding, prepare_prompt
 from .row_cache import check_attention
@@ -99,6 +100,8 @@ def prepare_settings(
     Raises:
         `ValueError`: For a field that is unknown, out of its range or means another decoder.
     """
+    if generation_config is not None:
+        check_kind(generation_config)
     own = {name: field.default for name, field in OWN_FIELDS.items()} | {"draft_tokens": window}
     for name in [name for name in fields if name in own]:
         value = fields.pop(name)

@@ -462,6 +462,7 @@ def test_criteria_see_every_token(llama):
         ({"draft_tokens": -1}, "`draft_tokens`=-1 must be a whole number"),
         ({"draft_confidence": 1.5}, "`draft_confidence`=1.5 is out of its range"),
         ({"max_rows": 1}, "`max_rows`=1 must be"),
+        ({"generation_config": {"max_new_tokens": 3}}, "`generation_config` is a dict"),
         ({"num_beams": 4}, "introspective decoding has no `num_beams`=4: set it to 1"),
         ({"guidance_scale": 2.0}, "no `guidance_scale`=2.0"),
         ({"output_scores": True}, "no `output_scores`=True"),
