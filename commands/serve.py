@@ -52,12 +52,10 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
     check_packages()
     listening = listen(args.host, args.port)
-    import uvicorn
-
     from d3llm.generation.scheduler import Scheduler
 
     from .loading import load_model
-    from .serve_app import build_app
+    from .serve_app import Server, build_app
     from .serve_requests import Limits
     from .serve_worker import Worker
 
@@ -70,14 +68,11 @@ def run(args: argparse.Namespace) -> None:
         is_folder = args.model is None or Path(args.model).is_dir()
         names = [name for name in (folder.name if is_folder else None, args.model) if name is not None]
         app = build_app(worker, tokenizer, names, limits)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=args.shutdown_seconds
-        )
         worker.start()
         host, port = listening.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         print(f"{names[0]} on http://{host}:{port}/v1", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(app, worker, args.shutdown_seconds).run(sockets=[listening])
 
 
 def check_packages() -> None:

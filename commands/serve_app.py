@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
 import time
 from http import HTTPStatus
 from inspect import signature
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -23,6 +26,7 @@ from .serve_worker import Worker
 
 
 SERVED = ("/v1/chat/completions", "/v1/models", "/health")
+LAST_SECONDS = 5  # for the forward that is being made at the end, and for the errors
 
 
 class ChatHandler:
@@ -187,6 +191,32 @@ def build_app(worker: Worker, tokenizer: PreTrainedTokenizerBase, names: list[st
     return app
 
 
+class Server(uvicorn.Server):
+    """
+    A server that gives open answers some time when it is asked to stop. Those that are not finished then get an error,
+    where uvicorn would drop them.
+
+    Args:
+        app (`FastAPI`): The application.
+        worker ([`~d3llm.commands.serve_worker.Worker`]): What decodes.
+        seconds (`float`): Seconds for open answers.
+        log_level (`str`, *optional*, defaults to `"warning"`): Level of uvicorn's log.
+    """
+
+    def __init__(self, app: FastAPI, worker: Worker, seconds: float, log_level: str = "warning"):
+        patience = math.ceil(seconds) + LAST_SECONDS
+        super().__init__(
+            uvicorn.Config(app, log_level=log_level, access_log=False, timeout_graceful_shutdown=patience)
+        )
+        self.worker, self.seconds = worker, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more connections, and ends when all answers have."""
+        timer = asyncio.get_running_loop().call_later(self.seconds, self.worker.end)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+
 async def _refused(request: Request, error: Any) -> JSONResponse:
     return error_response(error)
 
@@ -196,6 +226,8 @@ async def _malformed(request: Request, error: Any) -> JSONResponse:
 
 
 async def _http(request: Request, error: Any) -> JSONResponse:
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # fastapi cannot read the body: bytes, depth or digits
+        return await _malformed(request, error)
     what = error.detail or HTTPStatus(error.status_code).phrase
     message = f"{request.method} {request.url.path}: {what}. Served are {', '.join(SERVED)}."
     return JSONResponse(error_body(message, error.status_code), error.status_code)

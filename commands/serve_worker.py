@@ -61,10 +61,14 @@ class Worker:
         """Whether it takes jobs."""
         return self.thread.is_alive() and not self.stopping
 
-    def stop(self) -> None:
-        """Ends the thread after the forward that it makes; jobs that are not finished fail."""
+    def end(self) -> None:
+        """Has the thread end after the forward that it makes; all open jobs then fail."""
         self.stopping = True
         self.orders.put(lambda: None)  # wakes it
+
+    def stop(self) -> None:
+        """Ends the thread, as [`Worker.end`] does, and waits for it."""
+        self.end()
         if self.thread.is_alive():
             self.thread.join()
 
@@ -94,7 +98,7 @@ class Worker:
                     self.jobs.pop(number).tell(output)
         finally:
             self.stopping = True
-            for job in self.jobs.values():
+            for job in list(self.open):  # also one whose order was not taken
                 job.tell(RequestError("The server shuts down.", 503))
 
     def _take_orders(self) -> None:

@@ -191,11 +191,12 @@ def test_bad_requests_have_their_status_and_the_server_goes_on(server, options, 
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", "[]", "null", '{"model": "tiny"}', '{"messages": 3, "model": "tiny"}', "\xff"]
+    "body", ["", "{", "[]", "null", '{"model": "tiny"}', '{"messages": 3, "model": "tiny"}', "\xff", "[" * 9000]
 )
 def test_malformed_bodies_are_400(server, body):
     status, answer = post(server, body.encode("latin-1"))
     assert status == 400 and answer["error"]["type"] == "invalid_request_error"
+    assert "Served are" not in answer["error"]["message"]  # which is about paths
 
 
 def test_unknown_paths_are_404_and_only_ours_are_served(server):
@@ -236,6 +237,19 @@ def test_failed_forward_is_500_and_the_server_goes_on(server, tiny):
         list(ask(server, "seven", stream=True))
     weight.data.copy_(kept)
     assert ask(server, "seven").choices
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_that_a_shutdown_does_not_wait_for_are_503(tiny, stream):
+    options = {"max_tokens": 100, "extra_body": {"preset": "llada", "steps": 100, "block_size": 100}, "stream": stream}
+    with serving(*tiny, shutdown_seconds=0.2) as small, ThreadPoolExecutor(1) as pool:
+        step = small.worker.scheduler.step
+        small.worker.scheduler.step = lambda: (threading.Event().wait(0.1), step())[1]  # 100 forwards take 10 s
+        asked = pool.submit(lambda: list(ask(small, "one", **options)))
+        wait_until(lambda: small.worker.scheduler.running())
+        small.server.should_exit = True
+        with pytest.raises(openai.APIError, match="shuts down"):
+            asked.result(timeout=20)
 
 
 def test_stop_string_ends_the_text_and_is_not_in_it(server, tiny):

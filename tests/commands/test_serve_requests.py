@@ -111,3 +111,18 @@ def test_stop_fails_the_jobs_that_are_not_finished(worker):
         assert isinstance(await job.events.get(), RequestError)
 
     asyncio.run(asyncio.wait_for(play(), 60))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_failed_scheduler_fails_also_the_jobs_that_wait(worker):
+    async def play():
+        first, second = worker.enter(), worker.enter()
+        worker.scheduler.step = lambda: 1 / 0
+        worker.submit(first, [4], None, {"max_new_tokens": 16, "block_size": 8})
+        await asyncio.to_thread(worker.thread.join)
+        worker.submit(second, [4], None, {"max_new_tokens": 16, "block_size": 8})
+        assert isinstance(await first.events.get(), int)
+        assert isinstance(await first.events.get(), RequestError)
+        assert isinstance(await second.events.get(), RequestError)
+
+    asyncio.run(asyncio.wait_for(play(), 60))

@@ -10,12 +10,11 @@ from d3llm.generation.scheduler import Scheduler
 
 
 @contextmanager
-def serving(model, tokenizer, *, rows=8, names=("tiny",), **limits):
+def serving(model, tokenizer, *, rows=8, names=("tiny",), shutdown_seconds=5, **limits):
     """Serves a model; has its `url`, `worker` and an `openai` client without retries."""
     import openai
-    import uvicorn
 
-    from d3llm.commands.serve_app import build_app
+    from d3llm.commands.serve_app import Server, build_app
     from d3llm.commands.serve_requests import Limits
     from d3llm.commands.serve_worker import Worker
 
@@ -24,15 +23,14 @@ def serving(model, tokenizer, *, rows=8, names=("tiny",), **limits):
     worker.start()
     with listen("127.0.0.1", 0) as listening:
         app = build_app(worker, tokenizer, list(names), limits)
-        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = Server(app, worker, shutdown_seconds, log_level="error")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         port = listening.getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
         try:
-            yield SimpleNamespace(url=url, port=port, worker=worker, client=client)
+            yield SimpleNamespace(url=url, port=port, worker=worker, client=client, server=server)
         finally:
             client.close()
             server.should_exit = True
