@@ -19,8 +19,9 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..common.field_types import Count, Name, Whole
 from ..common.schema import check
-from .prompt_rows import READERS, check_is_there
+from .prompt_rows import READERS, check_is_there, fault_of
 from .row import NULLABLE, OPTIONAL, STEPS, STORED_FEATURES, TOKENS, TRAJECTORY_FEATURES
+from .store import check_finished
 
 
 class DecodeConfig(TypedDict):
@@ -82,9 +83,8 @@ def read_rows(name: str | Path, split: str = "train") -> Dataset:
             return load_dataset(reader, data_files=files, split="train")
         return load_dataset(str(name), split=split)
     except Exception as error:  # `datasets` raises anything from its own errors to those of the network and of pyarrow
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OSError(
-            f"Cannot load trajectories from {name}: {reason} (a folder, a file, or a dataset on the Hub?)"
+            f"Cannot load trajectories from {name}: {fault_of(error)} (a folder, a file, or a dataset on the Hub?)"
         ) from error
 
 
@@ -290,14 +290,10 @@ def _data_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = sorted(path.rglob("*.parquet"))
+    check_finished(path, files)
     if not files and not any(path.rglob("*.jsonl")):
         raise ValueError(
             f"{path} holds no Parquet files and no JSON lines: give a folder that `d3llm extract` wrote, or one with "
             "prompts and completions."
-        )
-    of = {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}
-    if len(of) == 1 and len(files) != int(of.pop()):
-        raise ValueError(
-            f"{path} is an unfinished extraction with {len(files)} parts: run the same `d3llm extract` again."
         )
     return files

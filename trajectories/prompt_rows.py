@@ -18,6 +18,7 @@ from ..common.field_types import Whole
 from ..common.schema import check
 from ..evaluation import encode_prompt
 from ..evaluation.prompts import Message
+from .store import check_finished
 
 
 def _form(value: Any) -> str:
@@ -183,7 +184,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         `Dataset`: Its rows.
 
     Raises:
-        `ValueError`: For a file of another kind, an empty one, or a configuration of a file.
+        `ValueError`: For a file of another kind, an empty one, a configuration of a file, or an unfinished extraction.
         `OSError`: If it cannot be read.
     """
     path = Path(dataset)
@@ -194,6 +195,8 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         raise ValueError(f"{path} is a file, which has no configurations such as {config!r}: leave it out.")
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty.")
+    if path.is_dir():
+        check_finished(path, sorted(path.rglob("*.parquet")))
     try:
         if path.is_file():
             rows = load_dataset(READERS[path.suffix], data_files=str(path), split=split)
@@ -202,13 +205,18 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
     except (
         Exception
     ) as error:  # `datasets` raises anything, from its own errors to those of the network and of pyarrow
-        cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
-        raise OSError(
-            f"Cannot load the dataset {dataset}, split {split!r}: {reason}. Give a Hub id, a file or a folder."
-        ) from error
+        reason = f"{fault_of(error)}. Give a Hub id, a file or a folder."
+        raise OSError(f"Cannot load the dataset {dataset}, split {split!r}: {reason}") from error
     assert not isinstance(rows, DatasetDict)
     return rows
+
+
+def fault_of(error: Exception) -> str:
+    """Why `datasets` could not load something, in one line."""
+    cause = error.__cause__ or error
+    if isinstance(cause, StopIteration):
+        return "it has no rows"
+    return f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
 
 
 def check_is_there(name: str) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from .row import STORED_FEATURES, TrajectoryRow
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
+PART = re.compile(r"(?P<split>.*)-\d+-of-(?P<count>\d+)")  # without its suffix
 FORMAT = 1  # of the parts; raise it when the same settings come to give other rows
 METADATA = b"d3llm"
 REMEDY = "give another --output, or delete the folder"
@@ -144,6 +148,26 @@ class Parts:
 
     def _metadata(self, parquet: pq.ParquetFile) -> dict[str, Any]:
         return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA, b"{}"))
+
+
+def check_finished(folder: Path, files: Sequence[Path]) -> None:
+    """
+    Checks that no part of an extraction is missing, by the names of the parts of each split.
+
+    Args:
+        folder (`Path`): A folder, of an extraction or of other data.
+        files (`Sequence[Path]`): Its Parquet files.
+
+    Raises:
+        `ValueError`: If it is an unfinished extraction.
+    """
+    parts = [(file.parent, PART.fullmatch(file.stem)) for file in files]
+    found = Counter((place, part["split"], part["count"]) for place, part in parts if part)
+    begun = not files and (folder / PLAN_FILE).is_file()
+    if begun or any(number != int(count) for (*_, count), number in found.items()):
+        raise ValueError(
+            f"{folder} is an unfinished extraction with {len(files)} parts: run the same `d3llm extract` again."
+        )
 
 
 def extraction_plan(folder: Path) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from d3llm.trainers.distill import DistillArguments, split_trajectories
 from d3llm.trajectories import store as parts_module
 from d3llm.trajectories.dataset import load_trajectories, read_decode_config
 from d3llm.trajectories.extraction_progress import ExtractionProgress
+from d3llm.trajectories.prompt_rows import load_rows
 from d3llm.trajectories.row import STORED_FEATURES
 from d3llm.trajectories.store import Parts
 from d3llm.trajectories.trajectory_facts import trajectory_facts
@@ -276,6 +277,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, problems, tmp_path, monke
         load_trajectories(broken)
     with pytest.raises(ValueError, match="unfinished extraction"):
         trajectory_facts(broken)
+    with pytest.raises(ValueError, match="unfinished extraction with 1 parts"):
+        load_rows(str(broken), None, "train")
     monkeypatch.undo()
 
     start_run, started = tiny[0].start_run, []

@@ -8,6 +8,7 @@ from datasets import Dataset
 import d3llm.modeling  # noqa: F401
 from d3llm.trajectories.dataset import load_trajectories
 from d3llm.trajectories.extract import ExtractionConfig
+from d3llm.trajectories.prompt_rows import load_rows
 from d3llm.trajectories.row import TRAJECTORY_FEATURES
 from tests.helpers.extraction import extract, write_jsonl
 
@@ -66,6 +67,20 @@ def test_data_sets_that_are_no_trajectories(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(OSError, match="Cannot load trajectories"):
         load_trajectories(tmp_path / "broken.parquet")
+    for content, message in ((b"", "it has no rows"), (b"{", "ArrowInvalid: JSON parse error")):
+        (tmp_path / "broken.jsonl").write_bytes(content)
+        with pytest.raises(OSError, match=message):
+            load_trajectories(tmp_path / "broken.jsonl")
+
+
+def test_splits_of_a_folder_have_their_own_parts(tmp_path):
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"prompt": [split]}), tmp_path / f"{split}-00000-of-00001.parquet")
+    assert load_rows(str(tmp_path), None, "test")["prompt"] == ["test"]
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "test-00000-of-00001.parquet").rename(tmp_path / "test-00000-of-00002.parquet")
+    with pytest.raises(ValueError, match="unfinished extraction with 2 parts"):
+        load_rows(str(tmp_path), None, "test")
 
 
 @pytest.mark.parametrize(
