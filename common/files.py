@@ -113,16 +113,21 @@ def whole_folder(output: Path) -> Iterator[Path]:
 def own_folder(folder: Path) -> Iterator[None]:
     """
     Locks a folder that this process writes file by file, as a training does. Half-written files of killed processes
-    are removed first, those of safetensors included. Nothing is removed while another process holds the lock, or on a
-    file system without locks.
+    are removed first, those of safetensors included. On a file system without locks, nothing is locked or removed.
 
     Args:
         folder (`Path`): The folder. It is created if it does not exist.
+
+    Raises:
+        `OSError`: If another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
     with lock.open("ab") as file:
-        owned = _lock(file) is True and _is_at(file, lock)
+        locked = _lock(file)
+        if locked is False:
+            raise OSError(f"Another process is writing {folder}: wait for it, or give another folder.")
+        owned = locked is True and _is_at(file, lock)
         if owned:
             remove_leftovers_in(folder)
             for path in folder.rglob(".tmp*"):

@@ -236,8 +236,9 @@ def test_what_is_left_in_a_folder_goes_when_nobody_else_writes_there(tmp_path):
             (tmp_path / name).write_bytes(b"in work")
         process = os.fork()
         if not process:
-            with own_folder(tmp_path):  # a second run, which does not have it
-                os._exit(0 if all((tmp_path / name).exists() for name in names) else 1)
+            with pytest.raises(OSError, match="Another process is writing"), own_folder(tmp_path):
+                pass
+            os._exit(0 if all((tmp_path / name).exists() for name in names) else 1)
         assert os.waitpid(process, 0)[1] == 0
     assert contents(tmp_path).keys() == {".tmpl", *names}
 
