@@ -7,6 +7,7 @@ superfluous ones. With the config of another model that takes hours, or gives an
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,9 @@ def load_errors(name: str | Path, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # they raise anything from KeyError to tokenizers' plain Exception
         question = "is the folder complete?" if Path(name).is_dir() else "a folder, or a model on the Hub?"
+        for file in Path(name).glob("*.safetensors"):
+            if not os.access(file, os.R_OK):  # safetensors says that there is no such file
+                question = f"no permission to read {file.name}"
         hint = next((remedy for words, remedy in REMEDIES.items() if words in str(error)), question)
         raise OSError(f"Cannot load the {part} of {name}: {first_line(error)} ({hint})") from error
 

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -178,9 +179,17 @@ def save_with_code(
     present = model._get_files_timestamps(save_directory) if push_to_hub and Path(save_directory).is_dir() else {}
     save_plain(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
     if saves:
+        share_weights(Path(save_directory))
         write_files(save_directory, files)
     if push_to_hub:
         _upload(model, save_directory, present, token=kwargs.get("token"), **hub)
+
+
+def share_weights(folder: Path) -> None:
+    """Gives weights the rights of config.json: safetensors makes files for their owner alone, whatever the umask."""
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for file in folder.glob("model*.safetensors"):
+        file.chmod(mode)
 
 
 def write_files(folder: str | os.PathLike, files: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from d3llm.commands.main import main
 from d3llm.generation import DiffusionGenerationConfig
 from d3llm.generation.fields import FIELDS
 from d3llm.modeling import DreamConfig, DreamModel, LLaDAModelLM
+from d3llm.modeling.checkpoint import load_errors
 from tests.helpers.commands import copy_checkpoint, run_fails
 from tests.helpers.models import tiny_model
 from tests.helpers.trajectory_rows import random_trajectories
@@ -98,6 +100,12 @@ def test_a_damaged_checkpoint_is_not_trained(capsys, tiny_checkpoint, tmp_path, 
     assert main([str(value) for value in [*training, "--report_to", "none", "--output_dir", tmp_path / "out"]]) == 2
     said = capsys.readouterr().err.splitlines()[-1]  # after the progress of the libraries
     assert named in said and str(folder) in said and len(said) < 600
+
+
+def test_weights_without_permission_are_not_missing(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".safetensors")  # root may read all
+    with pytest.raises(OSError, match="no permission to read model"), load_errors(tiny_checkpoint, "model"):
+        raise FileNotFoundError("No such file or directory: model.safetensors")  # what safetensors says
 
 
 def test_the_config_of_another_architecture(capsys, tiny_checkpoint, tmp_path):

@@ -228,6 +228,15 @@ def test_transformers_finds_all_imports_of_the_flat_files(llada_checkpoint, tmp_
             assert set(get_imports(file)) <= remote_code.ALLOWED_PACKAGES
 
 
+def test_weights_have_the_rights_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_model(LLaDAModelLM).save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
 def test_lines_keep_their_numbers():
     flat = flatten("d3llm.modeling.modeling_llada")["modeling_llada.py"].splitlines()
     source = (ROOT / "modeling/modeling_llada.py").read_text().splitlines()
