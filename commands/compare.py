@@ -165,7 +165,9 @@ def contenders(args: argparse.Namespace) -> list[Contender]:
     if {len(models), len(presets)} - {1, count}:
         raise ValueError(f"--model names {len(models)} and --preset {len(presets)}: give one, or as many of both.")
     models, presets = ([*given] * (count if len(given) == 1 else 1) for given in (models, presets))
-    given = [parse_fields(argparse.Namespace(fields=args.fields, preset=preset)) for preset in presets]
+    given = [
+        parse_fields(argparse.Namespace(fields=args.fields, preset=preset, parser=args.parser)) for preset in presets
+    ]
     if any(fields.get("num_return_sequences", 1) > 1 for fields in given):
         raise ValueError("Each side shows one sequence: omit --num-return-sequences.")
     return [Contender(folder, fields) for folder, fields in zip(models, given, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fields import add_decoding_arguments, checkpoint_folder, config_fields, parse_fields, read_options
+from .fields import add_decoding_arguments, checkpoint_folder, config_fields, flags_of, parse_fields, read_options
 from .tables import accuracy_text, further_text, table_console
 
 
@@ -229,7 +229,7 @@ def point_fields(args: argparse.Namespace, point: dict[str, str]) -> dict[str, A
     from d3llm.evaluation.decoding import check_one_sequence
 
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in point.items()]
-    fields = parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags]))
+    fields = parse_fields(argparse.Namespace(preset=args.preset, fields=[*args.fields, *flags], parser=args.parser))
     check_one_sequence(fields)
     return fields
 
@@ -238,7 +238,7 @@ def measured_points(args: argparse.Namespace, sweeps: list[str]) -> list[Point]:
     """Every point of the sweeps, with its values as written; refuses a point or a field that is there twice."""
     from d3llm.evaluation.measurer import Point
 
-    fixed = read_options(args.fields, config_fields())
+    fixed = read_options(args.fields, config_fields(), flags_of(args))
     points = []
     for swept in sweep_points(sweeps):
         if double := sorted(swept.keys() & fixed.keys()):

@@ -44,7 +44,7 @@ def add_decoding_arguments(
     )
     parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the tokenizer run code from the folder")
-    parser.set_defaults(takes_fields=True)
+    parser.set_defaults(takes_fields=True, parser=parser)
 
 
 def config_fields() -> dict[str, Any]:
@@ -57,13 +57,14 @@ def config_fields() -> dict[str, Any]:
     return fields
 
 
-def read_options(options: list[str], names: Iterable[str]) -> dict[str, Any]:
+def read_options(options: list[str], names: Iterable[str], others: Iterable[str] = ()) -> dict[str, Any]:
     """
     Reads options: `["--block-size", "8", "--cache=block"]` gives `{"block_size": 8, "cache": "block"}`.
 
     Args:
         options (`list[str]`): As on the command line.
         names (`Iterable[str]`): The names that there are.
+        others (`Iterable[str]`, *optional*): Further flags that an unknown one may have meant.
 
     Returns:
         `dict[str, Any]`: Their values, each a JSON value or a text.
@@ -79,7 +80,7 @@ def read_options(options: list[str], names: Iterable[str]) -> dict[str, Any]:
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
         if flag not in fields:
-            raise ValueError(f"unknown option {flag}{suggestion(flag, fields)}, see --help")
+            raise ValueError(f"unknown option {flag}{suggestion(flag, [*fields, *others])}, see --help")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ValueError(f"{flag} needs a value")
@@ -111,7 +112,7 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
     from d3llm.generation import DiffusionGenerationConfig
     from d3llm.generation.fields import FIELDS, Flag
 
-    values = read_options(args.fields, config_fields())
+    values = read_options(args.fields, config_fields(), flags_of(args))
     for name, value in values.items():
         if isinstance(FIELDS[name].kind, Flag) and not isinstance(value, bool):
             raise ValueError(f"--{name.replace('_', '-')} is true or false, not {value}")
@@ -121,6 +122,11 @@ def parse_fields(args: argparse.Namespace) -> dict[str, Any]:
     if args.preset is not None:
         config.resolve()
     return values
+
+
+def flags_of(args: argparse.Namespace) -> list[str]:
+    """The flags of a command besides the fields."""
+    return [flag for action in args.parser._actions for flag in action.option_strings]
 
 
 def checkpoint_folder(args: argparse.Namespace, default: str = "teacher") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .fields import read_options
+from .fields import flags_of, read_options
 
 
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
@@ -59,4 +59,5 @@ def _fields(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--drafter and --assistant exclude each other: one is for a causal model.")
     if args.preset not in (None, PRESET):
         raise ValueError(f"--preset {args.preset} is for diffusion models: a drafter has '{PRESET}' alone.")
-    return {"max_new_tokens": 256} | read_options(args.fields, ["max_new_tokens", *SAMPLING, *OWN_FIELDS])
+    names = ["max_new_tokens", *SAMPLING, *OWN_FIELDS]
+    return {"max_new_tokens": 256} | read_options(args.fields, names, flags_of(args))

@@ -1,6 +1,7 @@
 """The `d3llm` command line: one sub-command per file in this folder."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: Exit code: 0, or what the command returns. Errors that a user can cause, a `ValueError`, an `OSError`
             or a missing package, give one line on stderr and code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_fields", False):

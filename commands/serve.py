@@ -43,13 +43,15 @@ def run(args: argparse.Namespace) -> None:
         args (`argparse.Namespace`): The parsed arguments.
 
     Raises:
-        `ValueError`: For limits below 1.
+        `ValueError`: For limits below 1, and an empty host.
         `OSError`: For a model that cannot be loaded, and a port that is in use.
         `ImportError`: Without the extra `serve`.
     """
     for name in ("batch_size", "queue", "prompt_tokens", "new_tokens", "shutdown_seconds"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+    if not args.host:
+        raise ValueError("--host is empty, which would be every address: give one, such as 127.0.0.1 or 0.0.0.0.")
     check_packages()
     listening = listen(args.host, args.port)
     from d3llm.generation.scheduler import Scheduler

@@ -1,5 +1,6 @@
 """The `d3llm` command line on a tiny random checkpoint, and what it says to wrong input."""
 
+import io
 import json
 import os
 import re
@@ -73,6 +74,8 @@ def test_generate_equals_the_library(capsys, tiny_checkpoint):
         (["generate"], "--prompt"),
         (["generate", "--prompt", "one", "--thresold", "1"], "--thresold"),
         (["generate", "--prompt", "one", "--max_new_tokens", "4"], "did you mean `--max-new-tokens`"),
+        (["generate", "--prompt", "one", "--devise", "cpu"], "did you mean `--device`"),
+        (["extract", "--dataset", "one", "--output", "two", "--chek", "number"], "did you mean `--check`"),
         (["generate", "--prompt", "one", "two"], "two"),
         (["generate", "--prompt", "one", "--threshold"], "--threshold"),
         (["generate", "--prompt", "one", "--threshold", "--steps", "3"], "--threshold"),
@@ -95,6 +98,14 @@ def test_generate_equals_the_library(capsys, tiny_checkpoint):
 )
 def test_wrong_arguments_take_one_line(capsys, arguments, named):
     assert named in run_fails(capsys, *arguments)
+
+
+def test_what_the_encoding_of_the_terminal_lacks_is_an_escape(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["presets"]) == 0
+    assert r"\u2026" in written.getvalue().decode("ascii")  # of a name that the table shortens
 
 
 def test_training_does_not_overwrite_an_unfinished_run(capsys, tmp_path):

@@ -267,5 +267,7 @@ def test_port_in_use_and_missing_model_are_one_line(capsys, tmp_path):
     assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
     assert main(["serve", "--port", "0", "--model", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
+    assert main(["serve", "--host", ""]) == 2  # of a variable that is not set: it would be every address
+    assert "--host is empty" in capsys.readouterr().err
     assert main(["serve", "--queue", "0"]) == 2
     assert "--queue" in capsys.readouterr().err
