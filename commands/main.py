@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             or a missing package, give one line on stderr and code 2.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is an escape, or as wide on a terminal
+            stream.reconfigure(errors="replace" if stream.isatty() else "backslashreplace")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_fields", False):
