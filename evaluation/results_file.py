@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -81,9 +82,17 @@ class ResultsFile:
             key = (record["id"], record.get("sequence", 0))
             if key not in self.lines:
                 new[key] = json.dumps(record, ensure_ascii=False)
-        self._file.write("".join(line + "\n" for line in new.values()).encode("utf-8"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write("".join(line + "\n" for line in new.values()).encode("utf-8"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # it writes once more what is still buffered
+                self._file.close()
+            raise OSError(
+                f"Cannot write {self.path}: {error.strerror or error}. Finished results stay: free some space, and "
+                "run the same command again."
+            ) from error
         self.lines |= new
 
     def finish(self) -> None:

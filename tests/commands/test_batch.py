@@ -356,6 +356,22 @@ def test_two_processes_do_not_share_an_output(capsys, tiny_checkpoint, files):
     assert main(command(tiny_checkpoint, files)) == 0
 
 
+def test_a_full_disk_is_named_with_the_way_out(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, before = tmp_path / "out.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    keys = [("a", 0), ("b", 0)]
+    message = r"Cannot write .*out\.jsonl: .* Finished results stay"
+    try:
+        with pytest.raises(OSError, match=message), ResultsFile(path, keys, {}) as results:
+            results.append([{"id": "a"}])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
+            results.append([{"id": "b", "text": "long enough"}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with ResultsFile(path, keys, {}) as results:
+        assert list(results.lines) == keys[:1]
+
+
 def test_the_library_takes_texts_chats_and_ids(tiny_checkpoint):
     model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModelForCausalLM, AutoTokenizer))
     prompts = ["one is", [{"role": "user", "content": "one is"}], encode_prompt(tokenizer, "one is")]
