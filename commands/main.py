@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -86,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is an escape, or as wide on a terminal
-            stream.reconfigure(errors="replace" if stream.isatty() else "backslashreplace")
+            with suppress(OSError):  # it leads to another file than when it was opened
+                stream.reconfigure(errors="replace" if stream.isatty() else "backslashreplace")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(args, "takes_fields", False):

@@ -361,13 +361,14 @@ def test_a_full_disk_is_named_with_the_way_out(tmp_path):
     path, before = tmp_path / "out.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     keys = [("a", 0), ("b", 0)]
     message = r"Cannot write .*out\.jsonl: .* Finished results stay"
-    try:
-        with pytest.raises(OSError, match=message), ResultsFile(path, keys, {}) as results:
-            results.append([{"id": "a"}])
-            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
-            results.append([{"id": "b", "text": "long enough"}])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with ResultsFile(path, keys, {}) as results:
+        results.append([{"id": "a"}])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
+        try:
+            with pytest.raises(OSError, match=message):
+                results.append([{"id": "b", "text": "long enough"}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with ResultsFile(path, keys, {}) as results:
         assert list(results.lines) == keys[:1]
 
