@@ -18,7 +18,7 @@ from ..common.field_types import Whole
 from ..common.schema import check
 from ..evaluation import encode_prompt
 from ..evaluation.prompts import Message
-from .store import check_finished
+from .store import PLAN_FILE, check_finished
 
 
 def _form(value: Any) -> str:
@@ -195,7 +195,7 @@ def load_rows(dataset: str, config: str | None, split: str) -> Dataset:
         raise ValueError(f"{path} is a file, which has no configurations such as {config!r}: leave it out.")
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty.")
-    if path.is_dir():
+    if (path / PLAN_FILE).is_file():  # shards of other datasets may be chosen
         check_finished(path, sorted(path.rglob("*.parquet")))
     try:
         if path.is_file():

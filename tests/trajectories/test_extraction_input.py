@@ -77,10 +77,15 @@ def test_splits_of_a_folder_have_their_own_parts(tmp_path):
     for split in ("train", "test"):
         pq.write_table(pa.table({"prompt": [split]}), tmp_path / f"{split}-00000-of-00001.parquet")
     assert load_rows(str(tmp_path), None, "test")["prompt"] == ["test"]
-    (tmp_path / "plan.json").write_text("{}")
     (tmp_path / "test-00000-of-00001.parquet").rename(tmp_path / "test-00000-of-00002.parquet")
+    (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(ValueError, match="unfinished extraction with 2 parts"):
         load_rows(str(tmp_path), None, "test")
+
+
+def test_a_shard_of_a_dataset_that_is_not_an_extraction_may_be_chosen(tmp_path):
+    pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "train-00000-of-00002.parquet")
+    assert load_rows(str(tmp_path), None, "train")["prompt"] == ["one"]
 
 
 @pytest.mark.parametrize(
