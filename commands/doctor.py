@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 from .doctor_check import Check
+from .fields import not_empty
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "doctor", help="check versions, device, attention kernels, network and, with --model, memory and decoding"
     )
-    parser.add_argument("--model", metavar="DIR_OR_REPO", help="also check this checkpoint folder or Hub id")
+    parser.add_argument(
+        "--model", type=not_empty, metavar="DIR_OR_REPO", help="also check this checkpoint folder or Hub id"
+    )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="rows of a batch (default: 1)")
     parser.add_argument(
         "--length",

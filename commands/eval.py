@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fields import add_decoding_arguments, checkpoint_folder, config_fields, flags_of, parse_fields, read_options
+from .fields import (
+    add_decoding_arguments,
+    checkpoint_folder,
+    config_fields,
+    flags_of,
+    not_empty,
+    parse_fields,
+    read_options,
+)
 from .tables import accuracy_text, further_text, table_console
 
 
@@ -45,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_decoding_arguments(parser)
     parser.add_argument(
         "--assistant-model",
+        type=not_empty,
         metavar="DIR",
         help="a second model of the same kind, which drafts for this one (batch size 1 if they are autoregressive)",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
+from .fields import add_decoding_arguments, checkpoint_folder, not_empty, parse_fields
 
 
 WEIGHT_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
@@ -22,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         add_help=False,
     )
     data = parser.add_argument_group("dataset")
-    data.add_argument("--dataset", required=True, help="Hub id, file (JSON, JSON lines, Parquet, CSV) or folder")
+    data.add_argument(
+        "--dataset", type=not_empty, required=True, help="Hub id, file (JSON, JSON lines, Parquet, CSV) or folder"
+    )
     data.add_argument("--dataset-config", metavar="NAME", help="configuration of a dataset that has several")
     data.add_argument("--split", help="default: train")
     data.add_argument("--skip", type=int, metavar="N", help="skip the first N rows")
@@ -43,7 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="where it comes from: teacher (default), random, left_to_right, column, ar_rank, ar_buckets, ar for the "
         "own texts of an autoregressive model, or published for the datasets d3LLM/trajectory_data_*",
     )
-    rows.add_argument("--order-model", metavar="M", help="causal language model, for --order ar_rank and ar_buckets")
+    rows.add_argument(
+        "--order-model",
+        type=not_empty,
+        metavar="M",
+        help="causal language model, for --order ar_rank and ar_buckets",
+    )
     rows.add_argument("--order-buckets", type=int, metavar="K", help="for --order ar_buckets (default: 8)")
     rows.add_argument("--check", help="none (default), boxed, hash, number or code")
     rows.add_argument("--allow-code-execution", action="store_true", help="let --check code run what was generated")

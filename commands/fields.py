@@ -34,6 +34,7 @@ def add_decoding_arguments(
     parser.add_argument(
         *(model_flags or ("--model",)),
         dest="model",
+        type=not_empty,
         nargs=nargs,
         metavar="DIR",
         required=default_model is None,
@@ -45,6 +46,13 @@ def add_decoding_arguments(
     parser.add_argument("--device", help="for example cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the tokenizer run code from the folder")
     parser.set_defaults(takes_fields=True, parser=parser)
+
+
+def not_empty(text: str) -> str:
+    """The `type` of arguments that name a file, a model or a dataset: `--model "$UNSET"` is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def config_fields() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import generate_drafted, generate_file
-from .fields import add_decoding_arguments, checkpoint_folder, parse_fields
+from .fields import add_decoding_arguments, checkpoint_folder, not_empty, parse_fields
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -24,9 +24,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     generate_file.add_arguments(parser)
     add_decoding_arguments(parser)
     parser.add_argument(
-        "--assistant", "--assistant-model", metavar="DIR", help="checkpoint folder of a model that drafts for this one"
+        "--assistant",
+        "--assistant-model",
+        type=not_empty,
+        metavar="DIR",
+        help="checkpoint folder of a model that drafts for this one",
     )
-    parser.add_argument("--drafter", metavar="DIR", help="drafter of --model, which is a causal model then")
+    parser.add_argument(
+        "--drafter", type=not_empty, metavar="DIR", help="drafter of --model, which is a causal model then"
+    )
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,

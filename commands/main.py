@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import (
@@ -28,6 +29,7 @@ from . import (
     space,
     tune,
 )
+from .fields import not_empty
 
 
 OUT_OF_MEMORY = "not enough memory: ask for less at once, such as fewer rows, shorter texts or fewer resamples"
@@ -38,6 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **kwargs})
+        self.register("type", Path, lambda text: Path(not_empty(text)))  # an empty path would be the current folder
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"d3llm: error: {message} (see `{self.prog} --help`)\n")

@@ -6,11 +6,16 @@ import argparse
 import socket
 from pathlib import Path
 
+from .fields import not_empty
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("serve", help="answer chat requests in OpenAI's protocol")
     parser.add_argument(
-        "--model", metavar="DIR_OR_REPO", help="checkpoint folder or Hub id (default: the shipped student)"
+        "--model",
+        type=not_empty,
+        metavar="DIR_OR_REPO",
+        help="checkpoint folder or Hub id (default: the shipped student)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 for a free one (default: %(default)s)")

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from .fields import not_empty
+
 
 EXAMPLES = 4
 
@@ -12,6 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("space", help="run the demo Space on this machine (extra `demo`)")
     parser.add_argument(
         "--model",
+        type=not_empty,
         nargs="+",
         metavar="DIR",
         help="one or two checkpoint folders or Hub ids, whose code may run (default: the shipped teacher and student)",

@@ -81,6 +81,7 @@ def _among(choices: tuple[str, ...], value: str) -> str:
     return value
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 JsonFile = Annotated[str, AfterValidator(_json_file)]
 
@@ -101,7 +102,7 @@ AcceleratorOptions = _options(
 
 TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
-        "output_dir": str | PathLike | None,
+        "output_dir": NotEmpty | PathLike | None,
         "resume_from_checkpoint": str | PathLike | None,
         "per_device_train_batch_size": Count,
         "per_device_eval_batch_size": Count,
@@ -146,6 +147,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
 
 MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
+        "model_name_or_path": NotEmpty | None,
         "lora_r": Count,
         "lora_alpha": Count,
         "lora_dropout": ProperShare,

@@ -293,3 +293,37 @@ def test_a_command_leaves_its_process_group(command, code):
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --prompt one --model=",
+        "generate --prompt one --assistant-model=",
+        "generate --input prompts.jsonl --output=",
+        "eval --tasks stories --output=",
+        "tune --tasks stories --output=",
+        "extract --dataset prompts.jsonl --output=",
+        "extract --output out --dataset=",
+        "leaderboard results --output=",
+        "doctor --model=",
+        "serve --model=",
+        "quickstart compare --output=",
+    ],
+)
+def test_an_empty_name_is_no_file_of_the_current_folder(line, capsys, monkeypatch, tiny_checkpoint):
+    monkeypatch.chdir(tiny_checkpoint)  # a model that nobody named
+    before = sorted(tiny_checkpoint.iterdir())
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    option = line.split()[-1].rstrip("=")
+    printed = capsys.readouterr().err
+    assert option in printed and "it is empty" in printed and printed.count("\n") == 1
+    assert sorted(tiny_checkpoint.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["model_name_or_path", "output_dir", "trajectories"])
+def test_an_empty_name_of_a_training(option, capsys, tiny_checkpoint):
+    given = {"model_name_or_path": str(tiny_checkpoint), "output_dir": "student", "trajectories": "trajectories"}
+    arguments = [part for name, value in (given | {option: ""}).items() for part in (f"--{name}", value)]
+    assert f"`{option}` is ''" in run_fails(capsys, "distill", "--config", "llada_sft", *arguments)
