@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"The task {task.name} is answered by likelihood, without thresholds: tune on another task.")
     args.output.mkdir(parents=True, exist_ok=True)
 
+    from d3llm.common.files import check_folder_to_be
     from d3llm.common.processes import Processes
     from d3llm.evaluation.tuning import choose_point
 
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
     measurer = load_measurer(args, processes, split="validation")
     if not measurer.diffusion:
         raise ValueError(f"{args.model} is not a diffusion model: it has no thresholds.")
+    if not args.dry_run:
+        check_folder_to_be(Path(args.model, "generation_config.json").resolve().parent)
     results = measurer.measure(task, samples, points, data)
     if processes.index:
         return

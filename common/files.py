@@ -265,11 +265,13 @@ def check_folder_to_be(folder: Path) -> None:
         folder (`Path`): The folder.
 
     Raises:
-        `OSError`: If it, or what it would be in, is a file.
+        `OSError`: If it, or what it would be in, is a file or not to be written to.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise OSError(f"Cannot write into {folder}: {there} is not a folder. Give the name of a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OSError(f"Cannot write into {folder}: no permission to write there. Choose another place.")
 
 
 def check_writable(path: Path) -> None:

@@ -99,7 +99,8 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(file, framework="np") as tensors:
+            # opened here first, since safetensors says of a file without permission that there is none
+            with file.open("rb"), safe_open(file, framework="np") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise OSError(f"{file} is damaged: {error}") from error

@@ -327,3 +327,9 @@ def test_an_empty_name_of_a_training(option, capsys, tiny_checkpoint):
     given = {"model_name_or_path": str(tiny_checkpoint), "output_dir": "student", "trajectories": "trajectories"}
     arguments = [part for name, value in (given | {option: ""}).items() for part in (f"--{name}", value)]
     assert f"`{option}` is ''" in run_fails(capsys, "distill", "--config", "llada_sft", *arguments)
+
+
+def test_pictures_that_cannot_be_written_are_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    message = run_fails(capsys, "leaderboard", "--published", "--output", tmp_path / "pictures")
+    assert f"Cannot write into {tmp_path / 'pictures'}: no permission to write there" in message

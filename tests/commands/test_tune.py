@@ -1,7 +1,9 @@
 """`d3llm tune`: the choice of a point, and its mistakes."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -30,6 +32,15 @@ def test_tuning_writes_the_choice(tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = resolve_generation_config(model, [20])
     assert (config.preset, config.threshold, config.block_add_threshold) == ("d3llm", 0.5, 0.1)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_first(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tiny_checkpoint and access(path, mode))
+    flags = ["--model", tiny_checkpoint, "--tasks", "stories", "--limit", 1, "--preset", "d3llm"]
+    flags += ["--max-new-tokens", 8, "--sweep", "threshold=0.5", "--output", tmp_path / "points"]
+    assert f"Cannot write into {tiny_checkpoint}: no permission" in run_fails(capsys, "tune", *flags)
+    assert not list((tmp_path / "points").iterdir())
 
 
 def point(threshold: float, tpf: float, accuracy: float, tps: float, **others) -> Result:

@@ -29,7 +29,7 @@ from d3llm.hub_cards import (
     trajectory_card,
 )
 from d3llm.hub_cards.cards import custom_generate_card, is_hub_id, metric_card, shorten, space_card
-from d3llm.hub_cards.from_results import model_facts, with_results
+from d3llm.hub_cards.from_results import model_facts, tensor_shapes, with_results
 from tests.helpers.hub import check_card
 from tests.helpers.paths import ROOT
 from tests.helpers.results import whole_result, write_result
@@ -342,3 +342,12 @@ def test_results_of_tasks_with_one_slug_have_a_file_each():
     assert [Path(name).stem for name in files] == ["humaneval", "humaneval-2", "task"]
     own = dataclasses.replace(results[-1], dataset=None)
     assert "type: task\n" in model_card(dataclasses.replace(MODEL, results=[own], areas=[]), "ada/m")
+
+
+def test_weights_without_permission_are_not_missing(tiny_checkpoint, monkeypatch):
+    def open_unlocked(path, *args):  # root may read all
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", open_unlocked)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+        tensor_shapes(tiny_checkpoint)
