@@ -178,6 +178,8 @@ class LikelihoodMixin:
         lengths = answer.sum(dim=1).numpy(force=True)
         positions = answer.long().argsort(dim=1, descending=True, stable=True)[:, : lengths.max()]
         tokens, rows = input_ids.gather(1, positions), self.logit_rows(positions)
+        if attention_mask is not None:  # the row before the first token would be one of the padding
+            rows = rows.maximum((attention_mask > 0).long().argmax(dim=1, keepdim=True))
         block_of = blocks_of_answers(blocks, positions.numpy(force=True))
         total = torch.zeros(len(input_ids), device=input_ids.device)
         for sample in range(num_samples):

@@ -331,6 +331,15 @@ def test_the_likelihood_of_a_row_is_the_same_in_any_batch():
         model.score(text, answer, torch.ones(1, 3))
 
 
+def test_the_likelihood_of_a_first_token_is_the_same_after_padding():
+    model = tiny_model(DreamModel, std=0.6).double()
+    text = torch.randint(5, 60, (1, 6), generator=torch.Generator().manual_seed(1))
+    answer = torch.ones_like(text)
+    alone = model.score(text, answer, num_samples=4)
+    ids, answer, mask = (torch.nn.functional.pad(values, (3, 0)) for values in (text, answer, answer))
+    assert torch.allclose(model.score(ids, answer, mask, num_samples=4), alone)
+
+
 def test_the_likelihood_of_blocks_is_after_the_text_before_them():
     model = tiny_model(SDARForCausalLM, std=0.6).double()
     text = torch.randint(5, 60, (1, 13), generator=torch.Generator().manual_seed(3))
