@@ -75,6 +75,7 @@ class DraftingRun(LaneRun):
                 proposal.score = -positions.astype(np.float32)
             eligible = lane.window.eligible & shown & lane.exists[:, None]
             accepted = select(proposal, positions, eligible, lane.canvas, config)
+            eligible = eligible & ~lane.canvas.committed  # not the tail that an EOS has filled
             accepted = eligible & lane.policy.accept(accepted, eligible)
             outlook.add(lane.canvas, name, chance, proposal, accepted, eligible, config)
             parent, chosen, proposal, name, chance = outlook.likeliest()

@@ -150,7 +150,8 @@ class BranchingRun(LaneRun):
         if self.known is None:
             return
         positions, proposal = self.known.positions, self.known.proposal
-        eligible = self.known.masked & gather(self.window.eligible, positions)
+        still_masked = self.window.eligible & ~self.canvas.committed  # not the tail that an EOS has filled
+        eligible = self.known.masked & gather(still_masked, positions)
         order = surest_first(np.where(eligible, proposal.score, np.float32(-np.inf)))
         for number in range(1, self.config.branches):
             quota = np.full(len(order), number)

@@ -99,6 +99,19 @@ def test_the_same_commits_from_another_place_are_another_state(place):
     assert run.is_state(lane, committed, tokens, first)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"preset": "llada", "draft_states": 8}, {"preset": "lopa", "branches": 6, "attention": "block_causal"}],
+    ids=["drafts", "branches"],
+)
+def test_what_an_eos_fills_has_the_step_of_the_fill(models, given):
+    run = RUN | given | {"eos_token_id": [0, *range(2, 14)], "max_new_tokens": 16, "output_history": True}
+    for seed, (model, length) in enumerate((model, length) for model in models for length in range(3, 9)):
+        output = model.generate(prompts([length], seed=seed)[0][None], **run)
+        for step, state in enumerate(output.history[0, :, length:], start=1):
+            assert torch.equal(output.commit_steps[0] > step, state == MASK)
+
+
 def test_one_token_per_forward_takes_fewer_forwards(models):
     for seed, model in enumerate(models):
         output = model.generate(prompts([6], seed=seed)[0][None], preset="self_speculative", early_stop=False, **RUN)
