@@ -208,9 +208,8 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     assert not (broken / "model.safetensors").exists()
     assert last_checkpoint(str(broken)) is not None
     for line in ([*to_broken, *two, "--resume"], [*to_whole, *two]):
-        for rank in fork_ranks(main, ["distill", *line]):
-            done = rank.wait()
-            assert done.returncode == 0, done.stderr
+        done = [rank.wait() for rank in fork_ranks(main, ["distill", *line])]
+        assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr for each in done)
 
     def losses(folder: Path) -> list[float]:
         log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
