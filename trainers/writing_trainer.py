@@ -81,6 +81,11 @@ class WritingMixin(Trainer):
         with self._writing():
             super()._save_checkpoint(model, trial)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The main process then writes the trainer's state, by which a checkpoint is complete.
+        self.accelerator.wait_for_everyone()
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:

@@ -17,7 +17,7 @@ import transformers
 from datasets import Dataset
 from packaging.version import Version
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainerState
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from d3llm.commands.main import main
@@ -223,6 +223,29 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     alone = [*arguments, "--output_dir", str(tmp_path / "alone"), "--per_device_train_batch_size", "4"]
     assert main(["distill", *alone]) == 0
     assert losses(tmp_path / "alone")[:6] == pytest.approx(losses(whole)[:6], rel=1e-4)
+
+
+def save_with_a_slow_rank(checkpoint: Path, output: Path) -> None:
+    save, write = Trainer._save_rng_state, TrainerState.save_to_json
+
+    def save_slowly(trainer: Trainer, folder: str) -> None:
+        time.sleep(2 * int(os.environ["RANK"]))
+        save(trainer, folder)
+
+    def write_last(state: TrainerState, path: str) -> None:
+        assert (Path(path).parent / "rng_state_1.pth").exists()
+        write(state, path)
+
+    Trainer._save_rng_state, TrainerState.save_to_json = save_slowly, write_last
+    make_trainer(checkpoint, output, save_strategy="steps", save_steps=1, max_steps=1, ddp_backend="gloo").train()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.processes
+def test_a_checkpoint_is_complete_when_every_process_has_written(tiny_checkpoint, tmp_path):
+    done = [rank.wait() for rank in fork_ranks(save_with_a_slow_rank, tiny_checkpoint, tmp_path)]
+    assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr for each in done)
+    assert last_checkpoint(str(tmp_path)) is not None
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoint, tmp_path):
