@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"The task {task.name} is answered by likelihood, without thresholds: tune on another task.")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    from d3llm.common.files import check_folder_to_be
+    from d3llm.common.files import check_writable
     from d3llm.common.processes import Processes
     from d3llm.evaluation.tuning import choose_point
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     if not measurer.diffusion:
         raise ValueError(f"{args.model} is not a diffusion model: it has no thresholds.")
     if not args.dry_run:
-        check_folder_to_be(Path(args.model, "generation_config.json").resolve().parent)
+        check_writable(Path(args.model, "generation_config.json").resolve())
     results = measurer.measure(task, samples, points, data)
     if processes.index:
         return

@@ -39,7 +39,7 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_first(tiny_checkpoint, t
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tiny_checkpoint and access(path, mode))
     flags = ["--model", tiny_checkpoint, "--tasks", "stories", "--limit", 1, "--preset", "d3llm"]
     flags += ["--max-new-tokens", 8, "--sweep", "threshold=0.5", "--output", tmp_path / "points"]
-    assert f"Cannot write into {tiny_checkpoint}: no permission" in run_fails(capsys, "tune", *flags)
+    assert f"Cannot write {tiny_checkpoint}/generation_config.json: no permission" in run_fails(capsys, "tune", *flags)
     assert not list((tmp_path / "points").iterdir())
 
 
