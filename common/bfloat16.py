@@ -1,6 +1,10 @@
-"""Whether bfloat16 pays on this processor."""
+"""Whether bfloat16 pays on this processor, and its products where it does not."""
 
+import functools
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -31,3 +35,64 @@ def _product_seconds(dtype: torch.dtype) -> float:
         torch.nn.functional.linear(rows, weight)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+@contextmanager
+def quick_bfloat16() -> Iterator[None]:
+    """
+    Within it, a processor that is slow in bfloat16 computes matrix products of it in float32 and rounds them, forward
+    and backward. Instructions for bfloat16 do the same: they add in float32 and round once. So results differ from
+    theirs by no more than the order of a sum. It changes nothing on other processors and devices.
+
+    The kernels of torch are replaced for the whole process, in all of its threads. Do not nest it.
+    """
+    if not _is_slow():
+        yield
+        return
+    with torch.library._scoped_library("aten", "IMPL", "CPU") as kernels:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s)(.*verrid)")  # which is what it is for
+            for name, product in PRODUCTS.items():
+                kernels.impl(name, product)
+        yield
+
+
+@functools.cache
+def _is_slow() -> bool:
+    return bfloat16_slowdown() > SLOW
+
+
+# The variants with `out` are other kernels of torch, which stay as they are.
+
+
+def _matrices(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return _in_float32(torch.ops.aten.mm.out, left, right)
+
+
+def _batches(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return _in_float32(torch.ops.aten.bmm.out, left, right)
+
+
+def _matrices_and_bias(
+    bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    return _in_float32(torch.ops.aten.addmm.out, bias, left, right, beta=beta, alpha=alpha)
+
+
+def _batches_and_bias(
+    bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    return _in_float32(torch.ops.aten.baddbmm.out, bias, left, right, beta=beta, alpha=alpha)
+
+
+def _in_float32(product: Callable[..., torch.Tensor], *tensors: torch.Tensor, **scales: float) -> torch.Tensor:
+    """A product in float32 if it is one of bfloat16."""
+    dtype = tensors[-1].dtype
+    if dtype == torch.bfloat16:
+        tensors = tuple(tensor.float() for tensor in tensors)
+    left, right = tensors[-2:]
+    out = left.new_empty(*left.shape[:-1], right.shape[-1])
+    return product(*tensors, **scales, out=out).to(dtype)
+
+
+PRODUCTS = {"mm": _matrices, "bmm": _batches, "addmm": _matrices_and_bias, "baddbmm": _batches_and_bias}

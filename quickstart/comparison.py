@@ -11,7 +11,7 @@ import yaml
 from transformers.utils import logging
 from trl import ModelConfig
 
-from ..common.bfloat16 import SLOW, bfloat16_slowdown
+from ..common.bfloat16 import quick_bfloat16
 from ..common.files import remove_leftovers, whole_file, whole_folder, write_atomically
 from ..common.fingerprints import fingerprint_checkpoint
 from ..common.plan import check_plan, keep_plan
@@ -175,7 +175,7 @@ class Comparison:
     def begin(self, students: Sequence[str]) -> None:
         """
         Saves the parts of the plan that all students share. Each student's part is saved when it is trained, so that
-        it may be changed until then. Warns of a processor that is slow in bfloat16, since a run takes hours.
+        it may be changed until then.
 
         Args:
             students (`Sequence[str]`): Names of the students to be run.
@@ -188,21 +188,6 @@ class Comparison:
             check_plan(self.folder.plan(part), values, REMEDY, folder=self.folder.plan(part))
         for part in parts.keys() - {student_part(name) for name in students}:
             keep_plan(self.folder.plan(part), parts[part], REMEDY)
-        self._warn_of_slow_bfloat16()
-
-    def _warn_of_slow_bfloat16(self) -> None:
-        values = self.plan.values
-        if not values["bf16"] and values["measurement"].get("dtype") != "bfloat16":
-            return
-        slowdown = bfloat16_slowdown()
-        if slowdown > SLOW:
-            logger.warning(
-                "Products in bfloat16 take %.0f times as long as in float32 on this processor, and %s has them. A "
-                "plan that extends it with `bf16: false` and `measurement: {dtype: float32}` is faster, in another "
-                "folder.",
-                slowdown,
-                self.plan.name,
-            )
 
     def measure_teacher(self) -> None:
         """Measures the teacher with its decoders."""
@@ -223,7 +208,8 @@ class Comparison:
         if not (student / "config.json").exists():
             logger.info("%s, seed %d: training", name, seed)
             # a cache of casts would outlive the weights that an optimizer's step changes
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.values["bf16"], cache_enabled=False):
+            autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.plan.values["bf16"], cache_enabled=False)
+            with quick_bfloat16(), autocast:
                 self._train(name, seed, student)
         store_in_bfloat16(student)
         shutil.rmtree(self.folder.training(name, seed), ignore_errors=True)
@@ -335,7 +321,8 @@ class Comparison:
         if missing:
             recipe = self.plan.recipe(self.plan.base, 0)
             recipe["measurement"]["methods"] = missing
-            measure_methods(recipe, students, self.folder.results)
+            with quick_bfloat16():
+                measure_methods(recipe, students, self.folder.results)
 
     def _is_measured(self, method: dict[str, Any]) -> bool:
         names = [f"{method['model']}-{method['decoder']}"]

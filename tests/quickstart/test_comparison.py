@@ -4,6 +4,7 @@ the base over the seeds that both have, and the shipped one is made again."""
 import copy
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers.testing_utils import CaptureLogger
 from trl import ModelConfig
 
 from d3llm.commands.main import main
@@ -21,7 +21,7 @@ from d3llm.generation import DiffusionGenerationConfig
 from d3llm.modeling import LLaDAModelLM
 from d3llm.modeling.loading import load_model
 from d3llm.quickstart import comparison
-from d3llm.quickstart.comparison import Comparison, ComparisonFolder, run_comparison
+from d3llm.quickstart.comparison import run_comparison
 from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
 from d3llm.quickstart.comparison_table import write_report
 from d3llm.quickstart.distill_shipped import distill_shipped
@@ -139,7 +139,20 @@ def test_an_averaged_student_is_the_mean_of_two(run):
 
 
 def test_products_may_be_in_bfloat16(run, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison.Comparison, "_measure", lambda *args: None)
+    quick, train = [False], comparison.train
+
+    @contextmanager
+    def quick_bfloat16():
+        quick[0] = True
+        yield
+        quick[0] = False
+
+    def checked(*args):
+        assert quick[0], args
+
+    monkeypatch.setattr(comparison, "quick_bfloat16", quick_bfloat16)
+    monkeypatch.setattr(comparison, "measure_methods", checked)
+    monkeypatch.setattr(comparison, "train", lambda *args: (checked(*args), train(*args)))
     run_comparison(tmp_path, write(tmp_path, tiny | {"bf16": True}), seeds=[3], only=["d3llm"])
     exact, rounded = weights(run / "students/d3llm-3"), weights(tmp_path / "students/d3llm-3")
     assert not same(exact, rounded)
@@ -387,23 +400,3 @@ def test_answers_are_checked_as_the_task_does(tmp_path):
 
 
 CHECK_STORY = CHECKS[CHECK]  # before any test replaces it
-
-
-@pytest.mark.parametrize(
-    ("slowdown", "changes", "warns"),
-    [
-        (9.0, {"bf16": True}, True),
-        (9.0, {"measurement": {"dtype": "bfloat16"}}, True),
-        (9.0, {"measurement": {"dtype": "float32"}}, False),
-        (0.5, {"bf16": True}, False),
-    ],
-)
-def test_a_processor_that_is_slow_in_bfloat16_is_said_before_hours_pass(
-    tiny, tmp_path, monkeypatch, slowdown, changes, warns
-):
-    monkeypatch.setattr(comparison, "bfloat16_slowdown", lambda: slowdown)
-    changes = {name: tiny[name] | value if isinstance(value, dict) else value for name, value in changes.items()}
-    plan = read_plan(write(tmp_path, tiny | changes))
-    with CaptureLogger(comparison.logger) as logged:
-        Comparison(plan, ComparisonFolder(tmp_path / "run")).begin(["d3llm"])
-    assert ("take 9 times as long" in logged.out) == warns
