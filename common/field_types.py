@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, get_type_hints
 
@@ -46,8 +47,13 @@ def check_fields(instance: Any, kinds: Mapping[str, Any] = MappingProxyType({}))
     Raises:
         `ValueError`: In one line, for the first field with an invalid value.
     """
-    hints = get_type_hints(type(instance), include_extras=True)
+    hints = _hints(instance.__class__)
     for field in fields(instance):
         if field.init:
             kind = kinds.get(field.name) or hints[field.name]
             object.__setattr__(instance, field.name, check(kind, getattr(instance, field.name), f"`{field.name}`"))
+
+
+@cache
+def _hints(dataclass: type) -> dict[str, Any]:
+    return get_type_hints(dataclass, include_extras=True)

@@ -49,7 +49,8 @@ def check_reports(args: TrainingArguments) -> None:
     if unknown:
         near = suggestion(unknown[0], INTEGRATION_TO_CALLBACK)
         raise ValueError(f"`report_to` names {unknown[0]!r}: there is no such name{near}.")
-    missing = sorted(REPORT_PACKAGES & set(named) - set(get_available_reporting_integrations()))
+    needed = REPORT_PACKAGES & set(named)
+    missing = sorted(needed - set(get_available_reporting_integrations())) if needed else []
     if missing:
         extras = [f"pip install 'd3llm[{name}]'" for name in missing if name in EXTRAS]
         raise ValueError(

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -171,13 +171,17 @@ def check_fields(instance: Any, inherited: Mapping[str, Any] = MappingProxyType(
     Raises:
         `ValueError`: In one line, for the first field with an invalid value.
     """
-    hints = get_type_hints(type(instance), include_extras=True)
-    declared = {
+    field_types.check_fields(instance, {**_declared_fields(instance.__class__), **inherited})
+
+
+@cache
+def _declared_fields(dataclass: type) -> dict[str, Any]:
+    hints = get_type_hints(dataclass, include_extras=True)
+    return {
         field.name: _declared(hints[field.name], field.metadata.get("choices"))
-        for field in fields(instance)
+        for field in fields(dataclass)
         if field.init
     }
-    field_types.check_fields(instance, {**declared, **inherited})
 
 
 def _declared(hint: Any, choices: Any) -> Any:
