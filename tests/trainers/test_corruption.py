@@ -202,52 +202,49 @@ def state(region: Region, step: int = 0, **options):
 
 def test_a_state_is_what_the_run_had_not_committed_by_a_forward(region):
     """Every forward of a run gets its turn, from 0 on, where all is masked; each leaves something to learn."""
-    position = torch.arange(LENGTH)
-    seen: dict[int, set[int]] = {row: set() for row in range(ROWS)}
+    position, steps = torch.arange(LENGTH), region.commit_steps
+    canvas, end = region.canvas_lengths[:, None], region.supervised_lengths(8)[:, None]
+    behind = position >= region.response_lengths[:, None]
+    unknown = behind & ~region.ended[:, None]
+    seen = []
     for step in range(300):
         corruption = state(region, step)
         masked, supervised = corruption.masked[0], corruption.supervised[0]
-        assert (supervised.sum(dim=1) >= 1).all()
-        for row in range(ROWS):
-            steps, length = region.commit_steps[row], int(region.response_lengths[row])
-            canvas, end = int(region.canvas_lengths[row]), int(region.supervised_lengths(8)[row])
-            shown = (position < (canvas if region.ended[row] else length)) & ~masked[row]
-            forward = int(steps[shown].max()) if shown.any() else 0
-            unknown = (position >= length) & ~region.ended[row]
-            assert torch.equal(masked[row], ((steps > forward) | unknown) & (position < canvas))
-            assert torch.equal(supervised[row], masked[row] & (position < end))
-            seen[row].add(int(steps[:end][~masked[row, :end]].max()) if not masked[row, :end].all() else 0)
-    assert all(0 in forwards for forwards in seen.values() if len(forwards) < 30)
+        assert supervised.any(dim=1).all()
+        hidden = masked | unknown | (position >= canvas)
+        forward = steps.masked_fill(hidden, 0).amax(dim=1, keepdim=True)
+        assert torch.equal(masked, ((steps > forward) | unknown) & (position < canvas))
+        assert torch.equal(supervised, masked & (position < end))
+        seen.append(steps.masked_fill(masked | (position >= end), 0).amax(dim=1))
+    of_rows = [set(forwards) for forwards in torch.stack(seen, dim=1).tolist()]
+    assert all(0 in forwards for forwards in of_rows if len(forwards) < 30)
     short = int((region.response_lengths == 3).nonzero()[0])
-    own = region.commit_steps[short][: int(region.supervised_lengths(8)[short])].tolist()
-    assert seen[short] == {0, *own} - {max(own)}
+    own = steps[short][: int(end[short])].tolist()
+    assert of_rows[short] == {0, *own} - {max(own)}
 
 
 def test_each_block_can_be_in_a_state_of_its_own(region):
     """Something of each block is masked: what was committed last of it, up to all of it."""
     blocks = (torch.arange(LENGTH) // 8).expand(ROWS, -1)
-    seen: dict[tuple[int, int], set[tuple[bool, ...]]] = {}
-    differ = 0
+    end = region.supervised_lengths(8)
+    inside = (torch.arange(LENGTH) < end[:, None]).view(ROWS, -1, 8)
+    steps = region.commit_steps.view(ROWS, -1, 8)
+    seen, differ = [], 0
     for step in range(200):
         corruption = state(region, step, blocks=blocks)
-        masked, supervised = corruption.masked[0], corruption.supervised[0]
-        for row in range(ROWS):
-            end = int(region.supervised_lengths(8)[row])
-            for block in range(math.ceil(end / 8)):
-                inside = slice(8 * block, min(end, 8 * block + 8))
-                hidden = masked[row, inside]
-                assert hidden.any() and torch.equal(hidden, supervised[row, inside])
-                steps = region.commit_steps[row, inside]
-                assert hidden.all() or steps[~hidden].max() < steps[hidden].min()
-                seen.setdefault((row, block), set()).add(tuple(hidden.tolist()))
-            assert not supervised[row, end:].any()
-            first = region.commit_steps[row, :8].masked_fill(masked[row, :8], 0).max()
-            differ += bool((masked[row, 8:end] & (region.commit_steps[row, 8:end] <= first)).any())
+        hidden = corruption.masked[0].view(ROWS, -1, 8) & inside
+        assert torch.equal(hidden.any(dim=2), inside.any(dim=2))
+        assert torch.equal(corruption.supervised[0].view(ROWS, -1, 8), hidden)
+        latest = steps.masked_fill(hidden | ~inside, 0).amax(dim=2)
+        assert (latest < steps.masked_fill(~hidden, 1000).amin(dim=2)).all()
+        seen.append((hidden * 2 ** torch.arange(8)).sum(dim=2))
+        first = steps[:, 0].masked_fill(corruption.masked[0, :, :8], 0).amax(dim=1)
+        differ += int((hidden[:, 1:] & (steps[:, 1:] <= first[:, None, None])).any(dim=(1, 2)).sum())
     assert differ > 100  # no one state of the run has this
-    for (row, block), states in seen.items():
-        end = int(region.supervised_lengths(8)[row])
-        commits = set(region.commit_steps[row, 8 * block : min(end, 8 * block + 8)].tolist())
-        assert 3 < len(states) <= len(commits) or len(commits) < 8
+    for row, of_blocks in enumerate(torch.stack(seen, dim=2)):
+        for block, states in enumerate(of_blocks[: math.ceil(int(end[row]) / 8)]):
+            commits = steps[row, block][inside[row, block]].unique()
+            assert 3 < len(states.unique()) <= len(commits) or len(commits) < 8
     one_by_one = replace(region, commit_steps=torch.arange(1, LENGTH + 1).expand(ROWS, -1))
     masks = torch.stack([state(one_by_one, step, blocks=blocks).masked[0, -3, :8] for step in range(100)])
     assert sorted(masks.sum(dim=1).unique().tolist()) == list(range(1, 9))
