@@ -31,10 +31,11 @@ from d3llm.trajectories.fingerprints import rows_fingerprint
 from tests.helpers.trajectory_rows import make_trainer, random_trajectories
 
 
-@pytest.fixture
-def trajectories(tmp_path) -> Path:
-    random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
-    return tmp_path / "trajectories"
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trajectories")
+    random_trajectories().to_parquet(str(folder / "part.parquet"))
+    return folder
 
 
 def distill(folder: Path, output: Path, *options: str) -> int:
@@ -107,12 +108,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def half_done(tiny_checkpoint, trajectories, tmp_path) -> Path:
-    """Of a run of four steps the first two, as a machine leaves them that dies; beside it the `whole` run."""
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint, trajectories, tmp_path_factory) -> Path:
+    """A run of four steps, with a checkpoint after every second one."""
+    folder = tmp_path_factory.mktemp("start") / "whole"
     options = ["--trajectories", str(trajectories), "--max_steps", "4", "--save_steps", "2"]
-    assert distill(tiny_checkpoint, tmp_path / "whole", *options, "--per_device_train_batch_size", "4") == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    assert distill(tiny_checkpoint, folder, *options, "--per_device_train_batch_size", "4") == 0
+    return folder
+
+
+@pytest.fixture
+def half_done(whole, tmp_path) -> Path:
+    """The first two steps of the `whole` run, as a machine leaves them that dies."""
+    shutil.copytree(whole, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoint-4")
     (tmp_path / "half" / "model.safetensors").unlink()
     return tmp_path / "half"
@@ -135,11 +143,12 @@ def half_done(tiny_checkpoint, trajectories, tmp_path) -> Path:
 def test_another_training_does_not_go_on(
     tiny_checkpoint, trajectories, half_done, tmp_path, capsys, options, messages
 ):
-    other = LLaDAModelLM.from_pretrained(tiny_checkpoint)
-    torch.nn.init.normal_(other.get_output_embeddings().weight)
-    shutil.copytree(tiny_checkpoint, tmp_path / "other")
-    other.save_pretrained(tmp_path / "other")
-    options = [str(tmp_path / "other") if option == "OTHER" else option for option in options]
+    if "OTHER" in options:
+        other = LLaDAModelLM.from_pretrained(tiny_checkpoint)
+        torch.nn.init.normal_(other.get_output_embeddings().weight)
+        shutil.copytree(tiny_checkpoint, tmp_path / "other")
+        other.save_pretrained(tmp_path / "other")
+        options = [options[0], str(tmp_path / "other")]
     before = files_of(half_done)
     resume = ["--trajectories", str(trajectories), "--per_device_train_batch_size", "4", "--resume"]
     resume += ["--save_steps", "2"]
@@ -152,14 +161,14 @@ def test_another_training_does_not_go_on(
     assert files_of(half_done) == before
 
 
-def test_what_leaves_the_weights_alone_may_change(tiny_checkpoint, trajectories, half_done, tmp_path):
-    trajectories = trajectories.rename(tmp_path / "moved")
-    options = ["--trajectories", str(trajectories), "--max_steps", "4", "--resume"]
+def test_what_leaves_the_weights_alone_may_change(tiny_checkpoint, trajectories, whole, half_done, tmp_path):
+    moved = shutil.copytree(trajectories, tmp_path / "moved")
+    options = ["--trajectories", str(moved), "--max_steps", "4", "--resume"]
     options += ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]  # 4 samples a step, too
     options += ["--save_steps", "1", "--save_total_limit", "1", "--logging_steps", "1"]
     options += ["--run_name", "again", "--per_device_eval_batch_size", "2", "--activation_checkpointing", "true"]
     assert distill(tiny_checkpoint, half_done, *options) == 0
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, half_done))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
@@ -176,16 +185,18 @@ def test_a_run_without_a_plan_goes_on_with_a_warning_and_a_damaged_plan_is_refus
     assert f"has no {PLAN_FILE}" in caplog.text
 
 
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
 @pytest.mark.parametrize("adapters", [[], ["--use_peft", "--lora_r", "2"]])
-def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, tmp_path, capsys, resume, adapters):
+def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, tmp_path, capsys, adapters):
     options = ["--trajectories", str(trajectories), "--save_strategy", "no", *adapters]
-    assert distill(tiny_checkpoint, tmp_path / "student", *options) == 0
-    before = files_of(tmp_path / "student")
-    assert distill(tiny_checkpoint, tmp_path / "student", *options, *resume) == 2
-    assert "student holds a model, but no complete checkpoint to resume from" in capsys.readouterr().err
-    assert files_of(tmp_path / "student") == before
-    assert distill(tiny_checkpoint, tmp_path / "new", *options, *resume) == 0  # with nothing there, both start
+    # with nothing there, both start
+    for folder, resume in ((tmp_path / "student", []), (tmp_path / "resumed", ["--resume"])):
+        assert distill(tiny_checkpoint, folder, *options, *resume) == 0
+        before = files_of(folder)
+        for again in ([], ["--resume"]):
+            assert distill(tiny_checkpoint, folder, *options, *again) == 2
+            said = f"{folder.name} holds a model, but no complete checkpoint to resume from"
+            assert said in capsys.readouterr().err
+            assert files_of(folder) == before
 
 
 def test_the_plan_holds_all_of_a_recipe(tiny_checkpoint):
