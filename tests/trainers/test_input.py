@@ -96,7 +96,7 @@ def test_a_value_out_of_its_range_is_named(values, named, tmp_path):
             ),
             "more than 10000 values",
         ),
-        ("[" * 5000, "recipe"),
+        ("[" * 1000, "nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_recipe(text, named, tmp_path):
