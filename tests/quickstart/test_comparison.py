@@ -22,7 +22,7 @@ from d3llm.modeling import LLaDAModelLM
 from d3llm.modeling.loading import load_model
 from d3llm.quickstart import comparison
 from d3llm.quickstart.comparison import run_comparison
-from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, read_plan
+from d3llm.quickstart.comparison_plan import DEFAULT_PLAN, ComparisonPlan, read_plan
 from d3llm.quickstart.comparison_table import write_report
 from d3llm.quickstart.distill_shipped import distill_shipped
 from d3llm.quickstart.half_size import store_in_bfloat16
@@ -65,7 +65,7 @@ def teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(teacher) -> dict[str, Any]:
     plan = copy.deepcopy(SHIPPED)
-    plan |= {"teacher": str(teacher), "seeds": [3, 4], "bf16": False, "shipped": {"student": "on_policy_2", "seed": 3}}
+    plan |= {"teacher": str(teacher), "seeds": [3, 4], "bf16": False, "shipped": {"student": "on_policy_1", "seed": 3}}
     plan["problems"]["count"], plan["fresh_problems"]["count"] = 6, 8
     plan["decoding"] = {"max_new_tokens": 16, "block_size": 8}
     plan["extraction"] |= {"batch_size": 6, "chunk_size": 3}
@@ -73,8 +73,8 @@ def tiny(teacher) -> dict[str, Any]:
     plan["measurement"] |= {"problems": 3, "batch_size": 3, "split": "validation", "dtype": "bfloat16"}
     plan["default_decoders"] = ["d3llm"]
     plan["decoders"] = {
-        "d3llm": {"preset": "d3llm", "thresholds": [0.5, 4.0]},
-        "short_blocks": {"preset": "d3llm", "fields": {"block_size": 4}, "thresholds": [4.0]},
+        "d3llm": {"preset": "d3llm", "thresholds": [0.5, 9.0]},  # one token a forward, and all of a block
+        "short_blocks": {"preset": "d3llm", "fields": {"block_size": 4}, "thresholds": [9.0]},
     }
     plan["teacher_decoders"] = {"one_token": {"preset": "llada"}}
     plan["training"] |= STEP | {"window_sizes": [8]}
@@ -177,10 +177,11 @@ def test_lessons_are_the_right_runs_and_their_orders_the_same_texts(run):
     assert max(max(steps) for steps in buckets["commit_steps"]) <= 8
 
 
-def test_a_student_that_starts_from_a_round_is_the_one_of_two_rounds(tiny, tmp_path, monkeypatch):
+def test_a_student_that_starts_from_a_round_is_the_one_of_two_rounds(run, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "store_in_bfloat16", lambda folder: None)  # nor are those between two rounds
     monkeypatch.setattr(comparison.Comparison, "_measure", lambda *args: None)
     output, rounds = tmp_path / "comparison", tmp_path / "rounds"
+    shutil.copytree(run / "students/d3llm-3", output / "students/d3llm-3")
     run_comparison(output, write(output, tiny), seeds=[3], only=["on_policy_2"])
     plan, problems = read_plan(output / "plan.yaml"), str(output / "fresh_problems.jsonl")
     train_rounds(
@@ -208,7 +209,8 @@ def test_a_finished_comparison_is_read_and_may_grow(run, tiny, tmp_path, monkeyp
         run_comparison(run, write(tmp_path, changed), seeds=[3])
 
 
-def test_a_killed_comparison_goes_on(run, tiny, tmp_path):
+def test_a_killed_comparison_goes_on(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison.Comparison, "_measure", lambda *args: None)
     plan, output = write(tmp_path, tiny), tmp_path / "output"
     options = {"seeds": [3], "only": ["rewarded"]}
     for at, finished in ((90, False), (130, True)):  # in the training of the base, and after it
@@ -235,8 +237,13 @@ def test_all_students_come_with_one_seed_before_the_next(tiny, tmp_path, monkeyp
         run_comparison(tmp_path, plan, only=["buckles"])
 
 
-def test_the_shipped_plan_is_one_that_can_run():
-    plan = read_plan()
+@pytest.fixture(scope="module")
+def shipped() -> ComparisonPlan:
+    return read_plan()
+
+
+def test_the_shipped_plan_is_one_that_can_run(shipped):
+    plan = shipped
     assert plan.values["measurement"]["problems"] >= 3000 and len(plan.values["seeds"]) == 3
     counts = {name: len(decoder.get("thresholds", ())) for name, decoder in plan.values["decoders"].items()}
     assert counts.pop("tuned") == 1 and counts.pop("lossless") == 0 and min(counts.values()) >= 8
@@ -248,10 +255,10 @@ def test_the_shipped_plan_is_one_that_can_run():
     assert plan.rounds("on_policy_3_same_problems", Path("p")).skip == 0
 
 
-def test_a_plan_says_what_it_changes_in_another(tmp_path):
+def test_a_plan_says_what_it_changes_in_another(shipped, tmp_path):
     own = {"extends": "comparison", "seeds": [4], "shipped": {"seed": 4}, "training": {"max_steps": 10}}
     own["students"] = {"oput": {"decoders": ["dmax"]}}
-    plan, shipped = read_plan(write(tmp_path, own)), read_plan()
+    plan = read_plan(write(tmp_path, own))
     assert plan.values["seeds"] == [4] and plan.shipped == (shipped.shipped[0], 4)
     assert plan.recipe("d3llm", 4)["training"] == shipped.recipe("d3llm", 4)["training"] | {"max_steps": 10}
     assert list(plan.students) == list(shipped.students) and plan.decoders_of("oput") == ["dmax"]
@@ -270,8 +277,8 @@ def test_a_plan_extends_another_one_that_is_there(tmp_path, extends, said):
         read_plan(write(tmp_path, {"extends": extends}))
 
 
-def test_the_smaller_plan_has_the_same_recipes():
-    plan, shipped = read_plan(Path("recipes")), read_plan()
+def test_the_smaller_plan_has_the_same_recipes(shipped):
+    plan = read_plan(Path("recipes"))
     assert plan.students.keys() == shipped.students.keys()
     assert plan.budget("d3llm") == plan.budget("oput") == plan.budget("tad") < shipped.budget("d3llm") / 5
     assert plan.values["measurement"]["problems"] == 1000 and plan.decoders_of("no_trajectory") == ["d3llm"]
@@ -340,13 +347,13 @@ def test_the_report_compares_over_the_seeds_that_both_have(tiny, tmp_path, capsy
     put(results, "teacher-short_blocks", 0.5, 98, 3.0, 98)  # its other point is not there yet
     for seed, tpf in ((3, 4.0), (4, 6.0)):
         put(results, f"d3llm-{seed}-d3llm", 0.5, 98, tpf, 98)
-        put(results, f"d3llm-{seed}-d3llm", 4.0, 92, 2 * tpf, 97)  # below the floor by the whole solution
-        put(results, f"d3llm-{seed}-short_blocks", 4.0, 98, tpf, 98)
+        put(results, f"d3llm-{seed}-d3llm", 9.0, 92, 2 * tpf, 97)  # below the floor by the whole solution
+        put(results, f"d3llm-{seed}-short_blocks", 9.0, 98, tpf, 98)
     put(results, "buckets-3-d3llm", 0.5, 98, 5.0, 98)
-    put(results, "buckets-3-d3llm", 4.0, 98, 10.0, 98)
+    put(results, "buckets-3-d3llm", 9.0, 98, 10.0, 98)
     put(results, "certain-3-d3llm", 0.5, 98, 5.0, 98)  # its other point is not there yet
     decoders = {name: {"preset": "d3llm", "thresholds": [0.5]} for name in ("d3llm", "short_blocks")}
-    decoders["short_blocks"]["thresholds"] = [0.5, 4.0]
+    decoders["short_blocks"]["thresholds"] = [0.5, 9.0]
     plan = write(tmp_path, tiny | {"teacher_decoders": tiny["teacher_decoders"] | decoders})
     assert main(["quickstart", "compare", "--report", "--output", str(tmp_path), "--plan", str(plan)]) == 0
     page = (tmp_path / "comparison.md").read_text()
@@ -377,10 +384,10 @@ def test_the_shipped_student_is_made_again(run, tiny, tmp_path, monkeypatch):
     plan, output = write(tmp_path, tiny), tmp_path / "again"
     assert is_killed(lambda: distill_shipped(output, plan), output, 130)
     results = distill_shipped(output, plan)
-    assert {result.method for result in results} == {"teacher-one_token", "on_policy_2-3-d3llm"}
+    assert {result.method for result in results} == {"teacher-one_token", "on_policy_1-3-d3llm"}
     students = {path.name: path for path in (output / "students").iterdir()}
-    assert students.keys() == {"d3llm-3", "on_policy_1-3", "on_policy_2-3"}
-    assert same(weights(students["on_policy_2-3"]), weights(run / "students/on_policy_2-3"))
+    assert students.keys() == {"d3llm-3", "on_policy_1-3"}
+    assert same(weights(students["on_policy_1-3"]), weights(run / "students/on_policy_1-3"))
     monkeypatch.setattr(LLaDAModelLM, "generate", None)
     assert distill_shipped(output, plan) == results
 
@@ -388,7 +395,7 @@ def test_the_shipped_student_is_made_again(run, tiny, tmp_path, monkeypatch):
 def test_the_command_distils_the_shipped_student(run, tiny, tmp_path, capsys):
     assert main(["quickstart", "distill", "--plan", str(write(tmp_path, tiny)), "--output", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "on_policy_2-3-d3llm" in printed and "buckets" not in printed
+    assert "on_policy_1-3-d3llm" in printed and "buckets" not in printed
 
 
 def test_answers_are_checked_as_the_task_does(tmp_path):
