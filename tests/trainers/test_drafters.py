@@ -228,7 +228,7 @@ def test_texts_to_evaluate_are_checked(tmp_path):
 
 def test_the_loss_falls_and_drafts_are_accepted(tmp_path):
     texts = counting_texts(24)
-    options = {"max_steps": 150, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "candidates": 0, "rank": 8}
+    options = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 2e-2, "candidates": 0, "rank": 8}
     trainer = make(tmp_path, texts=texts, held_out=texts, window_sizes=[2, 3], save_strategy="no", **options)
     before = trainer.evaluate()
     trainer.train()
