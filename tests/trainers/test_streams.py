@@ -75,17 +75,17 @@ def test_every_step_of_a_stream_has_all_of_its_rows(tiny_checkpoint, tmp_path):
         assert entry["loss"] == pytest.approx(parts, rel=1e-4)
 
 
-@pytest.mark.parametrize("step", [3, 4, 8])
-def test_a_stream_is_resumed_in_any_pass(tiny_checkpoint, tmp_path, step):
+def test_a_stream_is_resumed_in_any_pass(tiny_checkpoint, tmp_path):
     options = {**SMALL, "train_dataset": stream().shuffle(seed=1, buffer_size=8)}
-    whole = make_trainer(tiny_checkpoint, tmp_path / "whole", save_strategy="steps", save_steps=step, **options)
+    whole = make_trainer(tiny_checkpoint, tmp_path / "whole", save_strategy="steps", save_steps=3, **options)
     whole.train()
-    resumed = make_trainer(tiny_checkpoint, tmp_path / "resumed", **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-    assert logged_losses(resumed) == logged_losses(whole)
-    assert resumed.state.global_step == 10
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for step in (3, 6, 9):  # after 18, 36 and 54 rows, of 20 in a pass
+        resumed = make_trainer(tiny_checkpoint, tmp_path / "resumed", **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert logged_losses(resumed) == logged_losses(whole)
+        assert resumed.state.global_step == 10
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, resumed.model.state_dict()[name]), (step, name)
 
 
 def test_what_was_prepared_can_be_evaluated_again(tiny_checkpoint, tmp_path):
