@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 
-ROWS, WIDTH = 256, 1024
+ROWS, WIDTH = 64, 1024
 TRIES = 3
 SLOW = 2  # times as long as float32
 

@@ -26,6 +26,12 @@ def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
+@pytest.fixture
+def of_model_alone(monkeypatch):
+    """Nothing is asked about the machine."""
+    monkeypatch.setattr(doctor_machine, "machine_checks", lambda **_: [])
+
+
 def test_a_good_folder_has_a_line_per_check_and_code_0(offline, tiny_checkpoint, capsys):
     assert main(["doctor", "--model", str(tiny_checkpoint), "--device", "cpu", "--length", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -156,7 +162,7 @@ def test_code_of_another_version_is_a_warning(tiny_checkpoint, tmp_path):
     assert check.status == "warning" and check.found.startswith("modeling_llada.py in") and "convert" in check.remedy
 
 
-def test_a_record_is_compared_where_there_is_one(offline, tiny_checkpoint, tmp_path, capsys):
+def test_a_record_is_compared_where_there_is_one(of_model_alone, tiny_checkpoint, tmp_path, capsys):
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)
     arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]
     assert main([*arguments, "--record"]) == 0
@@ -175,7 +181,7 @@ def test_a_record_is_compared_where_there_is_one(offline, tiny_checkpoint, tmp_p
     assert "--record" in run_fails(capsys, "doctor", "--record")
 
 
-def test_a_record_of_another_decoding_is_renewed(offline, tiny_checkpoint, tmp_path, capsys):
+def test_a_record_of_another_decoding_is_renewed(of_model_alone, tiny_checkpoint, tmp_path, capsys):
     """As after `d3llm tune`: the machine is as good as before."""
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)
     arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]
@@ -191,7 +197,7 @@ def test_a_record_of_another_decoding_is_renewed(offline, tiny_checkpoint, tmp_p
     assert "recorded answers come out again" in capsys.readouterr().out
 
 
-def test_a_record_of_an_earlier_version_is_compared_and_renewed(offline, tiny_checkpoint, tmp_path, capsys):
+def test_a_record_of_an_earlier_version_is_compared_and_renewed(of_model_alone, tiny_checkpoint, tmp_path, capsys):
     """It does not tell which decoding it is of."""
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)
     arguments = ["doctor", "--model", str(folder), "--device", "cpu", "--length", "64"]

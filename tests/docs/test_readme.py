@@ -50,7 +50,7 @@ def test_the_small_teacher_is_distilled_as_the_page_says(tmp_path, monkeypatch, 
     lines = [line for line in README.splitlines() if line.startswith("d3llm ")]
     lines = [line for line in lines if "quickstart/teacher" in line or "--model small" in line]
     assert [line.split()[1] for line in lines] == ["extract", "distill", "generate"]
-    shorter = {"--limit 256": "--limit 4", "--max_steps 60": "--max_steps 2 --per_device_train_batch_size 2 --use_cpu"}
+    shorter = {"--limit 256": "--limit 2", "--max_steps 60": "--max_steps 2 --per_device_train_batch_size 2 --use_cpu"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").symlink_to(ROOT / "quickstart")  # as in a checkout
     for line in lines:

@@ -211,7 +211,7 @@ def test_a_model_goes_with_everything_it_needs(hub, model_folder, capsys):
 
 
 def test_the_shipped_student_solves_problems_where_it_is_downloaded(hub, tmp_path):
-    folder, problems = tmp_path / "student", generate_problems("test", 20, 1)
+    folder, problems = tmp_path / "student", generate_problems("test", 8, 1)
     assert main(["convert", str(checkpoint_path("student")), str(folder)]) == 0
     assert main(["push", "model", str(folder), "ada/student"]) == 0
     (tmp_path / "questions.json").write_text(json.dumps([problem.question for problem in problems]))
@@ -226,8 +226,8 @@ def test_the_shipped_student_solves_problems_where_it_is_downloaded(hub, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     answers = json.loads((tmp_path / "answers.json").read_text())
     right = sum(is_right(problem, text) for text, problem in zip(answers["texts"], problems, strict=True))
-    assert right >= 15
-    assert sum(answers["forwards"]) < 20 * 25  # one token per forward would take about 70 each
+    assert right >= 6
+    assert sum(answers["forwards"]) < 8 * 25  # one token per forward would take about 70 each
 
 
 def test_curves_are_drawn_on_the_card(hub, model_folder, tmp_path):
