@@ -29,7 +29,7 @@ OURS := any_length or host_read or ragged_batch
 test-newest:
 	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest
 	@# asked each time: what is newest changes by the day
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	.venv-newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'
 	$(call pytest,.venv-newest)
 
@@ -38,7 +38,7 @@ test-newest-quick:
 
 test-oldest:
 	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
 	$(call pytest,.venv-oldest)
 
 lint: $(STAMP)
@@ -49,8 +49,9 @@ lint: $(STAMP)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@# Python compiles what it imports; of all these libraries that is little
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:

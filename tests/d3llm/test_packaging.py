@@ -34,17 +34,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def build_wheel(origin: Path, target: Path) -> Path:
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", target)
+    run(sys.executable, "-m", "pip", "wheel", *options, origin, cwd=target)
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="module")
-def wheels(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel of the checkout, and the wheel of its source distribution."""
-    found, target = {}, tmp_path_factory.mktemp("wheels")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the source distribution."""
+    target = tmp_path_factory.mktemp("wheel")
     build = f"import setuptools.build_meta as backend; print(backend.build_sdist({str(target)!r}))"
-    sdist = target / run(sys.executable, "-c", build, cwd=source).stdout.strip().splitlines()[-1]
-    for name, origin in (("checkout", source), ("sdist", sdist)):
-        options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", target / name)
-        run(sys.executable, "-m", "pip", "wheel", *options, origin, cwd=target)
-        (found[name],) = (target / name).glob("*.whl")
-    return found
+    return build_wheel(target / run(sys.executable, "-c", build, cwd=source).stdout.strip().splitlines()[-1], target)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def environment(tmp_path: Path) -> Path:
 
 
 def install(environment: Path, *what: str | Path) -> None:
-    options = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed")
+    options = ("install", "--quiet", "--no-compile", "--no-deps", "--no-build-isolation", "--ignore-installed")
     run(sys.executable, "-m", "pip", "--python", environment / "bin/python", *options, *what, cwd=environment)
 
 
@@ -72,10 +74,9 @@ def check(environment: Path, root: Path) -> None:
         assert Path(path).is_relative_to(root)
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize("origin", ["checkout", "sdist"])
-def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(wheels, origin):
-    with zipfile.ZipFile(wheels[origin]) as archive:
+def check_files(wheel: Path) -> None:
+    """A wheel holds every file of the package and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names} == {"d3llm", f"d3llm-{d3llm.__version__}.dist-info"}
     tracked = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True).stdout.split()
@@ -87,8 +88,18 @@ def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(wheels, origin
 
 
 @pytest.mark.processes
-def test_an_installed_wheel_works(wheels, environment):
-    install(environment, wheels["sdist"])
+def test_the_wheel_of_the_source_distribution_holds_every_file(wheel):
+    check_files(wheel)
+
+
+@pytest.mark.slow
+def test_the_wheel_of_a_checkout_holds_every_file(source, tmp_path):
+    check_files(build_wheel(source, tmp_path))
+
+
+@pytest.mark.processes
+def test_an_installed_wheel_works(wheel, environment):
+    install(environment, wheel)
     check(environment, environment)
     program = "import d3llm; print(d3llm.LLaDAModelLM.__module__)"
     printed = run(environment / "bin/python", "-c", program, cwd=environment).stdout
