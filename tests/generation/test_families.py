@@ -4,15 +4,28 @@ import pytest
 import torch
 
 from d3llm.generation import PRESETS
-from d3llm.modeling import FAMILIES
+from d3llm.modeling import FAMILIES, Fast_dLLM_QwenForCausalLM, LLaDAModelLM, ReFusionForCausalLM
 from tests.helpers.decoding import MASK, left_pad, prompts
 from tests.helpers.models import tiny_model
 
 
 NEW = 13
+# Every attention, and logits that are shifted and not; the other families of each share its decoding.
+OF_EVERY_PRESET = (LLaDAModelLM, Fast_dLLM_QwenForCausalLM, ReFusionForCausalLM)
+OF_EVERY_FAMILY = ("d3llm", "fast_dllm", "self_speculative", "sdar", "llada21_quality")
+CASES = [
+    pytest.param(
+        family,
+        preset,
+        id=f"{family.__name__}-{preset}",
+        marks=() if family in OF_EVERY_PRESET or preset in OF_EVERY_FAMILY else pytest.mark.slow,
+    )
+    for family in FAMILIES
+    for preset in PRESETS
+]
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+@pytest.fixture(scope="module")
 def model(request):
     built = tiny_model(request.param, layers=1)
     with torch.no_grad():
@@ -21,7 +34,7 @@ def model(request):
     return built
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("model", "preset"), CASES, indirect=["model"])
 def test_a_ragged_batch_is_its_rows_alone(model, preset):
     given = {"preset": preset, "max_new_tokens": NEW, "early_stop": False, "return_dict_in_generate": True, "seed": 3}
     needs = PRESETS[preset].values.get("attention")
