@@ -1,4 +1,4 @@
-"""A process in which the package cannot be imported: loads the checkpoints of a folder with their code.
+"""A process in which the package cannot be imported: loads the checkpoints of a folder with their code, saves again.
 
 Arguments: the folder of checkpoints, the file for the results.
 """
@@ -24,6 +24,13 @@ if __name__ == "__main__":
         ids = torch.arange(4, 14)[None]
         with torch.no_grad():
             logits = model(ids).logits
-        tokens = model.generate(ids, max_new_tokens=8, block_size=4)
-        results[folder.name] = {"logits": logits.tolist(), "tokens": tokens.tolist(), "class": type(model).__name__}
+        preset = "d3llm" if model.attention is None else None
+        tokens = model.generate(ids, preset=preset, max_new_tokens=8, block_size=4)
+        found = {"logits": logits.tolist(), "tokens": tokens.tolist(), "class": type(model).__name__}
+        if hasattr(model.config, "num_experts"):
+            model.set_experts_implementation("batched_mm")
+            with torch.no_grad():
+                found["batched logits"] = model(ids, output_router_logits=True).logits.tolist()
+        model.save_pretrained(folder / "again")
+        results[folder.name] = found
     Path(sys.argv[2]).write_text(json.dumps(results))

@@ -1,10 +1,5 @@
 """Families with experts: recorded logits, the Hub's keys, the kernels, the routers' losses, their code on the Hub."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -247,43 +242,6 @@ def test_more_tokens(family, tmp_path, tokens):
     model.resize_token_embeddings(72)
     model.save_pretrained(tmp_path)
     assert load_model(tmp_path)(tokens).logits.shape == (2, 10, 72)
-
-
-SCRIPT = """
-import json, sys, torch
-sys.modules["d3llm"] = None  # as where it is not installed
-from transformers import AutoModelForCausalLM
-found = {}
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    model.set_experts_implementation("batched_mm")
-    with torch.no_grad():
-        logits = model(torch.tensor([[4, 5, 6, 63]]), output_router_logits=True).logits
-    model.save_pretrained(folder + "/again")
-    found[folder] = logits.tolist()
-print(json.dumps(found))
-"""
-
-
-def test_their_folders_load_and_save_again_without_the_package(tmp_path):
-    models = {str(tmp_path / family.__name__): tiny_model(family) for family in FAMILIES}
-    for folder, model in models.items():
-        model.save_pretrained(folder)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *models],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    for folder, model in models.items():
-        with torch.no_grad():
-            expected = model(torch.tensor([[4, 5, 6, 63]])).logits
-        torch.testing.assert_close(torch.tensor(found[folder]), expected, atol=1e-5, rtol=1e-5)
-        before, after = (load_file(f"{name}/model.safetensors") for name in (folder, f"{folder}/again"))
-        assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
 
 
 def test_the_hub_s_name_of_a_config_is_not_kept():

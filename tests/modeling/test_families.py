@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from d3llm.commands.loading import is_diffusion_model
@@ -33,6 +34,7 @@ from d3llm.modeling.shared_model_type import _config_classes
 from d3llm.trainers.adapters import add_adapter
 from tests.helpers.models import tiny_config, tiny_model
 from tests.helpers.paths import ROOT
+from tests.helpers.third_family import TinyQwenConfig, TinyQwenModel
 
 
 over_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
@@ -51,11 +53,17 @@ QWEN2_KEYS = (QWEN3_KEYS | {f"self_attn.{part}_proj.bias" for part in "qkv"}) - 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of each family, by the name of its class."""
+    """A checkpoint of each family and of one of a user's own, by the name of its class."""
     root = tmp_path_factory.mktemp("families")
     for family in FAMILIES:
         tiny_model(family).save_pretrained(root / family.__name__)
+    users_model().save_pretrained(root / "TinyQwenModel")
     return root
+
+
+def users_model() -> TinyQwenModel:
+    torch.manual_seed(0)
+    return TinyQwenModel(TinyQwenConfig()).eval()
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +125,23 @@ def test_keys_of_mmada_are_those_of_llada(folders):
 
 
 @pytest.mark.processes
-@over_families
-def test_it_loads_with_its_code_where_the_package_is_not(family, folders, downloaded):
-    found = downloaded[family.__name__]
-    model = load_model(folders / family.__name__)
+@pytest.mark.parametrize("family", [*FAMILIES, TinyQwenModel], ids=lambda family: family.__name__)
+def test_it_loads_and_saves_again_with_its_code_where_the_package_is_not(family, folders, downloaded):
+    folder, found = folders / family.__name__, downloaded[family.__name__]
+    model = users_model() if family is TinyQwenModel else load_model(folder)
     assert found["class"] == family.__name__
     with torch.no_grad():
-        torch.testing.assert_close(torch.tensor(found["logits"]), model(IDS).logits, atol=0, rtol=0)
-    assert found["tokens"] == model.generate(IDS, max_new_tokens=8, block_size=4).tolist()
+        logits = model(IDS).logits
+    torch.testing.assert_close(torch.tensor(found["logits"]), logits, atol=0, rtol=0)
+    preset = "d3llm" if model.attention is None else None
+    assert found["tokens"] == model.generate(IDS, preset=preset, max_new_tokens=8, block_size=4).tolist()
+    assert ("batched logits" in found) == hasattr(model.config, "num_experts")
+    torch.testing.assert_close(
+        torch.tensor(found.get("batched logits", found["logits"])), logits, atol=1e-5, rtol=1e-5
+    )
+    before, after = (load_file(path / "model.safetensors") for path in (folder, folder / "again"))
+    assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
+    assert {path.name for path in folder.glob("*.py")} == {path.name for path in (folder / "again").glob("*.py")}
 
 
 @over_families

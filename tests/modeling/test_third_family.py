@@ -1,10 +1,7 @@
 """A family of a user's own, registered by one call, works in every part of the package."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -131,37 +128,6 @@ def test_convert_card_and_push(checkpoint, tmp_path, hub, capsys):
     assert main(["push", "model", str(output), "ada/third"]) == 0
     files = hub.repository("ada/third").head.files
     assert {"third_family.py", "layers.py", "decoding_diffusion.py", "model.safetensors", "README.md"} <= files.keys()
-
-
-SCRIPT = """
-import sys, torch
-sys.modules["d3llm"] = None  # as where it is not installed
-from transformers import AutoModelForCausalLM
-folder, again = sys.argv[1:]
-call = dict(preset="d3llm", max_new_tokens=16, block_size=8)
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-tokens = model.generate(torch.tensor([[4, 5, 6]]), **call).tolist()
-model.save_pretrained(again)
-reloaded = AutoModelForCausalLM.from_pretrained(again, trust_remote_code=True).eval()
-assert reloaded.generate(torch.tensor([[4, 5, 6]]), **call).tolist() == tokens
-print(tokens)
-"""
-
-
-def test_its_folder_loads_and_saves_again_without_the_package(checkpoint, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(checkpoint), str(tmp_path / "again")],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    model = load_model(str(checkpoint)).eval()
-    tokens = model.generate(PROMPT, preset="d3llm", max_new_tokens=16, block_size=8).tolist()
-    assert json.loads(done.stdout.splitlines()[-1]) == tokens
-    names = {path.name for path in checkpoint.glob("*.py")}
-    assert {path.name for path in (tmp_path / "again").glob("*.py")} == names
 
 
 @pytest.mark.parametrize("wrong", [AutoConfig, AutoModelForCausalLM, type("Unsaid", (), {})])
