@@ -19,7 +19,7 @@ def layers_of(model):
 
 
 def assert_equal_on_two_devices(model, **fields):
-    ids, mask = left_pad(prompts([3, 11, 7, 5]))
+    ids, mask = left_pad(prompts([3, 11, 7]))
     expected = model.generate(ids, attention_mask=mask, **RAGGED, **OUTPUT, **fields)
     with split_over_two_devices(model, layers_of(model)):
         output = model.generate(ids.to(FIRST), attention_mask=mask.to(FIRST), **RAGGED, **OUTPUT, **fields)
@@ -42,8 +42,7 @@ def test_the_shim_refuses_what_two_devices_refuse():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual", "delayed", "block"])
 def test_every_cache(family, cache):
-    for preset in ("llada", "d3llm"):
-        assert_equal_on_two_devices(tiny_model(family), preset=preset, cache=cache)
+    assert_equal_on_two_devices(tiny_model(family), preset="d3llm", cache=cache)
 
 
 @pytest.mark.slow
@@ -65,8 +64,7 @@ def test_every_preset(family, preset):
     ],
 )
 def test_what_else_a_run_can_have(fields):
-    for cache in ("none", "block"):
-        assert_equal_on_two_devices(tiny_model(LLaDAModelLM), preset="d3llm", cache=cache, **fields)
+    assert_equal_on_two_devices(tiny_model(LLaDAModelLM), preset="llada", cache="block", **fields)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
