@@ -1,8 +1,6 @@
 """Drafters: what they add to a base and where, their folder, and the bases that they refuse."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,9 @@ from d3llm import Drafter, DreamModel, IntrospectiveModel
 from d3llm.generation.row_cache import attention_mask, run_body
 from d3llm.modeling import drafter_files
 from d3llm.modeling.drafter_base import check_base, fingerprint
+from tests.helpers.forks import Fork, run_script
 from tests.helpers.introspective import CAUSAL, WINDOW, random_drafter, tiny_causal
 from tests.helpers.models import tiny_model
-from tests.helpers.paths import ROOT
 
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "drafter.safetensors", "drafter_config.json"]
@@ -197,17 +195,23 @@ def test_alpha_scales_the_adapter_as_in_peft(folder):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+WITHOUT_PEFT = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in ("d3llm", "peft")]:
+    del sys.modules[name]
+sys.modules["peft"] = None
+import torch
+from d3llm import IntrospectiveModel
+model = IntrospectiveModel.from_pretrained(*sys.argv[1:])
+print(model.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=4).shape)
+"""
+
+
 def test_decoding_needs_no_peft(folder, tmp_path):
     tiny_causal("llama").save_pretrained(tmp_path / "base")
-    program = (
-        "import sys, torch; sys.modules['peft'] = None\n"
-        "from d3llm import IntrospectiveModel\n"
-        f"model = IntrospectiveModel.from_pretrained({str(folder)!r}, {str(tmp_path / 'base')!r})\n"
-        "print(model.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=4).shape)"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "torch.Size([1, " in result.stdout
+    done = Fork(run_script, WITHOUT_PEFT, [str(folder), str(tmp_path / "base")]).wait()
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, " in done.stdout
 
 
 def test_a_base_in_bfloat16_is_the_same_base(folder):

@@ -1,4 +1,4 @@
-"""Families with experts: recorded logits, the Hub's keys, the kernels, the routers' losses, their code on the Hub."""
+"""Families with experts: recorded logits, the Hub's keys, the kernels and the routers' losses."""
 
 import pytest
 import torch
