@@ -12,8 +12,15 @@ from tests.helpers.decoding import OPEN_PRESETS, left_pad, prompts
 
 # Kernels per forward; Fast-dLLM's and dllm's own decoders launch 71 to 86 for one row.
 MOST_ALONE, MOST_IN_A_BATCH = 30, 50
-CASES = [(name, PRESETS[name].values.get("cache", "none")) for name in OPEN_PRESETS]
-CASES += [("d3llm", "block"), ("d3llm", "dual"), ("fast_dllm", "none"), ("fast_dllm", "block")]
+# Of the presets, those that differ from another in values alone, each of which has another case.
+REPEATS = ["dparallel", "sdar_static", "sdar_sequential", "trado", "fast_dllm_v2", "llada2", "llada21_quality"]
+REPEATS += ["self_speculative_left_to_right", "dinfer_threshold"]
+CASES = [
+    pytest.param(name, PRESETS[name].values.get("cache", "none"), marks=pytest.mark.slow if name in REPEATS else ())
+    for name in OPEN_PRESETS
+]
+CASES += [("d3llm", "block"), ("fast_dllm", "none")]
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in (("d3llm", "dual"), ("fast_dllm", "block"))]
 
 
 # Its shifted logits take the decoder whatever those of others take, and a kernel more.
