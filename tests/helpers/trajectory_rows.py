@@ -62,7 +62,8 @@ def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectory
     """A trainer of the model in `folder`; `options` are of the config or, by their names, of the trainer."""
     names = inspect.signature(PseudoTrajectoryTrainer).parameters
     trainer_options = {name: options.pop(name) for name in names if name in options}
-    trainer_options.setdefault("train_dataset", random_trajectories())
+    if "train_dataset" not in trainer_options:
+        trainer_options["train_dataset"] = random_trajectories()
     if not trainer_options.keys() & {"model", "model_init"}:
         trainer_options["model"] = LLaDAModelLM.from_pretrained(folder)
     options = {
