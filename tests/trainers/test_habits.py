@@ -40,6 +40,23 @@ def logged(trainer: PseudoTrajectoryTrainer, name: str) -> list[Any]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
+@pytest.fixture(scope="module")
+def plain(tiny_checkpoint, tmp_path_factory) -> PseudoTrajectoryTrainer:
+    """Trained on eight rows with nothing besides, to compare with."""
+    return trained(tiny_checkpoint, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def plain_lora(tiny_checkpoint, tmp_path_factory) -> PseudoTrajectoryTrainer:
+    return trained(tiny_checkpoint, tmp_path_factory.mktemp("plain_lora"), peft_config=LoraConfig(r=2))
+
+
+def trained(checkpoint: Path, output: Path, **options: Any) -> PseudoTrajectoryTrainer:
+    trainer = make_trainer(checkpoint, output, **{"train_dataset": random_trajectories(8), **options})
+    trainer.train()
+    return trainer
+
+
 # Models and tokenizers
 
 
@@ -131,32 +148,21 @@ def test_a_peft_model_trains_and_takes_no_second_config(tiny_checkpoint, tmp_pat
 # Datasets
 
 
-def test_columns_besides_are_left_out(tiny_checkpoint, tmp_path):
-    dataset = random_trajectories(8)
-    extra = dataset.add_column("length", ["long"] * 8).add_column("comment", ["x"] * 8)
-    for options in ({}, {"remove_unused_columns": False}):
-        trainer = make_trainer(tiny_checkpoint, tmp_path, train_dataset=extra, **options)
-        plain = make_trainer(tiny_checkpoint, tmp_path, train_dataset=dataset, **options)
-        trainer.train()
-        plain.train()
-        assert logged_losses(trainer) == logged_losses(plain)
+@pytest.mark.parametrize("options", [{}, {"remove_unused_columns": False}])
+def test_columns_besides_are_left_out(tiny_checkpoint, tmp_path, plain, options):
+    extra = random_trajectories(8).add_column("length", ["long"] * 8).add_column("comment", ["x"] * 8)
+    trainer = trained(tiny_checkpoint, tmp_path, train_dataset=extra, **options)
+    assert logged_losses(trainer) == logged_losses(plain)
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", "pandas"])
 @pytest.mark.parametrize("columns", [None, ["prompt_ids", "response_ids"]])
-def test_the_format_of_a_dataset_changes_nothing(tiny_checkpoint, tmp_path, kind, columns):
+def test_the_format_of_a_dataset_changes_nothing(tiny_checkpoint, tmp_path, plain, kind, columns):
     rows = random_trajectories(8)
-    trainer = make_trainer(
-        tiny_checkpoint,
-        tmp_path,
-        train_dataset=rows.with_format(kind, columns=columns),
-        eval_dataset=rows.with_format(kind, columns=columns),
-    )
-    plain = make_trainer(tiny_checkpoint, tmp_path, train_dataset=rows, eval_dataset=rows)
-    trainer.train()
-    plain.train()
+    formatted = rows.with_format(kind, columns=columns)
+    trainer = trained(tiny_checkpoint, tmp_path, train_dataset=formatted, eval_dataset=formatted)
     assert logged_losses(trainer) == logged_losses(plain)
-    assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == plain.evaluate(rows)["eval_loss"]
 
 
 def test_several_eval_datasets_have_a_loss_each(tiny_checkpoint, tmp_path):
@@ -387,20 +393,13 @@ REENTRANT, NOT_REENTRANT = (
         ({"accelerator_config": {"dispatch_batches": True}, "torch_empty_cache_steps": 1}, None),
     ],
 )
-def test_how_it_is_computed_changes_nothing(tiny_checkpoint, tmp_path, options, peft_config):
-    plain, other = (
-        make_trainer(tiny_checkpoint, tmp_path, peft_config=peft_config, max_steps=2, **given)
-        for given in ({}, options)
-    )
-    for trainer in (plain, other):
-        trainer.train()
-    assert logged_losses(other) == pytest.approx(logged_losses(plain), rel=1e-4)
+def test_how_it_is_computed_changes_nothing(tiny_checkpoint, tmp_path, plain, plain_lora, options, peft_config):
+    trainer = trained(tiny_checkpoint, tmp_path, peft_config=peft_config, **options)
+    assert logged_losses(trainer) == pytest.approx(logged_losses(plain_lora if peft_config else plain), rel=1e-4)
 
 
-def test_noise_on_the_embeddings_is_in_the_training_and_goes_afterwards(tiny_checkpoint, tmp_path):
-    plain, noisy = (make_trainer(tiny_checkpoint, tmp_path, neftune_noise_alpha=alpha) for alpha in (None, 5.0))
-    for trainer in (plain, noisy):
-        trainer.train()
+def test_noise_on_the_embeddings_is_in_the_training_and_goes_afterwards(tiny_checkpoint, tmp_path, plain):
+    noisy = trained(tiny_checkpoint, tmp_path, neftune_noise_alpha=5.0)
     assert logged_losses(plain)[0] != logged_losses(noisy)[0]
     assert not noisy.model.get_input_embeddings()._forward_hooks
 
