@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from d3llm.trainers.pseudo_trajectory_config import PseudoTrajectoryConfig
 from d3llm.trainers.pseudo_trajectory_trainer import HeldOutPrompts
 from d3llm.trajectories.fingerprints import tokenizer_fingerprint
 from d3llm.trajectories.row import STORED_FEATURES
-from tests.helpers.forks import fork_ranks
+from tests.helpers.forks import Done, fork_ranks
 from tests.helpers.packed_head import pack_head
 from tests.helpers.trajectory_rows import EOS, MASK, logged_losses, make_trainer, random_rows, random_trajectories
 
@@ -47,7 +48,7 @@ def test_training_fits_the_trajectories_and_logs_its_parts(tiny_checkpoint, tmp_
         tiny_checkpoint,
         tmp_path,
         train_dataset=random_trajectories(8),
-        max_steps=60,
+        max_steps=30,
         learning_rate=1e-2,
         per_device_train_batch_size=8,
         min_mask_ratio=0.5,
@@ -177,12 +178,45 @@ def test_resumed_run_equals_an_unbroken_one(tiny_checkpoint, tmp_path):
     assert_same(weights(resumed.model), weights(whole.model))
 
 
+def kill_a_fork(line: list[str], is_time: Callable[[], bool]) -> list[Done]:
+    """Two processes as a launcher starts them; the second one is killed when it is time."""
+    ranks = fork_ranks(main, ["distill", *line])
+    wait_until(lambda: is_time() or not all(rank.process.is_alive() for rank in ranks))
+    ranks[1].process.kill()
+    return [rank.wait(timeout=120) for rank in ranks]
+
+
+def kill_a_worker_of_torchrun(line: list[str], is_time: Callable[[], bool]) -> list[Done]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "d3llm.trainers.distill", *line]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: is_time() or run.poll() is not None)
+    assert run.returncode is None, run.communicate()[1]
+    children = psutil.Process(run.pid).children(recursive=True)
+    workers = [child for child in children if "--trajectories" in child.cmdline()]
+    assert len(workers) == 2
+    workers[1].kill()
+    _, stderr = run.communicate(timeout=120)
+    return [Done(run.returncode, "", stderr)]
+
+
+def wait_until(is_time: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_time():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.processes
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.18"),
     reason="earlier transformers load the optimizer of several CPU processes onto a device that torch does not know",
 )
-def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "train_and_kill_one", [kill_a_fork, pytest.param(kill_a_worker_of_torchrun, marks=pytest.mark.slow)]
+)
+def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path, train_and_kill_one):
     random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
     arguments = ["--model_name_or_path", str(tiny_checkpoint), "--trajectories", str(tmp_path / "trajectories")]
     arguments += ["--keep", "all", "--use_cpu", "--bf16", "false", "--report_to", "none", "--logging_steps", "1"]
@@ -191,22 +225,10 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     to_whole, to_broken = ([*arguments, "--output_dir", str(folder)] for folder in (whole, broken))
     two = ["--per_device_train_batch_size", "2"]
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "d3llm.trainers.distill", *to_broken, *two]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while last_checkpoint(str(broken)) is None:
-        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
-        time.sleep(0.01)
-    children = psutil.Process(run.pid).children(recursive=True)
-    workers = [child for child in children if "--trajectories" in child.cmdline()]
-    assert len(workers) == 2
-    workers[1].kill()
-    run.communicate(timeout=120)
-    assert run.returncode != 0
+    ended = train_and_kill_one([*to_broken, *two], lambda: last_checkpoint(str(broken)) is not None)
+    assert last_checkpoint(str(broken)) is not None, "\n".join(each.stderr for each in ended)
+    assert all(each.returncode != 0 for each in ended)
     assert not (broken / "model.safetensors").exists()
-    assert last_checkpoint(str(broken)) is not None
     for line in ([*to_broken, *two, "--resume"], [*to_whole, *two]):
         done = [rank.wait() for rank in fork_ranks(main, ["distill", *line])]
         assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr for each in done)
@@ -221,7 +243,7 @@ def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path):
     assert_same(load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors"))
     # And one process with the whole batch does the same, up to the order of sums.
     alone = [*arguments, "--output_dir", str(tmp_path / "alone"), "--per_device_train_batch_size", "4"]
-    assert main(["distill", *alone]) == 0
+    assert main(["distill", *alone, "--save_strategy", "no"]) == 0
     assert losses(tmp_path / "alone")[:6] == pytest.approx(losses(whole)[:6], rel=1e-4)
 
 
@@ -229,7 +251,7 @@ def save_with_a_slow_rank(checkpoint: Path, output: Path) -> None:
     save, write = Trainer._save_rng_state, TrainerState.save_to_json
 
     def save_slowly(trainer: Trainer, folder: str) -> None:
-        time.sleep(2 * int(os.environ["RANK"]))
+        time.sleep(0.5 * int(os.environ["RANK"]))
         save(trainer, folder)
 
     def write_last(state: TrainerState, path: str) -> None:
