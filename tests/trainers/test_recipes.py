@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -233,9 +235,15 @@ OTHER_FIELDS = {"model_name_or_path", "dtype", "bf16", "trust_remote_code", "act
 OTHER_FIELDS |= {"teacher_name_or_path"}
 
 
+@cache
+def parsed(name: str) -> tuple[Any, ...]:
+    """The arguments of a recipe; no test changes them."""
+    return parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_has_the_published_values(name):
-    groups = parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
+    groups = parsed(name)
     others = FOR_BLOCKS | OWN
     if name in others:
         published = others[name]
@@ -298,8 +306,8 @@ def test_the_published_methods_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_canvas_of_a_recipe_is_one_that_can_be_trained(name, tmp_path):
-    args = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--use_cpu", "--report_to", "none"])[1]
+def test_the_canvas_of_a_recipe_is_one_that_can_be_trained(name):
+    args = parsed(name)[1]
     check_canvas(args, args.max_length, {})
 
 
@@ -357,9 +365,9 @@ def test_a_recipe_builds_its_masks_and_losses(name, tiny_checkpoint, tmp_path):
 def test_a_recipe_names_only_fields_that_exist():
     for name in NAMES:
         fields = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-        parsed = parse_arguments(["--config", name, "--output_dir", "out", "--use_cpu", "--report_to", "none"])
         for field, value in fields.items():
-            assert [getattr(group, field) for group in parsed if hasattr(group, field)] == [value], (name, field)
+            found = [getattr(group, field) for group in parsed(name) if hasattr(group, field)]
+            assert found == [value], (name, field)
 
 
 def test_wrong_answers_are_left_out_and_the_last_rows_held_out():
@@ -389,17 +397,17 @@ def distill(folder: Path, output: Path, *options: str) -> int:
 
 def test_command_trains_stops_and_goes_on(tiny_checkpoint, trajectories, tmp_path, capsys):
     options = ["--trajectories", str(trajectories), "--keep", "all", "--save_steps", "2", "--logging_steps", "1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert distill(tiny_checkpoint, whole, "--max_steps", "4", *options) == 0
+    broken = tmp_path / "broken"
     assert distill(tiny_checkpoint, broken, "--max_steps", "4", *options) == 0
+    whole = load_file(broken / "model.safetensors")
     (broken / "checkpoint-4" / "trainer_state.json").write_text('{"log_his')  # killed while it was written
     (broken / "model.safetensors").unlink()
     assert last_checkpoint(str(broken)) == broken / "checkpoint-2"
     assert distill(tiny_checkpoint, broken, "--max_steps", "4", *options) == 2
     assert "holds a run: resume it (--resume)" in capsys.readouterr().err
     assert distill(tiny_checkpoint, broken, "--max_steps", "4", "--resume", *options) == 0
-    first, second = (load_file(folder / "model.safetensors") for folder in (whole, broken))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    resumed = load_file(broken / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert LLaDAModelLM.from_pretrained(broken).generate(torch.tensor([[3, 4]]), max_new_tokens=8).shape == (1, 10)
 
 
