@@ -147,7 +147,7 @@ def test_wrong_runs_are_corrected(tiny_checkpoint, problems, tmp_path):
 
 
 def test_adapters_are_merged_after_each_round(tiny_checkpoint, problems, tmp_path):
-    options = ["--use_peft", "--lora_r", "2", "--keep", "all"]
+    options = ["--use_peft", "--lora_r", "2", "--keep", "all", "--prompts_per_round", "4"]
     assert distill(tiny_checkpoint, problems, tmp_path / "out", *options, check="", rounds="1") == 0
     assert not list((tmp_path / "out").rglob("adapter*"))
     model = LLaDAModelLM.from_pretrained(tmp_path / "out")
