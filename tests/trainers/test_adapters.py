@@ -247,7 +247,7 @@ def test_adapters_train_and_merge_into_the_same_model(tiny_checkpoint, tmp_path,
         tiny_checkpoint,
         tmp_path,
         peft_config=LoraConfig(r=4),
-        max_steps=20,
+        max_steps=10,
         learning_rate=1e-2,
         activation_checkpointing=activation_checkpointing,
     )
