@@ -1,5 +1,6 @@
 """Prompts, methods and a streamer for the tests of the decoder."""
 
+import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
@@ -53,6 +54,20 @@ METHODS = {
     "guided-cached": {"preset": "fast_dllm", "cfg_scale": 0.5, "threshold": 0.5},
     "published-edge": {"preset": "fast_dllm", "threshold": 0.5, "window_edge": "published"},
 }
+
+
+# The families differ in the row that a window starts with, so a method with each kind of window runs with both.
+WINDOWED = {"fast_dllm-dual", "d3llm-block", "dkv_cache", "published-edge"}
+
+
+def families_in_turn(methods):
+    """Each method with one family and then the other, for the fixture `model`; what is not needed of it is slow."""
+    pairs = []
+    for index, method in enumerate(methods):
+        for turn, name in enumerate(("llada", "dream")):
+            marks = () if index % 2 == turn or method in WINDOWED else pytest.mark.slow
+            pairs.append(pytest.param(FAMILIES[turn], method, id=f"{name}-{method}", marks=marks))
+    return pairs
 
 
 class RecordingStreamer(BaseStreamer):
