@@ -7,7 +7,7 @@ import torch
 
 from d3llm.generation.open_run import may_join
 from d3llm.generation.scheduler import Scheduler
-from tests.helpers.decoding import METHODS, RecordingStreamer, prompts
+from tests.helpers.decoding import METHODS, RecordingStreamer, families_in_turn, prompts
 
 
 LENGTHS = [3, 17, 9, 30, 1, 12, 24, 8]
@@ -49,11 +49,11 @@ def run_with_arrivals(scheduler, requests, seed=5, cancelled=()):
     return outputs
 
 
-@pytest.mark.parametrize("method", FIELDS)
+@pytest.mark.parametrize(("model", "method"), families_in_turn(FIELDS), indirect=["model"])
 def test_output_is_that_of_generate_alone(model, method):
-    fields = {"max_new_tokens": 24, "block_size": 8, **FIELDS[method]}
-    requests = [(prompt, {**fields, "seed": seed}) for seed, prompt in enumerate(prompts(LENGTHS[:6]))]
-    outputs = run_with_arrivals(Scheduler(model, rows=4), requests)
+    fields = {"max_new_tokens": 16, "block_size": 8, **FIELDS[method]}
+    requests = [(prompt, {**fields, "seed": seed}) for seed, prompt in enumerate(prompts(LENGTHS[:5]))]
+    outputs = run_with_arrivals(Scheduler(model, rows=3), requests)
     assert outputs.keys() == set(range(len(requests)))
     for index, (prompt, fields) in enumerate(requests):
         assert_same(outputs[index], model.generate(prompt[None], return_dict_in_generate=True, **fields))
@@ -82,7 +82,7 @@ def test_rows_that_join_share_forwards(model):
 
 
 def test_cancelled_rows_leave_and_the_others_stay_right(model):
-    fields = {"preset": "d3llm", "threshold": 0.5, "cache": "block", "max_new_tokens": 48, "block_size": 8}
+    fields = {"preset": "d3llm", "threshold": 0.5, "cache": "block", "max_new_tokens": 32, "block_size": 8}
     requests = [(prompt, fields) for prompt in prompts(LENGTHS)]
     outputs = run_with_arrivals(Scheduler(model, rows=4), requests, seed=1, cancelled={1, 3, 6})
     assert outputs.keys() >= {0, 2, 4, 5, 7} and len(outputs) < len(requests)
@@ -112,7 +112,7 @@ def test_settings_make_batches_and_take_turns(model):
         (prompt, {"max_new_tokens": length, "preset": preset, "block_size": 8, **more})
         for prompt, length, preset, more in zip(
             prompts(LENGTHS),
-            [24, 40] * 4,
+            [12, 20] * 4,
             ["d3llm", "llada", "d3llm", "d3llm"] * 2,
             [{}, {"steps": 20}, {"threshold": 0.9}, {"draft_states": 3}] * 2,
             strict=True,
