@@ -40,7 +40,8 @@ def test_the_division_is_the_cheapest():
         {"preset": "fast_dllm", "threshold": 0.3, "cache": "prefix"},
         {"preset": "d3llm", "threshold": 1.0, "cache": "block"},
         {"preset": "d3llm", "threshold": 1.0, "cache": "block", "cache_delay": 1, "cache_refresh_interval": 1000},
-        {"preset": "d2f", "threshold": 0.3},
+        # smaller windows share a call, however ragged they are
+        {"preset": "d2f", "threshold": 0.3, "max_new_tokens": 112, "block_size": 16},
         {"preset": "fast_dllm", "threshold": 0.3, "cfg_scale": 0.5},
     ],
     ids=["dual", "prefix", "block", "block-no-refresh", "d2f", "guided"],
@@ -61,7 +62,7 @@ def test_work_is_close_to_need_and_rows_are_those_of_one_call(model, monkeypatch
 
     monkeypatch.setattr(decoding_run.DecodingRun, "forward", watched)
     monkeypatch.setattr(model, "forward", counted)
-    given = {**arguments, "attention_mask": mask, "max_new_tokens": 112, "block_size": 16, "early_stop": False}
+    given = {"max_new_tokens": 56, "block_size": 8, **arguments, "attention_mask": mask, "early_stop": False}
     given |= {"return_dict_in_generate": True}
     grouped = model.generate(ids, **given)
     # The first forward fills the cache in one call, whatever the padding.
