@@ -5,10 +5,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TextIteratorStreamer
 
-from d3llm.modeling import DreamModel, LLaDAModelLM
 from d3llm.quickstart import checkpoint_path
 from d3llm.quickstart.stories.problem import generate_problems
-from tests.helpers.decoding import OPEN_PRESETS
+from tests.helpers.decoding import OPEN_PRESETS, families_in_turn
 from tests.helpers.models import tiny_model
 
 
@@ -39,7 +38,7 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
         chat = [{"role": "user", "content": problem.question}]
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         streamed, returned = streamed_and_returned(
-            model, tokenizer, inputs, preset=preset, max_new_tokens=160, attention="bidirectional", **fields
+            model, tokenizer, inputs, preset=preset, attention="bidirectional", **fields
         )
         assert streamed == returned
 
@@ -47,22 +46,21 @@ def check_shipped(shipped, preset: str, answers: int, **fields) -> None:
 @pytest.mark.parametrize("shipped", ["student"], indirect=True)
 @pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_an_answer_of_the_student(shipped, preset):
-    check_shipped(shipped, preset, answers=1, block_size=8)
+    check_shipped(shipped, preset, answers=1, block_size=8, max_new_tokens=64)  # 13 more than the answer
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", OPEN_PRESETS)
 def test_100_answers_with_every_preset(shipped, preset):
-    check_shipped(shipped, preset, answers=100)
+    check_shipped(shipped, preset, answers=100, max_new_tokens=160)
 
 
-@pytest.mark.parametrize("family", [LLaDAModelLM, DreamModel])
-@pytest.mark.parametrize("preset", OPEN_PRESETS)
+@pytest.mark.parametrize(("family", "preset"), families_in_turn(OPEN_PRESETS))
 def test_random_models(family, preset):
     model, tokenizer = tiny_model(family), bytes_tokenizer()
     for length in (3, 9):
         inputs = {"input_ids": torch.randint(1, 60, (1, length))}
         streamed, returned = streamed_and_returned(
-            model, tokenizer, inputs, preset=preset, max_new_tokens=40, block_size=8, attention="bidirectional"
+            model, tokenizer, inputs, preset=preset, max_new_tokens=28, block_size=8, attention="bidirectional"
         )
         assert streamed == returned
