@@ -360,10 +360,28 @@ def test_a_link_within_the_folder_goes_as_a_file(folder):
     assert "COPYING" in model_repository(folder, "ada/m").files
 
 
-LEFTOVERS = """.model.safetensors.tmp .tmpZBP5Mm .README.md.12ab.tmp nohup.out core core.1234 .bash_history .python_history
-events.out.tfevents.1700000000.host.1.0 deep/events.out.tfevents.1 slurm-123.out .ipynb_checkpoints/a-checkpoint.ipynb
-code/.ipynb_checkpoints/a.py code/__pycache__/a.pyc .git/config wandb/run-1/files/output.log optimizer.pt
-checkpoint-5/model.safetensors .swp~ notes.swp""".split()
+LEFTOVERS = [
+    ".model.safetensors.tmp",
+    ".tmpZBP5Mm",
+    ".README.md.12ab.tmp",
+    "nohup.out",
+    "core",
+    "core.1234",
+    ".bash_history",
+    ".python_history",
+    "events.out.tfevents.1700000000.host.1.0",
+    "deep/events.out.tfevents.1",
+    "slurm-123.out",
+    ".ipynb_checkpoints/a-checkpoint.ipynb",
+    "code/.ipynb_checkpoints/a.py",
+    "code/__pycache__/a.pyc",
+    ".git/config",
+    "wandb/run-1/files/output.log",
+    "optimizer.pt",
+    "checkpoint-5/model.safetensors",
+    ".swp~",
+    "notes.swp",
+]
 
 
 def test_leftovers_are_left_out_and_named(folder, capsys):
