@@ -1,6 +1,6 @@
 """A process in which the package cannot be imported: loads, decodes and saves again what the other one left.
 
-Arguments: the folder that `publish` worked in, the file for the results.
+Arguments: the folder that `hub_publish.py` worked in, the file for the results.
 """
 
 import importlib.abc
@@ -30,7 +30,6 @@ from transformers import (  # noqa: E402
 )
 
 
-AUTO_CLASSES = (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM)
 PROMPT = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
 CALL = {"preset": "d3llm", "max_new_tokens": 12, "block_size": 4, "threshold": 0.8}
 
@@ -79,13 +78,15 @@ def main(work: Path, result_file: Path):
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=True).eval()
         again = work / f"again-{number}"
         model.save_pretrained(again)
+        reloaded = AutoModel.from_pretrained(again, trust_remote_code=True).eval()
+        assert type(reloaded) is not type(model)
+        assert torch.equal(model(PROMPT).logits, reloaded(PROMPT).logits)
         tokens = model.generate(PROMPT, **CALL).tolist()
-        for auto_class in AUTO_CLASSES if source in ("ada/llada", "ada/dream") else ():
-            reloaded = auto_class.from_pretrained(again, trust_remote_code=True).eval()
-            assert type(reloaded) is not type(model)
-            assert reloaded.generation_config.block_size == 4
-            assert torch.equal(model(PROMPT).logits, reloaded(PROMPT).logits)
-            assert reloaded.generate(PROMPT, **CALL).tolist() == tokens
+        assert reloaded.generate(PROMPT, **CALL).tolist() == tokens
+        for auto_class in (AutoModelForCausalLM, AutoModelForMaskedLM):
+            other = auto_class.from_pretrained(again, trust_remote_code=True).eval()
+            assert other.generation_config.block_size == 4
+            assert other.generate(PROMPT, **CALL).tolist() == tokens
         name = Path(source).name if isinstance(source, Path) else source
         results[name] = {
             "logits": model(PROMPT).logits.tolist(),

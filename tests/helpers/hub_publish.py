@@ -1,5 +1,9 @@
-"""Saves and pushes models in every way that transformers and PEFT offer."""
+"""A process that has the package: saves and pushes models in every way that transformers and PEFT offer.
 
+Arguments: folders of a LLaDA and a Dream checkpoint, a folder to work in.
+"""
+
+import sys
 from pathlib import Path
 
 import torch
@@ -16,8 +20,8 @@ class CanvasTrainer(Trainer):
         return model(inputs["input_ids"]).logits.logsumexp(-1).mean()
 
 
-def publish(llada_folder: Path, dream_folder: Path, work: Path) -> None:
-    """Takes a LLaDA and a Dream checkpoint, and a folder to work in."""
+if __name__ == "__main__":
+    llada_folder, dream_folder, work = (Path(argument) for argument in sys.argv[1:])
     LLaDAModelLM.from_pretrained(llada_folder).push_to_hub("ada/llada")
     AutoTokenizer.from_pretrained(llada_folder).push_to_hub("ada/llada")
     DreamModel.from_pretrained(dream_folder).save_pretrained(work / "dream", push_to_hub=True, repo_id="ada/dream")
@@ -48,4 +52,4 @@ def publish(llada_folder: Path, dream_folder: Path, work: Path) -> None:
     adapted.save_pretrained(work / "adapter")
     adapted.merge_and_unload().save_pretrained(work / "merged")
 
-    assert main(["push", "custom-generate", "ada/decoder"]) == main(["push", "metric", "ada/aup"]) == 0
+    sys.exit(main(["push", "custom-generate", "ada/decoder"]) or main(["push", "metric", "ada/aup"]))

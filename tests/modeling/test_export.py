@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
@@ -17,9 +16,8 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 from d3llm.hub_cards.repositories import custom_generate_repository
 from d3llm.modeling import DreamModel, LLaDAModelLM, remote_code
 from d3llm.modeling.remote_code import ExportError, flatten
-from tests.helpers.hub import WRITE_TOKEN, LoopbackHub, loopback_hub
+from tests.helpers.hub import LoopbackHub, loopback_hub
 from tests.helpers.hub_download import CALL, PROMPT
-from tests.helpers.hub_publish import publish
 from tests.helpers.models import OF_WORDS, tiny_model
 from tests.helpers.paths import ROOT
 
@@ -80,6 +78,13 @@ DREAM_FIELDS = {
 }
 
 
+def run_script(name: str, *arguments: Any, environment: dict[str, str]) -> None:
+    # run by path: nothing of the checkout is to be importable but what is installed
+    command = [sys.executable, str(ROOT / "tests/helpers" / name), *map(str, arguments)]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 def save_with_block_size(model: Any, folder: Path) -> Path:
     model.generation_config.block_size = 4
     model.save_pretrained(folder)
@@ -111,16 +116,10 @@ def hub():
 
 @pytest.fixture(scope="module")
 def work(llada_checkpoint, dream_checkpoint, hub: LoopbackHub, tmp_path_factory) -> Path:
-    """What was saved with the package; what was pushed is on the hub."""
+    """What a process with the package saved; what it pushed is on the hub."""
     folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        # read when huggingface_hub is imported
-        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
-        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-        patch.setenv("HF_TOKEN", WRITE_TOKEN)
-        publish(llada_checkpoint, dream_checkpoint, folder)
+    environment = hub.environment(folder / "cache")
+    run_script("hub_publish.py", llada_checkpoint, dream_checkpoint, folder, environment=environment)
     return folder
 
 
@@ -128,11 +127,7 @@ def work(llada_checkpoint, dream_checkpoint, hub: LoopbackHub, tmp_path_factory)
 def downloaded(work: Path, hub: LoopbackHub, tmp_path_factory) -> dict[str, Any]:
     """What a process without the package made of it."""
     folder = tmp_path_factory.mktemp("download")
-    # run by path: nothing of the checkout is to be importable but what is installed
-    command = [sys.executable, str(ROOT / "tests/helpers/hub_download.py"), str(work), str(folder / "results.json")]
-    environment = os.environ | hub.environment(folder / "cache")
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_script("hub_download.py", work, folder / "results.json", environment=hub.environment(folder / "cache"))
     return json.loads((folder / "results.json").read_text())
 
 
