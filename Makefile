@@ -27,7 +27,7 @@ QUICK := tests/modeling/test_models.py tests/modeling/test_export.py tests/gener
 OURS := any_length or host_read or ragged_batch
 
 test-newest:
-	test -x .venv-newest/bin/pip || $(PYTHON) -m venv .venv-newest
+	test -x .venv-newest/bin/pip || $(PYTHON) -m venv --upgrade-deps .venv-newest
 	@# asked each time: what is newest changes by the day
 	.venv-newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'
@@ -37,7 +37,7 @@ test-newest-quick:
 	$(MAKE) test-newest TESTS="$(QUICK)" ARGS="-m 'not slow and not processes' -k 'not ($(OURS))' $(ARGS)"
 
 test-oldest:
-	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest
+	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv --upgrade-deps .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
 	$(call pytest,.venv-oldest)
 
@@ -49,8 +49,8 @@ lint: $(STAMP)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@# Python compiles what it imports; of all these libraries that is little
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@# an old pip takes a minute longer, and of all these libraries little is imported and compiled
+	test -x $(BIN)/pip || $(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
