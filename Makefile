@@ -21,10 +21,8 @@ test: $(STAMP)
 # The newest and the oldest releases of the Hugging Face libraries that pyproject allows, each in an environment of its
 # own. torch is that of constraints.txt in both: another build of it is gigabytes. CI runs the quick part with the newest.
 TESTS := tests
-QUICK := tests/modeling/test_models.py tests/modeling/test_export.py tests/generation/test_decoding.py \
-	tests/generation/test_features.py tests/trainers/test_trainer.py
-# ... without what runs many methods and lengths through our own code alone
-OURS := any_length or host_read or ragged_batch
+QUICK := tests/modeling/test_models.py tests/modeling/test_export.py tests/generation/test_features.py \
+	tests/trainers/test_trainer.py
 
 test-newest:
 	test -x .venv-newest/bin/pip || $(PYTHON) -m venv --upgrade-deps .venv-newest
@@ -34,7 +32,7 @@ test-newest:
 	$(call pytest,.venv-newest)
 
 test-newest-quick:
-	$(MAKE) test-newest TESTS="$(QUICK)" ARGS="-m 'not slow and not processes' -k 'not ($(OURS))' $(ARGS)"
+	$(MAKE) test-newest TESTS="$(QUICK)" ARGS="-m 'not slow and not processes' $(ARGS)"
 
 test-oldest:
 	test -x .venv-oldest/bin/pip || $(PYTHON) -m venv --upgrade-deps .venv-oldest
