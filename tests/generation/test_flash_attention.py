@@ -55,8 +55,11 @@ def test_every_preset_padded_and_not(flash_attention, family, tmp_path):  # noqa
 def test_every_preset_with_every_cache(flash_attention, family, cache, tmp_path):  # noqa: F811
     model, flash = both(family, tmp_path, "flash_attention_2")
     padded, mask = left_pad(PADDED)
+    refused = {"draft_states"} if cache != "none" else set()  # drafts want an exact cache
+    refused |= {"edit_threshold"} if cache == "delayed" else set()  # which proposes nothing for decoded tokens
     for preset in BIDIRECTIONAL_PRESETS:
-        assert_equal_runs(model, flash, padded, mask, preset=preset, cache=cache, **RAGGED)
+        if refused.isdisjoint(PRESETS[preset].values):
+            assert_equal_runs(model, flash, padded, mask, preset=preset, cache=cache, **RAGGED)
 
 
 @pytest.mark.parametrize("name", ["kernels-community/flash-attn2", "kernels-community/flash-attn3"])
