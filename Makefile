@@ -47,7 +47,7 @@ lint: $(STAMP)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@# an old pip takes a minute longer, and of all these libraries little is imported and compiled
+	@# an old pip resolves slowly, and little of these libraries is imported and needs bytecode
 	test -x $(BIN)/pip || $(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -153,12 +153,7 @@ def test_it_decodes_as_a_sequence_that_is_re_ordered_in_memory(model, by_hand, n
 
 def test_these_settings_lead_through_every_task(by_hand):
     kinds = set().union(*(hand.kinds for hand in by_hand.values()))
-    assert kinds == {
-        "verified",
-        "refused",
-        "alone",
-        "beside each other",
-    }
+    assert kinds == {"verified", "refused", "alone", "beside each other"}
 
 
 @settings
