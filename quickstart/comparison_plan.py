@@ -239,9 +239,12 @@ def read_plan(path: Path | None = None) -> ComparisonPlan:
 
 def _find_plan(path: Path, beside: Path = Path()) -> Path:
     """The file of a plan, given by its path or by the name of a shipped one."""
-    if not (beside / path).is_file() and str(path) in SHIPPED_PLANS:
+    if (beside / path).is_file():
+        return beside / path
+    if str(path) in SHIPPED_PLANS:
         return PLANS / f"{path}.yaml"
-    return beside / path
+    expected = f"give the path of a YAML file, or one of {', '.join(SHIPPED_PLANS)}"
+    raise FileNotFoundError(f"There is no plan {beside / path}: {expected}.")
 
 
 def _read_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -270,7 +270,11 @@ def test_a_plan_says_what_it_changes_in_another(shipped, tmp_path):
 
 @pytest.mark.parametrize(
     ("extends", "said"),
-    [("plan.yaml", "plan.yaml extends itself"), ("missing", "no file .*missing"), (3, "`extends` is 3: expected a")],
+    [
+        ("plan.yaml", "plan.yaml extends itself"),
+        ("missing", "no plan .*missing: .* recipes"),
+        (3, "`extends` is 3: expected a"),
+    ],
 )
 def test_a_plan_extends_another_one_that_is_there(tmp_path, extends, said):
     with pytest.raises((ValueError, OSError), match=said):

@@ -109,7 +109,7 @@ def test_a_file_that_is_no_recipe(text, named, tmp_path):
 
 def test_a_plan_that_is_not_there(capsys, tmp_path):
     said = run_fails(capsys, "quickstart", "compare", "--plan", "nowhere.yaml", "--output", tmp_path / "out")
-    assert "There is no file nowhere.yaml: give the path of a YAML file with a plan." in said
+    assert "There is no plan nowhere.yaml: give the path of a YAML file, or one of comparison, recipes." in said
     assert not (tmp_path / "out").exists()
 
 
