@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import copying
 from d3llm.quickstart.train_teacher import TeacherTrainer
 
@@ -18,6 +20,7 @@ def test_what_is_asked_is_a_piece_after_a_known_piece_of_a_word_of_the_question(
         assert pair in pairs
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_counts(monkeypatch, tmp_path, capsys):
     file = tmp_path / "copying.json"
     arguments = ["copying", "--steps", "1", "--rows", "2", "--asked", "1", "--seeds", "0", "--threads", "1", "--json"]

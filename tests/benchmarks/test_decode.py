@@ -41,7 +41,9 @@ def test_alone_a_row_computes_what_it_needs(model, ragged, preset):
     assert row["overhead"] > 0 and 0 < row["share_of_head"] < 1
 
 
-@pytest.mark.parametrize("cache", ["none", "dual", "block"])
+@pytest.mark.parametrize(
+    "cache", ["block", *(pytest.param(cache, marks=pytest.mark.slow) for cache in ("none", "dual"))]
+)
 def test_need_of_a_batch_is_that_of_its_rows_alone(model, ragged, cache):
     fields = {"preset": "fast_dllm", "cache": cache, **FIELDS}
     cost = measure(model, ragged, repeats=1, **fields)

@@ -74,6 +74,7 @@ def test_all_ways_take_turns_on_the_same_problems(run, decoded, capsys, tmp_path
     assert "5 prompts, up to 4 new tokens, seed 0" in tables.describe(result)
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_rounds(run, decoded, monkeypatch, tmp_path):
     decode = Subject.decode
 

@@ -222,6 +222,7 @@ def main_at_home(home: str, arguments: list[str]) -> int:
     return main(arguments)
 
 
+@pytest.mark.slow
 def test_a_chat_in_a_terminal(tiny_checkpoint, tmp_path):
     pty = pytest.importorskip("pty")
     pytest.importorskip("prompt_toolkit")

@@ -197,6 +197,7 @@ def test_a_record_of_another_decoding_is_renewed(of_model_alone, tiny_checkpoint
     assert "recorded answers come out again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_record_of_an_earlier_version_is_compared_and_renewed(of_model_alone, tiny_checkpoint, tmp_path, capsys):
     """It does not tell which decoding it is of."""
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)

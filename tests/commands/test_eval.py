@@ -215,6 +215,7 @@ def test_an_old_result_is_not_that_of_new_samples(tmp_path, uninterrupted, monke
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_processes_share_the_samples(tmp_path, uninterrupted):
     flags = [*uninterrupted["flags"], "--output", tmp_path, "--preset", "d3llm", "--batch-size", "2"]
     ranks = fork_ranks(main, ["eval", *map(str, flags)], environment={"ACCELERATE_USE_CPU": "true"})

@@ -213,6 +213,7 @@ def test_result_files_of_another_form_are_refused(tmp_path, capsys, changes, mes
     assert str(path) in said and message in said and len(said) < 500
 
 
+@pytest.mark.slow
 def test_any_value_in_a_result_file_is_taken_or_refused(tmp_path, tiny_checkpoint):
     """By every reader of result files; never anything but a `ValueError`."""
     weights = fingerprint_files([tiny_checkpoint / "config.json", *tiny_checkpoint.glob("*.safetensors")])

@@ -58,7 +58,14 @@ def tune(checkpoint: Path, folder: Path) -> list[str]:
     return [*evaluate(own, folder), "--sweep", "threshold=0.2,0.5"]
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("generate", generate), ("eval", evaluate), ("tune", tune)])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("generate", generate),
+        pytest.param("eval", evaluate, marks=pytest.mark.slow),
+        pytest.param("tune", tune, marks=pytest.mark.slow),
+    ],
+)
 def test_a_command_goes_on_after_every_kill(tiny_checkpoint, tmp_path, name, arguments: Callable):
     def prepare(folder: Path) -> None:
         arguments(tiny_checkpoint, folder)

@@ -94,6 +94,7 @@ def test_results_go_on_after_every_kill(tmp_path):
         assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_a_conversion_is_whole_after_every_kill(tiny_checkpoint, tmp_path):
     def run(folder: Path) -> None:
         convert(tiny_checkpoint, folder / "out", license="mit")

@@ -88,6 +88,7 @@ def check_files(wheel: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_the_wheel_of_the_source_distribution_holds_every_file(wheel):
     check_files(wheel)
 
@@ -98,6 +99,7 @@ def test_the_wheel_of_a_checkout_holds_every_file(source, tmp_path):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_an_installed_wheel_works(wheel, environment):
     install(environment, wheel)
     check(environment, environment)

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.paths import ROOT
 
 
+@pytest.mark.slow
 def test_no_call_of_ours_is_deprecated(tmp_path: Path):
     script, trajectories = ROOT / "tests/helpers/every_call.py", ROOT / "quickstart" / "trajectories"
     command = [sys.executable, "-W", "always", str(script), str(trajectories), str(tmp_path / "exported")]

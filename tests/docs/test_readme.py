@@ -44,6 +44,7 @@ def test_the_command_lines_parse(line):
     assert set(flags) <= KNOWN_FIELDS
 
 
+@pytest.mark.slow
 def test_the_small_teacher_is_distilled_as_the_page_says(tmp_path, monkeypatch, capsys):
     from d3llm.commands.main import main
 

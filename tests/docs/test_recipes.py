@@ -54,7 +54,7 @@ def part_table(results: list[Result]) -> str:
     return markdown_lines(heads, lines)
 
 
-@pytest.mark.parametrize("check", ["solution", "number"])
+@pytest.mark.parametrize("check", ["solution", pytest.param("number", marks=pytest.mark.slow)])
 def test_the_tables_are_those_of_the_result_files(check):
     results = results_by_check()[check]
     rows = ComparisonResults(read_plan(Path("recipes")), results).rows()

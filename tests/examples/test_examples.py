@@ -38,6 +38,7 @@ def test_infill(run):
     assert re.search(r"^gap: +8>>8$", run("infill.py"), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_distil(run, tmp_path):
     from d3llm import LLaDAModelLM, checkpoint_path
 

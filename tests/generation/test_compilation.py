@@ -29,6 +29,7 @@ def test_one_graph_for_prompts_of_every_length(graphs, cache):
     assert torch.equal(output, model.generate(ids[None], **arguments))
 
 
+@pytest.mark.slow
 def test_few_graphs_for_batches(graphs):
     model = tiny_model(DreamModel, layers=1)
     arguments = {"preset": "fast_dllm", "threshold": 0.5, "max_new_tokens": 12, "block_size": 4}

@@ -44,7 +44,7 @@ def check_shipped(shipped, preset: str, problems, **fields) -> None:
 
 
 @pytest.mark.parametrize("shipped", ["student"], indirect=True)
-@pytest.mark.parametrize("preset", OPEN_PRESETS)
+@pytest.mark.parametrize("preset", ["d3llm", "fast_dllm", "dream_origin", "self_speculative", "dmax"])
 def test_an_answer_of_the_student(shipped, preset):
     short = generate_problems("test", 2, seed=1)[1:]
     check_shipped(shipped, preset, short, block_size=8, max_new_tokens=32)  # 12 more than the answer

@@ -210,6 +210,7 @@ def test_a_model_goes_with_everything_it_needs(hub, model_folder, capsys):
     assert not any(path.startswith(("checkpoint", "optimizer")) for path in files)
 
 
+@pytest.mark.slow
 def test_the_shipped_student_solves_problems_where_it_is_downloaded(hub, tmp_path):
     folder, problems = tmp_path / "student", generate_problems("test", 8, 1)
     assert main(["convert", str(checkpoint_path("student")), str(folder)]) == 0

@@ -126,6 +126,7 @@ def test_keys_of_mmada_are_those_of_llada(folders):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("family", [*FAMILIES, TinyQwenModel], ids=lambda family: family.__name__)
+@pytest.mark.slow
 def test_it_loads_and_saves_again_with_its_code_where_the_package_is_not(family, folders, downloaded):
     folder, found = folders / family.__name__, downloaded[family.__name__]
     model = users_model() if family is TinyQwenModel else load_model(folder)

@@ -38,6 +38,7 @@ def listed() -> set[str]:
     return {name for group in yaml.safe_load(LIST.read_text(encoding="utf-8")) for name in group["tests"]}
 
 
+@pytest.mark.slow
 def test_every_common_test_passes_or_is_on_the_list(run, listed):
     found, printed = run
     failed = {name for name, outcome in found.items() if outcome == "failed"} - listed
@@ -45,6 +46,7 @@ def test_every_common_test_passes_or_is_on_the_list(run, listed):
     assert sum(outcome == "passed" for outcome in found.values()) >= FEWEST_PASSED
 
 
+@pytest.mark.slow
 def test_everything_on_the_list_fails(run, listed):
     found, printed = run
     others = {name: found.get(name, "not collected") for name in listed if found.get(name) != "failed"}

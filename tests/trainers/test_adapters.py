@@ -77,7 +77,13 @@ TUNERS = {
 OTHER_LAYERS = {"ia3": 3 * 2, "norms": 2 * 2 + 1}  # than seven a block; of the tiny LLaDA
 
 
-@pytest.mark.parametrize("name", TUNERS)
+# Those that add to a weight, scale it, rotate it and are a layer of the model itself; the others are like one of them.
+KINDS = ("lora", "dora", "ia3", "oft", "norms")
+
+
+@pytest.mark.parametrize(
+    "name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in TUNERS if name not in KINDS)]
+)
 def test_a_tuner_trains_loads_and_merges(tiny_checkpoint, tmp_path, name):
     trainer = make_trainer(tiny_checkpoint, tmp_path, peft_config=TUNERS[name], max_steps=3, learning_rate=1e-2)
     base = trainer.model.get_base_model()

@@ -269,7 +269,7 @@ def test_micro_batches_change_nothing(tiny_checkpoint, tmp_path):
             torch.testing.assert_close(after[name], value, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("adapters", [None, LoraConfig(r=4)])
+@pytest.mark.parametrize("adapters", [None, pytest.param(LoraConfig(r=4), marks=pytest.mark.slow)])
 def test_a_resumed_run_gives_the_same_bits(adapters, tiny_checkpoint, tmp_path):
     """Also from a checkpoint between two steps on the same rollouts, in the second epoch."""
     options = {"max_steps": 6, "num_iterations": 2, "states_per_rollout": 3, "peft_config": adapters}

@@ -213,9 +213,8 @@ def wait_until(is_time: Callable[[], bool]) -> None:
     Version(transformers.__version__) < Version("5.18"),
     reason="earlier transformers load the optimizer of several CPU processes onto a device that torch does not know",
 )
-@pytest.mark.parametrize(
-    "train_and_kill_one", [kill_a_fork, pytest.param(kill_a_worker_of_torchrun, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("train_and_kill_one", [kill_a_fork, kill_a_worker_of_torchrun])
 def test_two_processes_one_killed_and_resumed(tiny_checkpoint, tmp_path, train_and_kill_one):
     random_trajectories().to_parquet(str(tmp_path / "trajectories" / "part.parquet"))
     arguments = ["--model_name_or_path", str(tiny_checkpoint), "--trajectories", str(tmp_path / "trajectories")]

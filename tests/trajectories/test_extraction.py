@@ -80,6 +80,7 @@ def test_one_token_per_forward_is_the_default(tiny, problems, tmp_path):
             assert (np.diff(blocks[np.argsort(row["commit_steps"])]) >= 0).all()
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_chunks_and_batches(tiny, problems, tmp_path):
     options = {"temperatures": (1.5,)}
     extract(tiny, problems, tmp_path / "a", chunk_size=4, batch_size=3, **options)
@@ -323,7 +324,14 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     assert contents(tmp_path) == {"file": b"old"}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "old version", "another schema"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flipped",
+        "old version",
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("truncated", "empty", "another schema")),
+    ],
+)
 def test_a_damaged_part_is_made_again(tiny, problems, tmp_path, caplog, damage):
     folder = tmp_path / "out"
     extract(tiny, problems, folder)
