@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import gc
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Every training collects garbage, and would look through all that was imported each time, for half a second."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_looked_for_once():
+    """accelerate reads the metadata of PEFT several times in each step of a training."""
+    from accelerate.utils import imports
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imports, "_is_package_available", cache(imports._is_package_available))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from setuptools.config.pyprojecttoml import read_configuration
 
 import d3llm
 from tests.helpers.paths import ROOT
@@ -74,17 +75,29 @@ def check(environment: Path, root: Path) -> None:
         assert Path(path).is_relative_to(root)
 
 
+def tracked_files() -> list[str]:
+    tracked = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    return tracked
+
+
 def check_files(wheel: Path) -> None:
     """A wheel holds every file of the package and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names} == {"d3llm", f"d3llm-{d3llm.__version__}.dist-info"}
-    tracked = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    if not tracked:
-        pytest.skip("not a git checkout")
-    missing = {f"d3llm/{name}" for name in tracked if (ROOT / name).exists()} - names
+    missing = {f"d3llm/{name}" for name in tracked_files() if (ROOT / name).exists()} - names
     assert not missing, f"not packaged: add the ending to package-data in pyproject.toml: {sorted(missing)}"
     assert "d3llm/py.typed" in names
+
+
+def test_every_ending_is_packaged():
+    """What the slow tests find in a wheel, without building one."""
+    data = read_configuration(ROOT / "pyproject.toml", expand=False)["tool"]["setuptools"]["package-data"]
+    endings = tuple(pattern.rpartition("*")[2] for pattern in data["*"]) + (".py",)
+    others = [name for name in tracked_files() if not name.endswith(endings)]
+    assert {str(Path(name).parent) for name in others} <= {"hub_cards/metric", "hub_cards/space"}, others
 
 
 @pytest.mark.processes

@@ -1,7 +1,9 @@
 """Random trajectories for a tiny model, and a trainer on them."""
 
+import copy
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,17 @@ def random_trajectories(count: int = 32, **options: Any) -> Dataset:
     return Dataset.from_list(random_rows(count, **options), features=STORED_FEATURES)
 
 
+usual_trajectories, loaded = cache(random_trajectories), cache(LLaDAModelLM.from_pretrained)
+
+
 def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectoryTrainer:
     """A trainer of the model in `folder`; `options` are of the config or, by their names, of the trainer."""
     names = inspect.signature(PseudoTrajectoryTrainer).parameters
     trainer_options = {name: options.pop(name) for name in names if name in options}
     if "train_dataset" not in trainer_options:
-        trainer_options["train_dataset"] = random_trajectories()
+        trainer_options["train_dataset"] = usual_trajectories()
     if not trainer_options.keys() & {"model", "model_init"}:
-        trainer_options["model"] = LLaDAModelLM.from_pretrained(folder)
+        trainer_options["model"] = copy.deepcopy(loaded(folder))
     options = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
