@@ -23,8 +23,9 @@ test: $(STAMP)
 TESTS := tests
 QUICK := tests/modeling/test_models.py tests/generation/test_features.py tests/trainers/test_trainer.py
 
-install-newest:
-	test -x .venv-newest/bin/pip || $(PYTHON) -m venv --upgrade-deps .venv-newest
+install-newest: $(STAMP)
+	@# a copy has most of it already, compiled
+	test -x .venv-newest/bin/python || cp -a $(VENV) .venv-newest
 	@# asked each time: what is newest changes by the day
 	.venv-newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'

@@ -181,6 +181,7 @@ def test_a_record_is_compared_where_there_is_one(of_model_alone, tiny_checkpoint
     assert "--record" in run_fails(capsys, "doctor", "--record")
 
 
+@pytest.mark.slow
 def test_a_record_of_another_decoding_is_renewed(of_model_alone, tiny_checkpoint, tmp_path, capsys):
     """As after `d3llm tune`: the machine is as good as before."""
     folder = copy_checkpoint(tiny_checkpoint, tmp_path)

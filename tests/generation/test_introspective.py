@@ -38,7 +38,7 @@ def learnt(family: str) -> IntrospectiveModel:
     return IntrospectiveModel(learnt_drafter(base, texts, steps=45))
 
 
-@pytest.fixture(scope="module", params=CAUSAL)
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen2", marks=pytest.mark.slow), "qwen3"])
 def model(request) -> IntrospectiveModel:
     return learnt(request.param)
 

@@ -51,7 +51,7 @@ def run_with_arrivals(scheduler, requests, seed=5, cancelled=()):
 
 @pytest.mark.parametrize(("model", "method"), families_in_turn(FIELDS), indirect=["model"])
 def test_output_is_that_of_generate_alone(model, method):
-    fields = {"max_new_tokens": 16, "block_size": 8, **FIELDS[method]}
+    fields = {"max_new_tokens": 12, "block_size": 8, **FIELDS[method]}
     requests = [(prompt, {**fields, "seed": seed}) for seed, prompt in enumerate(prompts(LENGTHS[:5]))]
     outputs = run_with_arrivals(Scheduler(model, rows=3), requests)
     assert outputs.keys() == set(range(len(requests)))

@@ -411,6 +411,7 @@ def test_the_command_saves_adapters_merged(command, tmp_path):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_share_the_groups_of_a_step(command, tmp_path):
     two = [*command, "--output_dir", str(tmp_path / "two"), "--gradient_accumulation_steps", "1", "--max_steps", "2"]
     ended = [rank.wait() for rank in fork_ranks(main, two)]

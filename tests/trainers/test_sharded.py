@@ -13,6 +13,7 @@ from tests.helpers.trajectory_rows import make_trainer
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_a_sharded_model_trains_and_decodes_as_the_plain_one(tiny_checkpoint):
     for rank in fork_ranks(check_both, tiny_checkpoint):
         done = rank.wait()
