@@ -25,7 +25,7 @@ QUICK := tests/modeling/test_models.py tests/generation/test_features.py tests/t
 
 install-newest: $(STAMP)
 	@# a copy has most of it already, compiled
-	test -x .venv-newest/bin/python || cp -a $(VENV) .venv-newest
+	test -d .venv-newest || (rm -rf .venv-newest.part && cp -a $(VENV) .venv-newest.part && mv .venv-newest.part .venv-newest)
 	@# asked each time: what is newest changes by the day
 	.venv-newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'
