@@ -55,4 +55,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist d3llm.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-newest.part .venv-oldest build dist d3llm.egg-info .mypy_cache .pytest_cache .ruff_cache
