@@ -10,13 +10,9 @@ from tests.helpers.golden import GOLDEN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come early: as the last they would keep one worker busy and the other idle.
-
-    The first folder comes before them. What it imports is compiled once, not by each of their processes.
-    """
-    first = items[0].path.parent if items else None
+    """Files that start processes come first: as the last they would keep one worker busy and the other idle."""
     long = {item.path for item in items if item.get_closest_marker("processes")}
-    items.sort(key=lambda item: (item.path.parent != first, item.path not in long))
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish() -> None:
