@@ -119,6 +119,7 @@ def report(checkpoint: Path, output: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(tiny_checkpoint, tmp_path):
     ranks = [rank.wait() for rank in fork_ranks(report, tiny_checkpoint, tmp_path / "two")]
     assert [done.returncode for done in ranks] == [0, 0], "\n".join(done.stderr for done in ranks)
