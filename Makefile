@@ -24,8 +24,10 @@ TESTS := tests
 QUICK := tests/modeling/test_models.py tests/generation/test_features.py tests/trainers/test_trainer.py
 
 install-newest: $(STAMP)
-	@# a copy has most of it already, compiled
-	test -d .venv-newest || (rm -rf .venv-newest.part && cp -a $(VENV) .venv-newest.part && mv .venv-newest.part .venv-newest)
+	@# a copy has most of it already, compiled; it can fail where something else writes into the original meanwhile
+	test -d .venv-newest \
+		|| (rm -rf .venv-newest.part && cp -a $(VENV) .venv-newest.part && mv .venv-newest.part .venv-newest) \
+		|| $(PYTHON) -m venv --upgrade-deps .venv-newest
 	@# asked each time: what is newest changes by the day
 	.venv-newest/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		"$$(grep '^torch==' constraints.txt)" -e '.[dev]'
