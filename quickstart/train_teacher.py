@@ -324,7 +324,9 @@ def _logged_so_far(log_path: Path, step: int) -> tuple[float, int]:
     """Truncates the log after `step`; returns the seconds and tokens up to there."""
     if not log_path.exists():
         return 0.0, 0
-    entries = [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()]
+    lines = log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # A kill or a full disk may have left a part of the last line.
+    entries = [json.loads(line) for line in lines if line.endswith("\n")]
     entries = [entry for entry in entries if entry["step"] <= step]
-    log_path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    write_atomically(log_path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
     return (entries[-1]["seconds"], entries[-1]["tokens"]) if entries else (0.0, 0)

@@ -141,6 +141,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small_recipe: dict[str, Any],
     assert len(logs[0]) == len(logs[1]) == 4
 
 
+def test_half_a_line_of_the_log_does_not_stop_a_run_from_resuming(small_recipe: dict[str, Any], tmp_path: Path):
+    recipe, log = write_recipe(small_recipe, tmp_path), tmp_path / "out" / "training_log.jsonl"
+    train_teacher(recipe, tmp_path / "out", stop_at_step=2)
+    first = log.read_text().splitlines()[0]
+    log.write_text(f"{first}\n{first[:20]}")
+    train_teacher(recipe, tmp_path / "out")
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 3, 4]
+
+
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
     train_teacher(write_recipe(small_recipe, tmp_path), tmp_path / "out", stop_at_step=1)
     small_recipe["masking"][0]["llada"] = 1.0
