@@ -1,6 +1,7 @@
 """The recipe of the shipped teacher, read and checked."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +12,13 @@ from ..common.field_types import Count, LongSeed, Positive, ProperShare, Share, 
 from ..common.schema import check
 from ..common.yaml_files import read_yaml
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
+from .stories.problem import MAX_STEPS
 
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent / "teacher.yaml"
 EXACT = ConfigDict(extra="forbid")
+RULES = ("llada", "window", "frontier")  # of masking; each row has one
+ROUNDING = 1e-6  # of a sum of shares
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
@@ -206,10 +210,44 @@ def load_recipe(recipe_path: str | os.PathLike | None = None) -> dict[str, Any]:
     recipe = read_yaml(path)
     check(TeacherRecipe, recipe, str(path), f"start from {DEFAULT_RECIPE}")
     for phases in ("curriculum", "masking", "drill_values", "tail", "invented_words", "kind_weights"):
-        if recipe[phases][-1]["until"] is not None:
+        *ends, last = (phase["until"] for phase in recipe[phases])
+        if last is not None:
             raise ValueError(f"{path}: the last phase of `{phases}` must have no end: give it `until: null`.")
+        if None in ends or not _rises(ends):
+            raise ValueError(f"{path}: the phases of `{phases}` end at {ends}: put them in order.")
+    _check_shares(recipe, str(path))
+    _check_ranges(recipe, str(path))
     try:
         DiffusionGenerationConfig(**recipe["generation"])
     except ValueError as error:
         raise ValueError(f"{path}: `generation` is invalid: {error}") from error
     return recipe
+
+
+def _check_shares(recipe: dict[str, Any], name: str) -> None:
+    """Raises a `ValueError` for rules of masking that are not those of all rows, and a phase without batches."""
+    for phase in recipe["masking"]:
+        total = sum(phase[rule] for rule in RULES)
+        if abs(total - 1) > ROUNDING:
+            raise ValueError(f"{name}: the shares {', '.join(RULES)} of `masking` sum to {total:g}: expected 1.")
+    for phase in recipe["curriculum"]:
+        if not any(phase[kind] for kind in Sizes.__annotations__):
+            raise ValueError(f"{name}: a phase of `curriculum` has no kind of batches: give one a share.")
+
+
+def _check_ranges(recipe: dict[str, Any], name: str) -> None:
+    """Raises a `ValueError` for a schedule or a range that goes backwards, and for more steps than stories have."""
+    points = [step for step, _ in recipe["optimizer"]["learning_rate_schedule"]]
+    if points[0] != 0 or not _rises(points):
+        raise ValueError(f"{name}: `learning_rate_schedule` has points at {points}: expected rising steps, from 0.")
+    pairs = {f"`steps` of {kind}": pair for kind, pair in recipe["steps"].items()}
+    for what, (low, high) in {**pairs, "`copy_mask_ratio`": recipe["copy_mask_ratio"]}.items():
+        if low > high:
+            raise ValueError(f"{name}: {what} is from {low} to {high}: put the smaller one first.")
+    most = max(high for _, high in recipe["steps"].values())
+    if most > MAX_STEPS:
+        raise ValueError(f"{name}: `steps` go up to {most}: a story has at most {MAX_STEPS}.")
+
+
+def _rises(numbers: list[Any]) -> bool:
+    return all(one < other for one, other in pairwise(numbers))

@@ -152,7 +152,7 @@ def test_half_a_line_of_the_log_does_not_stop_a_run_from_resuming(small_recipe: 
 
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
     train_teacher(write_recipe(small_recipe, tmp_path), tmp_path / "out", stop_at_step=1)
-    small_recipe["masking"][0]["llada"] = 1.0
+    small_recipe["masking"][0]["tail_weight"] = 1.0
     recipe = write_recipe(small_recipe, tmp_path)
     with pytest.raises(ValueError, match=r"holds another run \(masking was "):
         train_teacher(recipe, tmp_path / "out")
@@ -185,6 +185,15 @@ def test_recipe_errors(tmp_path: Path):
         (("masking", 0, "clean_blocks"), 2, "['masking'][0]['clean_blocks'] is 2"),
         (("masking", 0, "llada"), float("nan"), "['masking'][0]['llada'] is nan"),
         (("masking",), [], "['masking'] is []"),
+        (("masking", 0, "frontier"), 0.1, "the shares llada, window, frontier of `masking` sum to 0.75: expected 1"),
+        (("curriculum", -1), only("short")[0] | {"short": 0.0}, "a phase of `curriculum` has no kind of batches"),
+        (("curriculum", 1, "until"), 1, "the phases of `curriculum` end at ["),
+        (("tail", 0, "until"), None, "the phases of `tail` end at [None"),
+        (("optimizer", "learning_rate_schedule"), [[2, 1], [4, 0]], "has points at [2, 4]: expected rising steps"),
+        (("optimizer", "learning_rate_schedule"), [[0, 1], [4, 0], [4, 1]], "has points at [0, 4, 4]"),
+        (("steps", "short"), [5, 2], "`steps` of short is from 5 to 2"),
+        (("steps", "full"), [1, 9], "`steps` go up to 9: a story has at most 8"),
+        (("copy_mask_ratio",), [0.9, 0.1], "`copy_mask_ratio` is from 0.9 to 0.1"),
         (("logging", "eval_every"), 0, "['logging']['eval_every'] is 0"),
     ],
 )
