@@ -332,11 +332,13 @@ class PseudoTrajectoryConfig(_BaseConfig):
             raise ValueError(
                 f"`masking='reference'` is about windows: it does not work with `corruption={self.corruption!r}`."
             )
-        if self.masking == "reference" and self.full_mask_share:
-            raise ValueError("`full_mask_share` is not in the published code: it needs `masking='exact'`.")
-        if self.filled_tail_share and self.corruption == "state":
+        for name in ("full_mask_share", "filled_tail_share"):
+            if self.masking == "reference" and getattr(self, name):
+                raise ValueError(f"`{name}` is not in the published code: it needs `masking='exact'`.")
+        if self.filled_tail_share and self.corruption in ("random", "state"):
             raise ValueError(
-                "`filled_tail_share` is about windows: with `corruption='state'`, the tail is that of the run."
+                f"`filled_tail_share` is about windows, which `corruption={self.corruption!r}` does not have: set it "
+                "to 0."
             )
         if self.loss_weighting == "inverse_ratio" and (self.corruption, self.layout) != ("random", "single"):
             raise ValueError("`loss_weighting='inverse_ratio'` needs `corruption='random'` and `layout='single'`.")

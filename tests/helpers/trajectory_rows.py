@@ -71,13 +71,14 @@ def make_trainer(folder: Path, output: Path, **options: Any) -> PseudoTrajectory
         trainer_options["train_dataset"] = usual_trajectories()
     if not trainer_options.keys() & {"model", "model_init"}:
         trainer_options["model"] = copy.deepcopy(loaded(folder))
+    has_windows = options.get("corruption") not in ("random", "state") and options.get("masking") != "reference"
     options = {
         "max_steps": 4,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-3,
         "window_sizes": [8, 16],
         "eos_tail": 4,
-        "filled_tail_share": 0.3,
+        "filled_tail_share": 0.3 if has_windows else 0.0,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
