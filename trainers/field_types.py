@@ -120,6 +120,7 @@ TRAINING_FIELDS: Mapping[str, Any] = MappingProxyType(
         "adam_epsilon": Weight,
         "max_grad_norm": Weight | None,
         "neftune_noise_alpha": Weight | None,
+        "length_column_name": Annotated[str, AfterValidator(partial(_unused, "length"))],  # trainers add the column
         "activation_checkpointing_kwargs": dict | JsonObject | None,
         "gradient_checkpointing_kwargs": dict | JsonObject | None,
         "torch_compile_mode": CompileMode | None,

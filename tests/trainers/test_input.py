@@ -58,6 +58,7 @@ def test_an_odd_value_constructs_or_is_refused_in_one_line(name, tmp_path):
         ({"loss_scale": -1}, "`loss_scale` is -1"),
         ({"near_forwards": -1}, "`near_forwards` is -1"),
         ({"max_length": 0}, "`max_length` is 0"),
+        ({"length_column_name": "size"}, "`length_column_name` is 'size': it is not supported here, omit it"),
         ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
         ({"load_best_model_at_end": True}, "give an `eval_strategy`"),
         ({"deepspeed": "nowhere.json"}, "`deepspeed` is 'nowhere.json'"),
