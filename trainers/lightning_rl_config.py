@@ -197,6 +197,11 @@ class LightningRLConfig(_BaseConfig):
         for name, reason in SET_ELSEWHERE.items():
             if name in (self.generation_kwargs or {}):
                 raise ValueError(f"`generation_kwargs` has {name!r}: omit it there, {reason}.")
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "`auto_find_batch_size` would divide the rollouts of a prompt among steps: omit it, and give more "
+                "`gradient_accumulation_steps` of a smaller `per_device_train_batch_size`."
+            )
         if self.rollouts_per_step % self.num_generations:
             raise ValueError(
                 f"A step has {self.rollouts_per_step} rollouts (`per_device_train_batch_size` x "

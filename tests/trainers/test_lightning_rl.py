@@ -323,6 +323,7 @@ def test_bad_settings_end_in_one_line(tiny_checkpoint, tmp_path):
         ({"num_generations": 1}, "`num_generations` is 1"),
         ({"neftune_noise_alpha": 5.0}, "noise on the embeddings of every forward"),
         ({"num_generations": 3}, "8 rollouts .* not a multiple of `num_generations`, 3"),
+        ({"auto_find_batch_size": True}, "would divide the rollouts of a prompt among steps"),
         ({"temperature": 0.0}, "`temperature` is 0"),
         ({"reward_weights": [1.0]}, r"1 numbers for 2 rewards \(parity, tokens_per_forward\)"),
         ({"generation_kwargs": {"temperature": 0.5}}, "has 'temperature': omit it there"),
