@@ -36,6 +36,7 @@ SET_BY_ROUNDS = {
     "rounds",
 }
 REWARD_ARGUMENTS = {"reward_speed_of"}  # of the run, besides the fields of the trainer
+OF_ANOTHER_ORDER = ("order", "chunk_size", "batch_size")  # the texts are those of the teacher's runs
 ORDERS = ("teacher", "random", "left_to_right", "ar_rank", "ar_buckets")  # that need no further data
 
 
@@ -340,6 +341,8 @@ def _check_decoders(plan: ComparisonPlan) -> None:
 def _check_student(plan: ComparisonPlan, student: str) -> None:
     own, name = plan.students[student], f"{plan.name}: {student}"
     check_recipe(_without_order(plan.recipe(student, 0), name), name)
+    if own.get("extraction", {}).get("order", TEACHER) != TEACHER:
+        check_names(own["extraction"], OF_ANOTHER_ORDER, f"{name}: `extraction` with another `order`")
     rounds = {field.name for field in dataclasses.fields(RoundsConfig)} - SET_BY_ROUNDS
     rewards = {field.name for field in dataclasses.fields(LightningRLConfig) if field.init}
     decoding: Any = None

@@ -303,6 +303,7 @@ REFUSED = [
     (("students", "late"), {"training": {"learning_rat": 1.0}}, "`training` cannot set learning_rat"),
     (("students", "late"), {"training": {"output_dir": "x"}}, "`training` cannot set output_dir"),
     (("students", "late"), {"extraction": {"order": "column"}}, "late: `order` is 'column'"),
+    (("students", "late"), {"extraction": {"order": "random", "preset": "d3llm"}}, "`order` cannot set preset"),
     (("rounds", "prompts_per_round"), 30000, "on_policy_3: its round ends at problem 90000, and .* has 60000"),
     (("rounds", "prompts"), "file", "`rounds` cannot set prompts"),
     (("students", "late"), {"training": {"eval_strategy": "steps"}}, "`training` cannot set eval_strategy"),
