@@ -75,17 +75,15 @@ class GivenResponses(ResponseReader, ABC):
 
     def __call__(self, samples: list[Sample]) -> list[Trajectory]:
         responses = [self.read_response(sample) for sample in samples]
-        trajectories = []
-        for response, steps in zip(responses, self.rank(samples, responses), strict=True):
-            end = length_up_to_eos(response, self.eos_token_ids)
-            trajectories.append(
-                Trajectory(response_ids=response[:end], commit_steps=steps[:end], num_forwards=max(steps))
-            )
-        return trajectories
+        responses = [response[: length_up_to_eos(response, self.eos_token_ids)] for response in responses]
+        return [
+            Trajectory(response_ids=response, commit_steps=steps, num_forwards=max(steps))
+            for response, steps in zip(responses, self.rank(samples, responses), strict=True)
+        ]
 
     @abstractmethod
     def rank(self, samples: list[Sample], responses: list[list[int]]) -> list[list[int]]:
-        """The commit steps of each response, as long as it."""
+        """The commit steps of each response, which ends with its first EOS."""
 
 
 class LeftToRight(GivenResponses):
@@ -129,13 +127,15 @@ class OrderColumn(GivenResponses):
         self.order_column = order_column
 
     def rank(self, samples: list[Sample], responses: list[list[int]]) -> list[list[int]]:
-        steps = [sample.row[self.order_column] for sample in samples]
-        for sample, order, response in zip(samples, steps, responses, strict=True):
-            if len(order) != len(response):
+        steps = []
+        for sample, response in zip(samples, responses, strict=True):
+            order, length = sample.row[self.order_column], len(self.read_response(sample))
+            if len(order) != length:
                 raise ValueError(
                     f"The order of {sample.id} (column {self.order_column!r}) has {len(order)} commit steps, and the "
-                    f"response {len(response)} tokens, with its EOS."
+                    f"response {length} tokens, with its EOS."
                 )
+            steps.append(order[: len(response)])
         return steps
 
 

@@ -45,6 +45,19 @@ def test_orders_that_need_no_run(tiny, tmp_path):
     assert rows_of(tmp_path / "other")[0]["commit_steps"] != rows_of(tmp_path / "random")[0]["commit_steps"]
 
 
+def test_what_follows_an_eos_has_no_part_in_the_order(tiny, tmp_path):
+    rows = [
+        {"prompt": "one", "response": [5, 6, 7, EOS, 8, 9, EOS], "order": [3, 1, 2, 4, 9, 9, 9]},
+        {"prompt": "one", "response": [5, 6, 7, EOS], "order": [3, 1, 2, 4]},
+    ]
+    path = write_jsonl(tmp_path / "given.jsonl", rows)
+    for order, options in (("left_to_right", {}), ("random", {}), ("column", {"order_column": "order"})):
+        extract(tiny, path, tmp_path / order, order=order, response_column="response", **options)
+        for row in rows_of(tmp_path / order):
+            assert row["response_ids"] == [5, 6, 7, EOS] and row["num_forwards"] == 4
+            assert sorted(row["commit_steps"]) == [1, 2, 3, 4]
+
+
 def test_forwards_of_a_column_that_commits_several_tokens_at_once(tiny, tmp_path):
     row = {"prompt": "one", "response": "two plus three is five", "order": [1, 1, 2, 2, 3, 3]}
     path = write_jsonl(tmp_path / "given.jsonl", [row])
