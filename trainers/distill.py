@@ -52,7 +52,7 @@ class DistillArguments:
         trainer (`str`, *optional*, defaults to `"pseudo_trajectory"`): As a recipe may state it.
         trajectories (`str`): Folder that `d3llm extract` wrote, or a dataset on the Hub. Recipes that need no order
             also accept prompts and completions (columns `prompt` and `completion`, or `messages`): a file (JSON lines,
-            JSON, CSV or Parquet), a folder of them, or a dataset on the Hub.
+            JSON, CSV or Parquet), a folder of JSON lines or Parquet, or a dataset on the Hub.
         trajectories_split (`str`, *optional*, defaults to `"train"`): Split of the dataset.
         keep (`str`, *optional*, defaults to `"correct"`): `"correct"` drops rows whose answer was wrong; `"all"` keeps
             them.

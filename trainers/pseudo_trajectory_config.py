@@ -134,7 +134,8 @@ class PseudoTrajectoryConfig(_BaseConfig):
             Weight of its term for the teacher's tokens.
         loss_weighting (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"`: the mean over masked positions. `"inverse_ratio"`: the sum over masked positions, each divided
-            by its probability of being masked, over the number of positions that could be masked (LLaDA).
+            by its probability of being masked, over the number of positions that could be masked (LLaDA); those with
+            the divergence over their own number (D2F).
         normalization (`str`, *optional*, defaults to `"tokens"`):
             What the means are taken over: `"tokens"`, all masked positions of the optimizer step, over its
             micro-batches and processes; or, as in the reference, `"microbatch"`, each micro-batch separately, and the

@@ -286,7 +286,7 @@ def read_decode_config(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """The Parquet files of a folder, all the parts of one that `d3llm extract` wrote; none of one of JSON lines."""
+    """A file itself; of a folder its Parquet files, all the parts of an extraction, and none of one of JSON lines."""
     if path.is_file():
         return [path]
     files = sorted(path.rglob("*.parquet"))
