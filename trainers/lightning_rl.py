@@ -146,6 +146,8 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         if train_dataset is None:
             raise ValueError("Which prompts? Give a `train_dataset`.")
         self.reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        if not self.reward_funcs:
+            raise ValueError("Which rewards? Give at least one in `reward_funcs`.")
         self.reward_names = [name_of(function) for function in self.reward_funcs]
         weights = args.reward_weights or [1.0] * len(self.reward_funcs)
         if len(weights) != len(self.reward_funcs):

@@ -36,6 +36,11 @@ class Correctness:
         self.answer_column = answer_column
 
     def __call__(self, *, completions: Sequence[str], ended: Sequence[bool], **columns: Any) -> list[float]:
+        if self.answer_column not in columns:
+            raise ValueError(
+                f"There is no column {self.answer_column!r} to compare answers with, only {', '.join(columns)}: name "
+                "it with `answer_column`."
+            )
         answers = columns[self.answer_column]
         rows = zip(completions, ended, answers, strict=True)
         return [float(has_end and self.check(text, answer)) for text, has_end, answer in rows]
@@ -88,7 +93,14 @@ def rewards_of(functions: Sequence[RewardFunction], rollouts: dict[str, list[Any
     rewards = []
     for function in functions:
         # TRL takes `None` for a reward that a rollout does not have; here each has all of them.
-        values = torch.tensor([math.nan if value is None else float(value) for value in function(**rollouts)])
+        returned: Any = function(**rollouts)
+        try:
+            values = torch.tensor([math.nan if value is None else float(value) for value in returned])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The reward `{name_of(function)}` returned a {type(returned).__name__} that is not of numbers "
+                f"({error}): it has to return a finite number for each rollout."
+            ) from error
         if values.shape != (count,) or not values.isfinite().all():
             raise ValueError(
                 f"The reward `{name_of(function)}` returned {len(values)} numbers for {count} rollouts, "

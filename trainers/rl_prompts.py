@@ -31,8 +31,11 @@ def prepare_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, voc
         `Dataset`: With `prompt_ids`, and its other columns.
 
     Raises:
-        `ValueError`: For missing columns, a prompt that is empty or not in the vocabulary, and if none is left.
+        `ValueError`: If it is not a dataset, for missing columns, a prompt that is empty or not in the vocabulary, and
+            if none is left.
     """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"`train_dataset` is a {type(dataset).__name__}: expected one `datasets.Dataset` of prompts.")
     dataset = without_tensors(dataset)
     columns = dataset.column_names
     if PROMPT not in columns and PROMPT_IDS not in columns:

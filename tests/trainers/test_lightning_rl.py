@@ -339,6 +339,8 @@ def test_bad_settings_end_in_one_line(tiny_checkpoint, tmp_path):
         ({"max_length": 12}, "leaves no room for a prompt"),
         ({"per_device_train_batch_size": 64}, "There are 8 prompts, and a step takes 32"),
         ({"train_dataset": Dataset.from_dict({"question": ["one"]})}, "no `prompt`, only question"),
+        ({"train_dataset": problems().to_iterable_dataset()}, "`train_dataset` is a IterableDataset: expected one"),
+        ({"reward_funcs": []}, "Which rewards"),
         (
             {"train_dataset": Dataset.from_dict({"prompt_ids": [[3], []]})},
             "prompt of row 1 cannot be used: it is empty",

@@ -28,11 +28,18 @@ def test_an_answer_is_right_if_it_ends_and_the_check_says_so():
     speed, of_right = Speed(), Speed(of=correctness)
     rewards = rewards_of([correctness, speed, of_right], ROLLOUTS, 4)
     assert rewards.T.tolist() == [[1, 0, 0, 1], [3, 3, 1, 4], [3, 0, 0, 4]]
+    with pytest.raises(ValueError, match=r"no column 'answer' to compare answers with, only .*solution"):
+        rewards_of([Correctness(check_number)], ROLLOUTS, 4)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [([1.0, 0.0], "`odd` returned 2 numbers for 4"), ([1.0, math.nan, None, math.inf], "3 of them not finite")],
+    [
+        ([1.0, 0.0], "`odd` returned 2 numbers for 4"),
+        ([1.0, math.nan, None, math.inf], "3 of them not finite"),
+        (1.0, "`odd` returned a float that is not of numbers"),
+        (["right"] * 4, "`odd` returned a list that is not of numbers .*'right'"),
+    ],
 )
 def test_a_reward_of_no_use_is_refused(values, message):
     def odd(**rollouts):
