@@ -148,15 +148,13 @@ def as_trajectories(
             "`load_trajectories`, or of prompts and completions (`concatenate_datasets` joins several)."
         )
     dataset = without_tensors(dataset) if isinstance(dataset, Dataset) else dataset.with_format(None)
-    first = next(iter(dataset), None)
     columns = column_names(dataset)
-    is_ordinary = has_completions(columns)
+    is_ordinary, is_stream = has_completions(columns), isinstance(dataset, IterableDataset)
     if not is_ordinary:
         check_columns(columns, name)
-    if is_ordinary or (first is not None and first["source"] == NO_ORDER):
+    if is_ordinary or NO_ORDER in sources(dataset):
         check_needs_no_order(args, name)
     if not is_ordinary:
-        is_stream = isinstance(dataset, IterableDataset)
         return dataset if is_stream else cast_columns(with_optional_columns(dataset), STORED_FEATURES, name)
     if student.tokenizer is None:
         raise ValueError(f"{name} holds texts, but there is no tokenizer for them: give a `processing_class`.")
@@ -167,6 +165,13 @@ def as_trajectories(
         eos_token_ids=student.eos_token_ids,
         name=name,
     )
+
+
+def sources(dataset: Dataset | IterableDataset) -> list[str]:
+    """Where the orders of trajectories come from; of an iterable dataset, that of the first row."""
+    if isinstance(dataset, IterableDataset):
+        return [row["source"] for row in dataset.take(1)]
+    return dataset.unique("source")
 
 
 def teacher_max_new_tokens(dataset: Dataset | IterableDataset, name: str) -> int:

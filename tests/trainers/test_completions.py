@@ -187,6 +187,15 @@ def test_what_needs_an_order_is_refused(tiny_checkpoint, tmp_path):
             random_trainer(tiny_checkpoint, tmp_path, texts(), **options)
 
 
+def test_any_row_without_an_order_is_refused_where_one_is_needed(tiny_checkpoint, tmp_path):
+    rows = random_trajectories(8)
+    mixed = rows.add_column("number", range(8)).map(
+        lambda row: {"source": "none" if row["number"] == 5 else row["source"]}, remove_columns=["number"]
+    )
+    with pytest.raises(ValueError, match="corruption='trajectory' needs them"):
+        make_trainer(tiny_checkpoint, tmp_path, train_dataset=mixed)
+
+
 @pytest.mark.parametrize("corruption", ["random", "block"])
 def test_both_corruptions_at_random_take_them(tiny_checkpoint, tmp_path, corruption):
     """The commit steps of a trajectory with the same tokens change nothing."""
