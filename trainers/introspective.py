@@ -1,6 +1,5 @@
 """Trains a drafter: what lets a causal model draft several tokens in the forward that checks the last ones."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +189,7 @@ class IntrospectiveTrainer(WritingMixin, Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """Takes the micro-batches of an optimizer step and draws their groups, whose weights are thus known."""
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        batches = self.take_batches(epoch_iterator, num_batches)
         step = self.state.global_step
         for batch in batches:
             self.add_groups(batch, step, self.window_at(step))

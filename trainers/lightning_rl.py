@@ -278,7 +278,7 @@ class LightningRLTrainer(WritingMixin, PublishingTrainer):
         rollouts and tokens of the means are counted, over all processes, before the first loss is computed.
         """
         args, step = self.args, self.state.global_step
-        rows = list(itertools.chain.from_iterable(itertools.islice(epoch_iterator, num_batches)))
+        rows = list(itertools.chain.from_iterable(self.take_batches(epoch_iterator, num_batches)))
         if not rows:
             return [], None
         number = step // args.num_iterations

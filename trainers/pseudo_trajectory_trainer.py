@@ -1,7 +1,6 @@
 """Distils a student on the order in which its teacher commits tokens."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -365,7 +364,7 @@ class PseudoTrajectoryTrainer(WritingTrainer):
         Takes the micro-batches of an optimizer step and corrupts them. The positions in the loss are thus known, and
         counted over all micro-batches and processes, before the first loss is computed.
         """
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        batches = self.take_batches(epoch_iterator, num_batches)
         step = self.state.global_step
         for number, batch in enumerate(batches):
             self.add_targets(batch, self.corrupt(batch, step, self.progress_at(step), number))

@@ -2,6 +2,7 @@
 resumed run has the rows of an uninterrupted one."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ class WritingMixin(Trainer):
             return super().get_train_dataloader()
         finally:
             self.train_dataset = given
+
+    def take_batches(self, epoch_iterator: Iterator, num_batches: int) -> list:
+        """
+        The micro-batches of an optimizer step, and none after the last one. transformers would take one step more in
+        a finished run that is resumed within an epoch.
+        """
+        has_ended = 0 < self.state.max_steps <= self.state.global_step
+        return [] if has_ended else list(itertools.islice(epoch_iterator, num_batches))
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         sampler = super()._get_train_sampler(*args, **kwargs)

@@ -271,17 +271,18 @@ def test_micro_batches_change_nothing(tiny_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("adapters", [None, pytest.param(LoraConfig(r=4), marks=pytest.mark.slow)])
 def test_a_resumed_run_gives_the_same_bits(adapters, tiny_checkpoint, tmp_path):
-    """Also from a checkpoint between two steps on the same rollouts, in the second epoch."""
+    """Also from a checkpoint between two steps on the same rollouts, in the second epoch, and after the last step."""
     options = {"max_steps": 6, "num_iterations": 2, "states_per_rollout": 3, "peft_config": adapters}
     options |= {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2, "min_tpf_range": 0.0}
     options["train_dataset"] = problems().select(range(4))  # an epoch of 4 steps
     whole = make(tiny_checkpoint, tmp_path / "whole", **options)
     whole.train()
-    for step in (4, 5):
+    for step in (6, 4, 5):
         again = make(tiny_checkpoint, tmp_path / f"from-{step}", **options)
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         for name, value in weights(whole).items():
             assert torch.equal(value, weights(again)[name]), (step, name)
+        assert again.state.global_step == 6
         assert torch.equal(again.constant_rewards.rounds, whole.constant_rewards.rounds)
     logged = [entry["rewards/parity"] for entry in whole.state.log_history if "rewards/parity" in entry]
     assert len(logged) == 3

@@ -178,6 +178,19 @@ def test_resumed_run_equals_an_unbroken_one(tiny_checkpoint, tmp_path):
     assert_same(weights(resumed.model), weights(whole.model))
 
 
+def test_a_finished_run_that_is_resumed_takes_no_further_step(tiny_checkpoint, tmp_path):
+    """It was killed before its model was saved; its last step was not the last one of an epoch."""
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
+    whole = make_trainer(tiny_checkpoint, tmp_path, **options)
+    whole.train()
+    assert whole.state.epoch < 1
+    resumed = make_trainer(tiny_checkpoint, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 3
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert_same(weights(resumed.model), weights(whole.model))
+
+
 def kill_a_fork(line: list[str], is_time: Callable[[], bool]) -> list[Done]:
     """Two processes as a launcher starts them; the second one is killed when it is time."""
     ranks = fork_ranks(main, ["distill", *line])
