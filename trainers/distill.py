@@ -26,6 +26,7 @@ from ..hub_cards.cards import is_hub_id
 from ..modeling.loading import load_empty_model, load_model, load_tokenizer
 from ..trajectories.dataset import as_stored, read_rows
 from ..trajectories.prompt_rows import Samples
+from ..trajectories.store import PLAN_FILE as EXTRACTION_FILE
 from .adapters import add_adapter, merge_adapter
 from .collator import as_trajectories, check_needs_no_order, student_facts
 from .completions import has_completions
@@ -345,8 +346,9 @@ def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
         `Path` or `None`: Its last complete checkpoint; `None` if there is neither one nor trained weights.
 
     Raises:
-        `ValueError`: If the training would overwrite a run or a model.
+        `ValueError`: If the training would overwrite a run, a model or trajectories.
     """
+    check_no_trajectories(output)
     if (output / ROUNDS_FILE).exists():
         raise ValueError(
             f"{output} holds rounds: continue them (--rounds N --resume), or choose another --output_dir."
@@ -359,6 +361,12 @@ def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
     if checkpoint is not None and not resume:
         raise ValueError(f"{output} holds a run: resume it (--resume), or choose another --output_dir.")
     return checkpoint
+
+
+def check_no_trajectories(output: Path) -> None:
+    """Raises a `ValueError` for a folder of trajectories, whose card a model's would replace."""
+    if (output / EXTRACTION_FILE).exists():
+        raise ValueError(f"{output} holds trajectories: choose another --output_dir.")
 
 
 def _is_whole(checkpoint: Path) -> bool:

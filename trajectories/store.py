@@ -63,9 +63,13 @@ class Parts:
         return self.plan["parts"]
 
     def check_plan(self) -> None:
-        """Raises a `ValueError` that names the differences if the folder holds another extraction."""
-        if not check_plan(self.folder / PLAN_FILE, self.plan, REMEDY) and any(self.folder.glob("data/*.parquet")):
+        """Raises a `ValueError` that names the differences if the folder holds another extraction, and for a model."""
+        if check_plan(self.folder / PLAN_FILE, self.plan, REMEDY):
+            return
+        if any(self.folder.glob("data/*.parquet")):
             raise ValueError(f"{self.folder} holds data without a {PLAN_FILE}: {REMEDY}.")
+        if any(self.folder.glob("*.safetensors")):  # whose card would be replaced
+            raise ValueError(f"{self.folder} holds a model: give another --output.")
 
     def write_plan(self) -> None:
         """Makes the folder, and the plan if there is none."""

@@ -199,6 +199,16 @@ def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, t
             assert files_of(folder) == before
 
 
+def test_a_folder_of_trajectories_is_not_trained_into(tiny_checkpoint, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "plan.json").write_text("{}")
+    for options in (["--trajectories", str(folder)], ["--rounds", "1", "--prompts", str(folder), "--keep", "all"]):
+        assert distill(tiny_checkpoint, folder, *options) == 2
+        assert "out holds trajectories: choose another --output_dir" in capsys.readouterr().err
+    assert files_of(folder).keys() == {"plan.json"}
+
+
 def test_the_plan_holds_all_of_a_recipe(tiny_checkpoint):
     """But what a training starts from, which is there by its content, and what is only about how it is computed."""
     elsewhere = {

@@ -375,6 +375,9 @@ def test_runs_are_not_mixed(tiny, problems, tmp_path):
     (tmp_path / "out" / "plan.json").unlink()
     with pytest.raises(ValueError, match=r"holds data without a plan\.json"):
         extract(tiny, problems, tmp_path / "out")
+    tiny[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model holds a model: give another --output"):
+        extract(tiny, problems, tmp_path / "model")
 
 
 def test_the_weights_are_part_of_the_plan(tiny):
