@@ -76,8 +76,8 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, keep_base: b
     check_head(wrapped)
     if before and before != {name: norm for name, norm in _norms(wrapped).items() if name in before}:
         raise ValueError(
-            "`kl_weight` uses the model without its adapters as the teacher, but this `peft_config` changes the "
-            "model's weights at the start: give a `teacher`."
+            "The model without its adapters is the teacher or the reference, but this `peft_config` changes its "
+            "weights at the start: give a `teacher`, or adapters that leave them."
         )
     if any(parameter.requires_grad and id(parameter) in before for parameter in wrapped.parameters()):
         raise ValueError(

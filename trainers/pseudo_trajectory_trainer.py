@@ -113,8 +113,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
             a dict has its own loss, `eval_NAME_loss`.
         processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer, which is saved with the model and
             compared with the teacher's. By default the tokenizer in the model's folder, if there is one.
-        teacher (`PreTrainedModel`, *optional*): A teacher for `kl_weight`, with the student's token ids; by default
-            the student with its adapters off.
+        teacher (`PreTrainedModel`, *optional*): A teacher for `kl_weight` or `ddo_weight`, with the student's token
+            ids; by default the student with its adapters off.
         held_out ([`HeldOutPrompts`], *optional*): Problems to decode at each evaluation, with
             `args.eval_generation_kwargs`. They give `eval_accuracy` and `eval_tokens_per_forward`, which can be used
             as `metric_for_best_model`. Needs an `eval_dataset` too.
@@ -133,7 +133,8 @@ class PseudoTrajectoryTrainer(WritingTrainer):
     Raises:
         `ValueError`: For a dataset that does not fit the model, or has no rows that fit.
         `ValueError`: For prompts and completions with a recipe that needs an order.
-        `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without `kl_weight`.
+        `ValueError`: For a teacher with another vocabulary or mask token than the student's, or without a weight that
+            needs one.
         `ValueError`: For a model of another kind, both or neither of `model` and `model_init`, and adapters that are
             not part of the model's layers.
         `ValueError`: For a `report_to` that is not installed, and arguments of other losses.
