@@ -12,7 +12,7 @@ from transformers.utils import logging
 from trl import ModelConfig
 
 from ..common.bfloat16 import quick_bfloat16
-from ..common.files import remove_leftovers, whole_file, whole_folder, write_atomically
+from ..common.files import check_folder_to_be, remove_leftovers, whole_file, whole_folder, write_atomically
 from ..common.fingerprints import fingerprint_checkpoint
 from ..common.plan import check_plan, keep_plan
 from ..trainers import distill_rl
@@ -182,7 +182,9 @@ class Comparison:
 
         Raises:
             `ValueError`: For a part that was run with other values.
+            `OSError`: For a folder that cannot be written.
         """
+        check_folder_to_be(self.folder.path)
         parts = plan_parts(self.plan, students)
         for part, values in parts.items():
             check_plan(self.folder.plan(part), values, REMEDY, folder=self.folder.plan(part))

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..common.files import own_folder, write_atomically
+from ..common.files import check_folder_to_be, own_folder, write_atomically
 from ..common.plan import compare_plans, plan_values
 from ..common.threads import cpu_threads
 from ..generation.configuration_diffusion import DiffusionGenerationConfig
@@ -258,10 +258,11 @@ def train_teacher(
 
     Raises:
         `ValueError`: As from [`load_recipe`], and for a training state of another recipe.
-        `OSError`: For a full disk; the last training state stays.
+        `OSError`: For a folder that cannot be written; and for a full disk, where the last training state stays.
     """
     recipe = load_recipe(recipe_path)
     output = Path(output_dir)
+    check_folder_to_be(output)
     with own_folder(output), cpu_threads(1):
         _train(TeacherTrainer(recipe, num_workers, bf16), output, resume, stop_at_step)
     return output

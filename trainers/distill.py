@@ -17,6 +17,7 @@ from transformers.utils import logging
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from ..common.field_types import Count, Whole
+from ..common.files import check_folder_to_be
 from ..common.plan import write_plan
 from ..common.schema import SHOWN
 from ..common.yaml_files import read_yaml
@@ -347,8 +348,9 @@ def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
 
     Raises:
         `ValueError`: If the training would overwrite a run, a model or trajectories.
+        `OSError`: If the folder cannot be written.
     """
-    check_no_trajectories(output)
+    check_output(output)
     if (output / ROUNDS_FILE).exists():
         raise ValueError(
             f"{output} holds rounds: continue them (--rounds N --resume), or choose another --output_dir."
@@ -363,8 +365,12 @@ def checkpoint_to_resume(output: Path, resume: bool) -> Path | None:
     return checkpoint
 
 
-def check_no_trajectories(output: Path) -> None:
-    """Raises a `ValueError` for a folder of trajectories, whose card a model's would replace."""
+def check_output(output: Path) -> None:
+    """
+    Raises an `OSError` for what is not a folder or cannot be written, and a `ValueError` for a folder of trajectories,
+    whose card a model's would replace.
+    """
+    check_folder_to_be(output)
     if (output / EXTRACTION_FILE).exists():
         raise ValueError(f"{output} holds trajectories: choose another --output_dir.")
 

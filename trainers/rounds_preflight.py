@@ -11,7 +11,7 @@ from ..generation.configuration_diffusion import DiffusionGenerationConfig
 from ..generation.fields import METHOD_DEFAULTS
 from ..trajectories.extract import columns_of
 from ..trajectories.prompt_rows import Samples, load_rows
-from .distill import check_no_trajectories, last_checkpoint
+from .distill import check_output, last_checkpoint
 from .pseudo_trajectory_config import PseudoTrajectoryConfig
 from .round_steps import RoundFolder, decoding_of, extraction_config
 from .rounds_config import RoundsConfig
@@ -41,8 +41,8 @@ def check_arguments(args: PseudoTrajectoryConfig, model_args: ModelConfig) -> No
 
 
 def check_folder(output: Path, resume: bool) -> None:
-    """Raises a `ValueError` for a folder that holds rounds, unless they are resumed, or another run or a model."""
-    check_no_trajectories(output)
+    """Refuses a folder that holds rounds, unless they are resumed, and one of another run, a model or trajectories."""
+    check_output(output)
     if (output / ROUNDS_FILE).exists():
         if not resume:
             raise ValueError(f"{output} holds rounds: continue them (--resume), or choose another --output_dir.")

@@ -150,6 +150,12 @@ def test_half_a_line_of_the_log_does_not_stop_a_run_from_resuming(small_recipe: 
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 3, 4]
 
 
+def test_a_file_is_no_folder_for_a_teacher(small_recipe: dict[str, Any], tmp_path: Path):
+    recipe = write_recipe(small_recipe, tmp_path)
+    with pytest.raises(OSError, match="is not a folder"):
+        train_teacher(recipe, recipe)
+
+
 def test_state_of_another_recipe_is_refused(small_recipe: dict[str, Any], tmp_path: Path):
     train_teacher(write_recipe(small_recipe, tmp_path), tmp_path / "out", stop_at_step=1)
     small_recipe["masking"][0]["tail_weight"] = 1.0

@@ -199,13 +199,15 @@ def test_a_finished_training_is_not_overwritten(tiny_checkpoint, trajectories, t
             assert files_of(folder) == before
 
 
-def test_a_folder_of_trajectories_is_not_trained_into(tiny_checkpoint, tmp_path, capsys):
+def test_a_folder_of_trajectories_and_a_file_are_not_trained_into(tiny_checkpoint, tmp_path, capsys):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "plan.json").write_text("{}")
     for options in (["--trajectories", str(folder)], ["--rounds", "1", "--prompts", str(folder), "--keep", "all"]):
         assert distill(tiny_checkpoint, folder, *options) == 2
         assert "out holds trajectories: choose another --output_dir" in capsys.readouterr().err
+        assert distill(tiny_checkpoint, folder / "plan.json", *options) == 2
+        assert "plan.json is not a folder" in capsys.readouterr().err
     assert files_of(folder).keys() == {"plan.json"}
 
 
