@@ -15,12 +15,16 @@ SHARED_KINDS: dict[str, Kind] = {
     "intermediate_size": SIZE,
     "moe_intermediate_size": SIZE,
     "num_experts": SIZE,
+    "num_shared_experts": Whole(0),
+    "n_group": SIZE,
+    "decoder_sparse_step": SIZE,
     "vocab_size": SIZE,
     "block_size": SIZE,  # of block-causal attention; `bd_size` in Fast-dLLM v2
     "bd_size": SIZE,
     "max_position_embeddings": SIZE,
     "rms_norm_eps": Number(0, 1, inclusive=False),
     "rope_theta": Number(0, 1e12, inclusive=False),
+    "partial_rotary_factor": Number(0, 1, inclusive=False),
 }
 
 
@@ -46,9 +50,20 @@ def check_ranges(config: PretrainedConfig) -> None:
         if fault:
             raise ValueError(f"{type(config).__name__}.{published_names.get(name, name)}={shown(value)} {fault}")
     own_size = getattr(config, "head_dim", None)
-    if own_size is None and config.hidden_size % config.num_attention_heads:
-        size, heads = (published_names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
+    if own_size is None:
+        _check_multiple(config, "hidden_size", "num_attention_heads")
+    if getattr(config, "num_key_value_heads", None) is not None:
+        _check_multiple(config, "num_attention_heads", "num_key_value_heads")
+    size = own_size or config.hidden_size // config.num_attention_heads
+    rotated = int(size * (getattr(config, "partial_rotary_factor", None) or 1))
+    if rotated % 2 or not rotated:
         raise ValueError(
-            f"{type(config).__name__}.{size}={config.hidden_size} must be a multiple of "
-            f"{heads}={config.num_attention_heads}"
+            f"{type(config).__name__} rotates {rotated} of the {size} channels of a head: make them an even number"
         )
+
+
+def _check_multiple(config: PretrainedConfig, name: str, divisor: str) -> None:
+    published_names, size, count = config.attribute_map, getattr(config, name), getattr(config, divisor)
+    if size % count:
+        name, divisor = (published_names.get(each, each) for each in (name, divisor))
+        raise ValueError(f"{type(config).__name__}.{name}={size} must be a multiple of {divisor}={count}")

@@ -265,7 +265,12 @@ def test_the_hub_s_name_of_a_config_is_not_kept():
         (LLaDA2MoeModelLM, {"num_experts_per_tok": 5}, "more than the experts of topk_group=2 groups"),
         (LLaDA2MoeModelLM, {"score_function": "softmax"}, "score_function=softmax is not supported"),
         (SDARMoeForCausalLM, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "SDARMoeConfig.rope_scaling"),
+        (LLaDA2MoeModelLM, {"n_group": 0}, "n_group=0 must be a whole number of at least 1"),
+        (LLaDA2MoeModelLM, {"num_shared_experts": -1}, "num_shared_experts=-1"),
+        (LLaDA2MoeModelLM, {"partial_rotary_factor": 1.5}, "partial_rotary_factor=1.5 is out of its range"),
+        (LLaDA2MoeModelLM, {"partial_rotary_factor": 0.375}, "rotates 3 of the 8 channels of a head"),
         (SDARMoeForCausalLM, {"moe_intermediate_size": 0}, "moe_intermediate_size=0"),
+        (SDARMoeForCausalLM, {"decoder_sparse_step": 0}, "decoder_sparse_step=0"),
     ],
 )
 def test_a_config_of_another_model_is_refused(family, fields, message):

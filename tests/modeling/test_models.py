@@ -211,6 +211,17 @@ def test_unsupported_architecture_is_refused(field):
         tiny_model(LLaDAModelLM, **{field: True})
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_that_do_not_fit_each_other_are_refused(family):
+    with pytest.raises(ValueError, match=r"heads=4 must be a multiple of .*heads=3"):
+        tiny_model(family, heads=4, kv_heads=3)
+
+
+def test_heads_of_an_odd_size_are_refused():
+    with pytest.raises(ValueError, match="LLaDAConfig rotates 9 of the 9 channels of a head: make them an even"):
+        tiny_model(LLaDAModelLM, width=36)
+
+
 def test_a_partial_rotation_leaves_the_other_channels():
     states = torch.randn(2, 3, 5, 8)
     cos, sin = layers.CanvasRotaryEmbedding(4, 10000.0)(torch.arange(5)[None])
