@@ -79,6 +79,8 @@ def prepare_config(
         config.update(**dict.fromkeys(METHOD_DEFAULTS))
     if kwargs.pop("use_cache", getattr(generation_config, "use_cache", None)) is False:
         kwargs["cache"] = "none"
+    if kwargs.get("temperature") and "do_sample" not in kwargs:
+        config.do_sample = None  # a file that says `False` does not turn off what the call asks for
     config.update(**kwargs)
     if config.max_new_tokens is not None and "max_length" in kwargs:
         logger.warning_once("`max_new_tokens` and `max_length` are both set: `max_new_tokens` takes precedence")

@@ -304,6 +304,17 @@ def test_sampling_follows_the_seed_and_the_temperature(model):
     assert torch.equal(greedy, model.generate(ids, preset="llada", temperature=2.0, top_p=1e-6, max_new_tokens=12))
 
 
+def test_a_temperature_of_the_call_samples_whatever_the_file_says(model):
+    ids, run = prompts([6])[0][None], {"preset": "llada", "max_new_tokens": 12, "seed": 0}
+    greedy, drawn = model.generate(ids, **run), model.generate(ids, temperature=1.5, **run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.generation_config, "do_sample", False)
+        assert torch.equal(model.generate(ids, temperature=1.5, **run), drawn)
+        assert torch.equal(model.generate(ids, temperature=1.5, do_sample=False, **run), greedy)
+        patch.setattr(model.generation_config, "temperature", 1.5)
+        assert torch.equal(model.generate(ids, **run), greedy)
+
+
 def test_streamer_gets_prompt_drafts_blocks_and_end(model):
     ids = prompts([6])[0][None]
     streamer = RecordingStreamer()
